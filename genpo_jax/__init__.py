@@ -1,0 +1,1 @@
+"""Train generative robot policies by on-policy RL with exact likelihood ratios."""
