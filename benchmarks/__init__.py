@@ -1,0 +1,1 @@
+"""Scripts that each measure one thing and print one table."""

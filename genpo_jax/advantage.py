@@ -1,0 +1,51 @@
+"""Generalised advantage estimation."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+
+class Advantages(NamedTuple):
+    """Advantages and value targets, both `[T, B]`."""
+
+    advantage: Array
+    value_target: Array
+
+
+def generalized_advantages(
+    reward: Array,
+    value: Array,
+    next_value: Array,
+    terminated: Array,
+    truncated: Array,
+    *,
+    gamma: float,
+    gae_lambda: float,
+) -> Advantages:
+    """Estimate advantages by GAE (Schulman et al. 2016, arXiv:1506.02438), with both kinds of episode end.
+
+    A terminated step has no future. A truncated one has a future that is not seen: it is bootstrapped from
+    `next_value`, but no later advantage flows into it, as what follows belongs to another episode.
+
+    Args:
+        reward: `[T, B]`.
+        value: `[T, B]`, of the observation before each step.
+        next_value: `[T, B]`, of the real observation after each step, before any reset.
+        terminated: `[T, B]`, boolean.
+        truncated: `[T, B]`, boolean.
+        gamma: discount per step.
+        gae_lambda: decay of the weight of later temporal differences.
+    """
+    continues = 1.0 - terminated.astype(value.dtype)
+    flows_on = 1.0 - (terminated | truncated).astype(value.dtype)
+    delta = reward + gamma * continues * next_value - value
+
+    def step(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
+        delta, flows_on = inputs
+        advantage = delta + gamma * gae_lambda * flows_on * later
+        return advantage, advantage
+
+    _, advantage = jax.lax.scan(step, jnp.zeros_like(value[0]), (delta, flows_on), reverse=True)
+    return Advantages(advantage, advantage + value)

@@ -1,0 +1,133 @@
+"""Networks of actor and critic (Flax NNX)."""
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import Array
+
+from genpo_jax.solvers import Velocity
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "mish": jax.nn.mish,
+    "elu": jax.nn.elu,
+    "swish": jax.nn.swish,
+    "tanh": jnp.tanh,
+}
+HIDDEN_GAIN = 2**0.5
+# Near zero: the flow starts as a linear map of its noise, and the Gaussian with mean 0.
+OUTPUT_GAIN = 0.01
+# Turns of the slowest and the fastest time feature over t in [0, 1].
+FREQUENCIES = (0.5, 16.0)
+
+
+def _dense(size_in: int, size_out: int, rngs: nnx.Rngs, gain: float = HIDDEN_GAIN, bias: bool = True) -> nnx.Linear:
+    return nnx.Linear(
+        size_in, size_out, use_bias=bias, kernel_init=nnx.initializers.orthogonal(gain), rngs=rngs
+    )
+
+
+class MLP(nnx.Module):
+    """Dense layers with an activation after each, and an optional linear output layer."""
+
+    def __init__(
+        self, size_in: int, sizes: Sequence[int], activation: str, rngs: nnx.Rngs, *, size_out: int = 0, gain: float = 1.0
+    ) -> None:
+        ends = [size_in, *sizes]
+        self.layers = nnx.List([_dense(a, b, rngs) for a, b in zip(ends[:-1], ends[1:], strict=True)])
+        self.output = _dense(ends[-1], size_out, rngs, gain) if size_out else None
+        self.activation = activation
+
+    def __call__(self, x: Array) -> Array:
+        """Map `[..., size_in]` to `[..., size_out]`, or to the last hidden layer where there is no output."""
+        for layer in self.layers:
+            x = ACTIVATIONS[self.activation](layer(x))
+        return x if self.output is None else self.output(x)
+
+
+def embed_time(t: Array, size: int) -> Array:
+    """Return `size` sines and cosines of the scalar t in [0, 1], at frequencies spaced evenly in the logarithm."""
+    angles = 2 * jnp.pi * t * jnp.geomspace(*FREQUENCIES, size // 2, dtype=jnp.result_type(t))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+
+
+class EncodedVelocity(nnx.Module):
+    """A velocity field whose observation is encoded once, however many solver steps follow.
+
+    The head's first layer is a sum of three linear maps, of the encoded observation, of x and of the embedded
+    time. The first does not change along the solver steps and is computed in `condition`; the last does not
+    depend on the batch.
+    """
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        rngs: nnx.Rngs,
+        *,
+        encoder_sizes: Sequence[int],
+        head_sizes: Sequence[int],
+        time_embedding: int,
+        activation: str,
+    ) -> None:
+        width = head_sizes[0]
+        self.encoder = MLP(obs_size, encoder_sizes, activation, rngs)
+        self.from_obs = _dense(encoder_sizes[-1], width, rngs)
+        self.from_x = _dense(action_size, width, rngs, bias=False)
+        self.from_time = _dense(64, width, rngs, bias=False)
+        self.time = MLP(time_embedding, (64, 64), activation, rngs)
+        self.head = MLP(width, head_sizes[1:], activation, rngs, size_out=action_size, gain=OUTPUT_GAIN)
+        self.activation = activation
+        self.time_embedding = time_embedding
+
+    def condition(self, obs: Array) -> Velocity:
+        """Return `v(x, t)` for observations `[..., obs_size]`; x is `[..., action_size]`, t a scalar."""
+        from_obs = self.from_obs(self.encoder(obs))
+
+        def velocity(x: Array, t: Array) -> Array:
+            from_time = self.from_time(self.time(embed_time(t, self.time_embedding)))
+            return self.head(ACTIVATIONS[self.activation](from_obs + self.from_x(x) + from_time))
+
+        return velocity
+
+
+class ConcatVelocity(nnx.Module):
+    """The published velocity field: one network on (observation, x, time), all of it run at every solver step."""
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        rngs: nnx.Rngs,
+        *,
+        hidden_sizes: Sequence[int],
+        time_embedding: int,
+        activation: str,
+    ) -> None:
+        self.time = MLP(time_embedding, (64, 64), activation, rngs)
+        self.trunk = MLP(
+            obs_size + action_size + 64, hidden_sizes, activation, rngs, size_out=action_size, gain=OUTPUT_GAIN
+        )
+        self.time_embedding = time_embedding
+
+    def condition(self, obs: Array) -> Velocity:
+        """Return `v(x, t)` for observations `[..., obs_size]`; x is `[..., action_size]`, t a scalar."""
+
+        def velocity(x: Array, t: Array) -> Array:
+            time = self.time(embed_time(t, self.time_embedding))
+            time = jnp.broadcast_to(time, (*x.shape[:-1], time.size))
+            return self.trunk(jnp.concatenate([obs, x, time], axis=-1))
+
+        return velocity
+
+
+class ValueNetwork(nnx.Module):
+    """A state-value function."""
+
+    def __init__(self, obs_size: int, sizes: Sequence[int], activation: str, rngs: nnx.Rngs) -> None:
+        self.net = MLP(obs_size, sizes, activation, rngs, size_out=1)
+
+    def __call__(self, obs: Array) -> Array:
+        """Return the value `[...]` of observations `[..., obs_size]`."""
+        return self.net(obs)[..., 0]

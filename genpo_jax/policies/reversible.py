@@ -1,0 +1,86 @@
+"""Flow policies whose likelihood ratio is exact, through a reversible solver."""
+
+import math
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from flax.struct import PyTreeNode
+from jax import Array
+
+from genpo_jax.config import PolicyConfig
+from genpo_jax.networks import ConcatVelocity, EncodedVelocity
+from genpo_jax.solvers import DiagonalNormal, HistorySolver, ReversibleSolver
+
+
+class ReversibleRecord(PyTreeNode):
+    """The solver's final state `[..., k, d]` and the base log density `[...]` of the noise it came from."""
+
+    state: Array
+    log_base: Array
+
+
+class ReversiblePolicy(nnx.Module):
+    """Integrate noise to an action by a learned velocity; take the solver back to the noise for the ratio.
+
+    With z the noise that the *stored* final state has under the present parameters,
+
+        log ratio = log p0(z_now) - log p0(z_then)
+
+    as the log-determinant of a reversible solver is a constant and cancels. The ratio is exact for the density of
+    the whole state (GenPO++, arXiv:2606.06967), not for the marginal of the executed action: as an importance
+    weight it is unbiased for the action too, with more variance than the marginal ratio would have.
+    """
+
+    def __init__(
+        self,
+        obs_size: int,
+        action_size: int,
+        config: PolicyConfig,
+        solver: ReversibleSolver,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shared = {"time_embedding": config.time_embedding, "activation": config.activation}
+        if config.network == "encoder":
+            sizes = {"encoder_sizes": config.encoder_sizes, "head_sizes": config.head_sizes}
+            self.velocity = EncodedVelocity(obs_size, action_size, rngs, **sizes, **shared)
+        else:
+            self.velocity = ConcatVelocity(
+                obs_size, action_size, rngs, hidden_sizes=config.hidden_sizes, **shared
+            )
+        self.solver = solver
+        self.action_size = action_size
+        log_scale = jnp.full((solver.num_states, action_size), math.log(config.initial_std))
+        self.log_scale = nnx.Param(log_scale) if config.base == "learned-scale" else None
+
+    def sample(self, obs: Array, key: Array) -> tuple[Array, ReversibleRecord]:
+        """Draw actions `[..., d]`."""
+        base = self._base()
+        noise = base.sample(key, obs.shape[:-1])
+        state = self.solver.forward(self.velocity.condition(obs), noise)
+        return self.solver.output(state), ReversibleRecord(state, base.log_prob(noise))
+
+    def log_ratio(self, obs: Array, record: Any) -> Array:
+        """Return the log-ratio `[...]` of recorded states."""
+        noise = self.solver.inverse(self.velocity.condition(obs), record.state)
+        return self._base().log_prob(noise) - record.log_base
+
+    def mode(self, obs: Array) -> Array:
+        """Return the actions `[..., d]` that zero noise flows to."""
+        noise = jnp.zeros((*obs.shape[:-1], self.solver.num_states, self.action_size), obs.dtype)
+        return self.solver.output(self.solver.forward(self.velocity.condition(obs), noise))
+
+    def entropy(self) -> Array:
+        """Return the entropy of the whole state, a scalar; its gradient is zero under the standard base."""
+        return self._base().entropy() + self.solver.log_det(self.action_size)
+
+    def _base(self) -> DiagonalNormal:
+        if self.log_scale is None:
+            return DiagonalNormal(jnp.zeros((self.solver.num_states, self.action_size)))
+        return DiagonalNormal(self.log_scale[...])
+
+
+def make_history_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
+    """Build the GenPO++ policy."""
+    solver = HistorySolver(config.num_steps, config.history_coef)
+    return ReversiblePolicy(obs_size, action_size, config, solver, rngs)

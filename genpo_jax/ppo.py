@@ -1,0 +1,134 @@
+"""Clipped PPO on recorded actions, whatever the policy (Schulman et al. 2017, arXiv:1707.06347)."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.struct import PyTreeNode
+from jax import Array
+
+from genpo_jax.agent import Agent
+from genpo_jax.config import PPOConfig
+from genpo_jax.envs import Observation
+
+Tree = TypeVar("Tree")
+# Factor by which the learning rate follows the KL (published settings, ALGORITHM as in IsaacLab's rsl_rl).
+LEARNING_RATE_FACTOR = 1.5
+
+
+class Batch(PyTreeNode):
+    """Transitions to learn from, `[N, ...]`; observations are standardised already."""
+
+    obs: Observation
+    record: Any
+    value: Array
+    value_target: Array
+    advantage: Array
+
+
+class Learner(PyTreeNode):
+    """What an update changes: parameters, optimiser state and learning rate."""
+
+    params: Any
+    opt_state: Any
+    learning_rate: Array
+
+
+def make_optimizer(config: PPOConfig) -> optax.GradientTransformation:
+    """Return Adam on clipped gradients, without the learning rate; non-finite gradients are skipped and counted."""
+    adam = optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.scale_by_adam(eps=1e-5))
+    return optax.apply_if_finite(adam, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
+
+
+def loss(agent: Agent, batch: Batch, config: PPOConfig) -> tuple[Array, dict[str, Array]]:
+    """Return the PPO loss of a minibatch, a scalar, and its metrics."""
+    log_ratio = agent.log_ratio(batch.obs, batch.record)
+    ratio = jnp.exp(log_ratio)
+    clipped = jnp.clip(ratio, 1 - config.clip_range, 1 + config.clip_range)
+    policy_loss = -jnp.minimum(ratio * batch.advantage, clipped * batch.advantage).mean()
+    value_loss = _value_loss(agent.value_of(batch.obs), batch, config.value_clip)
+    entropy = agent.policy.entropy()
+    total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+    return total, {
+        "train/policy_loss": policy_loss,
+        "train/value_loss": value_loss,
+        "train/entropy": entropy,
+        # k3 estimate (Schulman, "Approximating KL divergence"): never negative, unlike the mean of -log ratio.
+        "train/kl": (ratio - 1 - log_ratio).mean(),
+        "train/clip_fraction": (jnp.abs(ratio - 1) > config.clip_range).mean(),
+        "train/ess": ratio.sum() ** 2 / jnp.maximum((ratio**2).sum() * ratio.size, jnp.finfo(ratio.dtype).tiny),
+        "train/first_ratio_error": jnp.abs(log_ratio).max(),
+    }
+
+
+def _value_loss(value: Array, batch: Batch, value_clip: float | None) -> Array:
+    error = jnp.square(value - batch.value_target)
+    if value_clip is not None:
+        near = batch.value + jnp.clip(value - batch.value, -value_clip, value_clip)
+        error = jnp.maximum(error, jnp.square(near - batch.value_target))
+    return 0.5 * error.mean()
+
+
+def adapt_learning_rate(learning_rate: Array, kl: Array, config: PPOConfig) -> Array:
+    """Return the rate, lower where the KL is above twice its target, higher where it is below half of it."""
+    if config.target_kl is None:
+        return learning_rate
+    # A NaN compares false with everything and leaves the rate alone.
+    factor = jnp.where(kl > 2 * config.target_kl, 1 / LEARNING_RATE_FACTOR, 1.0)
+    factor = jnp.where(kl < config.target_kl / 2, LEARNING_RATE_FACTOR, factor)
+    return jnp.clip(learning_rate * factor, config.min_learning_rate, config.max_learning_rate)
+
+
+def improve(
+    learner: Learner,
+    batch: Batch,
+    key: Array,
+    merge: Callable[[Any], Agent],
+    optimizer: optax.GradientTransformation,
+    config: PPOConfig,
+) -> tuple[Learner, dict[str, Array]]:
+    """Run all epochs of minibatches on one batch.
+
+    Args:
+        learner: parameters, optimiser state, learning rate.
+        batch: N transitions.
+        key: typed PRNG key, for the shuffles.
+        merge: turns parameters into an agent.
+        optimizer: from `make_optimizer`.
+        config: settings of the update.
+
+    Returns:
+        the learner, and scalar metrics: means over the last epoch, but `train/first_ratio_error` of the very first
+        minibatch, where the parameters have not changed yet and every log-ratio should be 0.
+    """
+
+    def step(learner: Learner, minibatch: Batch) -> tuple[Learner, dict[str, Array]]:
+        def objective(params: Any) -> tuple[Array, dict[str, Array]]:
+            return loss(merge(params), minibatch, config)
+
+        gradient, metrics = jax.grad(objective, has_aux=True)(learner.params)
+        learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], config)
+        updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
+        params = jax.tree.map(lambda p, u: p - learning_rate * u, learner.params, updates)
+        metrics["train/grad_norm"] = optax.global_norm(gradient)
+        return Learner(params, opt_state, learning_rate), metrics
+
+    def epoch(learner: Learner, key: Array) -> tuple[Learner, dict[str, Array]]:
+        return jax.lax.scan(step, learner, shuffle(batch, key, config.num_minibatches))
+
+    learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, config.num_epochs))
+    first = metrics.pop("train/first_ratio_error")[0, 0]
+    return learner, {
+        **{name: values[-1].mean() for name, values in metrics.items()},
+        "train/first_ratio_error": first,
+        "train/learning_rate": learner.learning_rate,
+    }
+
+
+def shuffle(batch: Tree, key: Array, num_minibatches: int) -> Tree:
+    """Deal leaves `[N, ...]` at random into minibatches `[num_minibatches, N / num_minibatches, ...]`."""
+    size = jax.tree.leaves(batch)[0].shape[0]
+    order = jax.random.permutation(key, size)
+    return jax.tree.map(lambda x: x[order].reshape(num_minibatches, -1, *x.shape[1:]), batch)
