@@ -23,9 +23,9 @@ FREQUENCIES = (0.5, 16.0)
 
 
 def _dense(size_in: int, size_out: int, rngs: nnx.Rngs, gain: float = HIDDEN_GAIN, bias: bool = True) -> nnx.Linear:
-    return nnx.Linear(
-        size_in, size_out, use_bias=bias, kernel_init=nnx.initializers.orthogonal(gain), rngs=rngs
-    )
+    # Not orthogonal: its QR factorisation, batched by a vmap over seeds, can deadlock XLA's CPU thread pool.
+    kernel_init = nnx.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+    return nnx.Linear(size_in, size_out, use_bias=bias, kernel_init=kernel_init, rngs=rngs)
 
 
 class MLP(nnx.Module):

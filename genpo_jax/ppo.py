@@ -111,8 +111,11 @@ def improve(
         gradient, metrics = jax.grad(objective, has_aux=True)(learner.params)
         learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], config)
         updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
-        params = jax.tree.map(lambda p, u: p - learning_rate * u, learner.params, updates)
-        metrics["train/grad_norm"] = optax.global_norm(gradient)
+        rates = {"policy": learning_rate, "value": config.value_learning_rate}
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, p, u: p - rates[path[0].key] * u, learner.params, updates
+        )
+        metrics["train/grad_norm"] = optax.tree.norm(gradient)
         return Learner(params, opt_state, learning_rate), metrics
 
     def epoch(learner: Learner, key: Array) -> tuple[Learner, dict[str, Array]]:

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -136,7 +137,8 @@ def train(config: Config, run_dir: Path) -> dict[str, float]:
     envs.check(config.env, config.backend)
     check_run_dir(run_dir, config.resume)
     run = Run(config, run_dir)
-    write_config(run_dir, config.to_dict(), platform=jax.devices()[0].device_kind, num_devices=jax.device_count())
+    settings = replace(config, resume=False, run_dir=None).to_dict()
+    write_config(run_dir, settings, jax.devices()[0].device_kind, jax.device_count())
     return run.train()
 
 
