@@ -75,6 +75,7 @@ def main() -> None:
         run_dir = Path(config.run_dir or Path("runs") / name)
         from genpo_jax import run
 
+        run.configure_jax()
         run.train(config, run_dir)
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {error}")

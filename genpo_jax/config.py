@@ -34,7 +34,10 @@ class EnvConfig:
         _require(self.num_envs >= 1, ">= 1", "num_envs", self.num_envs)
         _require(self.action_repeat >= 1, ">= 1", "action_repeat", self.action_repeat)
         _require(
-            self.episode_length is None or self.episode_length >= 1, ">= 1", "episode_length", self.episode_length
+            self.episode_length is None or self.episode_length >= 1,
+            ">= 1",
+            "episode_length",
+            self.episode_length,
         )
 
 
@@ -92,7 +95,7 @@ class PPOConfig:
     value_learning_rate: float = 1e-3
     """Learning rate of the value network; it has no KL to follow, so it stays constant."""
     target_kl: float | None = 0.01
-    """Adapt the learning rate to keep the KL of each minibatch near this value; None: keep it constant."""
+    """Adapt the policy's learning rate to keep the KL at the end of an update near this; None: keep it constant."""
     min_learning_rate: float = 1e-5
     """Lower bound of the adaptive learning rate."""
     max_learning_rate: float = 1e-2

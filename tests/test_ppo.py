@@ -82,7 +82,14 @@ def test_the_entropy_bonus_lowers_the_loss():
 
 @pytest.mark.parametrize(
     ("kl", "expected"),
-    [(0.021, 1e-3 / 1.5), (0.02, 1e-3), (0.0051, 1e-3), (0.0049, 1.5e-3), (np.nan, 1e-3), (np.inf, 1e-3 / 1.5)],
+    [
+        (0.021, 1e-3 / 1.5),
+        (0.02, 1e-3),
+        (0.0051, 1e-3),
+        (0.0049, 1.5e-3),
+        (np.nan, 1e-3),
+        (np.inf, 1e-3 / 1.5),
+    ],
 )
 def test_the_learning_rate_follows_the_kl(kl, expected):
     rate = ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), PPOConfig(target_kl=0.01))
@@ -137,5 +144,3 @@ def test_gradients_are_clipped_to_the_global_norm():
     _, state = ppo.make_optimizer(PPOConfig(max_grad_norm=1.0)).update({"a": jnp.asarray([30.0, 40.0])}, state)
     first_moment = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)][0]
     np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)
-
-

@@ -97,9 +97,7 @@ def test_a_reset_replaces_every_leaf_of_the_state_typed_keys_too(counting_episod
 
 
 @pytest.mark.parametrize("poison", [1.0, -1.0], ids=["nan observation", "reward of 1e9"])
-def test_non_finite_physics_truncates_without_reward_and_keeps_the_last_good_observation(
-    counting_episodes, poison
-):
+def test_non_finite_physics_truncates_without_reward_and_keeps_the_last_good_observation(counting_episodes, poison):
     episodes = counting_episodes(2, 10, terminate_at=3)
     first = episodes.init(jax.random.key(0))
     _, states, timesteps = play(episodes, first, idle(4, 2).at[2, 0].set(poison))
@@ -194,9 +192,7 @@ def test_types_of_the_state_never_change(counting_episodes, action_repeat):
 
 def test_a_donated_jitted_rollout_compiles_once(counting_episodes):
     episodes = counting_episodes(4, 3)
-    rollout = jax.jit(
-        lambda state: jax.lax.scan(episodes.step, episodes.refresh(state), idle(5, 4)), donate_argnums=0
-    )
+    rollout = jax.jit(lambda state: jax.lax.scan(episodes.step, episodes.refresh(state), idle(5, 4)), donate_argnums=0)
     state = episodes.init(jax.random.key(0))
     for _ in range(3):
         state, _ = rollout(state)
