@@ -11,6 +11,10 @@ import tyro
 from experiments.presets import preset
 from genpo_jax.config import Config
 
+DESCRIPTION = (
+    "Train a policy on one environment. Defaults shown are those of the environment's preset for a machine without "
+    "an accelerator; on a GPU or TPU they are larger."
+)
 # These may differ between a run and its continuation without making it another run.
 FREE_ON_RESUME = ("resume", "run_dir", "num_timesteps", "num_evals", "eval_envs", "checkpoint_minutes")
 
@@ -34,8 +38,7 @@ def parse(arguments: list[str]) -> Config:
         args=arguments,
         default=default,
         prog="python -m experiments.locomotion",
-        description=__doc__ + " Defaults shown are those of the environment's preset for a machine without an "
-        "accelerator; on a GPU or TPU they are larger.",
+        description=DESCRIPTION,
     )
     if saved is not None:
         _refuse_changes(saved, config)

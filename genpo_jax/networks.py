@@ -22,7 +22,7 @@ OUTPUT_GAIN = 0.01
 FREQUENCIES = (0.5, 16.0)
 
 
-def orthogonal(gain: float) -> nnx.initializers.Initializer:
+def orthogonal(gain: float) -> Callable[..., Array]:
     """Return an initialiser of matrices with orthonormal rows or columns, times `gain`.
 
     The polar factor of a normal matrix, by the Newton-Schulz iteration (Higham, Functions of Matrices, ch. 8), is
