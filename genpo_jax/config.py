@@ -96,6 +96,8 @@ class PPOConfig:
     """Learning rate of the value network; it has no KL to follow, so it stays constant."""
     target_kl: float | None = 0.01
     """Adapt the policy's learning rate to keep the KL at the end of an update near this; None: keep it constant."""
+    final_kl: float | None = None
+    """Move target_kl linearly to this value over the run; None: keep it."""
     min_learning_rate: float = 1e-5
     """Lower bound of the adaptive learning rate."""
     max_learning_rate: float = 1e-2
@@ -125,7 +127,7 @@ class PPOConfig:
             _require(getattr(self, name) >= 1, ">= 1", name, getattr(self, name))
         for name in ("learning_rate", "value_learning_rate", "clip_range", "max_grad_norm"):
             _require(getattr(self, name) > 0, "> 0", name, getattr(self, name))
-        for name in ("target_kl", "value_clip"):
+        for name in ("target_kl", "final_kl", "value_clip"):
             value = getattr(self, name)
             _require(value is None or value > 0, "> 0 or None", name, value)
         for name in ("gamma", "gae_lambda"):
@@ -185,6 +187,11 @@ class Config:
     def steps_per_update(self) -> int:
         """Env steps per update."""
         return self.env_options.num_envs * self.ppo.unroll * self.env_options.action_repeat
+
+    @property
+    def num_updates(self) -> int:
+        """Updates in the whole run."""
+        return self.num_chunks * self.updates_per_chunk
 
     @property
     def num_chunks(self) -> int:

@@ -71,13 +71,15 @@ def _value_loss(value: Array, batch: Batch, value_clip: float | None) -> Array:
     return 0.5 * error.mean()
 
 
-def adapt_learning_rate(learning_rate: Array, kl: Array, config: PPOConfig) -> Array:
+def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, config: PPOConfig) -> Array:
     """Return the rate, lower where the KL is above twice its target, higher where it is below half of it."""
     if config.target_kl is None:
         return learning_rate
+    final = config.target_kl if config.final_kl is None else config.final_kl
+    target = config.target_kl + progress * (final - config.target_kl)
     # A NaN compares false with everything and leaves the rate alone.
-    factor = jnp.where(kl > 2 * config.target_kl, 1 / LEARNING_RATE_FACTOR, 1.0)
-    factor = jnp.where(kl < config.target_kl / 2, LEARNING_RATE_FACTOR, factor)
+    factor = jnp.where(kl > 2 * target, 1 / LEARNING_RATE_FACTOR, 1.0)
+    factor = jnp.where(kl < target / 2, LEARNING_RATE_FACTOR, factor)
     return jnp.clip(learning_rate * factor, config.min_learning_rate, config.max_learning_rate)
 
 
@@ -85,6 +87,7 @@ def improve(
     learner: Learner,
     batch: Batch,
     key: Array,
+    progress: Array,
     merge: Callable[[Any], Agent],
     optimizer: optax.GradientTransformation,
     config: PPOConfig,
@@ -95,6 +98,7 @@ def improve(
         learner: parameters, optimiser state, learning rate.
         batch: N transitions.
         key: typed PRNG key, for the shuffles.
+        progress: part of the run that is done, in [0, 1].
         merge: turns parameters into an agent.
         optimizer: from `make_optimizer`.
         config: settings of the update.
@@ -125,7 +129,7 @@ def improve(
     metrics = {name: values[-1].mean() for name, values in metrics.items()}
     # Once per update, by the KL at its end: within an update the KL starts at 0, and a rate that follows it
     # minibatch by minibatch would saw between its bounds.
-    learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], config)
+    learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], progress, config)
     metrics |= {"train/first_ratio_error": first, "train/learning_rate": learning_rate}
     return learner.replace(learning_rate=learning_rate), metrics
 

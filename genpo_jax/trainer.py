@@ -88,7 +88,10 @@ class Trainer:
         reward_scale = state.reward_scale.absorb(rollout.reward, rollout.ended, self.config.ppo.gamma)
         scale = reward_scale.moments.std if self.config.ppo.normalize_rewards else 1.0
         batch = self._make_batch(agent, state, rollout.replace(reward=rollout.reward / scale), episodes.obs)
-        learner, metrics = ppo.improve(state.learner, batch, shuffle_key, self.merge, self.optimizer, self.config.ppo)
+        progress = jnp.minimum(state.num_updates / self.config.num_updates, 1.0)
+        learner, metrics = ppo.improve(
+            state.learner, batch, shuffle_key, progress, self.merge, self.optimizer, self.config.ppo
+        )
         metrics["train/skipped_gradients"] = (
             learner.opt_state.total_notfinite - state.learner.opt_state.total_notfinite
         ).astype(jnp.float32)

@@ -92,14 +92,16 @@ def test_the_entropy_bonus_lowers_the_loss():
     ],
 )
 def test_the_learning_rate_follows_the_kl(kl, expected):
-    rate = ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), PPOConfig(target_kl=0.01))
+    rate = ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), jnp.asarray(0.5), PPOConfig(target_kl=0.01))
     np.testing.assert_allclose(rate, expected, rtol=1e-6)
 
 
 def test_the_learning_rate_stays_in_its_bounds_and_constant_without_a_target():
     config = PPOConfig(target_kl=0.01, max_learning_rate=1e-3, learning_rate=1e-3)
-    assert ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(0.0), config) == jnp.float32(1e-3)
-    assert ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(9.0), PPOConfig(target_kl=None)) == jnp.float32(1e-3)
+    assert ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(0.0), jnp.asarray(0.0), config) == jnp.float32(1e-3)
+    assert ppo.adapt_learning_rate(
+        jnp.asarray(1e-3), jnp.asarray(9.0), jnp.asarray(0.0), PPOConfig(target_kl=None)
+    ) == jnp.float32(1e-3)
 
 
 def test_a_shuffle_deals_every_transition_once_and_keeps_leaves_together():
@@ -118,7 +120,7 @@ def improve_toy(batch, config, weight=0.0):
     optimizer = ppo.make_optimizer(config)
     learner = ppo.Learner(params, optimizer.init(params), jnp.asarray(config.learning_rate))
     merge = lambda p: nnx.merge(graph, p)  # noqa: E731
-    return ppo.improve(learner, batch, jax.random.key(0), merge, optimizer, config)
+    return ppo.improve(learner, batch, jax.random.key(0), jnp.asarray(0.0), merge, optimizer, config)
 
 
 def test_a_non_finite_gradient_is_skipped_and_counted():

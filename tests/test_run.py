@@ -1,5 +1,5 @@
-import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from probes import TargetEnv
 
+from experiments import locomotion
 from genpo_jax import envs, run
 from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
 from genpo_jax.sinks import read_config, read_metrics
@@ -82,9 +83,12 @@ def test_a_run_leaves_config_metrics_curve_events_and_checkpoints(tmp_path):
 
 
 def test_half_a_run_and_its_continuation_equal_the_whole_bit_for_bit(tmp_path):
-    run.train(CONFIG, tmp_path / "whole")
-    run.train(replace(CONFIG, num_timesteps=128, num_evals=1), tmp_path / "parts")
-    run.train(replace(CONFIG, resume=True), tmp_path / "parts")
+    config = replace(CONFIG, checkpoint_minutes=0.0)
+    run.train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "256")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "192")
+    run.train(replace(config, resume=True), tmp_path / "parts")
     step, whole, _ = restored(CONFIG, tmp_path / "whole")
     parts_step, parts, _ = restored(CONFIG, tmp_path / "parts")
     assert step == parts_step == 256
@@ -191,30 +195,30 @@ def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(t
         (["--num-envs", "3"], "not divisible"),
         (["--history-coef", "0"], "history_coef must"),
         (["--num-steps", "30"], "round-trip error"),
-        (["--resume"], "--resume needs --run-dir"),
+        (["--resume"], "holds no config.json"),
     ],
 )
-def test_the_command_line_refuses_bad_input_in_one_line(tmp_path, options, message):
-    command = [sys.executable, "-m", "experiments.locomotion", *options]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=os.getcwd())
-    assert result.returncode == 1
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_the_command_line_refuses_bad_input_in_one_line(tmp_path, monkeypatch, options, message):
+    with pytest.raises(SystemExit) as refusal:
+        call(monkeypatch, *options, "--run-dir", str(tmp_path / "run"))
+    assert message in str(refusal.value.code)
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_may_not_be_asked_to_be_another(tmp_path):
+def call(monkeypatch, *options):
+    monkeypatch.setattr(sys, "argv", ["locomotion", *options])
+    locomotion.main()
+
+
+def test_a_resumed_run_may_not_be_asked_to_be_another(tmp_path, monkeypatch):
     run.train(replace(CONFIG, num_timesteps=64), tmp_path)
-    command = [
-        sys.executable,
-        "-m",
-        "experiments.locomotion",
-        "--run-dir",
-        str(tmp_path),
-        "--resume",
-        "--seed",
-        "9",
-    ]
-    result = subprocess.run(command, capture_output=True, text=True)
-    assert result.returncode == 1
-    assert "seed: saved 3, given 9" in result.stderr
-    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 3
+    with pytest.raises(SystemExit) as refusal:
+        call(monkeypatch, "--run-dir", str(tmp_path), "--resume", "--seed", "9")
+    assert "seed: saved 3, given 9" in str(refusal.value.code)
+    assert read_config(tmp_path)["config"]["seed"] == 3
+
+
+def test_resuming_needs_a_folder(monkeypatch):
+    with pytest.raises(SystemExit) as refusal:
+        call(monkeypatch, "--resume")
+    assert "--resume needs --run-dir" in str(refusal.value.code)
