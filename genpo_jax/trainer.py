@@ -103,7 +103,7 @@ class Trainer:
             key=key,
             num_updates=state.num_updates + 1,
         )
-        return state, metrics | _summarise(rollout)
+        return state, metrics | _summarise(rollout, self.env.episode_length)
 
     def _make_agent(self, key: Array) -> Agent:
         return Agent(self.env.env, self.config.policy, nnx.Rngs(key))
@@ -119,7 +119,7 @@ class Trainer:
             ),
             obs_moments=normalizer.create_for(sizes),
             reward_scale=RewardScale.create(self.env.num_envs),
-            episodes=self.env.init(env_key),
+            episodes=self.env.init(env_key, stagger=True),
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
         )
@@ -151,12 +151,13 @@ class Trainer:
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
 
 
-def _summarise(rollout: Rollout) -> dict[str, Array]:
-    ended = rollout.ended
+def _summarise(rollout: Rollout, time_limit: int) -> dict[str, Array]:
+    # Episodes that were cut short, by their staggered start or by non-finite physics, have no return to report.
+    whole = rollout.terminated | (rollout.episode_length >= time_limit)
     return {
         "train/reward": rollout.reward.mean(),
         "train/nan_resets": rollout.nonfinite.sum().astype(jnp.float32),
-        "train/episodes": ended.sum().astype(jnp.float32),
-        "train/episode_return": jnp.where(ended, rollout.episode_return, 0.0).sum(),
-        "train/episode_length": jnp.where(ended, rollout.episode_length, 0).sum().astype(jnp.float32),
+        "train/episodes": whole.sum().astype(jnp.float32),
+        "train/episode_return": jnp.where(whole, rollout.episode_return, 0.0).sum(),
+        "train/episode_length": jnp.where(whole, rollout.episode_length, 0).sum().astype(jnp.float32),
     }

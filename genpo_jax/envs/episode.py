@@ -22,6 +22,7 @@ class EpisodeState(flax.struct.PyTreeNode):
         obs: current observation, finite, each [B, size].
         episode_return: sum of rewards so far [B], float32.
         episode_length: environment steps so far [B], int32.
+        time_limit: environment steps after which the present episode is truncated [B], int32.
         pool: `(env_state, obs)` of B fresh resets; environment b takes entry b if its episode ends now.
         key: typed PRNG key of later pools.
 
@@ -31,6 +32,7 @@ class EpisodeState(flax.struct.PyTreeNode):
     obs: Observation
     episode_return: Array
     episode_length: Array
+    time_limit: Array
     pool: tuple[Any, Observation]
     key: Array
 
@@ -90,9 +92,16 @@ class EpisodeEnv:
         if self.squash not in ("tanh", "clip"):
             raise ValueError(f"squash must be 'tanh' or 'clip', got {self.squash!r}")
 
-    def init(self, key: Array) -> EpisodeState:
-        """Start B episodes, and fill the first pool, from a typed key."""
-        key, reset_key = jax.random.split(key)
+    def init(self, key: Array, stagger: bool = False) -> EpisodeState:
+        """Start B episodes, and fill the first pool, from a typed key.
+
+        With `stagger`, the first episodes are truncated at random times. Otherwise environments whose episodes
+        seldom terminate reach the time limit together for ever, and each rollout sees one phase of the task only.
+        """
+        key, reset_key, limit_key = jax.random.split(key, 3)
+        time_limit = jnp.full(self.num_envs, self.episode_length, jnp.int32)
+        if stagger:
+            time_limit = jax.random.randint(limit_key, (self.num_envs,), 1, self.episode_length + 1)
         # One reset of 2 B states, not two of B: it compiles once.
         fresh = self._reset(reset_key, 2 * self.num_envs)
         env_state, obs = jax.tree.map(lambda leaf: leaf[: self.num_envs], fresh)
@@ -101,6 +110,7 @@ class EpisodeEnv:
             obs=obs,
             episode_return=jnp.zeros(self.num_envs, jnp.float32),
             episode_length=jnp.zeros(self.num_envs, jnp.int32),
+            time_limit=time_limit,
             pool=jax.tree.map(lambda leaf: leaf[self.num_envs :], fresh),
             key=key,
         )
@@ -114,7 +124,7 @@ class EpisodeEnv:
         """Advance every environment by one action [B, d], unbounded; reset those that end."""
         bounded = jnp.tanh(action) if self.squash == "tanh" else jnp.clip(action, -1, 1)
         env_state, obs, reward, terminated, length = jax.vmap(self._advance)(
-            state.env_state, bounded, state.episode_length
+            state.env_state, bounded, state.episode_length, state.time_limit
         )
         nonfinite = ~(_acceptable(reward) & _acceptable(*obs.values()))
         terminated = terminated & ~nonfinite
@@ -122,7 +132,7 @@ class EpisodeEnv:
             next_obs=_where(nonfinite, state.obs, obs),
             reward=jnp.where(nonfinite, 0.0, reward),
             terminated=terminated,
-            truncated=~terminated & (nonfinite | (length >= self.episode_length)),
+            truncated=~terminated & (nonfinite | (length >= state.time_limit)),
             nonfinite=nonfinite,
             episode_return=state.episode_return + jnp.where(nonfinite, 0.0, reward),
             episode_length=length,
@@ -138,6 +148,7 @@ class EpisodeEnv:
             obs=obs,
             episode_return=jnp.where(ended, 0.0, timestep.episode_return),
             episode_length=jnp.where(ended, 0, timestep.episode_length),
+            time_limit=jnp.where(ended, self.episode_length, state.time_limit),
             pool=jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), state.pool),
         )
 
@@ -147,7 +158,7 @@ class EpisodeEnv:
         obs = {name: jnp.where(jnp.abs(leaf) <= LARGEST, leaf, 0) for name, leaf in obs.items()}
         return _strong((env_state, obs))
 
-    def _advance(self, env_state: Any, action: Array, length: Array):
+    def _advance(self, env_state: Any, action: Array, length: Array, time_limit: Array):
         """Step one environment `action_repeat` times, or until its episode ends."""
         first = (*self._single_step(env_state, action), length + 1)
         if self.action_repeat == 1:
@@ -155,7 +166,7 @@ class EpisodeEnv:
 
         def again(carry, _):
             env_state, _, reward, terminated, length = carry
-            ended = terminated | (length >= self.episode_length)
+            ended = terminated | (length >= time_limit)
             env_state, obs, more, terminated = self._single_step(env_state, action)
             return _where(ended, carry, (env_state, obs, reward + more, terminated, length + 1)), None
 

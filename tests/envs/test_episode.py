@@ -224,3 +224,23 @@ def test_seeds_can_be_vmapped(counting_episodes):
 def test_nonsense_is_refused(counting_env, kwargs, message):
     with pytest.raises(ValueError, match=message):
         EpisodeEnv(**{"env": counting_env(), "num_envs": 2, "episode_length": 3, **kwargs})
+
+
+def test_staggered_first_episodes_end_at_random_times_and_later_ones_at_the_limit(counting_episodes):
+    episodes = counting_episodes(512, 10)
+    state = episodes.init(jax.random.key(0), stagger=True)
+    lengths = []
+    for _ in range(20):
+        state, timestep = episodes.step(state, jnp.zeros((512, 1)))
+        ended = timestep.terminated | timestep.truncated
+        lengths.append(jnp.where(ended, timestep.episode_length, 0))
+    first = jnp.asarray(lengths[:10]).max(axis=0)
+    assert set(first.tolist()) == set(range(1, 11))
+    # ten steps after its first end, every environment ends again, at the limit
+    again = jnp.asarray(lengths)[first - 1 + 10, jnp.arange(512)]
+    assert (again == 10).all()
+
+
+def test_without_stagger_all_end_together(counting_episodes):
+    episodes = counting_episodes(4, 10)
+    assert (episodes.init(jax.random.key(0)).time_limit == 10).all()
