@@ -53,35 +53,53 @@ def _walk_constant_memory(step: Step, unstep: Step, velocity: Callable, rows: Ca
     """Scan the steps; differentiate them with memory that does not grow with their number.
 
     The backward pass starts from the *last* carry, undoes one step to recover the carry before it, takes the
-    vector-Jacobian product of that step, and goes on. Arrays that the velocity closes over are made arguments
-    first, since a custom derivative sees only its arguments.
+    vector-Jacobian product of that step, and goes on.
     """
-    velocity, captured = jax.closure_convert(velocity, carry[0], jnp.zeros((), carry[0].dtype))
+    bind, captured = _hoist(velocity, carry[0], rows[0].ravel()[0])
+    floats = [jnp.issubdtype(jnp.result_type(value), jnp.inexact) for value in captured]
+    params = [value for value, is_float in zip(captured, floats, strict=True) if is_float]
+    others = [value for value, is_float in zip(captured, floats, strict=True) if not is_float]
 
-    def bind(captured: Sequence[Array]) -> Callable:
-        return lambda x, t: velocity(x, jnp.asarray(t, x.dtype), *captured)
+    def velocity_of(params: Sequence[Array], others: Sequence[Array]) -> Callable:
+        sources = {True: iter(params), False: iter(others)}
+        return bind([next(sources[is_float]) for is_float in floats])
 
     @jax.custom_vjp
-    def run(captured: Sequence[Array], rows: Carry, carry: Carry) -> Carry:
-        return jax.lax.scan(lambda carry, row: (step(bind(captured), row, carry), None), carry, rows)[0]
+    def run(params: Sequence[Array], others: Sequence[Array], rows: Carry, carry: Carry) -> Carry:
+        velocity = velocity_of(params, others)
+        return jax.lax.scan(lambda carry, row: (step(velocity, row, carry), None), carry, rows)[0]
 
-    def run_forward(captured: Sequence[Array], rows: Carry, carry: Carry) -> tuple[Carry, tuple]:
-        last = run(captured, rows, carry)
-        return last, (captured, rows, last)
+    def run_forward(*args: Any) -> tuple[Carry, tuple]:
+        last = run(*args)
+        return last, (*args[:3], last)
 
     def run_backward(residuals: tuple, cotangent: Carry) -> tuple:
-        captured, rows, last = residuals
+        params, others, rows, last = residuals
 
         def back(loop: tuple, row: Carry) -> tuple[tuple, None]:
             later, cotangent, total = loop
-            earlier = unstep(bind(captured), row, later)
-            _, pullback = jax.vjp(lambda captured, carry: step(bind(captured), row, carry), captured, earlier)
+            earlier = unstep(velocity_of(params, others), row, later)
+            _, pullback = jax.vjp(lambda p, carry: step(velocity_of(p, others), row, carry), params, earlier)
             grads, cotangent = pullback(cotangent)
             return (earlier, cotangent, jax.tree.map(jnp.add, total, grads)), None
 
-        start = (last, cotangent, jax.tree.map(jnp.zeros_like, captured))
+        start = (last, cotangent, jax.tree.map(jnp.zeros_like, params))
         (_, cotangent, total), _ = jax.lax.scan(back, start, rows, reverse=True)
-        return total, jax.tree.map(jnp.zeros_like, rows), cotangent
+        return total, None, None, cotangent
 
     run.defvjp(run_forward, run_backward)
-    return run(captured, rows, carry)
+    return run(params, others, rows, carry)
+
+
+def _hoist(velocity: Callable, x: Array, t: Array) -> tuple[Callable, list[Array]]:
+    """Return `bind` and the arrays that `velocity` closes over, so that `bind(arrays)` is the velocity.
+
+    A custom derivative sees only its arguments. `jax.closure_convert` leaves out arrays that are batched but not
+    differentiated, which then leak out of a `vmap` inside of a `grad`; here every traced array is an argument.
+    """
+    traced = jax.make_jaxpr(velocity)(x, t)
+
+    def bind(captured: Sequence[Array]) -> Callable:
+        return lambda x, t: jax.core.eval_jaxpr(traced.jaxpr, captured, x, jnp.asarray(t, x.dtype))[0]
+
+    return bind, traced.consts
