@@ -13,6 +13,14 @@ from genpo_jax.solvers.density import (
 from genpo_jax.solvers.flow import Flow
 from genpo_jax.solvers.grid import TimeGrid, power_grid, uniform_grid
 from genpo_jax.solvers.history import HistorySolver
+from genpo_jax.solvers.marginal import (
+    HistoryProposal,
+    MarginalEstimate,
+    effective_sample_size,
+    fit_history_proposal,
+    marginal_log_prob,
+    marginal_log_ratio,
+)
 from genpo_jax.solvers.multistep import RECOMMENDED_HISTORY_COEF, MultistepSolver
 from genpo_jax.solvers.runge_kutta import RungeKuttaSolver
 from genpo_jax.solvers.tableau import EULER, HEUN, KUTTA3, MIDPOINT, RALSTON, RK4, Tableau
@@ -32,7 +40,9 @@ __all__ = [
     "CoupledSolver",
     "DiagonalNormal",
     "Flow",
+    "HistoryProposal",
     "HistorySolver",
+    "MarginalEstimate",
     "MultistepSolver",
     "ReversibleSolver",
     "RungeKuttaSolver",
@@ -41,8 +51,12 @@ __all__ = [
     "TimeGrid",
     "Velocity",
     "VerletSolver",
+    "correlated_normal",
+    "effective_sample_size",
+    "fit_history_proposal",
+    "marginal_log_prob",
+    "marginal_log_ratio",
     "power_grid",
     "standard_normal",
-    "correlated_normal",
     "uniform_grid",
 ]

@@ -54,6 +54,14 @@ class ReversibleSolver(Protocol):
         """Return the action `[..., d]` that a state `[..., k, d]` stands for."""
         ...
 
+    def split(self, state: Array) -> tuple[Array, Array]:
+        """Split a state `[..., k, d]` into its action `[..., d]` and the rest `[..., k-1, d]`, volume-preserving."""
+        ...
+
+    def join(self, action: Array, rest: Array) -> Array:
+        """Build the state `[..., k, d]` that `split` takes apart."""
+        ...
+
 
 class StepSolver:
     """A reversible solver made of M invertible steps: the shared half of every solver of this package.
