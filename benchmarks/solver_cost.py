@@ -2,10 +2,11 @@
 
     python -m benchmarks.solver_cost [--batch 4096] [--num-steps 5] [--repeats 15]
 
-The network is the published one for Humanoid: observation 244 and time embedding concatenated with the action (17),
-hidden layers 400, 200, 100, one call on the whole batch. The bare loop is `x <- x + dt v(x, t)` with as many calls.
-Loop and solver alternate, and the median of the pairwise quotients is printed, so that a slow moment of a shared
-machine hits both. The import time is the median difference between `import jax` and `import genpo_jax.solvers`.
+The network is the published one for Humanoid: observation 244 and time embedding concatenated with the
+action (17), hidden layers 400, 200, 100, one call on the whole batch. The bare loop is `x <- x + dt v(x, t)`
+with as many calls. Loop and solver alternate, and the median of the pairwise quotients is printed, so that a
+slow moment of a shared machine hits both. The import time is the median difference between `import jax` and
+`import genpo_jax.solvers`.
 """
 
 import argparse
@@ -74,8 +75,13 @@ def seconds(function, *args) -> float:
 
 def import_seconds(repeats: int = 5) -> float:
     """Return the median extra seconds of `import genpo_jax.solvers` after `import jax`."""
-    code = "import jax, time; start = time.perf_counter(); import genpo_jax.solvers; print(time.perf_counter() - start)"
-    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(repeats)]
+    code = (
+        "import jax, time; t = time.perf_counter(); import genpo_jax.solvers; print(time.perf_counter() - t)"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        for _ in range(repeats)
+    ]
     return statistics.median(float(run.stdout) for run in runs)
 
 
@@ -109,7 +115,8 @@ def main() -> None:
         for direction in ("forward", "inverse"):
             method = getattr(solver, direction)
             run = jax.jit(lambda params, obs, state, method=method: method(make_velocity(params, obs), state))
-            seconds(bare, params, obs, state[:, 0]), seconds(run, params, obs, state)
+            seconds(bare, params, obs, state[:, 0])
+            seconds(run, params, obs, state)
             pairs = [
                 (seconds(bare, params, obs, state[:, 0]), seconds(run, params, obs, state))
                 for _ in range(args.repeats)

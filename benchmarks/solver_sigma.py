@@ -2,11 +2,12 @@
 
     python -m benchmarks.solver_sigma
 
-For each order and σ: the root-mean-square error of the action over three families of velocities (random networks,
-the flow to a narrow normal, contraction to a moving target) and M = 3, 5, 10, started from equal iterates; its
-geometric mean; the standard deviation of the action at zero velocity from independent N(0, 1) iterates; and the
-predicted float32 round trip at M = 20. The recommended σ has the smallest mean error among those whose round trip
-at M = 20 is within the guard and whose zero-velocity action is no wider than the noise.
+For each order and σ: the root-mean-square error of the action over three families of velocities (random
+networks, the flow to a narrow normal, contraction to a moving target) and M = 3, 5, 10, started from equal
+iterates; its geometric mean; the standard deviation of the action at zero velocity from independent N(0, 1)
+iterates; and the predicted float32 round trip at M = 20. The recommended σ has the smallest mean error among
+those whose round trip at M = 20 is within the guard and whose zero-velocity action is no wider than the
+noise.
 """
 
 import functools
@@ -28,17 +29,21 @@ def velocities() -> dict:
     """Return the velocities, each batched over 64 random instances."""
     rng = np.random.default_rng(0)
     w1, w2 = 0.8 * rng.normal(size=(BATCH, WIDTH, SIZE)), 0.5 * rng.normal(size=(BATCH, SIZE, WIDTH))
-    wt, bias, target = 2 * rng.normal(size=(BATCH, WIDTH)), rng.normal(size=(BATCH, WIDTH)), rng.normal(size=(BATCH, SIZE))
+    wt, bias, target = (
+        2 * rng.normal(size=(BATCH, WIDTH)),
+        rng.normal(size=(BATCH, WIDTH)),
+        rng.normal(size=(BATCH, SIZE)),
+    )
 
-    rate = rng.uniform(0.5, 5.0, size=(BATCH, 1))
+    rate, width = rng.uniform(0.5, 5.0, size=(BATCH, 1)), rng.uniform(0.1, 0.6, size=(BATCH, 1))
 
     def network(x, t):
         return jnp.einsum("nij,nj->ni", w2, jnp.tanh(jnp.einsum("nij,nj->ni", w1, x) + wt * t + bias))
 
     def narrow_normal(x, t):
-        """Flow-matching velocity from N(0, 1) to N(target, 0.2²)."""
-        variance = (1 - t) ** 2 + t**2 * 0.04
-        return target + (t * 0.04 - (1 - t)) / variance * (x - t * target)
+        """Flow-matching velocity from N(0, 1) to N(target, width²)."""
+        variance = (1 - t) ** 2 + (t * width) ** 2
+        return target + (t * width**2 - (1 - t)) / variance * (x - t * target)
 
     def contraction(x, t):
         return -rate * (x - target * jnp.cos(2 * t))
@@ -60,11 +65,8 @@ def zero_velocity_std(solver) -> float:
 
 
 def build(num_steps: int, order: int, sigma: float):
-    """Return the solver, or None where it is not zero-stable."""
-    try:
-        return MultistepSolver(num_steps, order, sigma, unroll=False, max_error=math.inf)
-    except ValueError:
-        return None
+    """Return the solver, with no guard on its round trip."""
+    return MultistepSolver(num_steps, order, sigma, unroll=False, max_error=math.inf)
 
 
 def main() -> None:
@@ -79,8 +81,9 @@ def main() -> None:
     for order in (1, 2, 3):
         best = (math.inf, 0.0)
         for sigma in SIGMAS:
-            solvers = {m: build(m, order, sigma) for m in (*STEPS, 20)}
-            if None in solvers.values():
+            try:
+                solvers = {m: build(m, order, sigma) for m in (*STEPS, 20)}
+            except ValueError:  # not zero-stable
                 continue
             errors = [
                 float(jnp.sqrt(jnp.mean((integrate(solvers[m], velocity, start) - targets[name]) ** 2)))

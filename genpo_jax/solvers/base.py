@@ -1,9 +1,9 @@
 """What every reversible solver provides, and the numerics they share.
 
-A *state* is one array `[..., k, d]`: k iterates of an action-sized variable, newest first. A *velocity* is any
-callable `v(x, t) -> dx/dt` on arrays `[..., d]` with scalar `t`. Solvers map a state at the first time of their
-grid to a state at the last and back, exactly, and the log-determinant of that map is a constant that needs no
-Jacobian.
+A *state* is one array `[..., k, d]`: k iterates of an action-sized variable, newest first. A *velocity* is
+any callable `v(x, t) -> dx/dt` on arrays `[..., d]` with scalar `t`. Solvers map a state at the first time
+of their grid to a state at the last and back, exactly, and the log-determinant of that map is a constant
+that needs no Jacobian.
 """
 
 import math
@@ -55,7 +55,7 @@ class ReversibleSolver(Protocol):
         ...
 
     def split(self, state: Array) -> tuple[Array, Array]:
-        """Split a state `[..., k, d]` into its action `[..., d]` and the rest `[..., k-1, d]`, volume-preserving."""
+        """Split a state into its action `[..., d]` and the rest `[..., k-1, d]`, preserving volume."""
         ...
 
     def join(self, action: Array, rest: Array) -> Array:
@@ -66,8 +66,9 @@ class ReversibleSolver(Protocol):
 class StepSolver:
     """A reversible solver made of M invertible steps: the shared half of every solver of this package.
 
-    A subclass is a frozen dataclass with the five fields below. It describes one step and its inverse; the base
-    checks inputs, walks the steps (unrolled, scanned, or with constant memory) and predicts the rounding error.
+    A subclass is a frozen dataclass with the five fields below. It describes one step and its inverse; the
+    base checks inputs, walks the steps (unrolled, scanned, or with constant memory) and predicts the
+    rounding error.
     """
 
     num_steps: int
@@ -113,6 +114,7 @@ class StepSolver:
 
         Raises:
             ValueError: if the state or what the velocity returns has the wrong shape or dtype.
+
         """
         velocity, carry = checked_velocity(velocity), split_state(state, self.num_states)
         return jnp.stack(self._walk(velocity, carry), axis=-2)
@@ -129,6 +131,7 @@ class StepSolver:
 
         Raises:
             ValueError: if the state or what the velocity returns has the wrong shape or dtype.
+
         """
         velocity, carry = checked_velocity(velocity), split_state(state, self.num_states)
         return jnp.stack(self._walk(velocity, carry, inverse=True), axis=-2)
@@ -138,7 +141,7 @@ class StepSolver:
         return state[..., 0, :]
 
     def split(self, state: Array) -> tuple[Array, Array]:
-        """Split a state `[..., k, d]` into its action `[..., d]` and the rest `[..., k-1, d]`, volume-preserving."""
+        """Split a state into its action `[..., d]` and the rest `[..., k-1, d]`, preserving volume."""
         return state[..., 0, :], state[..., 1:, :]
 
     def join(self, action: Array, rest: Array) -> Array:
@@ -146,7 +149,7 @@ class StepSolver:
         return jnp.concatenate([action[..., None, :], rest], axis=-2)
 
     def round_trip_error(self, dtype: DTypeLike = jnp.float32) -> float:
-        """Predict the relative error of `inverse(forward(state))` in `dtype`: machine epsilon times the growth.
+        """Predict the relative error of `inverse(forward(state))`: machine epsilon times the growth.
 
         The growth is what the inverse does to rounding errors at zero velocity, e.g. `|σ|^-M` for the history
         solver. It is infinite where it passes the floating range.
@@ -154,7 +157,7 @@ class StepSolver:
         return float(jnp.finfo(dtype).eps) * self._growth
 
     def round_trip_bound(self, dtype: DTypeLike = jnp.float32, lipschitz: float = 1.0) -> float:
-        """Bound the error of the round trip, relative to the largest magnitude in the two end states.
+        """Bound the error of the round trip, relative to the largest magnitude in its two end states.
 
         The prediction holds at zero velocity; a velocity with Lipschitz constant L can amplify an error by a
         further `exp(L T)` on the way there and on the way back, over a time span T. The margin of 10 is twice
@@ -175,16 +178,18 @@ class StepSolver:
         )
 
     def _check(self, remedy: str) -> None:
-        """Check the grid and the predicted float32 round trip of a new solver; `remedy` follows "use "."""
+        """Check grid and predicted float32 round trip of a new solver; `remedy` follows "use "."""
         grid = grid_of(self.grid, self.num_steps)
         object.__setattr__(self, "grid", None if self.grid is None else grid)
         if not self.max_error > 0:
-            raise ValueError(f"max_error must be > 0, got {self.max_error!r}; the default is {MAX_ROUND_TRIP_ERROR}")
+            raise ValueError(
+                f"max_error must be > 0, got {self.max_error!r}; the default is {MAX_ROUND_TRIP_ERROR}"
+            )
         error = self.round_trip_error(jnp.float32)
         if error > self.max_error:
             raise ValueError(
-                f"the predicted float32 round-trip error must be at most {self.max_error:.0e}, or the ratio is "
-                f"noise, got {error:.1e} for {self!r}; use {self._fewer_steps()}{remedy}, "
+                f"the predicted float32 round-trip error must be at most {self.max_error:.0e}, or the ratio "
+                f"is noise, got {error:.1e} for {self!r}; use {self._fewer_steps()}{remedy}, "
                 "or raise max_error if your states are float64"
             )
 
@@ -204,7 +209,7 @@ class MeanOutput(StepSolver):
         return 0.5 * (state[..., 0, :] + state[..., 1, :])
 
     def split(self, state: Array) -> tuple[Array, Array]:
-        """Split a pair `[..., 2, d]` into its mean `[..., d]` and its difference `[..., 1, d]` (determinant 1)."""
+        """Split a pair into its mean `[..., d]` and its difference `[..., 1, d]`; the determinant is 1."""
         return self.output(state), state[..., :1, :] - state[..., 1:, :]
 
     def join(self, action: Array, rest: Array) -> Array:
@@ -221,7 +226,7 @@ def power(factor: float, exponent: int) -> float:
 
 
 def split_state(state: Array, num_states: int) -> Carry:
-    """Return the iterates of `state`, or raise `ValueError` unless it is a floating array `[..., num_states, d]`."""
+    """Return the iterates of a state, or raise `ValueError` unless it is floating `[..., num_states, d]`."""
     state = jnp.asarray(state)
     if state.ndim < 2 or state.shape[-2] != num_states:
         raise ValueError(
@@ -229,7 +234,9 @@ def split_state(state: Array, num_states: int) -> Carry:
             "stack the iterates along axis -2"
         )
     if not jnp.issubdtype(state.dtype, jnp.floating):
-        raise ValueError(f"a state must be a floating array, got dtype {state.dtype}; cast it, e.g. to float32")
+        raise ValueError(
+            f"a state must be a floating array, got dtype {state.dtype}; cast it, e.g. to float32"
+        )
     return tuple(state[..., j, :] for j in range(num_states))
 
 
@@ -240,7 +247,7 @@ def checked_velocity(velocity: Velocity) -> Velocity:
         value = velocity(x, jnp.asarray(t, x.dtype))
         if jnp.shape(value) != x.shape:
             raise ValueError(
-                f"velocity(x, t) must return the shape of x, got {jnp.shape(value)} for x of shape {x.shape}; "
+                f"velocity(x, t) must return the shape of x, got {jnp.shape(value)} for x {x.shape}; "
                 "check the last dimension of the network and what it broadcasts against"
             )
         return jax.lax.convert_element_type(value, x.dtype)

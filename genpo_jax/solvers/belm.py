@@ -18,13 +18,14 @@ class BelmSolver(StepSolver):
         forward   x_{i+1} = (1-σ_i) x_i + σ_i x_{i-1} + c_i v(x_i, t_i),    σ_i = (h_i / h_{i-1})²
         inverse   x_{i-1} = (x_{i+1} - (1-σ_i) x_i - c_i v(x_i, t_i)) / σ_i,    c_i = h_i + h_i² / h_{i-1}
 
-    with h_i = t_{i+1} - t_i. The two coefficients are the only ones for which the error of a step is of third
-    order. The first step takes both iterates of the state to be at t_0: σ_0 = 1, c_0 = h_0. The product of the
-    σ_i telescopes, so `log |det| = 2 d log(h_{M-1} / h_0)`, 0 on equal steps: a constant of the grid.
+    with h_i = t_{i+1} - t_i. The two coefficients are the only ones for which the error of a step is of
+    third order. The first step takes both iterates of the state to be at t_0: σ_0 = 1, c_0 = h_0. The
+    product of the σ_i telescopes, so `log |det| = 2 d log(h_{M-1} / h_0)`, 0 on equal steps: a constant of
+    the grid.
 
     Second order on any grid, one network call a step. On equal steps it is the leapfrog rule, whose spurious
-    root lies at -1: errors in the history are never damped and grow where the flow contracts. For smooth flows
-    and small M; else `MultistepSolver(order=2)`.
+    root lies at -1: errors in the history are never damped and grow where the flow contracts. For smooth
+    flows and small M; else `MultistepSolver(order=2)`.
 
     Attributes:
         num_steps: number M of steps, one network call each.
@@ -32,6 +33,7 @@ class BelmSolver(StepSolver):
         grid: the M + 1 times; None for equal steps from 0 to 1.
         constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
         max_error: largest accepted prediction of the float32 round-trip error.
+
     """
 
     num_steps: int = 5

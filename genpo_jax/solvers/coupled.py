@@ -21,13 +21,14 @@ from genpo_jax.solvers.grid import TimeGrid, check_num_steps
 
 @dataclass(frozen=True)
 class CoupledSolver(MeanOutput):
-    """Integrate a pair `(x, y)` in M steps of two affine couplings and a mix (EDICT, CVPR 2023; GenPO, 2505.18763).
+    """Integrate a pair `(x, y)` by couplings and a mix (EDICT, CVPR 2023; GenPO, arXiv:2505.18763).
 
         forward   x += h v(y, t),  y += h v(x, t),  x <- p x + (1-p) y,  y <- p y + (1-p) x
         inverse   y <- (y - (1-p) x) / p,  x <- (x - (1-p) y) / p,  y -= h v(x, t),  x -= h v(y, t)
 
-    with t = t_i and h = t_{i+1} - t_i. The couplings have determinant 1 and each mix p^d, for any velocity and
-    any grid. First order; the mix draws the pair together by p² a step. The action is the mean of the pair.
+    with t = t_i and h = t_{i+1} - t_i. The couplings have determinant 1 and each mix p^d, for any velocity
+    and any grid. First order; the mix draws the pair together by p² a step. The action is the mean of the
+    pair.
 
     Attributes:
         num_steps: number M of steps, two network calls each.
@@ -36,6 +37,7 @@ class CoupledSolver(MeanOutput):
         grid: the M + 1 times; None for equal steps from 0 to 1.
         constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
         max_error: largest accepted prediction of the float32 round-trip error.
+
     """
 
     num_steps: int = 5

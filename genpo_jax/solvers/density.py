@@ -46,6 +46,7 @@ class DiagonalNormal:
     Attributes:
         log_scale: `[..., k, d]`, log standard deviation of each coordinate; zeros give the published N(0, I).
             Leading dimensions are batch dimensions, as of a scale that depends on an observation.
+
     """
 
     log_scale: Array
@@ -82,12 +83,13 @@ class DiagonalNormal:
 class CorrelatedNormal:
     """A normal newest iterate x, and older iterates `x + τ ε` scattered about it.
 
-    With a small τ all iterates of the state stand for the same noise, so that a flow trained elsewhere keeps its
-    action distribution; with τ → 0 the density degenerates and ratios become steep.
+    With a small τ all iterates of the state stand for the same noise, so that a flow trained elsewhere keeps
+    its action distribution; with τ → 0 the density degenerates and ratios become steep.
 
     Attributes:
         log_scale: `[..., k, d]`: row 0 the log standard deviation of x, rows 1 to k-1 the log τ of each older
             iterate's deviation from x. `correlated_normal` builds it from one τ.
+
     """
 
     log_scale: Array
@@ -109,7 +111,7 @@ class CorrelatedNormal:
         return jnp.concatenate([newest, newest + deviation[..., 1:, :]], axis=-2)
 
     def log_prob(self, state: Array) -> Array:
-        """Return the log density `[...]` of states `[..., k, d]`; the shear to deviations has determinant 1."""
+        """Return the log density `[...]` of states `[..., k, d]`; the shear has determinant 1."""
         newest = state[..., :1, :]
         deviation = jnp.concatenate([newest, state[..., 1:, :] - newest], axis=-2)
         return DiagonalNormal(self.log_scale).log_prob(deviation)
@@ -132,6 +134,7 @@ def correlated_normal(
 
     Raises:
         ValueError: unless τ is positive and finite.
+
     """
     _check_sizes(num_states, event_size)
     if not (tau > 0 and math.isfinite(tau)):
@@ -148,5 +151,5 @@ def _lead(array: Array, ndim: int) -> Array:
 def _check_sizes(num_states: int, event_size: int) -> None:
     if num_states < 1 or event_size < 1:
         raise ValueError(
-            f"num_states and event_size must be >= 1, got {num_states} and {event_size}; pass solver.num_states"
+            f"num_states and event_size must be >= 1, got {num_states}, {event_size}; pass solver.num_states"
         )

@@ -14,10 +14,11 @@ from genpo_jax.solvers.density import BaseDensity
 class Flow:
     """The density of a state that noise flows to, with the methods and shape rules of distrax.
 
-    The *event* is a whole state: the last two dimensions `(k, d)` of an array. All dimensions before them are
-    batch dimensions: methods that map states return one log-determinant or log density for each. `sample_shape`
-    counts independent draws and comes first: samples have shape `[*sample_shape, *batch_shape, k, d]`, with
-    `batch_shape` that of the base density. The executed action is `flow.action(state)`, `[..., d]`.
+    The *event* is a whole state: the last two dimensions `(k, d)` of an array. All dimensions before them
+    are batch dimensions: methods that map states return one log-determinant or log density for each.
+    `sample_shape` counts independent draws and comes first: samples have shape `[*sample_shape,
+    *batch_shape, k, d]`, with `batch_shape` that of the base density. The executed action is
+    `flow.action(state)`, `[..., d]`.
 
     Nothing is stored and nothing is registered: build the flow inside the function that is jitted or
     differentiated, around a velocity that closes over the traced parameters.
@@ -26,6 +27,7 @@ class Flow:
         solver: any solver of this package.
         velocity: `v(x, t)`, x `[..., d]`, t a scalar.
         base: density of the noise, with event shape `(solver.num_states, d)`.
+
     """
 
     solver: ReversibleSolver
@@ -90,7 +92,7 @@ class Flow:
     def sample_and_log_prob(
         self, *, seed: Array, sample_shape: int | tuple[int, ...] = ()
     ) -> tuple[Array, Array]:
-        """Draw states `[*sample_shape, *batch_shape, k, d]` with their log densities; no inversion is needed."""
+        """Draw states `[*sample_shape, *batch_shape, k, d]` and their log densities, with no inversion."""
         noise = self.base.sample(seed, self._shape(sample_shape))
         state, log_det = self.forward_and_log_det(noise)
         return state, self.base.log_prob(noise) - log_det

@@ -11,11 +11,12 @@ import numpy as np
 class TimeGrid:
     """The times t_0, ..., t_M between which a solver takes its M steps.
 
-    A grid may run up (noise at t=0, as in flow matching) or down (noise at t=1, as in diffusion). It is a plain
-    hashable value, so that a solver that holds it can be a static argument of `jax.jit`.
+    A grid may run up (noise at t=0, as in flow matching) or down (noise at t=1, as in diffusion). It is a
+    plain hashable value, so that a solver that holds it can be a static argument of `jax.jit`.
 
     Attributes:
         times: M + 1 strictly increasing or strictly decreasing times; noise at the first, action at the last.
+
     """
 
     times: tuple[float, ...]
@@ -26,7 +27,9 @@ class TimeGrid:
         if len(self.times) < 2:
             raise ValueError(f"a time grid must have at least 2 times, got {self.times}; M steps need M + 1")
         if not all(math.isfinite(t) for t in self.times):
-            raise ValueError(f"the times of a grid must be finite, got {self.times}; look for a division by zero")
+            raise ValueError(
+                f"the times of a grid must be finite, got {self.times}; look for a division by zero"
+            )
         steps = np.diff(self.times)
         if not (np.all(steps > 0) or np.all(steps < 0)):
             raise ValueError(
@@ -71,6 +74,7 @@ def power_grid(num_steps: int, exponent: float, start: float = 0.0, stop: float 
 
     Raises:
         ValueError: if a parameter is out of its range.
+
     """
     check_num_steps(num_steps)
     if not (exponent > 0 and math.isfinite(exponent)):
@@ -83,6 +87,7 @@ def grid_of(times: "TimeGrid | Sequence[float] | None", num_steps: int) -> TimeG
 
     Raises:
         ValueError: if `num_steps` is not a positive integer, or is not the number of steps of `times`.
+
     """
     check_num_steps(num_steps)
     if times is None:

@@ -30,8 +30,8 @@ class HistorySolver(StepSolver):
     `[..., 2, d]` is `(x_i, x_{i-1})`. A step is linear in `x_{i-1}` with factor σ, so `|det|` of one step is
     `|σ|^d` for any velocity and any grid.
 
-    First order for |σ| < 1. At σ = 1 and equal steps it is the leapfrog rule, second order if `x_{-1}` lies one
-    step before `x_0` on the trajectory, but only weakly stable: see `MultistepSolver` for order 2 and 3.
+    First order for |σ| < 1. At σ = 1 and equal steps it is the leapfrog rule, second order if `x_{-1}` lies
+    one step before `x_0` on the trajectory, but only weakly stable: see `MultistepSolver` for order 2 and 3.
 
     Both iterates are drawn from the base density, yet the first step treats `x_{-1}` as one step *old*: where
     the two agree, the flow overshoots by σ h_0 / (1+σ) in time. `MultistepSolver(order=1)` is the same rule
@@ -39,11 +39,13 @@ class HistorySolver(StepSolver):
 
     Attributes:
         num_steps: number M of steps, one network call each.
-        history_coef: weight σ of the earlier iterate; -1 < σ <= 1, not 0. Small |σ| magnifies rounding by `|σ|^-M`.
+        history_coef: weight σ of the earlier iterate; -1 < σ <= 1, not 0. Small |σ| magnifies rounding by
+            `|σ|^-M`.
         unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
         grid: the M + 1 times; None for equal steps from 0 to 1.
         constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
         max_error: largest accepted prediction of the float32 round-trip error.
+
     """
 
     num_steps: int = 5

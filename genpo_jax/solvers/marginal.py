@@ -1,12 +1,13 @@
-"""What the state density does not say: the marginal density of the action, by importance sampling of the history.
+"""The marginal density of the action, which the density of the state does not say, by importance sampling.
 
 A solver state is an action and a *rest* (the earlier iterates); `solver.split` and `solver.join` convert. The
 marginal `p(a) = ∫ p(a, h) dh` has no closed form. With histories h_n drawn from a proposal q(h | a),
 
     p(a) ≈ mean_n p(a, h_n) / q(h_n | a)
 
-is unbiased for p (so its logarithm is a lower bound in expectation), exactly p when q is the true conditional,
-and consistent for any q whose tails are no lighter (Burda, Grosse and Salakhutdinov, arXiv:1509.00519).
+is unbiased for p (so its logarithm is a lower bound in expectation), exactly p when q is the true
+conditional, and consistent for any q whose tails are no lighter (Burda, Grosse and Salakhutdinov,
+arXiv:1509.00519).
 """
 
 import math
@@ -29,6 +30,7 @@ class HistoryProposal:
         mean: m, `[k-1, d]`.
         slope: W, `[d, (k-1) d]`.
         scale: L, `[(k-1) d, (k-1) d]`, lower triangular with a positive diagonal.
+
     """
 
     mean: Array
@@ -39,7 +41,9 @@ class HistoryProposal:
         """Draw rests `[num_samples, ..., k-1, d]` for actions `[..., d]`."""
         center = self._center(action)
         noise = jax.random.normal(key, (num_samples, *center.shape), center.dtype)
-        return (center[None] + noise @ self.scale.T).reshape(num_samples, *action.shape[:-1], *self.mean.shape)
+        return (center[None] + noise @ self.scale.T).reshape(
+            num_samples, *action.shape[:-1], *self.mean.shape
+        )
 
     def log_prob(self, rest: Array, action: Array) -> Array:
         """Return the log density `[...]` of rests `[..., k-1, d]` given actions `[..., d]`."""
@@ -61,14 +65,17 @@ class MarginalEstimate(NamedTuple):
         value: the estimated log density or log-ratio `[...]`.
         efficiency: effective sample size as a fraction of the samples `[...]`, in (0, 1]; near 0 the estimate
             rests on a few samples: draw more, or fit a better proposal.
+
     """
 
     value: Array
     efficiency: Array
 
 
-def fit_history_proposal(flow: Flow, key: Array, num_samples: int = 1024, inflation: float = 1.2) -> HistoryProposal:
-    """Fit the proposal to samples of a flow by least squares; `jax.vmap` it over flows with different observations.
+def fit_history_proposal(
+    flow: Flow, key: Array, num_samples: int = 1024, inflation: float = 1.2
+) -> HistoryProposal:
+    """Fit the proposal to samples of a flow by least squares; `jax.vmap` it over observations.
 
     Args:
         flow: the flow whose state is to be marginalised; its batch shape must be `()`.
@@ -78,6 +85,7 @@ def fit_history_proposal(flow: Flow, key: Array, num_samples: int = 1024, inflat
 
     Raises:
         ValueError: if the flow has batch dimensions, or there are too few samples.
+
     """
     if flow.batch_shape:
         raise ValueError(
@@ -85,7 +93,9 @@ def fit_history_proposal(flow: Flow, key: Array, num_samples: int = 1024, inflat
         )
     size = flow.event_shape[0] * flow.event_shape[1]
     if num_samples <= size + 1:
-        raise ValueError(f"num_samples must exceed k d + 1 = {size + 1}, got {num_samples}; use {10 * size} or more")
+        raise ValueError(
+            f"num_samples must exceed k d + 1 = {size + 1}, got {num_samples}; use {10 * size} or more"
+        )
     if not (inflation > 0 and math.isfinite(inflation)):
         raise ValueError(f"inflation must be a finite number > 0, got {inflation!r}; 1.2 is the default")
     state = flow.sample(seed=key, sample_shape=num_samples)
@@ -114,6 +124,7 @@ def marginal_log_prob(
 
     Returns:
         The estimate, with value and efficiency of shape `[...]`.
+
     """
     log_weight = _log_weights(flow, proposal, action, key, num_samples)
     return MarginalEstimate(_log_mean_exp(log_weight), effective_sample_size(log_weight))
@@ -124,9 +135,9 @@ def marginal_log_ratio(
 ) -> MarginalEstimate:
     """Estimate `log p_new(a) - log p_old(a)` from the same histories for both.
 
-    Shared histories make the errors of the two estimates cancel to first order in new - old. The quotient equals
-    the self-normalised average of the state ratio over histories from p_old(h | a): what the ratio of the whole
-    state averages to, given the action.
+    Shared histories make the errors of the two estimates cancel to first order in new - old. The quotient
+    equals the self-normalised average of the state ratio over histories from p_old(h | a): what the ratio of
+    the whole state averages to, given the action.
 
     Args:
         new: the flow in the numerator.
@@ -138,6 +149,7 @@ def marginal_log_ratio(
 
     Returns:
         The estimate; its efficiency is that of the less efficient of the two densities.
+
     """
     log_new = _log_weights(new, proposal, action, key, num_samples)
     log_old = _log_weights(old, proposal, action, key, num_samples)
@@ -159,7 +171,7 @@ def _log_weights(flow: Flow, proposal: HistoryProposal, action: Array, key: Arra
         raise ValueError(f"num_samples must be >= 1, got {num_samples}; 64 is the default")
     if action.shape[-1] != flow.event_shape[-1]:
         raise ValueError(
-            f"actions must have shape [..., {flow.event_shape[-1]}], got {action.shape}; pass flow.action(state)"
+            f"actions must have shape [..., {flow.event_shape[-1]}], got {action.shape}; use flow.action(state)"
         )
     rest = proposal.sample(key, action, num_samples)
     actions = jnp.broadcast_to(action[None], (num_samples, *action.shape))

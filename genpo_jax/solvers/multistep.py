@@ -23,7 +23,7 @@ from genpo_jax.solvers.base import (
 from genpo_jax.solvers.grid import TimeGrid, check_num_steps
 
 # Per order, by the measurement of benchmarks/solver_sigma.py; docs/solvers.md has its table.
-RECOMMENDED_HISTORY_COEF = {1: 0.75, 2: 0.5, 3: 0.3}
+RECOMMENDED_HISTORY_COEF = {1: 0.65, 2: 0.45, 3: 0.3}
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,19 @@ class MultistepSolver(StepSolver):
 
         Σ_j w_j (x_{i+1-j} - x_{i-j}) = Σ_j w_j ∫_{t_{i-j}}^{t_{i-j+1}} P_i(t) dt,   w = (1, damping..., σ)
 
-    P_i interpolates the last p velocities. Solved for x_{i+1} this is explicit, `Σ_j a_j x_{i-j} + Σ_j b_ij v_{i-j}`;
-    solved for `x_{i-k+1}`, whose factor is σ, it is the inverse, with velocities at iterates that are known by
-    then. So `|det|` of one step is `|σ|^d`. The a_j, hence stability and log-determinant, do not depend on the
-    grid; the b_ij carry the step sizes and are solved from the order conditions. At σ → 0 the rule is
-    Adams-Bashforth; at p = 1 it is the history solver, up to its first step.
+    P_i interpolates the last p velocities. Solved for x_{i+1} this is explicit, `Σ_j a_j x_{i-j} + Σ_j b_ij
+    v_{i-j}`; solved for `x_{i-k+1}`, whose factor is σ, it is the inverse, with velocities at iterates that
+    are known by then. So `|det|` of one step is `|σ|^d`. The a_j, hence stability and log-determinant, do
+    not depend on the grid; the b_ij carry the step sizes and are solved from the order conditions. At σ → 0
+    the rule is Adams-Bashforth; at p = 1 it is the history solver, up to its first step.
 
-    All k iterates of a state at t_0 are taken to be *at* t_0: no velocity is evaluated before it, and the first
-    steps use the velocities there are, each making up for what the lower order of the earlier ones left out. A
-    state of k equal iterates therefore converges with the full order. M network calls forward and back.
+    All k iterates of a state at t_0 are taken to be *at* t_0: no velocity is evaluated before it, and the
+    first steps use the velocities there are, each making up for what the lower order of the earlier ones
+    left out. A state of k equal iterates therefore converges with the full order. M network calls forward
+    and back.
 
-    The roots of the rule are 1 and those of `w_0 r^{k-1} + ... + σ`. With no damping these are the k-1 roots of
-    -σ, of one modulus: the smallest growth of rounding errors, `|σ|^(-M/(k-1))`, that σ allows.
+    The roots of the rule are 1 and those of `w_0 r^{k-1} + ... + σ`. With no damping these are the k-1 roots
+    of -σ, of one modulus: the smallest growth of rounding errors, `|σ|^(-M/(k-1))`, that σ allows.
 
     Attributes:
         num_steps: number M of steps, one network call each.
@@ -54,6 +55,7 @@ class MultistepSolver(StepSolver):
         grid: the M + 1 times; None for equal steps from 0 to 1.
         constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
         max_error: largest accepted prediction of the float32 round-trip error.
+
     """
 
     num_steps: int = 5
@@ -70,16 +72,20 @@ class MultistepSolver(StepSolver):
         check_num_steps(self.num_steps)
         if self.order not in RECOMMENDED_HISTORY_COEF:
             orders = sorted(RECOMMENDED_HISTORY_COEF)
-            raise ValueError(f"order must be one of {orders}, got {self.order!r}; RungeKuttaSolver has order 4")
+            raise ValueError(
+                f"order must be one of {orders}, got {self.order!r}; RungeKuttaSolver has order 4"
+            )
         sigma = RECOMMENDED_HISTORY_COEF[self.order] if self.history_coef is None else self.history_coef
         damping = (0.0,) * (self.order - 1) if self.damping is None else tuple(self.damping)
         object.__setattr__(self, "history_coef", sigma)
         object.__setattr__(self, "damping", damping)
         valid = math.isfinite(sigma) and sigma != 0
-        check_in_range("history_coef", sigma, "history_coef != 0 and finite", valid, "the inverse divides by it")
+        check_in_range(
+            "history_coef", sigma, "history_coef != 0 and finite", valid, "the inverse divides by it"
+        )
         if len(damping) != self.order - 1:
             raise ValueError(
-                f"damping must have order - 1 = {self.order - 1} weights, got {damping}; leave it out for zeros"
+                f"damping must have order - 1 = {self.order - 1} weights, got {damping}; leave them out"
             )
         check_zero_stability(self.weights)
         self._check("a larger |history_coef|")
@@ -104,7 +110,7 @@ class MultistepSolver(StepSolver):
         return self.num_steps * event_size * math.log(abs(self.weights[-1]))
 
     def forward(self, velocity: Velocity, state: Array) -> Array:
-        """Integrate a state `[..., k, d]` from the first time of the grid to the last; see `StepSolver.forward`."""
+        """Integrate a state `[..., k, d]` over the grid; see `StepSolver.forward`."""
         velocity, states = checked_velocity(velocity), split_state(state, self.num_states)
         cache = (jnp.zeros_like(states[0]),) * (self.order - 1)
         return jnp.stack(self._walk(velocity, states + cache)[: self.num_states], axis=-2)
@@ -166,7 +172,7 @@ def spurious_roots(weights: Sequence[float]) -> np.ndarray:
 
 
 def check_zero_stability(weights: Sequence[float]) -> None:
-    """Raise `ValueError` unless the spurious roots lie in the unit disk, those on its rim simple and not at 1."""
+    """Raise `ValueError` unless spurious roots lie in the unit disk, those on its rim simple and not at 1."""
     roots = spurious_roots(weights)
     on_rim = roots[np.abs(np.abs(roots) - 1) < 1e-9]
     rim_roots = np.append(on_rim, 1.0)
@@ -180,11 +186,12 @@ def check_zero_stability(weights: Sequence[float]) -> None:
 
 
 def velocity_weights(weights: Sequence[float], times: np.ndarray) -> np.ndarray:
-    """Return the b_ij, `[M, k-1]`, of `x_{i+1} = Σ_j a_j x_{i-j} + Σ_j b_ij v_{i-j}`, from the order conditions.
+    """Solve the order conditions for the b_ij `[M, k-1]` of `x_{i+1} = Σ_j a_j x_{i-j} + Σ_j b_ij v_{i-j}`.
 
-    With `Q_i(g)` the integral of the interpolant P_i over the differences of the rule, step i adds `Q_i` over its
-    own intervals. A start-up step (i < k-1), whose interpolant has too low a degree or has only just reached its
-    degree, integrates from t_0 and subtracts what the earlier steps added, so that their error is made good.
+    With `Q_i(g)` the integral of the interpolant P_i over the differences of the rule, step i adds `Q_i`
+    over its own intervals. A start-up step (i < k-1), whose interpolant has too low a degree or has only
+    just reached its degree, integrates from t_0 and subtracts what the earlier steps added, so that their
+    error is made good.
     """
     k, num_steps = len(weights), len(times) - 1
     table = np.zeros((num_steps, k - 1))
@@ -203,7 +210,7 @@ def velocity_weights(weights: Sequence[float], times: np.ndarray) -> np.ndarray:
 
 
 def _interpolant_integral(nodes: np.ndarray, begin: float, end: float) -> np.ndarray:
-    """Return weights that integrate every polynomial of degree < len(nodes) over [begin, end] from its node values."""
+    """Return weights of node values that integrate polynomials of degree < len(nodes) over [begin, end]."""
     scale = np.max(np.abs(nodes - nodes[0])) or 1.0
     s, lower, upper = ((np.asarray(t) - nodes[0]) / scale for t in (nodes, begin, end))
     powers = np.arange(len(nodes))

@@ -17,6 +17,7 @@ class Tableau:
     Attributes:
         a: s rows, row m holding the m coefficients of the earlier stages (the first is empty).
         b: the s weights; they sum to 1.
+
     """
 
     a: tuple[tuple[float, ...], ...]
@@ -35,7 +36,9 @@ class Tableau:
         if not all(math.isfinite(value) for value in (*self.b, *sum(self.a, ()))):
             raise ValueError(f"the coefficients of a tableau must be finite, got {self!r}; look for a nan")
         if abs(sum(self.b) - 1) > TOLERANCE:
-            raise ValueError(f"the weights b of a tableau must sum to 1, got {sum(self.b)!r}; rescale {self.b}")
+            raise ValueError(
+                f"the weights b of a tableau must sum to 1, got {sum(self.b)!r}; rescale {self.b}"
+            )
 
     @property
     def c(self) -> tuple[float, ...]:

@@ -22,13 +22,15 @@ from genpo_jax.solvers.grid import TimeGrid, check_num_steps
 
 @dataclass(frozen=True)
 class VerletSolver(MeanOutput):
-    """Integrate a pair `(x, y)` by kick-drift-kick (Störmer-Verlet on the doubled system x' = v(y), y' = v(x)).
+    """Integrate a pair `(x, y)` by kick-drift-kick: Störmer-Verlet on x' = v(y), y' = v(x).
 
         y += h/2 v(x, t),   x += h v(y, t + h/2),   y += h/2 v(x, t + h)
 
-    Every line is a shear, so the determinant is 1 for any velocity and any grid, and the inverse runs the lines
-    backwards with minus signs. The last kick of a step and the first of the next use the same velocity and are
-    merged: 2 M + 1 network calls. Second order and self-adjoint. Nothing damps the difference x - y, which grows
+    Every line is a shear, so the determinant is 1 for any velocity and any grid, and the inverse runs the
+    lines backwards with minus signs. The last kick of a step and the first of the next use the same velocity
+    and are merged: 2 M + 1 network calls. Second order and self-adjoint. Nothing damps the difference x - y,
+    which
+        grows
     where the flow contracts. The action is the mean of the pair.
 
     Attributes:
@@ -37,6 +39,7 @@ class VerletSolver(MeanOutput):
         grid: the M + 1 times; None for equal steps from 0 to 1.
         constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
         max_error: largest accepted prediction of the float32 round-trip error.
+
     """
 
     num_steps: int = 5
@@ -64,7 +67,7 @@ class VerletSolver(MeanOutput):
         return 0.0
 
     def forward(self, velocity: Velocity, state: Array) -> Array:
-        """Integrate a pair `[..., 2, d]` from the first time of the grid to the last; see `StepSolver.forward`."""
+        """Integrate a pair `[..., 2, d]` over the grid; see `StepSolver.forward`."""
         velocity, (x, y) = checked_velocity(velocity), split_state(state, 2)
         y = y + 0.5 * float(self.times.steps[0]) * velocity(x, jnp.asarray(self.times.times[0], x.dtype))
         return jnp.stack(self._walk(velocity, (x, y)), axis=-2)

@@ -1,9 +1,10 @@
-"""Take the steps of a reversible solver: unrolled, scanned, or scanned with gradients that store no iterates."""
+"""Take the steps of a solver: unrolled, scanned, or scanned with gradients that store no iterates."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -36,6 +37,7 @@ def walk(
 
     Returns:
         The carry after the last step.
+
     """
     if not len(coefs[0]):
         return carry
@@ -94,8 +96,9 @@ def _walk_constant_memory(step: Step, unstep: Step, velocity: Callable, rows: Ca
 def _hoist(velocity: Callable, x: Array, t: Array) -> tuple[Callable, list[Array]]:
     """Return `bind` and the arrays that `velocity` closes over, so that `bind(arrays)` is the velocity.
 
-    A custom derivative sees only its arguments. `jax.closure_convert` leaves out arrays that are batched but not
-    differentiated, which then leak out of a `vmap` inside of a `grad`; here every traced array is an argument.
+    A custom derivative sees only its arguments. `jax.closure_convert` leaves out arrays that are batched but
+    not differentiated, which then leak out of a `vmap` inside of a `grad`; here every traced array is an
+    argument.
     """
     traced = jax.make_jaxpr(velocity)(x, t)
 

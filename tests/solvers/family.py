@@ -55,7 +55,12 @@ def mlp_params(seed: int, event_size: int, dtype=jnp.float64, width: int = 16) -
     rng = np.random.default_rng(seed)
     first, last = rng.normal(size=(event_size, width)), rng.normal(size=(width, event_size))
     first, last = first / np.linalg.norm(first, 2), last / np.linalg.norm(last, 2)
-    values = {"first": first, "bias": rng.normal(size=width), "time": 3 * rng.normal(size=width), "last": last}
+    values = {
+        "first": first,
+        "bias": rng.normal(size=width),
+        "time": 3 * rng.normal(size=width),
+        "last": last,
+    }
     return {name: jnp.asarray(value, dtype) for name, value in values.items()}
 
 

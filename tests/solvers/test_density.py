@@ -70,7 +70,12 @@ def test_shapes_follow_the_sample_batch_and_event_convention():
     state, log_prob = flow.sample_and_log_prob(seed=jax.random.key(0), sample_shape=(6,))
     assert state.shape == (6, 4, 5, 3, 2)
     assert log_prob.shape == (6, 4, 5)
-    assert (flow.batch_shape, flow.event_shape, flow.event_ndims_in, flow.event_ndims_out) == ((4, 5), (3, 2), 2, 2)
+    assert (flow.batch_shape, flow.event_shape, flow.event_ndims_in, flow.event_ndims_out) == (
+        (4, 5),
+        (3, 2),
+        2,
+        2,
+    )
     assert flow.entropy().shape == (4, 5)
     noise, log_det = flow.inverse_and_log_det(state)
     assert noise.shape == state.shape
@@ -111,13 +116,20 @@ def test_the_expected_ratio_is_one_and_the_gradient_at_the_old_parameters_is_the
     def mean_log_prob(params):
         return Flow(solver, mlp_velocity(params), base).log_prob(state).mean()
 
-    for a, b in zip(*map(jax.tree.leaves, (jax.grad(mean_ratio)(old), jax.grad(mean_log_prob)(old))), strict=True):
+    for a, b in zip(
+        *map(jax.tree.leaves, (jax.grad(mean_ratio)(old), jax.grad(mean_log_prob)(old))), strict=True
+    ):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
 def test_a_small_tau_keeps_the_action_distribution_of_a_trained_flow_and_independent_iterates_do_not():
-    """v = m - x_0 along straight lines would need a network; v = 0 shows it: the action should keep variance 1."""
+    """A flow that is trained already may do nothing, v = 0: its action should keep the variance 1."""
     solver = MultistepSolver(5, 1, 0.75)
-    for base, expected in [(correlated_normal(2, 1, 0.05, jnp.float64), 1.0), (standard_normal(2, 1, jnp.float64), 0.708)]:
-        state = Flow(solver, lambda x, t: jnp.zeros_like(x), base).sample(seed=jax.random.key(0), sample_shape=40_000)
+    for base, expected in [
+        (correlated_normal(2, 1, 0.05, jnp.float64), 1.0),
+        (standard_normal(2, 1, jnp.float64), 0.708),
+    ]:
+        state = Flow(solver, lambda x, t: jnp.zeros_like(x), base).sample(
+            seed=jax.random.key(0), sample_shape=40_000
+        )
         assert abs(float(solver.output(state).std()) - expected) < 0.02

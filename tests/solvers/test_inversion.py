@@ -7,7 +7,14 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from genpo_jax.solvers import Flow, HistorySolver, correlated_normal, power_grid, standard_normal, uniform_grid
+from genpo_jax.solvers import (
+    Flow,
+    HistorySolver,
+    correlated_normal,
+    power_grid,
+    standard_normal,
+    uniform_grid,
+)
 from tests.solvers.family import NAMES, make, mlp_params, mlp_velocity, random_state
 
 SIZES = (1, 3, 17, 64)
@@ -89,7 +96,9 @@ def test_the_log_determinant_holds_in_float32(name, size):
 def check_log_det(solver, size, dtype, seed, tolerance):
     velocity = mlp_velocity(mlp_params(seed, size, dtype))
     state = random_state(seed, solver, size, dtype)
-    jacobian = jax.jit(jax.jacfwd(lambda z: solver.forward(velocity, z)))(state).reshape(state.size, state.size)
+    jacobian = jax.jit(jax.jacfwd(lambda z: solver.forward(velocity, z)))(state).reshape(
+        state.size, state.size
+    )
     _, log_det = np.linalg.slogdet(np.asarray(jacobian, np.float64))
     np.testing.assert_allclose(log_det, solver.log_det(size), atol=tolerance, rtol=tolerance)
 
@@ -136,7 +145,7 @@ def test_the_base_density_may_be_correlated_and_the_pair_density_still_integrate
 
 
 def test_one_history_step_by_hand():
-    """x_1 = .25 x_0 + .75 x_{-1} + 1.75 v = .25 * 2 + .75 * 4 + 1.75 * 2 = 7, and x_0 moves to the second place."""
+    """x_1 = .25 x_0 + .75 x_{-1} + 1.75 v = .25 * 2 + .75 * 4 + 1.75 * 2 = 7; x_0 moves second."""
     solver = HistorySolver(1, 0.75)
     last = solver.forward(lambda x, t: x, jnp.array([[2.0], [4.0]]))
     np.testing.assert_allclose(last, [[7.0], [2.0]])
