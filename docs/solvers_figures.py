@@ -352,8 +352,8 @@ def measure_bfloat16() -> None:
                 back = jnp.concatenate([undo(part) for part in state.reshape(-1, rows, 2, size)])
                 error = jnp.abs(base.log_prob(back) - base.log_prob(noise))
                 print(
-                    f"  M={m:2d} {jnp.dtype(dtype).name:8s} {label:16s} median {float(jnp.median(error)):.1e} "
-                    f"99% {float(jnp.quantile(error, 0.99)):.1e} max {float(error.max()):.1e}"
+                    f"  M={m:2d} {jnp.dtype(dtype).name:8s} {label:16s} median {jnp.median(error):.1e} "
+                    f"99% {jnp.quantile(error, 0.99):.1e} max {error.max():.1e}"
                 )
 
 

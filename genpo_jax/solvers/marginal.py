@@ -171,7 +171,7 @@ def _log_weights(flow: Flow, proposal: HistoryProposal, action: Array, key: Arra
         raise ValueError(f"num_samples must be >= 1, got {num_samples}; 64 is the default")
     if action.shape[-1] != flow.event_shape[-1]:
         raise ValueError(
-            f"actions must have shape [..., {flow.event_shape[-1]}], got {action.shape}; use flow.action(state)"
+            f"actions must be [..., {flow.event_shape[-1]}], got {action.shape}; pass flow.action(state)"
         )
     rest = proposal.sample(key, action, num_samples)
     actions = jnp.broadcast_to(action[None], (num_samples, *action.shape))
