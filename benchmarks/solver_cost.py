@@ -85,9 +85,27 @@ def import_seconds(repeats: int = 5) -> float:
     return statistics.median(float(run.stdout) for run in runs)
 
 
+def measure_gradient(params: list, obs: jax.Array, num_steps: int, repeats: int) -> None:
+    """Print what constant memory costs: the gradient of the inverse against that of a plain scan."""
+    state = jax.random.normal(jax.random.key(2), (len(obs), 2, ACTION))
+    runs = [
+        jax.jit(jax.grad(lambda p, o, s, solver=solver: solver.inverse(make_velocity(p, o), s).sum()))
+        for solver in (
+            HistorySolver(num_steps, unroll=False),
+            HistorySolver(num_steps, constant_memory=True),
+        )
+    ]
+    for run in runs:
+        seconds(run, params, obs, state)
+    pairs = [[seconds(run, params, obs, state) for run in runs] for _ in range(repeats)]
+    plain, walked = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
+    print(f"gradient of the history inverse: scan {plain:.1f} ms, constant memory {walked:.1f} ms")
+
+
 def main() -> None:
-    """Print one row for each solver and direction."""
+    """Print one row for each solver and direction, and the price of constant memory."""
     parser = argparse.ArgumentParser()
+    parser.add_argument("--only", nargs="*", help="names of solvers; default: all")
     parser.add_argument("--batch", type=int, default=4096)
     parser.add_argument("--num-steps", type=int, default=5)
     parser.add_argument("--repeats", type=int, default=15)
@@ -110,6 +128,8 @@ def main() -> None:
     obs = jax.random.normal(jax.random.key(1), (args.batch, OBS))
     print("solver        direction  calls  loop ms  solver ms  quotient (quartiles)")
     for name, (solver, calls) in solvers.items():
+        if args.only is not None and name not in args.only:
+            continue
         state = jax.random.normal(jax.random.key(2), (args.batch, solver.num_states, ACTION))
         bare = jax.jit(loop(calls))
         for direction in ("forward", "inverse"):
@@ -128,6 +148,7 @@ def main() -> None:
                 f"  {middle:.3f} ({low:.3f}-{high:.3f})",
                 flush=True,
             )
+    measure_gradient(params, obs, m, args.repeats)
 
 
 if __name__ == "__main__":

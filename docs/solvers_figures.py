@@ -95,6 +95,12 @@ def save(figure, name: str) -> None:
     plt.close(figure)
 
 
+def label_ticks(axis, values) -> None:
+    """Label a logarithmic axis at the values measured, and nowhere else."""
+    axis.set_xticks(values, [str(value) for value in values])
+    axis.xaxis.minorticks_off()
+
+
 def draw_order() -> None:
     """Plot the error of the action against network calls, on equal and on uneven steps."""
     starts = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, size=(16, 3)))
@@ -198,7 +204,6 @@ def draw_stability() -> None:
     """Plot the regions of μ h where a step of x' = μ x does not grow."""
     real, imag = np.linspace(-2.6, 0.6, 161), np.linspace(-1.8, 1.8, 181)
     figure, axes = plt.subplots(2, 4, figsize=(12, 6), sharex=True, sharey=True)
-    print("stability: most negative real μ h with spectral radius <= 1")
     names = [name for name in FAMILY if name != "multistep 1"]
     for axis, name in zip(axes.ravel(), names, strict=True):
         radius = stability(name, real, imag)
@@ -209,46 +214,41 @@ def draw_stability() -> None:
         axis.set_title(
             f"{name} ({CALLS.get(name, 1)} call{'s' if CALLS.get(name, 1) > 1 else ''} a step)", fontsize=9
         )
-        line = stability(name, np.linspace(-3, 0, 601), np.zeros(1))[0]
-        unstable = np.flatnonzero(line[::-1] > 1 + 1e-6)
-        limit = np.linspace(0, -3, 601)[unstable[0] - 1] if len(unstable) and unstable[0] else 0.0
-        print(f"  {name:12s} {limit:.2f}")
     for axis in axes[-1]:
         axis.set_xlabel("Re μ h")
     for axis in axes[:, 0]:
         axis.set_ylabel("Im μ h")
     save(figure, "stability")
+    print("stability: most negative real μ h with spectral radius <= 1")
+    line = np.linspace(0, -3, 601)
+    for name in FAMILY:
+        unstable = np.flatnonzero(stability(name, line, np.zeros(1))[0] > 1 + 1e-6)
+        print(f"  {name:12s} {line[max(unstable[0] - 1, 0)]:.2f}")
 
 
 def draw_log_det() -> None:
-    """Plot log |det| of the autodiff Jacobian against the closed form."""
-    figure, axis = plt.subplots(figsize=(5.2, 4.4))
-    worst = 0.0
+    """Plot the difference between log |det| of the autodiff Jacobian and the closed form."""
+    figure, axis = plt.subplots(figsize=(6, 4.2))
+    shapes = [(1, 2), (3, 5), (3, 9), (17, 5), (17, 12), (64, 5), (64, 20)]
+    worst = {}
     for name in FAMILY:
-        closed, measured = [], []
-        for size, m in [(1, 2), (3, 5), (3, 9), (17, 5), (17, 12), (64, 5), (64, 20)]:
+        differences = []
+        for size, m in shapes:
             solver = build(name, m, grid=power_grid(m, 1.2))
             field = network(size, size, jnp.float64)
             state = jax.random.normal(jax.random.key(m), (solver.num_states, size))
             jacobian = jax.jit(jax.jacfwd(lambda z, s=solver, f=field: s.forward(f, z)))(state)
-            measured.append(np.linalg.slogdet(np.asarray(jacobian).reshape(state.size, state.size))[1])
-            closed.append(solver.log_det(size))
-        worst = max(worst, float(np.max(np.abs(np.subtract(closed, measured)))))
-        axis.plot(
-            closed,
-            measured,
-            "o",
-            mfc="none",
-            color=STYLE[name][0],
-            label=name,
-            ms=4 + 2 * list(FAMILY).index(name) % 9,
-        )
-    print(f"log-det: largest difference to autodiff in float64 {worst:.1e}")
-    ends = axis.get_xlim()
-    axis.plot(ends, ends, color="k", lw=0.6)
-    axis.set_xlabel("closed form")
-    axis.set_ylabel("log |det| of the autodiff Jacobian")
-    axis.legend(fontsize=8)
+            measured = np.linalg.slogdet(np.asarray(jacobian).reshape(state.size, state.size))[1]
+            differences.append(max(abs(measured - solver.log_det(size)), 1e-16))
+        worst[name] = max(differences)
+        color, dash = STYLE[name]
+        axis.semilogy(differences, dash, color=color, marker=".", label=name)
+    print(f"log-det: largest difference to autodiff in float64 {max(worst.values()):.1e}")
+    axis.set_xticks(range(len(shapes)), [f"d={size}\nM={m}" for size, m in shapes])
+    axis.axhline(1e-9, color="k", ls="--", lw=1)
+    axis.text(0, 1.3e-9, "required", fontsize=8)
+    axis.set_ylabel("| closed form - autodiff |")
+    axis.legend(fontsize=7, ncol=3, loc="upper center", bbox_to_anchor=(0.5, 1.2))
     axis.grid(alpha=0.3)
     save(figure, "log_det")
 
@@ -275,6 +275,7 @@ def draw_memory() -> None:
                 steps, sizes, marker=marker, color=STYLE[name][0], ls="-" if walked else "--", label=label
             )
             print(f"memory: {label}: M=4 {sizes[0]:.1f} MB, M=64 {sizes[-1]:.1f} MB")
+    label_ticks(axis, steps)
     axis.set_xlabel("number of steps M")
     axis.set_ylabel("memory of the compiled gradient (MB)")
     axis.legend(fontsize=7)
@@ -316,7 +317,8 @@ def draw_ratio() -> None:
                 color=STYLE[name][0],
                 label=f"{name}, {'state' if dash == '-' else 'action'}",
             )
-    axis.set_xlabel("size of the change of velocity")
+    label_ticks(axis, changes)
+    axis.set_xlabel("size c of the change of velocity")
     axis.set_ylabel("effective sample size / batch")
     axis.legend(fontsize=8)
     axis.grid(alpha=0.3)

@@ -38,6 +38,8 @@ FAMILY: dict[str, Callable[..., StepSolver]] = {
     "rk-4": lambda num_steps, **options: RungeKuttaSolver(num_steps, RK4, **options),
 }
 NAMES = sorted(FAMILY)
+# One solver for each kind of step, where every member would be too slow.
+KINDS = ["history", "multistep-2", "multistep-3", "belm", "coupled", "verlet", "rk-ralston", "rk-4"]
 
 
 def make(name: str, num_steps: int, **options) -> StepSolver:

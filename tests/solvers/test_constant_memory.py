@@ -6,10 +6,8 @@ import numpy as np
 import pytest
 
 from genpo_jax.solvers import DiagonalNormal, Flow, HistorySolver, power_grid
-from tests.solvers.family import make, mlp, mlp_params, mlp_velocity, random_state
+from tests.solvers.family import KINDS, make, mlp, mlp_params, mlp_velocity, random_state
 
-# One solver for each kind of step.
-STEPS = ["history", "multistep-2", "multistep-3", "belm", "coupled", "verlet", "rk-ralston", "rk-4"]
 TOLERANCE = {jnp.float32: 1e-4, jnp.float64: 1e-9}
 
 
@@ -29,7 +27,7 @@ def loss_of(solver, method):
 
 
 @pytest.mark.parametrize("method", ["forward", "inverse"])
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", KINDS)
 def test_gradients_equal_those_of_plain_autodiff_in_float64(name, method):
     plain, walked = (make(name, 6, constant_memory=flag, grid=power_grid(6, 1.4)) for flag in (False, True))
     params, state = mlp_params(0, 3), random_state(0, plain, 3, batch=(5,))
