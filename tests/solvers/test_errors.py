@@ -92,7 +92,7 @@ CASES = {
         lambda: MultistepSolver(5, 3, 0.3, (0.1,)),
         "order - 1 = 2",
         "(0.1,)",
-        "leave it out",
+        "leave them out",
     ),
     "coupled mix": (lambda: CoupledSolver(5, 1.2), "0 < mix <= 1", "1.2", "0.95"),
     "coupled too many steps": (lambda: CoupledSolver(20, 0.5), "at most 1e-03", "0.5", "num_steps <= 6"),
