@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from genpo_jax.solvers import DiagonalNormal, Flow, HistorySolver, power_grid
-from tests.solvers.family import KINDS, make, mlp, mlp_params, mlp_velocity, random_state
+
+from .family import KINDS, make, mlp, mlp_params, mlp_velocity, random_state
 
 TOLERANCE = {jnp.float32: 1e-4, jnp.float64: 1e-9}
 

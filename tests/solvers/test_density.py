@@ -15,7 +15,8 @@ from genpo_jax.solvers import (
     correlated_normal,
     standard_normal,
 )
-from tests.solvers.family import NAMES, make, mlp_params, mlp_velocity, random_state
+
+from .family import NAMES, make, mlp_params, mlp_velocity, random_state
 
 
 def test_the_diagonal_normal_is_a_product_of_normals():

@@ -15,7 +15,8 @@ from genpo_jax.solvers import (
     standard_normal,
     uniform_grid,
 )
-from tests.solvers.family import KINDS, NAMES, make, mlp_params, mlp_velocity, random_state
+
+from .family import KINDS, NAMES, make, mlp_params, mlp_velocity, random_state
 
 SIZES = (1, 3, 17, 64)
 DTYPES = (jnp.float32, jnp.float64)
@@ -52,6 +53,16 @@ def test_the_round_trip_bound_holds_for_every_size_and_number_of_steps(name, dty
     for size in SIZES:
         for num_steps in range(1, 21):
             check_round_trip(name, dtype, size, num_steps, seed=num_steps)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bound_grows_with_the_lipschitz_constant_of_the_velocity_and_still_holds(name):
+    steep = mlp_velocity(mlp_params(1, 3))
+    for num_steps in (5, 10):
+        solver = make(name, num_steps, unroll=True)
+        error = round_trip(solver, lambda x, t: 3 * steep(x, t), random_state(1, solver, 3))
+        assert error <= solver.round_trip_bound(jnp.float64, lipschitz=3.0)
+        assert solver.round_trip_bound(jnp.float64, 3.0) > 50 * solver.round_trip_bound(jnp.float64)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -15,7 +15,8 @@ from genpo_jax.solvers import (
     marginal_log_ratio,
     standard_normal,
 )
-from tests.solvers.family import make, mlp_params, mlp_velocity
+
+from .family import make, mlp_params, mlp_velocity
 
 NAMES = ["history", "multistep-3", "coupled", "rk-midpoint"]
 

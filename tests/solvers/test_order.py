@@ -20,7 +20,8 @@ from genpo_jax.solvers import (
     uniform_grid,
 )
 from genpo_jax.solvers.multistep import iterate_weights, velocity_weights
-from tests.solvers.family import NAMES, make, pendulum, slope
+
+from .family import NAMES, make, pendulum, slope
 
 # Where a solver is in its asymptotic range: the coupling of reversible Euler must have closed the pair.
 STEPS = {"rk-4": [16, 32, 64], "rk-euler": [512, 1024, 2048], "history": [128, 256, 512]}

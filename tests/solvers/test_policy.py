@@ -8,7 +8,8 @@ from flax import nnx
 
 from genpo_jax.config import PolicyConfig
 from genpo_jax.policies import ReversiblePolicy
-from tests.solvers.family import KINDS, make
+
+from .family import KINDS, make
 
 CONFIG = PolicyConfig(network="encoder", encoder_sizes=(16,), head_sizes=(16, 16), time_embedding=4)
 
