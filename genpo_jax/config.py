@@ -34,7 +34,10 @@ class EnvConfig:
         _require(self.num_envs >= 1, ">= 1", "num_envs", self.num_envs)
         _require(self.action_repeat >= 1, ">= 1", "action_repeat", self.action_repeat)
         _require(
-            self.episode_length is None or self.episode_length >= 1, ">= 1", "episode_length", self.episode_length
+            self.episode_length is None or self.episode_length >= 1,
+            ">= 1",
+            "episode_length",
+            self.episode_length,
         )
 
 
@@ -88,9 +91,11 @@ class PPOConfig:
     num_minibatches: int = 4
     """Minibatches per epoch; must divide num_envs * unroll."""
     learning_rate: float = 5e-4
-    """Initial learning rate of Adam."""
+    """Initial learning rate of the policy (Adam)."""
+    value_learning_rate: float = 1e-3
+    """Learning rate of the value network; it has no KL to follow, so it stays constant."""
     target_kl: float | None = 0.01
-    """Adapt the learning rate to keep the KL of each minibatch near this value; None: keep it constant."""
+    """Adapt the policy's learning rate to keep the KL at the end of an update near this; None: keep it constant."""
     min_learning_rate: float = 1e-5
     """Lower bound of the adaptive learning rate."""
     max_learning_rate: float = 1e-2
@@ -118,7 +123,7 @@ class PPOConfig:
         """Check the ranges."""
         for name in ("unroll", "num_epochs", "num_minibatches"):
             _require(getattr(self, name) >= 1, ">= 1", name, getattr(self, name))
-        for name in ("learning_rate", "clip_range", "max_grad_norm"):
+        for name in ("learning_rate", "value_learning_rate", "clip_range", "max_grad_norm"):
             _require(getattr(self, name) > 0, "> 0", name, getattr(self, name))
         for name in ("target_kl", "value_clip"):
             value = getattr(self, name)

@@ -22,17 +22,40 @@ OUTPUT_GAIN = 0.01
 FREQUENCIES = (0.5, 16.0)
 
 
+def orthogonal(gain: float) -> Callable[..., Array]:
+    """Return an initialiser of matrices with orthonormal rows or columns, times `gain`.
+
+    The polar factor of a normal matrix, by the Newton-Schulz iteration (Higham, Functions of Matrices, ch. 8), is
+    uniform over such matrices, as is the usual QR factor. That one is not taken as LAPACK's QR, batched by a vmap
+    over seeds, can deadlock XLA's CPU thread pool (jaxlib 0.10.2).
+    """
+
+    def init(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+        tall = (max(shape), min(shape))
+        x = jax.random.normal(key, tall, dtype)
+        # Singular values are at most 1 from here; small ones grow by 3/2 a step until they converge to 1.
+        x = jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x / jnp.linalg.norm(x))
+        return gain * (x if shape[0] >= shape[1] else x.T)
+
+    return init
+
+
 def _dense(size_in: int, size_out: int, rngs: nnx.Rngs, gain: float = HIDDEN_GAIN, bias: bool = True) -> nnx.Linear:
-    return nnx.Linear(
-        size_in, size_out, use_bias=bias, kernel_init=nnx.initializers.orthogonal(gain), rngs=rngs
-    )
+    return nnx.Linear(size_in, size_out, use_bias=bias, kernel_init=orthogonal(gain), rngs=rngs)
 
 
 class MLP(nnx.Module):
     """Dense layers with an activation after each, and an optional linear output layer."""
 
     def __init__(
-        self, size_in: int, sizes: Sequence[int], activation: str, rngs: nnx.Rngs, *, size_out: int = 0, gain: float = 1.0
+        self,
+        size_in: int,
+        sizes: Sequence[int],
+        activation: str,
+        rngs: nnx.Rngs,
+        *,
+        size_out: int = 0,
+        gain: float = 1.0,
     ) -> None:
         ends = [size_in, *sizes]
         self.layers = nnx.List([_dense(a, b, rngs) for a, b in zip(ends[:-1], ends[1:], strict=True)])
@@ -107,7 +130,12 @@ class ConcatVelocity(nnx.Module):
     ) -> None:
         self.time = MLP(time_embedding, (64, 64), activation, rngs)
         self.trunk = MLP(
-            obs_size + action_size + 64, hidden_sizes, activation, rngs, size_out=action_size, gain=OUTPUT_GAIN
+            obs_size + action_size + 64,
+            hidden_sizes,
+            activation,
+            rngs,
+            size_out=action_size,
+            gain=OUTPUT_GAIN,
         )
         self.time_embedding = time_embedding
 

@@ -109,22 +109,25 @@ def improve(
             return loss(merge(params), minibatch, config)
 
         gradient, metrics = jax.grad(objective, has_aux=True)(learner.params)
-        learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], config)
         updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
-        params = jax.tree.map(lambda p, u: p - learning_rate * u, learner.params, updates)
-        metrics["train/grad_norm"] = optax.global_norm(gradient)
-        return Learner(params, opt_state, learning_rate), metrics
+        rates = {"policy": learner.learning_rate, "value": config.value_learning_rate}
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, p, u: p - rates[path[0].key] * u, learner.params, updates
+        )
+        metrics["train/grad_norm"] = optax.tree.norm(gradient)
+        return learner.replace(params=params, opt_state=opt_state), metrics
 
     def epoch(learner: Learner, key: Array) -> tuple[Learner, dict[str, Array]]:
         return jax.lax.scan(step, learner, shuffle(batch, key, config.num_minibatches))
 
     learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, config.num_epochs))
     first = metrics.pop("train/first_ratio_error")[0, 0]
-    return learner, {
-        **{name: values[-1].mean() for name, values in metrics.items()},
-        "train/first_ratio_error": first,
-        "train/learning_rate": learner.learning_rate,
-    }
+    metrics = {name: values[-1].mean() for name, values in metrics.items()}
+    # Once per update, by the KL at its end: within an update the KL starts at 0, and a rate that follows it
+    # minibatch by minibatch would saw between its bounds.
+    learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], config)
+    metrics |= {"train/first_ratio_error": first, "train/learning_rate": learning_rate}
+    return learner.replace(learning_rate=learning_rate), metrics
 
 
 def shuffle(batch: Tree, key: Array, num_minibatches: int) -> Tree:

@@ -1,21 +1,25 @@
 """The host side of a training run: chunks, evaluation, metrics, checkpoints."""
 
 import logging
+import os
 import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import jax
+from flax import nnx
 
 from genpo_jax import envs
 from genpo_jax.checkpoint import Checkpointer
 from genpo_jax.config import Config
 from genpo_jax.evaluation import Evaluator
 from genpo_jax.plots import draw_curve
+from genpo_jax.policies import make_policy
 from genpo_jax.progress import Progress
 from genpo_jax.sinks import MetricsWriter, write_config
 from genpo_jax.trainer import Trainer, TrainState
@@ -60,16 +64,19 @@ class Run:
                 before, env_steps = env_steps, env_steps + self.steps_per_chunk
                 metrics["time/steps_per_second"] = self.steps_per_chunk / (time.monotonic() - started)
                 metrics["time/compile_seconds"] = self.compile_seconds
-                if self._evaluation_due(before, env_steps):
+                evaluated = self._evaluation_due(before, env_steps)
+                if evaluated:
                     metrics |= self._evaluate(state)
                 last |= self._record(env_steps, metrics, progress)
+                if evaluated:
+                    draw_curve(self.run_dir)
                 if time.monotonic() - self.saved_time > 60 * self.config.checkpoint_minutes:
                     self._save(env_steps, state)
             self._save(env_steps, state)
+            draw_curve(self.run_dir)
             if stop:
                 progress.message(f"stopped and saved at {env_steps:,} env steps; go on with --resume")
         self.checkpointer.close()
-        draw_curve(self.run_dir)
         return last
 
     @property
@@ -85,11 +92,16 @@ class Run:
     def _start(self) -> tuple[TrainState, int]:
         key = jax.random.key(self.config.seed)
         self.previous_seconds = 0.0
-        if not self.config.resume:
-            return self.trainer.init(key), 0
-        _, state, meta = self.checkpointer.restore(jax.eval_shape(self.trainer.init, key))
-        self.previous_seconds = meta["wall_seconds"]
-        return state, int(state.num_updates) * self.config.steps_per_update
+        if self.config.resume:
+            env_steps, state, meta = self.checkpointer.restore(jax.eval_shape(self.trainer.init, key))
+            self.previous_seconds = meta["wall_seconds"]
+        else:
+            env_steps, state = 0, self.trainer.init(key)
+            # From here on there is always something to resume.
+            self.checkpointer.save(0, state, {"wall_seconds": 0.0})
+        settings = replace(self.config, resume=False, run_dir=None).to_dict()
+        write_config(self.run_dir, settings, jax.devices()[0].device_kind, jax.device_count())
+        return state, env_steps
 
     def _compile(self, state: TrainState, progress: Progress) -> Any:
         started = time.monotonic()
@@ -119,7 +131,6 @@ class Run:
 
     def _save(self, env_steps: int, state: TrainState) -> None:
         self.checkpointer.save(env_steps, state, {"wall_seconds": self._wall_seconds()})
-        draw_curve(self.run_dir)
         self.saved_time = time.monotonic()
 
     def _wall_seconds(self) -> float:
@@ -135,9 +146,9 @@ def train(config: Config, run_dir: Path) -> dict[str, float]:
     """
     envs.check(config.env, config.backend)
     check_run_dir(run_dir, config.resume)
-    run = Run(config, run_dir)
-    write_config(run_dir, config.to_dict(), platform=jax.devices()[0].device_kind, num_devices=jax.device_count())
-    return run.train()
+    # Bad solver parameters show here within a second; importing the physics takes ten.
+    nnx.eval_shape(lambda: make_policy(1, 1, config.policy, nnx.Rngs(0)))
+    return Run(config, run_dir).train()
 
 
 def check_run_dir(run_dir: Path, resume: bool) -> None:
@@ -147,6 +158,21 @@ def check_run_dir(run_dir: Path, resume: bool) -> None:
         raise ValueError(f"{run_dir} already holds a run; go on with --resume, or name another --run-dir")
     if resume and not exists:
         raise ValueError(f"--resume needs a run to go on with, but {run_dir} holds no config.json; check --run-dir")
+
+
+def configure_jax() -> None:
+    """Keep compiled programs between processes and multiply matrices in full float32.
+
+    On recent GPUs the default precision is TF32, whose error in the velocity differs between rollout and update and
+    shows in the ratio. The environment variables `JAX_COMPILATION_CACHE_DIR` and `JAX_DEFAULT_MATMUL_PRECISION` take
+    precedence.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "genpo_jax" / "xla"
+        jax.config.update("jax_compilation_cache_dir", str(cache))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if "JAX_DEFAULT_MATMUL_PRECISION" not in os.environ:
+        jax.config.update("jax_default_matmul_precision", "highest")
 
 
 @contextmanager
@@ -161,7 +187,7 @@ def _stop_requests() -> Iterator[list[int]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        logger.info("signal %d: finishing the chunk in flight, then saving", number)
+        logger.warning("signal %d: finishing the chunk in flight, then saving", number)
         restore()
 
     for number in previous:

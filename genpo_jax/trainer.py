@@ -88,9 +88,7 @@ class Trainer:
         reward_scale = state.reward_scale.absorb(rollout.reward, rollout.ended, self.config.ppo.gamma)
         scale = reward_scale.moments.std if self.config.ppo.normalize_rewards else 1.0
         batch = self._make_batch(agent, state, rollout.replace(reward=rollout.reward / scale), episodes.obs)
-        learner, metrics = ppo.improve(
-            state.learner, batch, shuffle_key, self.merge, self.optimizer, self.config.ppo
-        )
+        learner, metrics = ppo.improve(state.learner, batch, shuffle_key, self.merge, self.optimizer, self.config.ppo)
         metrics["train/skipped_gradients"] = (
             learner.opt_state.total_notfinite - state.learner.opt_state.total_notfinite
         ).astype(jnp.float32)
@@ -124,11 +122,12 @@ class Trainer:
         )
 
     def _chunk(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        state, metrics = jax.lax.scan(
-            lambda state, _: self.update(state), state, length=self.config.updates_per_chunk
-        )
-        episodes = jnp.maximum(metrics["train/episodes"].sum(), 1.0)
-        averaged = {name: metrics.pop(name).sum() / episodes for name in ("train/episode_return", "train/episode_length")}
+        state, metrics = jax.lax.scan(lambda state, _: self.update(state), state, length=self.config.updates_per_chunk)
+        # Without an episode that ended there is no return to report: 0 / 0 is NaN, which sinks write as null.
+        episodes = metrics["train/episodes"].sum()
+        averaged = {
+            name: metrics.pop(name).sum() / episodes for name in ("train/episode_return", "train/episode_length")
+        }
         return state, averaged | {name: REDUCTIONS.get(name, jnp.mean)(values) for name, values in metrics.items()}
 
     def _make_batch(self, agent: Agent, state: TrainState, rollout: Rollout, last_obs: Observation) -> ppo.Batch:

@@ -45,12 +45,10 @@ class ReversiblePolicy(nnx.Module):
             sizes = {"encoder_sizes": config.encoder_sizes, "head_sizes": config.head_sizes}
             self.velocity = EncodedVelocity(obs_size, action_size, rngs, **sizes, **shared)
         else:
-            self.velocity = ConcatVelocity(
-                obs_size, action_size, rngs, hidden_sizes=config.hidden_sizes, **shared
-            )
+            self.velocity = ConcatVelocity(obs_size, action_size, rngs, hidden_sizes=config.hidden_sizes, **shared)
         self.solver = solver
         self.action_size = action_size
-        log_scale = jnp.full((solver.num_states, action_size), math.log(config.initial_std))
+        log_scale = jnp.full((solver.num_states, action_size), math.log(config.initial_std), jnp.float32)
         self.log_scale = nnx.Param(log_scale) if config.base == "learned-scale" else None
 
     def sample(self, obs: Array, key: Array) -> tuple[Array, ReversibleRecord]:

@@ -1,0 +1,208 @@
+"""Checkpoints that are either restored bit for bit or refused, with the reason.
+
+Orbax writes and reads the arrays, but it restores overwritten bytes and a different dtype without a word.
+So each checkpoint also carries a manifest (`genpo_jax.manifest`), written last: a step without one was cut
+off in mid-save.
+
+    directory/<step>/state, meta     Orbax composite of the arrays and a JSON dict
+    directory/<step>/manifest.json   what makes the step complete
+    directory/superseded/<step>      the earlier version of a step that is just being saved again
+"""
+
+import json
+import logging
+import operator
+import os
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+from genpo_jax.files import sync
+from genpo_jax.manifest import (
+    MANIFEST,
+    DamagedCheckpointError,
+    IncompleteCheckpointError,
+    check_leaves,
+    describe_leaves,
+    verified_leaves,
+    write_manifest,
+)
+
+SUPERSEDED = "superseded"
+
+logger = logging.getLogger(__name__)
+
+
+class Checkpointer:
+    """Save a training state and restore the newest version that is intact.
+
+    Saving is synchronous: when `save` returns, the checkpoint is complete on disk and the state may be
+    donated. Nothing is written or removed before the first `save`, so another process can read the directory
+    of a running one.
+
+    Attributes:
+        directory: folder of the checkpoints; created by the first `save`.
+        keep: number of complete checkpoints to keep.
+
+    """
+
+    def __init__(self, directory: str | Path, keep: int = 3):
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1, got {keep}")
+        self.directory = Path(directory).absolute()
+        self.keep = keep
+        self._orbax = None
+        self._refused: set[Path] = set()
+
+    def steps(self) -> list[int]:
+        """Return the steps with a complete checkpoint, oldest first, without verifying their checksums."""
+        return sorted({int(path.name) for path in self._candidates() if (path / MANIFEST).is_file()})
+
+    def save(self, step: int, state: Any, meta: dict) -> None:
+        """Save `state` (a pytree of arrays) and `meta` (JSON) as `step`, then remove what `keep` leaves out.
+
+        Older checkpoints go only after this one is complete. Saving a step again replaces it.
+
+        Raises:
+            ValueError: `step` is negative.
+            TypeError: a leaf is not an array, or `meta` is not JSON.
+            OSError: the disk is full or not writable; the earlier checkpoints are then unchanged.
+
+        """
+        import orbax.checkpoint as ocp
+
+        step = operator.index(step)
+        if step < 0:
+            raise ValueError(f"step must be at least 0, got {step}")
+        json.dumps(meta)
+        leaves, arrays = describe_leaves(state), _named_arrays(state)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        target = self.directory / str(step)
+        self._set_aside(target)
+        items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
+        self._checkpointer().save(target, args=items)
+        write_manifest(target, leaves)
+        sync(self.directory)
+        self._refused.discard(target)
+        self._remove_all_but_newest(target)
+
+    def restore(self, abstract_state: Any) -> tuple[int, Any, dict]:
+        """Return `(step, state, meta)` of the newest intact checkpoint; a damaged one is named in a warning.
+
+        Args:
+            abstract_state: the expected state from `jax.eval_shape`. Leaves go to their `sharding` where they
+                have one, else to the default device, whatever number of devices saved them.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: no checkpoint is intact, or the newest intact one has other leaves, shapes or dtypes.
+
+        """
+        refusals = []
+        for path in self._candidates():
+            try:
+                saved = verified_leaves(path)
+            except IncompleteCheckpointError as error:
+                refusals.append(f"{path}: {error}")
+                logger.info("Ignoring checkpoint %s: %s", path, error)
+            except DamagedCheckpointError as error:
+                refusals.append(f"{path}: {error}")
+                self._refused.add(path)
+                warnings.warn(f"Checkpoint {path} is damaged ({error}); trying the one before it", stacklevel=2)
+            else:
+                check_leaves(path, saved, describe_leaves(abstract_state))
+                return int(path.name), *self._load(path, abstract_state)
+        if not refusals:
+            raise FileNotFoundError(f"no checkpoint in {self.directory}; check the path, or start a new run")
+        found = "\n  ".join(refusals)
+        raise ValueError(f"no intact checkpoint in {self.directory}; start a new run. Found:\n  {found}")
+
+    def wait(self) -> None:
+        """Return once all saves are on disk; saving is synchronous, so this is at once."""
+
+    def close(self) -> None:
+        """Release Orbax; the checkpointer may still be used."""
+        if self._orbax is not None:
+            self._orbax.close()
+            self._orbax = None
+
+    def _checkpointer(self):
+        import orbax.checkpoint as ocp
+
+        # Not CheckpointManager: without a word it skips a step that is older than its latest.
+        if self._orbax is None:
+            self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
+        return self._orbax
+
+    def _candidates(self) -> list[Path]:
+        """Return what may be a checkpoint, newest first, and a step before the version it supersedes."""
+        folders = [*self.directory.glob("*"), *(self.directory / SUPERSEDED).glob("*")]
+        steps = [path for path in folders if path.name.isdecimal() and path.is_dir()]
+        return sorted(steps, key=lambda path: (-int(path.name), path.parent.name == SUPERSEDED))
+
+    def _set_aside(self, target: Path) -> None:
+        """Free the name `target`; a complete checkpoint of that name is kept until it is replaced."""
+        for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            _remove(leftover)
+        if not (target / MANIFEST).is_file():
+            _remove(target)
+            return
+        kept = self.directory / SUPERSEDED / target.name
+        _remove(kept)
+        kept.parent.mkdir(exist_ok=True)
+        os.replace(target, kept)
+
+    def _remove_all_but_newest(self, saved: Path) -> None:
+        """Keep `saved` and the newest others; remove damaged, superseded, incomplete and older steps."""
+        candidates = [path for path in self._candidates() if path.parent == self.directory and path != saved]
+        sound = [path for path in candidates if (path / MANIFEST).is_file() and path not in self._refused]
+        kept = {saved, *sound[: self.keep - 1]}
+        for path in candidates:
+            if path not in kept:
+                _remove(path)
+        _remove(self.directory / SUPERSEDED)
+        self._refused &= kept
+
+    def _load(self, path: Path, abstract_state: Any) -> tuple[Any, dict]:
+        import jax
+        import jax.numpy as jnp
+        import orbax.checkpoint as ocp
+
+        # Without a sharding Orbax asks for the devices of the process that saved.
+        default = jnp.zeros(()).sharding
+        placed = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default
+            ),
+            abstract_state,
+        )
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(_named_arrays(placed)), meta=ocp.args.JsonRestore())
+        restored = self._checkpointer().restore(path, args=items)
+        return _from_named_arrays(placed, restored["state"]), restored["meta"]
+
+
+def _named_arrays(tree: Any) -> dict[str, Any]:
+    """Flatten to `{leaf number: array}` for any container; Orbax refuses arrays without elements."""
+    import jax
+
+    return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
+
+
+def _from_named_arrays(abstract: Any, arrays: dict[str, Any]) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    leaves, structure = jax.tree.flatten(abstract)
+    filled = [
+        arrays[f"{i:05d}"] if leaf.size else jnp.empty(leaf.shape, leaf.dtype, device=leaf.sharding)
+        for i, leaf in enumerate(leaves)
+    ]
+    return jax.tree.unflatten(structure, filled)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder; its manifest first, so that a removal that is cut off leaves an incomplete step."""
+    if path.is_dir():
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path)

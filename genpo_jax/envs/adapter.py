@@ -1,0 +1,81 @@
+"""What Brax and MuJoCo Playground share: turn one of their environments into an `Environment`."""
+
+import contextlib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from genpo_jax.envs.base import Observation
+
+
+class LibraryEnvironment:
+    """Present a Brax-like environment (`reset(raw_key)`, `step(state, action)`) as an `Environment`.
+
+    The state is the library's own, so renderers and exporters can read it. Both functions are jitted here,
+    once per adapter: seconds of Python tracing are paid once, whatever the batch size and whoever calls.
+
+    Args:
+        name: what error messages call the environment.
+        raw: the library's environment, without its wrappers; its actions must lie in [-1, 1].
+        default_episode_length: time limit in steps.
+
+    Attributes:
+        raw: the library's environment.
+
+    Raises:
+        ValueError: if an observation is not a vector (pixels, for example).
+
+    """
+
+    def __init__(self, name: str, raw: Any, default_episode_length: int):
+        self.name = name
+        self.raw = raw
+        self.default_episode_length = default_episode_length
+        self.action_size = int(raw.action_size)
+        self._reset = jax.jit(self._quiet_reset)
+        self._step = jax.jit(self._quiet_step)
+        self.observation_sizes = self._observation_sizes()
+
+    def reset(self, key: Array) -> tuple[Any, Observation]:
+        """Return a fresh `(state, observation)` for a typed PRNG key."""
+        return self._reset(jax.random.key_data(key))
+
+    def step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array]:
+        """Return `(state, observation, reward [], terminated [])` for an action [d] in [-1, 1]."""
+        return self._step(state, action)
+
+    def _quiet_reset(self, raw_key: Array):
+        with _deprecations_ignored():
+            state = self.raw.reset(raw_key)
+        return state, _named(state.obs)
+
+    def _quiet_step(self, state: Any, action: Array):
+        with _deprecations_ignored():
+            state = self.raw.step(state, action)
+        return state, _named(state.obs), jnp.asarray(state.reward), jnp.asarray(state.done).astype(bool)
+
+    def _observation_sizes(self) -> dict[str, int]:
+        _, obs = jax.eval_shape(self._reset, jax.random.key_data(jax.random.key(0)))
+        for key, leaf in obs.items():
+            if len(leaf.shape) != 1:
+                raise ValueError(
+                    f"observations must be vectors; '{key}' of {self.name} has shape {leaf.shape}; "
+                    "configure the environment without pixels"
+                )
+        return {key: leaf.shape[0] for key, leaf in obs.items()}
+
+
+def _named(obs: Array | Mapping[str, Array]) -> Observation:
+    return dict(obs) if isinstance(obs, Mapping) else {"state": obs}
+
+
+@contextlib.contextmanager
+def _deprecations_ignored():
+    """Silence the libraries' use of deprecated MJX names, which they report once per trace."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

@@ -1,0 +1,194 @@
+"""Batched episodes: action bounds, time limit, reset on termination and non-finite physics."""
+
+import dataclasses
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from genpo_jax.envs.base import Environment, Observation
+
+# Larger magnitudes count as non-finite: squares must not overflow float32 sums of the running statistics.
+LARGEST = 1e8
+
+
+class EpisodeState(flax.struct.PyTreeNode):
+    """Everything needed to go on, bit for bit. All leaves but `key` have a leading axis B.
+
+    Attributes:
+        env_state: states of the environments.
+        obs: current observation, finite, each [B, size].
+        episode_return: sum of rewards so far [B], float32.
+        episode_length: environment steps so far [B], int32.
+        pool: `(env_state, obs)` of B fresh resets; environment b takes entry b if its episode ends now.
+        key: typed PRNG key of later pools.
+
+    """
+
+    env_state: Any
+    obs: Observation
+    episode_return: Array
+    episode_length: Array
+    pool: tuple[Any, Observation]
+    key: Array
+
+
+class Timestep(flax.struct.PyTreeNode):
+    """What one step tells the rollout. All leaves have a leading axis B.
+
+    Attributes:
+        next_obs: the real observation after the step, before any reset, each [B, size].
+        reward: sum over the repeated actions [B], float32; 0 where `nonfinite`.
+        terminated: the task ended the episode; never with `truncated` [B].
+        truncated: the time limit or non-finite physics ended it [B].
+        nonfinite: an observation or the reward was not finite, or larger than `LARGEST` [B].
+        episode_return: including this step [B]; of the whole episode where it ended.
+        episode_length: likewise, in environment steps [B].
+
+    """
+
+    next_obs: Observation
+    reward: Array
+    terminated: Array
+    truncated: Array
+    nonfinite: Array
+    episode_return: Array
+    episode_length: Array
+
+
+@dataclasses.dataclass(frozen=True)
+class EpisodeEnv:
+    """Run B environments side by side, for ever: one that ends starts again from a pool of fresh states.
+
+    The pool is renewed by `refresh` and moves by one entry per step, so that neighbours, and two ends of one
+    environment less than B steps apart, start differently; a reset thus costs 1/T of itself per step.
+
+    Attributes:
+        env: one environment.
+        num_envs: B.
+        episode_length: time limit in environment steps, repeated actions included.
+        action_repeat: environment steps per action; rewards are summed until the episode ends.
+        squash: maps the policy's unbounded action into [-1, 1], `tanh` or `clip`.
+
+    Raises:
+        ValueError: if a count is not positive or `squash` is unknown.
+
+    """
+
+    env: Environment
+    num_envs: int
+    episode_length: int
+    action_repeat: int = 1
+    squash: Literal["tanh", "clip"] = "tanh"
+
+    def __post_init__(self):
+        for name in ("num_envs", "episode_length", "action_repeat"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.squash not in ("tanh", "clip"):
+            raise ValueError(f"squash must be 'tanh' or 'clip', got {self.squash!r}")
+
+    def init(self, key: Array) -> EpisodeState:
+        """Start B episodes, and fill the first pool, from a typed key."""
+        key, reset_key = jax.random.split(key)
+        # One reset of 2 B states, not two of B: it compiles once.
+        fresh = self._reset(reset_key, 2 * self.num_envs)
+        env_state, obs = jax.tree.map(lambda leaf: leaf[: self.num_envs], fresh)
+        return EpisodeState(
+            env_state=env_state,
+            obs=obs,
+            episode_return=jnp.zeros(self.num_envs, jnp.float32),
+            episode_length=jnp.zeros(self.num_envs, jnp.int32),
+            pool=jax.tree.map(lambda leaf: leaf[self.num_envs :], fresh),
+            key=key,
+        )
+
+    def refresh(self, state: EpisodeState) -> EpisodeState:
+        """Return `state` with a new pool; call it once at the start of each rollout."""
+        key, reset_key = jax.random.split(state.key)
+        return state.replace(pool=self._reset(reset_key, state.episode_length.shape[0]), key=key)
+
+    def step(self, state: EpisodeState, action: Array) -> tuple[EpisodeState, Timestep]:
+        """Advance every environment by one action [B, d], unbounded; reset those that end."""
+        bounded = jnp.tanh(action) if self.squash == "tanh" else jnp.clip(action, -1, 1)
+        env_state, obs, reward, terminated, length = jax.vmap(self._advance)(
+            state.env_state, bounded, state.episode_length
+        )
+        nonfinite = ~(_acceptable(reward) & _acceptable(*obs.values()))
+        terminated = terminated & ~nonfinite
+        timestep = Timestep(
+            next_obs=_where(nonfinite, state.obs, obs),
+            reward=jnp.where(nonfinite, 0.0, reward),
+            terminated=terminated,
+            truncated=~terminated & (nonfinite | (length >= self.episode_length)),
+            nonfinite=nonfinite,
+            episode_return=state.episode_return + jnp.where(nonfinite, 0.0, reward),
+            episode_length=length,
+        )
+        return self._restart(state, env_state, timestep), timestep
+
+    def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
+        """Put pool entries in place of the episodes that ended, and move the pool on by one."""
+        ended = timestep.terminated | timestep.truncated
+        env_state, obs = _where(ended, state.pool, (env_state, timestep.next_obs))
+        return state.replace(
+            env_state=env_state,
+            obs=obs,
+            episode_return=jnp.where(ended, 0.0, timestep.episode_return),
+            episode_length=jnp.where(ended, 0, timestep.episode_length),
+            pool=jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), state.pool),
+        )
+
+    def _reset(self, key: Array, count: int) -> tuple[Any, Observation]:
+        env_state, obs = jax.vmap(self.env.reset)(jax.random.split(key, count))
+        # A bad reset must not reach the policy; if the physics is bad too, the next step is caught.
+        obs = {name: jnp.where(jnp.abs(leaf) <= LARGEST, leaf, 0) for name, leaf in obs.items()}
+        return _strong((env_state, obs))
+
+    def _advance(self, env_state: Any, action: Array, length: Array):
+        """Step one environment `action_repeat` times, or until its episode ends."""
+        first = (*self._single_step(env_state, action), length + 1)
+        if self.action_repeat == 1:
+            return first
+
+        def again(carry, _):
+            env_state, _, reward, terminated, length = carry
+            ended = terminated | (length >= self.episode_length)
+            env_state, obs, more, terminated = self._single_step(env_state, action)
+            return _where(ended, carry, (env_state, obs, reward + more, terminated, length + 1)), None
+
+        return lax.scan(again, first, length=self.action_repeat - 1)[0]
+
+    def _single_step(self, env_state: Any, action: Array):
+        env_state, obs, reward, terminated = self.env.step(env_state, action)
+        return env_state, obs, reward.astype(jnp.float32), terminated
+
+
+def _acceptable(*leaves: Array) -> Array:
+    """Tell which rows are finite and at most `LARGEST` throughout [B]."""
+    rows = [jnp.all(jnp.abs(leaf) <= LARGEST, axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
+    return jnp.all(jnp.stack(rows), axis=0)
+
+
+def _where(mask: Array, on_true: Any, on_false: Any) -> Any:
+    """Select between two trees; the axes of `mask` are the leading ones of every leaf."""
+
+    def select(a, b):
+        return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+
+    return jax.tree.map(select, on_true, on_false)
+
+
+def _strong(tree: Any) -> Any:
+    """Make weakly typed leaves strong: libraries mix Python scalars in, and a type that changes recompiles.
+
+    Strong types in the pool are enough, as every step selects between the pool and what the library returns.
+    """
+
+    def cast(leaf):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        return leaf if is_key else lax.convert_element_type(leaf, leaf.dtype)
+
+    return jax.tree.map(cast, tree)

@@ -1,0 +1,123 @@
+"""What a checkpoint consists of: enough to tell whole from damaged, and one kind of state from another."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from genpo_jax.files import sync, write_atomically
+
+MANIFEST = "manifest.json"
+MAX_LEAVES_NAMED = 10
+
+
+class Leaf(NamedTuple):
+    """What a manifest records of one array of the state."""
+
+    path: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        """Write as `float32[3,4]`."""
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+class IncompleteCheckpointError(Exception):
+    """The save of this checkpoint was cut off."""
+
+
+class DamagedCheckpointError(Exception):
+    """The files of this checkpoint are not those that were saved."""
+
+
+def describe_leaves(tree: Any) -> list[Leaf]:
+    """Return path, shape and dtype of each array of a state, concrete or from `jax.eval_shape`.
+
+    Raises:
+        TypeError: a leaf is not an array.
+
+    """
+    import jax
+
+    leaves = []
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = jax.tree_util.keystr(path)
+        if not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+            raise TypeError(f"state{name} is {leaf!r}, not an array; store it as jnp.asarray or in `meta`")
+        leaves.append(Leaf(name, tuple(leaf.shape), str(leaf.dtype)))
+    return leaves
+
+
+def write_manifest(path: Path, leaves: list[Leaf]) -> None:
+    """Force the files under `path` to disk and record them and `leaves`: the checkpoint is then complete."""
+    files = {}
+    for file in sorted(path.rglob("*")):
+        sync(file)
+        if file.is_file():
+            files[file.relative_to(path).as_posix()] = [file.stat().st_size, _sha256(file)]
+    contents = {"files": files, "leaves": leaves}
+    signed = {"manifest": contents, "sha256": _sha256_of_json(contents)}
+    write_atomically(path / MANIFEST, json.dumps(signed, separators=(",", ":")).encode())
+
+
+def verified_leaves(path: Path) -> list[Leaf]:
+    """Return the leaves recorded for the checkpoint `path`, after comparing all its files with the manifest.
+
+    Raises:
+        IncompleteCheckpointError: there is no manifest.
+        DamagedCheckpointError: a file is missing, unreadable or differs from what was saved.
+
+    """
+    try:
+        manifest = _read_manifest(path)
+        for name, (size, sha256) in manifest["files"].items():
+            found = (path / name).stat().st_size
+            if found != size:
+                raise DamagedCheckpointError(f"{name} has {found} bytes, not {size}")
+            if _sha256(path / name) != sha256:
+                raise DamagedCheckpointError(f"{name} has another SHA-256 than when it was saved")
+    except OSError as error:
+        raise DamagedCheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
+    return [Leaf(name, tuple(shape), dtype) for name, shape, dtype in manifest["leaves"]]
+
+
+def _read_manifest(path: Path) -> dict:
+    if not (path / MANIFEST).is_file():
+        raise IncompleteCheckpointError(f"no {MANIFEST}, so its save did not finish")
+    try:
+        signed = json.loads((path / MANIFEST).read_bytes())
+        intact = signed["sha256"] == _sha256_of_json(signed["manifest"])
+    except (ValueError, KeyError, TypeError):
+        intact = False
+    if not intact:
+        raise DamagedCheckpointError(f"{MANIFEST} is not as it was written")
+    return signed["manifest"]
+
+
+def check_leaves(path: Path, saved: list[Leaf], expected: list[Leaf]) -> None:
+    """Raise a ValueError that names the leaves in which a checkpoint and the expected state differ."""
+    if saved == expected:
+        return
+    before, now = ({leaf.path: leaf for leaf in leaves} for leaves in (saved, expected))
+    differing = [name for name in before | now if before.get(name) != now.get(name)]
+    lines = [
+        f"state{name}: {before.get(name, 'nothing')} saved, {now.get(name, 'nothing')} expected"
+        for name in differing[:MAX_LEAVES_NAMED]
+    ]
+    if len(differing) > MAX_LEAVES_NAMED:
+        lines.append(f"and {len(differing) - MAX_LEAVES_NAMED} more")
+    details = "\n  ".join(lines or ["the same leaves in another order"])
+    raise ValueError(
+        f"checkpoint {path} must have the leaves of this configuration's state, but {len(differing)} differ; "
+        f"use the configuration it was saved with, or start a new run:\n  {details}"
+    )
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sha256_of_json(contents: dict) -> str:
+    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,79 @@
+"""The learning curve of a run as a picture."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+from genpo_jax.files import write_atomically
+from genpo_jax.sinks import METRICS_FILE, read_config, read_metrics
+
+CURVE_FILE = "curve.png"
+# Metric, label and style; the colours can be told apart with any colour vision (Okabe and Ito).
+LINES = (
+    (
+        "train/episode_return",
+        "training (sampled actions)",
+        {"color": "#8a8a8a", "linewidth": 0.9, "zorder": 2},
+    ),
+    ("eval/return_random", "evaluation, random base", {"color": "#0072B2", "linewidth": 2.0, "zorder": 4}),
+    ("eval/return_zero", "evaluation, zero base", {"color": "#D55E00", "linewidth": 2.0, "zorder": 3}),
+)
+
+
+def draw_curve(run_dir: str | Path) -> Path:
+    """Draw return over environment steps and over wall time into `curve.png`; return its path.
+
+    Raises:
+        FileNotFoundError: `run_dir` has no `metrics.jsonl`.
+
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
+
+    run_dir = Path(run_dir)
+    records = read_metrics(run_dir / METRICS_FILE)
+    # The object interface needs no display and leaves the caller's pyplot state alone.
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    by_steps, by_time = figure.subplots(1, 2, sharey=True)
+    _draw_panel(by_steps, records, "env_steps", 1.0)
+    _draw_panel(by_time, records, "wall_seconds", 1 / 60)
+    by_steps.set_xlabel("environment steps")
+    by_steps.xaxis.set_major_formatter(EngFormatter(sep=""))
+    by_steps.set_ylabel("episode return")
+    by_time.set_xlabel("wall time (minutes)")
+    if by_steps.lines:
+        by_steps.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
+    figure.suptitle(_title(run_dir), fontsize=12)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_atomically(run_dir / CURVE_FILE, picture.getvalue())
+    return run_dir / CURVE_FILE
+
+
+def _draw_panel(axes, records: list[dict[str, Any]], key: str, scale: float) -> None:
+    for metric, label, style in LINES:
+        points = [
+            (scale * record[key], record[metric])
+            for record in records
+            if record.get(metric) is not None and record.get(key) is not None
+        ]
+        if points:
+            few = len(points) <= 30 and (metric.startswith("eval/") or len(points) == 1)
+            axes.plot(*zip(*points, strict=True), label=label, marker="o" if few else "", markersize=4, **style)
+    if not axes.lines:
+        axes.text(0.5, 0.5, "no finished episode yet", transform=axes.transAxes, ha="center", color="#8a8a8a")
+        axes.set(xticks=[], yticks=[])
+    axes.grid(color="#e4e4e4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0.03, y=0.08)
+    axes.set_xlim(left=0)
+
+
+def _title(run_dir: Path) -> str:
+    """Return "env, method, seed n" from `config.json`, or the folder's name where there is none."""
+    try:
+        config = read_config(run_dir)["config"]
+    except FileNotFoundError:
+        return run_dir.absolute().name
+    return f"{config['env']}, {config['policy']['method']}, seed {config['seed']}"

@@ -1,0 +1,140 @@
+"""The progress line of a run: live in a terminal, one plain line per update elsewhere."""
+
+import math
+import sys
+import time
+from collections import deque
+from typing import Any, TextIO
+
+# Label and metric of each figure shown, most telling first.
+SHOWN_METRICS = (
+    ("return", "train/episode_return"),
+    ("eval", "eval/return_random"),
+    ("KL", "train/kl"),
+)
+SPEED_WINDOW = 20
+MIN_WIDTH_FOR_BAR = 100
+
+
+class Progress:
+    """Show environment steps, speed, return, KL and time left; use as a context manager.
+
+    Args:
+        total_steps: environment steps at which training ends.
+        start: environment steps already taken, where a run is resumed.
+        stream: where to write; standard output by default.
+
+    Raises:
+        ValueError: `total_steps` is not positive or `start` is negative.
+
+    """
+
+    def __init__(self, total_steps: int, start: int = 0, stream: TextIO | None = None):
+        from rich.console import Console
+
+        if total_steps < 1 or start < 0:
+            raise ValueError(f"need total_steps >= 1 and start >= 0, got {total_steps} and {start}")
+        self._total, self._start = total_steps, start
+        self._stream = sys.stdout if stream is None else stream
+        self._console = Console(file=self._stream, highlight=False)
+        self._live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._samples: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
+        self._metrics: dict[str, float] = {}
+        self._bar = self._task = None
+
+    def __enter__(self) -> "Progress":
+        """Start the live line, in a terminal."""
+        if self._live:
+            self._bar = _live_bar(self._console)
+            self._task = self._bar.add_task("", total=self._total, completed=self._start, **self._fields(self._start))
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Leave the last line on the screen."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def update(self, env_steps: int, metrics: dict[str, float]) -> None:
+        """Show the state after `env_steps`; a metric that is not given keeps its last value.
+
+        Speed is the mean over the last updates. It starts with the second, as the first may include
+        compilation.
+        """
+        self._samples.append((time.monotonic(), env_steps))
+        self._metrics |= {name: float(metrics[name]) for _, name in SHOWN_METRICS if name in metrics}
+        fields = self._fields(env_steps)
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=env_steps, refresh=True, **fields)
+        else:
+            percent = f"{100 * env_steps // self._total}%"
+            self._write_line("  ".join([fields["steps"], percent, fields["speed"], fields["metrics"], fields["eta"]]))
+
+    def message(self, text: str) -> None:
+        """Write `text` above the live line, or as a line of its own."""
+        if self._bar is not None:
+            self._bar.console.print(text, markup=False)
+        else:
+            self._write_line(text)
+
+    def _write_line(self, text: str) -> None:
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+    def _fields(self, env_steps: int) -> dict[str, Any]:
+        speed = self._speed()
+        left = None if not speed else max(self._total - env_steps, 0) / speed
+        return {
+            "steps": f"{_short(env_steps)}/{_short(self._total)} steps",
+            "speed": f"{'-' if speed is None else _short(speed)} steps/s",
+            "metrics": "  ".join(
+                f"{label} {_number(self._metrics[name])}" for label, name in SHOWN_METRICS if name in self._metrics
+            )
+            or "return -",
+            "eta": f"ETA {_clock(left)}",
+        }
+
+    def _speed(self) -> float | None:
+        """Return steps per second over the window, None where it is not known yet."""
+        if len(self._samples) < 2:
+            return None
+        (first_time, first_steps), (last_time, last_steps) = self._samples[0], self._samples[-1]
+        elapsed = last_time - first_time
+        return (last_steps - first_steps) / elapsed if elapsed > 0 else None
+
+
+def _live_bar(console):
+    from rich.progress import BarColumn, SpinnerColumn, TextColumn
+    from rich.progress import Progress as RichProgress
+
+    bar = [SpinnerColumn(), BarColumn(bar_width=12)] if console.width >= MIN_WIDTH_FOR_BAR else []
+    return RichProgress(
+        *bar,
+        TextColumn("{task.fields[steps]}"),
+        TextColumn("[cyan]{task.fields[speed]}"),
+        TextColumn("[green]{task.fields[metrics]}"),
+        TextColumn("[dim]{task.fields[eta]}"),
+        console=console,
+        refresh_per_second=4,
+    )
+
+
+def _short(value: float) -> str:
+    """Write 1234567 as `1.23M`."""
+    for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            scaled = value / unit
+            return f"{scaled:.{2 if scaled < 10 else 1 if scaled < 100 else 0}f}{name}"
+    return f"{value:.0f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}" if math.isfinite(value) else "-"
+
+
+def _clock(seconds: float | None) -> str:
+    if seconds is None:
+        return "-:--:--"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"

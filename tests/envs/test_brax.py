@@ -1,0 +1,170 @@
+import dataclasses
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genpo_jax.envs import EpisodeEnv, EpisodeState, make, registry
+from genpo_jax.envs.adapter import LibraryEnvironment
+
+
+@pytest.fixture(scope="module")
+def hopper():
+    return make("hopper", "spring")
+
+
+@pytest.fixture(scope="module")
+def pendulum():
+    return make("inverted_pendulum", "spring")
+
+
+def test_sizes_and_time_limit_are_those_of_brax(hopper):
+    assert (hopper.observation_sizes, hopper.action_size) == ({"state": 11}, 3)
+    assert hopper.default_episode_length == 1000
+
+
+def test_a_single_hopper_stands_for_its_first_steps(hopper):
+    state, obs = hopper.reset(jax.random.key(0))
+    assert obs["state"].shape == (11,)
+    for _ in range(3):
+        state, obs, reward, terminated = hopper.step(state, jnp.zeros(3))
+        assert 0.5 < reward < 1.5, "1 for standing, more or less for the speed"
+        assert not terminated
+    assert state.pipeline_state.x.pos[0, 2] > 0.7
+
+
+def strong(tree):
+    """Spare a second compilation: Brax's first step makes some types weak."""
+    return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
+
+
+def test_rollouts_equal_those_of_brax_own_wrappers_up_to_the_first_reset(pendulum):
+    from brax.envs import training
+
+    num_envs, limit = 8, 20
+    keys = jax.random.split(jax.random.key(0), num_envs)
+    actions = jax.random.normal(jax.random.key(1), (limit, num_envs, 1))
+    wrapped = training.wrap(pendulum.raw, episode_length=limit)
+    state = jax.jit(wrapped.reset)(jax.random.key_data(keys))
+    env_state, obs = jax.vmap(pendulum.reset)(keys)
+    np.testing.assert_allclose(obs["state"], state.obs, rtol=1e-6)
+
+    episodes = EpisodeEnv(pendulum, num_envs, episode_length=limit)
+    zeros = jnp.zeros(num_envs)
+    counts = {"episode_return": zeros, "episode_length": zeros.astype(jnp.int32)}
+    pool = (env_state, obs)
+    ours = EpisodeState(env_state=env_state, obs=obs, **counts, pool=pool, key=jax.random.key(2))
+    step, brax_step = jax.jit(episodes.step), jax.jit(lambda s, a: strong(wrapped.step(s, a)))
+    running = np.ones(num_envs, bool)
+    ends = {"terminated": 0, "truncated": 0}
+    for action in actions:
+        ours, timestep = step(ours, action)
+        state = brax_step(state, jnp.tanh(action))
+        ended = np.asarray(timestep.terminated | timestep.truncated)
+        np.testing.assert_array_equal(ended[running], state.done[running].astype(bool))
+        np.testing.assert_array_equal(timestep.truncated[running], state.info["truncation"][running] > 0)
+        np.testing.assert_array_equal(timestep.reward[running], state.reward[running])
+        ends["terminated"] += int(timestep.terminated[running].sum())
+        ends["truncated"] += int(timestep.truncated[running].sum())
+        running &= ~ended
+        np.testing.assert_allclose(ours.obs["state"][running], state.obs[running], rtol=1e-3, atol=1e-4)
+    assert min(ends.values()) > 0, "both kinds of end are compared"
+    assert not running.any()
+
+
+def test_the_state_is_that_of_brax_and_has_stable_types(hopper):
+    from brax.envs import State
+
+    episodes = EpisodeEnv(hopper, 4, 50)
+    first = jax.eval_shape(episodes.init, jax.random.key(0))
+    stepped, _ = jax.eval_shape(episodes.step, first, jax.ShapeDtypeStruct((4, 3), jnp.float32))
+    assert isinstance(first.env_state, State)
+    assert [(a.shape, a.dtype, a.weak_type) for a in jax.tree.leaves(first)] == [
+        (a.shape, a.dtype, a.weak_type) for a in jax.tree.leaves(stepped)
+    ]
+
+
+def test_inverted_pendulum_falls_within_a_hundred_steps_of_random_actions(pendulum):
+    episodes = EpisodeEnv(pendulum, 8, 1000)
+    actions = jax.random.normal(jax.random.key(1), (100, 8, 1))
+    state = jax.jit(episodes.init)(jax.random.key(0))
+    rollout = jax.jit(lambda s, a: jax.lax.scan(episodes.step, s, a), donate_argnums=0)
+    state, timesteps = rollout(state, actions)
+    assert timesteps.terminated.any(axis=0).all()
+    assert not (timesteps.truncated | timesteps.nonfinite).any()
+    np.testing.assert_array_equal(timesteps.episode_return, timesteps.episode_length)
+    rollout(state, actions)
+    assert rollout._cache_size() == 1
+
+
+def test_fast_needs_no_backend():
+    env = make("fast")
+    episodes = EpisodeEnv(env, 2, 3)
+    _, timestep = episodes.step(episodes.init(jax.random.key(0)), jnp.array([[1.0], [-1.0]]))
+    np.testing.assert_allclose(timestep.reward, [0.02 * 0.02, 0.0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.BRAX if name != "fast"])
+def test_actions_of_every_environment_lie_in_the_unit_interval(name):
+    rescaled_by_brax = {"humanoid", "humanoidstandup", "inverted_pendulum", "pusher"}
+    limits = make(name).raw.sys.actuator.ctrl_range
+    if name not in rescaled_by_brax:
+        np.testing.assert_array_equal(limits, np.tile([-1.0, 1.0], (len(limits), 1)))
+    np.testing.assert_array_equal(limits[:, 0], -limits[:, 1])
+
+
+def test_making_and_tracing_an_environment_is_silent():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env = make("hopper", "spring")
+        state, _ = jax.eval_shape(env.reset, jax.random.key(0))
+        jax.eval_shape(env.step, state, jnp.zeros(3))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Result:
+    obs: object
+    reward: object
+    done: object
+
+
+class Raw:
+    """Stand in for a library's environment with two observations; count how often Python runs."""
+
+    action_size = 1
+    traces = 0
+
+    def __init__(self, obs):
+        self.obs = obs
+
+    def reset(self, key):
+        del key
+        return Result(self.obs, 0.0, 0.0)
+
+    def step(self, state, action):
+        self.traces += 1
+        return Result(state.obs, action.sum(), 0.0)
+
+
+def test_named_observations_pass_through():
+    env = LibraryEnvironment("raw", Raw({"state": jnp.ones(2), "privileged_state": jnp.ones(3)}), 10)
+    assert env.observation_sizes == {"state": 2, "privileged_state": 3}
+    assert set(env.reset(jax.random.key(0))[1]) == {"state", "privileged_state"}
+
+
+def test_python_of_the_physics_runs_once_for_all_batch_sizes():
+    raw = Raw(jnp.ones(2))
+    env = LibraryEnvironment("raw", raw, 10)
+    for num_envs in (2, 3, 4):
+        episodes = EpisodeEnv(env, num_envs, 10)
+        state = jax.jit(episodes.init)(jax.random.key(0))
+        jax.jit(lambda s, e=episodes, n=num_envs: jax.lax.scan(e.step, s, jnp.zeros((3, n, 1))))(state)
+    assert raw.traces == 1
+
+
+def test_pixels_are_refused():
+    with pytest.raises(ValueError, match=r"must be vectors; 'state' of raw has shape \(4, 4, 3\)"):
+        LibraryEnvironment("raw", Raw(jnp.ones((4, 4, 3))), 10)

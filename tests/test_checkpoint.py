@@ -1,0 +1,297 @@
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from genpo_jax.checkpoint import Checkpointer
+from genpo_jax.manifest import MANIFEST
+
+
+def make_state(seed: int = 0):
+    params = {"w": jax.random.normal(jax.random.key(seed), (16, 8)), "b": jnp.full((8,), -0.0)}
+    optimizer = optax.adam(1e-3)
+    updates, optimizer_state = optimizer.update(params, optimizer.init(params))
+    return {
+        "params": optax.apply_updates(params, updates),
+        "optimizer": optimizer_state,
+        "key": jax.random.key(seed + 1),
+        "env_keys": jax.random.split(jax.random.key(seed + 2, impl="rbg"), 3),
+        "half": jnp.array([jnp.nan, 1 / 3, -jnp.inf], jnp.bfloat16),
+        "count": jnp.int32(2**31 - 1 - seed),
+        "flags": (jnp.array([True, False]), None),
+        "no_contacts": jnp.zeros((4, 0)),
+    }
+
+
+def as_bytes(leaf):
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf).tobytes()
+
+
+def assert_same_bits(restored, saved):
+    assert jax.tree.structure(restored) == jax.tree.structure(saved)
+    for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
+        assert (one.shape, one.dtype) == (other.shape, other.dtype)
+        assert as_bytes(one) == as_bytes(other)
+
+
+ABSTRACT = jax.eval_shape(make_state)
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory):
+    """Two checkpoints, at steps 100 and 200, made once and copied by the tests that damage them."""
+    directory = tmp_path_factory.mktemp("two_steps")
+    checkpointer = Checkpointer(directory)
+    checkpointer.save(100, make_state(1), {"name": "first"})
+    checkpointer.save(200, make_state(2), {"name": "second"})
+    checkpointer.close()
+    return directory
+
+
+@pytest.fixture
+def directory(two_steps, tmp_path):
+    return Path(shutil.copytree(two_steps, tmp_path / "checkpoints"))
+
+
+def files_of(step: Path) -> list[Path]:
+    return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+def flip_one_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def assert_falls_back_to_the_first(directory: Path) -> None:
+    with pytest.warns(UserWarning, match=r"200 is damaged \(.+\)"):
+        step, state, meta = Checkpointer(directory).restore(ABSTRACT)
+    assert (step, meta) == (100, {"name": "first"})
+    assert_same_bits(state, make_state(1))
+
+
+def test_the_newest_checkpoint_is_restored_bit_for_bit(directory):
+    with warnings.catch_warnings(action="error"):
+        step, state, meta = Checkpointer(directory).restore(ABSTRACT)
+    assert (step, meta) == (200, {"name": "second"})
+    assert_same_bits(state, make_state(2))
+
+
+def test_the_saved_bits_are_those_before_the_buffers_are_donated(tmp_path):
+    overwrite = jax.jit(lambda x: x * 0, donate_argnums=0)
+    state = jnp.arange(1_000_000.0)
+    checkpointer = Checkpointer(tmp_path)
+    checkpointer.save(1, {"x": state}, {})
+    overwrite(state).block_until_ready()
+    _, restored, _ = checkpointer.restore({"x": jax.ShapeDtypeStruct((1_000_000,), jnp.float32)})
+    assert_same_bits(restored, {"x": jnp.arange(1_000_000.0)})
+
+
+def test_one_flipped_byte_in_any_file_falls_back_to_the_previous_checkpoint(directory):
+    files = files_of(directory / "200")
+    assert len(files) > 5
+    for file in files:
+        intact = file.read_bytes()
+        flip_one_byte(file)
+        assert_falls_back_to_the_first(directory)
+        file.write_bytes(intact)
+
+
+def test_a_truncated_file_falls_back_to_the_previous_checkpoint(directory):
+    for file in files_of(directory / "200"):
+        intact = file.read_bytes()
+        file.write_bytes(intact[: len(intact) // 2])
+        assert_falls_back_to_the_first(directory)
+        file.write_bytes(intact)
+
+
+def test_a_missing_file_falls_back_to_the_previous_checkpoint(directory):
+    for file in files_of(directory / "200"):
+        if file.name != MANIFEST:
+            intact = file.read_bytes()
+            file.unlink()
+            assert_falls_back_to_the_first(directory)
+            file.write_bytes(intact)
+
+
+def test_a_checkpoint_without_manifest_is_not_a_checkpoint(directory):
+    (directory / "200" / MANIFEST).unlink()
+    checkpointer = Checkpointer(directory)
+    assert checkpointer.steps() == [100]
+    assert checkpointer.restore(ABSTRACT)[0] == 100
+
+
+def test_when_every_checkpoint_is_damaged_the_error_names_each_reason(directory):
+    flip_one_byte(max(files_of(directory / "200" / "state"), key=lambda path: path.stat().st_size))
+    (directory / "100" / MANIFEST).unlink()
+    with (
+        pytest.warns(UserWarning, match="200 is damaged"),
+        pytest.raises(ValueError, match=r"(?s)no intact.*200: state/.*SHA-256.*100: no manifest"),
+    ):
+        Checkpointer(directory).restore(ABSTRACT)
+
+
+def test_an_empty_or_absent_directory_is_reported_as_such(tmp_path):
+    for directory in (tmp_path, tmp_path / "absent"):
+        with pytest.raises(FileNotFoundError, match="no checkpoint in"):
+            Checkpointer(directory).restore(ABSTRACT)
+    assert not (tmp_path / "absent").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"half": jax.ShapeDtypeStruct((3,), jnp.float16)},
+            r"\['half'\]: bfloat16\[3\] saved, float16\[3\] exp",
+        ),
+        (
+            {"count": jax.ShapeDtypeStruct((1,), jnp.int32)},
+            r"\['count'\]: int32\[\] saved, int32\[1\] expected",
+        ),
+        ({"key": ABSTRACT["env_keys"]}, r"\['key'\]: key<fry>\[\] saved, key<rbg>\[3\] expected"),
+        ({"extra": ABSTRACT["count"]}, r"\['extra'\]: nothing saved, int32\[\] expected"),
+        ({"params": {}}, r"\['params'\]\['w'\]: float32\[16,8\] saved, nothing expected"),
+    ],
+)
+def test_a_state_of_another_configuration_raises_with_the_leaf(directory, change, message):
+    with pytest.raises(ValueError, match=message):
+        Checkpointer(directory).restore(ABSTRACT | change)
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    checkpointer = Checkpointer(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        checkpointer.save(step, {"x": jnp.ones(3)}, {})
+    assert checkpointer.steps() == [2, 3]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_a_step_can_be_saved_again(directory):
+    checkpointer = Checkpointer(directory)
+    checkpointer.save(200, make_state(7), {"name": "again"})
+    _, state, meta = checkpointer.restore(ABSTRACT)
+    assert meta == {"name": "again"}
+    assert_same_bits(state, make_state(7))
+    assert sorted(path.name for path in directory.iterdir()) == ["100", "200"]
+
+
+def test_after_a_fallback_the_next_save_replaces_the_damaged_checkpoint(directory):
+    flip_one_byte(files_of(directory / "200")[0])
+    checkpointer = Checkpointer(directory, keep=1)
+    with pytest.warns(UserWarning, match="damaged"):
+        checkpointer.restore(ABSTRACT)
+    checkpointer.save(150, make_state(3), {})
+    assert checkpointer.steps() == [150]
+
+
+def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
+    checkpointer = Checkpointer(tmp_path / "checkpoints")
+    with pytest.raises(ValueError, match="step must be at least 0, got -1"):
+        checkpointer.save(-1, {"x": jnp.ones(3)}, {})
+    with pytest.raises(TypeError, match=r"state\['x'\] is 3, not an array"):
+        checkpointer.save(0, {"x": 3}, {})
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        checkpointer.save(0, {"x": jnp.ones(3)}, {"when": object()})
+    with pytest.raises(ValueError, match="keep must be at least 1, got 0"):
+        Checkpointer(tmp_path, keep=0)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_a_failed_save_leaves_the_last_checkpoint(directory, monkeypatch):
+    def disk_full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("genpo_jax.manifest.write_atomically", disk_full)
+    for step in (200, 300):
+        with pytest.raises(OSError, match="No space left"):
+            Checkpointer(directory).save(step, make_state(9), {})
+    monkeypatch.undo()
+    step, state, _ = Checkpointer(directory).restore(ABSTRACT)
+    assert step == 200
+    assert_same_bits(state, make_state(2))
+
+
+KILLED_IN_MID_SAVE = """
+import os, signal, sys, threading
+from pathlib import Path
+import jax, jax.numpy as jnp
+import genpo_jax.manifest
+from genpo_jax.checkpoint import Checkpointer
+
+directory, step, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
+checkpointer = Checkpointer(directory, keep=1)
+make = lambda n: {"x": jnp.full((4_000_000,), n, jnp.float32)}
+checkpointer.save(100, make(1), {"n": 1})
+walk = lambda: {os.path.join(folder, file) for folder, _, files in os.walk(directory) for file in files}
+known = walk()
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def kill_when_orbax_has_begun():
+    while not any("state.orbax" in str(path) for path in walk() - known):
+        pass
+    kill()
+
+if moment == "arrays":
+    threading.Thread(target=kill_when_orbax_has_begun, daemon=True).start()
+else:
+    genpo_jax.manifest.write_atomically = kill
+checkpointer.save(step, make(2), {"n": 2})
+"""
+
+
+@pytest.mark.parametrize(("step", "moment"), [(200, "arrays"), (200, "manifest"), (100, "manifest")])
+def test_after_a_kill_in_mid_save_the_earlier_checkpoint_is_restored_and_saving_goes_on(tmp_path, step, moment):
+    command = [sys.executable, "-c", KILLED_IN_MID_SAVE, str(tmp_path), str(step), moment]
+    killed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    checkpointer = Checkpointer(tmp_path, keep=1)
+    restored_step, state, meta = checkpointer.restore({"x": jax.ShapeDtypeStruct((4_000_000,), jnp.float32)})
+    assert (restored_step, meta) == (100, {"n": 1})
+    assert_same_bits(state, {"x": jnp.ones(4_000_000)})
+    checkpointer.save(step, state, {"n": 3})
+    assert checkpointer.steps() == [step]
+    assert [path.name for path in tmp_path.iterdir()] == [str(step)]
+
+
+SAVED_ON_FOUR_DEVICES = """
+import sys
+import jax, jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from genpo_jax.checkpoint import Checkpointer
+
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+split = NamedSharding(mesh, PartitionSpec("data"))
+state = {"x": jnp.arange(8.0), "keys": jax.random.split(jax.random.key(0), 8)}
+checkpointer = Checkpointer(sys.argv[1])
+checkpointer.save(1, jax.device_put(state, split), {})
+abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=split), state)
+restored = checkpointer.restore(abstract)[1]
+assert len(restored["x"].sharding.device_set) == len(restored["keys"].sharding.device_set) == 4
+"""
+
+
+def test_a_checkpoint_of_four_devices_is_restored_on_one(tmp_path):
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-c", SAVED_ON_FOUR_DEVICES, str(tmp_path)]
+    subprocess.run(command, env=environment, check=True, timeout=60)
+    expected = {"x": jnp.arange(8.0), "keys": jax.random.split(jax.random.key(0), 8)}
+    _, state, _ = Checkpointer(tmp_path).restore(jax.eval_shape(lambda: expected))
+    assert_same_bits(state, expected)
+    assert state["x"].devices() == {jax.devices()[0]}

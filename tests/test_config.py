@@ -1,0 +1,65 @@
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
+
+
+@pytest.mark.parametrize(
+    ("part", "options", "message"),
+    [
+        (EnvConfig, {"num_envs": 0}, "num_envs must be >= 1, got 0"),
+        (EnvConfig, {"action_repeat": 0}, "action_repeat"),
+        (EnvConfig, {"episode_length": -1}, "episode_length"),
+        (PolicyConfig, {"hidden_sizes": ()}, "hidden_sizes"),
+        (PolicyConfig, {"time_embedding": 7}, "even"),
+        (PolicyConfig, {"initial_std": 0.0}, "initial_std"),
+        (PPOConfig, {"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
+        (PPOConfig, {"learning_rate": 0.5}, "max_learning_rate"),
+        (PPOConfig, {"num_epochs": 0}, "num_epochs"),
+        (PPOConfig, {"target_kl": -0.1}, "target_kl"),
+        (Config, {"num_timesteps": 0}, "num_timesteps"),
+        (Config, {"seed": -1}, "seed"),
+        (Config, {"ppo": PPOConfig(num_minibatches=3)}, "4096 \\* 32 = 131072 is not divisible"),
+    ],
+)
+def test_a_bad_setting_is_refused_with_rule_and_value(part, options, message):
+    with pytest.raises(ValueError, match=message):
+        part(**options)
+
+
+def test_a_config_survives_json():
+    config = Config(env="ant", policy=PolicyConfig(head_sizes=(8,)), ppo=PPOConfig(target_kl=None))
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_an_unknown_setting_is_named():
+    values = Config().to_dict() | {"colour": "red"}
+    with pytest.raises(ValueError, match="colour"):
+        Config.from_dict(values)
+
+
+def test_steps_and_chunks_are_counted_with_repeated_actions():
+    config = Config(num_timesteps=1000, updates_per_chunk=2, env_options=EnvConfig(num_envs=4, action_repeat=2))
+    assert config.steps_per_update == 4 * 32 * 2
+    assert config.num_chunks == 2  # 512 steps a chunk
+
+
+def test_every_field_is_documented():
+    import inspect
+
+    for part in (Config, EnvConfig, PolicyConfig, PPOConfig):
+        source = inspect.getsource(part)
+        for field in dataclasses.fields(part):
+            if field.name in ("env_options", "policy", "ppo"):
+                continue
+            after = source.split(f"    {field.name}: ")[1].split("\n")[1]
+            assert after.strip().startswith('"""'), field.name
+
+
+def test_the_config_and_the_command_line_load_no_jax():
+    code = "import sys, genpo_jax.config, experiments.locomotion; assert 'jax' not in sys.modules, 'jax is loaded'"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,162 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from genpo_jax.config import PolicyConfig
+from genpo_jax.policies import METHODS, make_policy
+
+OBS, ACTION = 6, 3
+SMALL = {"hidden_sizes": (16,), "encoder_sizes": (16,), "head_sizes": (16, 16)}
+
+
+def build(seed=0, **options):
+    policy = make_policy(OBS, ACTION, PolicyConfig(**SMALL, **options), nnx.Rngs(seed))
+    # An output layer near zero would hide mistakes: make the velocity large.
+    graph, params = nnx.split(policy)
+    key = jax.random.key(seed)
+    return nnx.merge(graph, jax.tree.map(lambda p: p + 0.15 * jax.random.normal(key, p.shape), params))
+
+
+def observations(count=32, seed=9):
+    return jax.random.normal(jax.random.key(seed), (count, OBS))
+
+
+def perturbed(policy, scale, seed=7):
+    graph, params = nnx.split(policy)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(seed), len(leaves))
+    moved = [p + scale * jax.random.normal(k, p.shape) for p, k in zip(leaves, keys, strict=True)]
+    return nnx.merge(graph, jax.tree.unflatten(tree, moved))
+
+
+VARIANTS = [
+    {"method": "gaussian"},
+    {"method": "genpo++"},
+    {"method": "genpo++", "base": "standard"},
+    {"method": "genpo++", "network": "concat"},
+    {"method": "genpo++", "num_steps": 10, "history_coef": 0.85},
+]
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_the_log_ratio_of_unchanged_parameters_is_zero(options):
+    policy, obs = build(**options), observations()
+    _, record = policy.sample(obs, jax.random.key(1))
+    # The large velocity of these tests takes states to about ten times the size that training sees.
+    amplification = 1.0 if options["method"] == "gaussian" else policy.solver.round_trip_error() / 1.2e-7
+    assert jnp.abs(policy.log_ratio(obs, record)).max() < 2e-5 * amplification
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_the_mean_ratio_of_moved_parameters_is_one(options):
+    policy = build(**options)
+    obs = jnp.broadcast_to(observations(1), (200_000, OBS))
+    _, record = policy.sample(obs, jax.random.key(1))
+    ratio = jnp.exp(perturbed(policy, 0.02).log_ratio(obs, record))
+    assert ratio.std() > 0.01
+    assert abs(ratio.mean() - 1) < 5 * ratio.std() / math.sqrt(ratio.size)
+
+
+@pytest.mark.parametrize("options", VARIANTS, ids=str)
+def test_the_gradient_of_the_log_ratio_is_the_score_with_mean_zero(options):
+    policy = build(**options)
+    obs = jnp.broadcast_to(observations(1), (50_000, OBS))
+    _, record = policy.sample(obs, jax.random.key(1))
+    graph, params = nnx.split(policy)
+    gradient = jax.grad(lambda p: nnx.merge(graph, p).log_ratio(obs, record).mean())(params)
+    half = jax.grad(lambda p: nnx.merge(graph, p).log_ratio(obs[:500], jax.tree.map(lambda x: x[:500], record)).mean())(
+        params
+    )
+    norm = lambda tree: math.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(tree)))  # noqa: E731
+    # Both estimate 0; a hundred times the samples leave a tenth of the error.
+    assert norm(gradient) < 0.3 * norm(half)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 100),
+    sigma=st.sampled_from([0.5, 0.75, 0.9, 1.0, -0.5]),
+    num_steps=st.integers(1, 6),
+    network=st.sampled_from(["encoder", "concat"]),
+)
+def test_the_density_of_the_stored_state_equals_the_change_of_variables(seed, sigma, num_steps, network):
+    policy = build(seed, history_coef=sigma, num_steps=num_steps, network=network)
+    obs = observations(1, seed)
+    _, record = policy.sample(obs, jax.random.key(seed))
+    velocity = policy.velocity.condition(obs[0])
+    noise = policy.solver.inverse(velocity, record.state[0])
+
+    def flat(z):
+        return policy.solver.forward(velocity, z.reshape(noise.shape)).ravel()
+
+    _, log_det = jnp.linalg.slogdet(jax.jacobian(flat)(noise.ravel()))
+    by_autodiff = record.log_base[0] - log_det
+    by_formula = record.log_base[0] - policy.solver.log_det(ACTION)
+    np.testing.assert_allclose(by_formula, by_autodiff, atol=2e-4)
+
+
+def test_the_gaussian_log_ratio_matches_scipy():
+    from scipy.stats import norm
+
+    policy, obs = build(method="gaussian"), observations(4)
+    action, record = policy.sample(obs, jax.random.key(0))
+    std = np.exp(np.asarray(policy.log_std[...]))
+    np.testing.assert_allclose(record.log_prob, norm.logpdf(action, policy.mode(obs), std).sum(-1), rtol=1e-4)
+    expected = norm.entropy(scale=std).sum()
+    np.testing.assert_allclose(policy.entropy(), expected, rtol=1e-5)
+
+
+def test_the_state_entropy_equals_minus_the_mean_log_density():
+    policy, obs = build(), observations(100_000)
+    _, record = policy.sample(obs, jax.random.key(2))
+    log_prob = record.log_base - policy.solver.log_det(ACTION)
+    np.testing.assert_allclose(policy.entropy(), -log_prob.mean(), atol=0.02)
+
+
+def test_only_a_learned_scale_gives_the_entropy_a_gradient():
+    def entropy_gradient(base):
+        graph, params = nnx.split(build(base=base))
+        gradient = jax.grad(lambda p: nnx.merge(graph, p).entropy())(params)
+        return sum(float(jnp.abs(g).sum()) for g in jax.tree.leaves(gradient))
+
+    assert entropy_gradient("standard") == 0
+    assert entropy_gradient("learned-scale") == 2 * ACTION
+
+
+def test_the_initial_action_spread_is_that_of_zero_velocity():
+    # ALGORITHM fact 4: 0.708 at sigma = 0.75, M = 5
+    policy = make_policy(OBS, ACTION, PolicyConfig(**SMALL), nnx.Rngs(0))
+    action, record = policy.sample(observations(100_000), jax.random.key(0))
+    np.testing.assert_allclose(action.std(), 0.708, atol=0.01)
+    correlation = jnp.corrcoef(record.state[:, 0, 0], record.state[:, 1, 0])[0, 1]
+    np.testing.assert_allclose(correlation, 0.90, atol=0.01)
+
+
+def test_the_mode_follows_from_zero_noise_and_does_not_change():
+    policy, obs = build(), observations()
+    np.testing.assert_array_equal(policy.mode(obs), policy.mode(obs))
+    noise = jnp.zeros((32, 2, ACTION))
+    state = policy.solver.forward(policy.velocity.condition(obs), noise)
+    np.testing.assert_array_equal(policy.mode(obs), state[:, 0])
+
+
+def test_conditioning_once_equals_conditioning_every_time():
+    policy, obs = build(), observations()
+    x = jax.random.normal(jax.random.key(3), (32, ACTION))
+    velocity = policy.velocity.condition(obs)
+    for t in (0.0, 0.4):
+        t = jnp.float32(t)
+        np.testing.assert_array_equal(velocity(x, t), policy.velocity.condition(obs)(x, t))
+    assert jnp.abs(velocity(x, jnp.float32(0.4)) - velocity(x, jnp.float32(0.0))).max() > 1e-3
+
+
+def test_an_unknown_method_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="gaussian.*genpo"):
+        make_policy(OBS, ACTION, PolicyConfig(method="ppo"), nnx.Rngs(0))  # type: ignore[arg-type]
+    assert set(METHODS) >= {"gaussian", "genpo++"}

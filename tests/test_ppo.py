@@ -1,0 +1,146 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from genpo_jax import ppo
+from genpo_jax.config import PPOConfig
+
+
+class TwoArmPolicy(nnx.Module):
+    """A policy whose log-ratio is a parameter times the record: losses can be worked out by hand."""
+
+    def __init__(self):
+        self.weight = nnx.Param(jnp.zeros(()))
+
+    def log_ratio(self, obs, record):
+        return self.weight[...] * record
+
+    def entropy(self):
+        return 3.0 * self.weight[...]
+
+
+class ToyAgent(nnx.Module):
+    def __init__(self):
+        self.policy = TwoArmPolicy()
+        self.value = nnx.Param(jnp.zeros(()))
+
+    def log_ratio(self, obs, record):
+        return self.policy.log_ratio(obs, record)
+
+    def value_of(self, obs):
+        return self.value[...] + 0.0 * obs["state"][:, 0]
+
+
+def toy_batch(record, advantage, value=0.0, value_target=0.0):
+    record, advantage = jnp.asarray(record), jnp.asarray(advantage)
+    ones = jnp.ones_like(advantage)
+    return ppo.Batch({"state": ones[:, None]}, record, value * ones, value_target * ones, advantage)
+
+
+def toy_agent(weight=0.0, value=0.0):
+    agent = ToyAgent()
+    agent.policy.weight[...] = jnp.asarray(weight)
+    agent.value[...] = jnp.asarray(value)
+    return agent
+
+
+def test_the_policy_loss_clips_only_the_favourable_side():
+    # ratios 2 and 1/2; advantage +1 gains from a rise, -1 from a fall: both are clipped at 1.2 and 0.8
+    batch = toy_batch([1.0, -1.0], [1.0, -1.0])
+    _, metrics = ppo.loss(toy_agent(np.log(2.0)), batch, PPOConfig(clip_range=0.2))
+    np.testing.assert_allclose(metrics["train/policy_loss"], -(1.2 - 0.8) / 2, rtol=1e-6)
+    assert metrics["train/clip_fraction"] == 1.0
+    # against the advantage nothing is clipped: -(0.5 - 2) / 2
+    _, metrics = ppo.loss(toy_agent(-np.log(2.0)), batch, PPOConfig(clip_range=0.2))
+    np.testing.assert_allclose(metrics["train/policy_loss"], 0.75, rtol=1e-6)
+
+
+def test_kl_and_effective_sample_size_match_their_formulas():
+    _, metrics = ppo.loss(toy_agent(np.log(2.0)), toy_batch([1.0, -1.0], [1.0, 1.0]), PPOConfig())
+    np.testing.assert_allclose(metrics["train/kl"], ((2 - 1 - np.log(2)) + (0.5 - 1 + np.log(2))) / 2, rtol=1e-6)
+    np.testing.assert_allclose(metrics["train/ess"], 2.5**2 / (2 * (4 + 0.25)), rtol=1e-6)
+    np.testing.assert_allclose(metrics["train/first_ratio_error"], np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(("value_clip", "expected"), [(None, 0.5 * 1.0), (0.2, 0.5 * 2.8**2)])
+def test_the_value_loss_takes_the_worse_of_clipped_and_plain(value_clip, expected):
+    # value 2, was 0, target 3: plain error 1, clipped value 0.2 has error 2.8
+    batch = toy_batch([0.0], [0.0], value=0.0, value_target=3.0)
+    _, metrics = ppo.loss(toy_agent(value=2.0), batch, PPOConfig(value_clip=value_clip))
+    np.testing.assert_allclose(metrics["train/value_loss"], expected, rtol=1e-6)
+
+
+def test_the_entropy_bonus_lowers_the_loss():
+    batch = toy_batch([0.0], [0.0])
+    without, _ = ppo.loss(toy_agent(1.0), batch, PPOConfig())
+    with_bonus, _ = ppo.loss(toy_agent(1.0), batch, PPOConfig(entropy_coef=0.1))
+    np.testing.assert_allclose(without - with_bonus, 0.3, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        (0.021, 1e-3 / 1.5),
+        (0.02, 1e-3),
+        (0.0051, 1e-3),
+        (0.0049, 1.5e-3),
+        (np.nan, 1e-3),
+        (np.inf, 1e-3 / 1.5),
+    ],
+)
+def test_the_learning_rate_follows_the_kl(kl, expected):
+    rate = ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), PPOConfig(target_kl=0.01))
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
+
+
+def test_the_learning_rate_stays_in_its_bounds_and_constant_without_a_target():
+    config = PPOConfig(target_kl=0.01, max_learning_rate=1e-3, learning_rate=1e-3)
+    assert ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(0.0), config) == jnp.float32(1e-3)
+    assert ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(9.0), PPOConfig(target_kl=None)) == jnp.float32(1e-3)
+
+
+def test_a_shuffle_deals_every_transition_once_and_keeps_leaves_together():
+    batch = {"a": jnp.arange(12), "b": 10.0 * jnp.arange(12)[:, None]}
+    dealt = ppo.shuffle(batch, jax.random.key(0), 3)
+    assert dealt["a"].shape == (3, 4)
+    assert dealt["b"].shape == (3, 4, 1)
+    assert sorted(np.ravel(dealt["a"])) == list(range(12))
+    assert not np.array_equal(np.ravel(dealt["a"]), np.arange(12))
+    np.testing.assert_array_equal(dealt["b"][..., 0], 10.0 * dealt["a"])
+
+
+def improve_toy(batch, config, weight=0.0):
+    graph, params = nnx.split(toy_agent(weight), nnx.Param)
+    # The learner tells policy from value by the first name on the path.
+    optimizer = ppo.make_optimizer(config)
+    learner = ppo.Learner(params, optimizer.init(params), jnp.asarray(config.learning_rate))
+    merge = lambda p: nnx.merge(graph, p)  # noqa: E731
+    return ppo.improve(learner, batch, jax.random.key(0), merge, optimizer, config)
+
+
+def test_a_non_finite_gradient_is_skipped_and_counted():
+    config = PPOConfig(num_epochs=3, num_minibatches=1)
+    learner, _ = improve_toy(toy_batch([1.0, np.nan], [1.0, 1.0]), config)
+    assert learner.opt_state.total_notfinite == 3
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(learner.params))
+    assert learner.params["policy"]["weight"][...] == 0
+
+
+def test_the_policy_moves_towards_what_had_an_advantage():
+    learner, metrics = improve_toy(toy_batch([1.0, -1.0], [1.0, -1.0]), PPOConfig(num_epochs=2, num_minibatches=1))
+    assert learner.params["policy"]["weight"][...] > 0
+    assert learner.opt_state.total_notfinite == 0
+    assert metrics["train/first_ratio_error"] == 0
+
+
+def test_gradients_are_clipped_to_the_global_norm():
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0))
+    clipped, _ = optimizer.update({"a": jnp.asarray([30.0, 40.0])}, optimizer.init({"a": jnp.zeros(2)}))
+    np.testing.assert_allclose(clipped["a"], [0.6, 0.8], rtol=1e-6)
+    state = ppo.make_optimizer(PPOConfig(max_grad_norm=1.0)).init({"a": jnp.zeros(2)})
+    _, state = ppo.make_optimizer(PPOConfig(max_grad_norm=1.0)).update({"a": jnp.asarray([30.0, 40.0])}, state)
+    first_moment = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)][0]
+    np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)

@@ -1,0 +1,66 @@
+import io
+import math
+
+import pytest
+
+from genpo_jax import progress
+from genpo_jax.progress import Progress
+
+
+class FakeTerminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that advances by 10 seconds with each reading."""
+    readings = iter(range(0, 10_000, 10))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(readings))
+
+
+@pytest.fixture(autouse=True)
+def no_forced_colours(monkeypatch):
+    for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+
+
+def test_outside_a_terminal_each_update_is_one_plain_line(clock):
+    out = io.StringIO()
+    with Progress(5_000_000, stream=out) as shown:
+        shown.message("compiling ...")
+        shown.update(1_000_000, {"train/episode_return": 712.34, "train/kl": 0.01234, "eval/return_random": 650.0})
+        shown.update(1_500_000, {"train/episode_return": 800, "train/kl": math.nan})
+    assert out.getvalue().splitlines() == [
+        "compiling ...",
+        "1.00M/5.00M steps  20%  - steps/s  return 712.3  eval 650  KL 0.01234  ETA -:--:--",
+        "1.50M/5.00M steps  30%  50.0k steps/s  return 800  eval 650  KL -  ETA 0:01:10",
+    ]
+
+
+def test_speed_leaves_out_the_steps_before_a_resume(clock):
+    out = io.StringIO()
+    with Progress(2_000, start=1_000, stream=out) as shown:
+        shown.update(1_100, {})
+        shown.update(1_200, {})
+    assert out.getvalue().splitlines()[-1] == "1.20k/2.00k steps  60%  10 steps/s  return -  ETA 0:01:20"
+
+
+def test_in_a_terminal_the_line_is_live_and_messages_stay_above_it():
+    out = FakeTerminal()
+    with Progress(1_000_000, stream=out) as shown:
+        shown.message("compiled in 12.3 s [cpu]")
+        shown.update(500_000, {"train/episode_return": 712.34})
+    text = out.getvalue()
+    assert "\x1b[" in text
+    assert "compiled in 12.3 s [cpu]" in text
+    assert "500k/1.00M steps" in text
+    assert "return 712.3" in text
+    assert text.index("compiled") < text.index("712.3")
+
+
+def test_steps_that_make_no_sense_are_refused():
+    with pytest.raises(ValueError, match="total_steps >= 1 and start >= 0, got 0 and 0"):
+        Progress(0)

@@ -1,0 +1,220 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from probes import TargetEnv
+
+from genpo_jax import envs, run
+from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
+from genpo_jax.sinks import read_config, read_metrics
+from genpo_jax.trainer import Trainer
+
+CONFIG = Config(
+    env="fast",
+    seed=3,
+    num_timesteps=4 * 64,
+    updates_per_chunk=1,
+    num_evals=2,
+    eval_envs=2,
+    env_options=EnvConfig(num_envs=8),
+    policy=PolicyConfig(hidden_sizes=(8,), encoder_sizes=(8,), head_sizes=(8,), value_sizes=(8,)),
+    ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
+)
+
+
+@pytest.fixture(autouse=True)
+def probe_environment(monkeypatch):
+    monkeypatch.setattr(envs, "make", lambda name, backend: TargetEnv())
+
+
+def restored(config, run_dir):
+    trainer = Trainer(TargetEnv(), config)
+    abstract = jax.eval_shape(trainer.init, jax.random.key(0))
+    return run.Checkpointer(run_dir / "checkpoints").restore(abstract)
+
+
+def bits(state):
+    raw = [
+        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        for x in jax.tree.leaves(state)
+    ]
+    return [np.asarray(x).tobytes() for x in raw]
+
+
+def without_clock(lines):
+    return [{k: v for k, v in line.items() if not k.startswith("time/") and k != "wall_seconds"} for line in lines]
+
+
+def test_a_run_leaves_config_metrics_curve_events_and_checkpoints(tmp_path):
+    last = run.train(CONFIG, tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
+    assert [("eval/return_random" in line) for line in lines] == [True, False, True, False, True]
+    required = {
+        "eval/return_random",
+        "eval/return_zero",
+        "train/first_ratio_error",
+        "train/kl",
+        "train/clip_fraction",
+        "train/ess",
+        "train/learning_rate",
+        "train/nan_resets",
+        "time/steps_per_second",
+        "time/compile_seconds",
+        "wall_seconds",
+    }
+    assert required <= set(lines[-1])
+    assert max(line["train/first_ratio_error"] for line in lines[1:]) <= 1e-4
+    assert last["eval/return_zero"] == lines[-1]["eval/return_zero"]
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "tensorboard").iterdir())
+    saved = read_config(tmp_path)
+    assert saved["config"]["env"] == "fast"
+    assert saved["versions"]["jax"] == jax.__version__
+    assert Config.from_dict(saved["config"]) == CONFIG
+
+
+def test_half_a_run_and_its_continuation_equal_the_whole_bit_for_bit(tmp_path):
+    run.train(CONFIG, tmp_path / "whole")
+    run.train(replace(CONFIG, num_timesteps=128, num_evals=1), tmp_path / "parts")
+    run.train(replace(CONFIG, resume=True), tmp_path / "parts")
+    step, whole, _ = restored(CONFIG, tmp_path / "whole")
+    parts_step, parts, _ = restored(CONFIG, tmp_path / "parts")
+    assert step == parts_step == 256
+    assert bits(whole) == bits(parts)
+    lines = [without_clock(read_metrics(tmp_path / name / "metrics.jsonl")) for name in ("whole", "parts")]
+    assert lines[0][3:] == lines[1][3:]
+    wall = [line["wall_seconds"] for line in read_metrics(tmp_path / "parts" / "metrics.jsonl")]
+    assert wall == sorted(wall)
+
+
+def test_an_existing_run_is_neither_overwritten_nor_confused(tmp_path):
+    run.train(replace(CONFIG, num_timesteps=64), tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="already holds a run.*--resume"):
+        run.train(CONFIG, tmp_path)
+    with pytest.raises(ValueError, match=r"float32\[8\] saved, float32\[9\] expected"):
+        wider = replace(CONFIG.policy, value_sizes=(9,))
+        run.train(replace(CONFIG, policy=wider, resume=True), tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert read_config(tmp_path)["config"]["policy"]["value_sizes"] == [8]
+
+
+def test_there_must_be_something_to_resume(tmp_path):
+    with pytest.raises(ValueError, match="holds no config.json"):
+        run.train(replace(CONFIG, resume=True), tmp_path / "nowhere")
+
+
+def test_an_unknown_environment_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match="did you mean 'hopper'"):
+        run.train(replace(CONFIG, env="hoper"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_evaluations_are_spread_evenly_and_end_with_the_run(tmp_path):
+    run_ = run.Run(replace(CONFIG, num_timesteps=640, num_evals=3), tmp_path)
+    marks = [now for now in range(64, 641, 64) if run_._evaluation_due(now - 64, now)]
+    assert marks == [256, 448, 640]
+
+
+COMMAND = [
+    *(
+        sys.executable,
+        "-m",
+        "experiments.locomotion",
+        "--env",
+        "fast",
+        "--num-envs",
+        "16",
+        "--num-evals",
+        "0",
+    ),
+    *("--updates-per-chunk", "1", "--unroll", "8"),
+]
+
+
+def started(run_dir, *more):
+    """Start a long run and wait until it trains."""
+    command = [*COMMAND, "--num-timesteps", "100000000", "--run-dir", str(run_dir), *more]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    deadline = time.monotonic() + 240
+    while not (run_dir / "metrics.jsonl").exists() or (run_dir / "metrics.jsonl").stat().st_size < 2000:
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline, "the run did not start"
+        time.sleep(0.05)
+    return process
+
+
+def resumed(run_dir, steps):
+    """Go on to `steps` env steps with the saved settings."""
+    command = [sys.executable, "-m", "experiments.locomotion", "--run-dir", str(run_dir), "--resume"]
+    return subprocess.run([*command, "--num-timesteps", str(steps)], capture_output=True, text=True, timeout=240)
+
+
+def test_ctrl_c_saves_and_stops_and_the_run_goes_on(tmp_path):
+    process = started(tmp_path)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    assert "stopped and saved" in output
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    last = lines[-1]["env_steps"]
+    result = resumed(tmp_path, last + 256)
+    assert result.returncode == 0, result.stderr
+    steps = [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert steps == list(range(128, last + 257, 128))
+
+
+def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(tmp_path):
+    process = started(tmp_path, "--checkpoint-minutes", "0")
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = read_metrics(tmp_path / "metrics.jsonl")[-1]["env_steps"]
+    result = resumed(tmp_path, before + 128)
+    assert result.returncode == 0, result.stderr
+    steps = [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")]
+    assert steps == list(range(128, before + 129, 128))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--env", "humanoyd"], "did you mean 'humanoid'"),
+        (["--env", "fast", "--backend", "spring"], "no backend 'spring'"),
+        (["--num-envs", "3"], "not divisible"),
+        (["--history-coef", "0"], "history_coef must"),
+        (["--num-steps", "30"], "round-trip error"),
+        (["--resume"], "--resume needs --run-dir"),
+    ],
+)
+def test_the_command_line_refuses_bad_input_in_one_line(tmp_path, options, message):
+    command = [sys.executable, "-m", "experiments.locomotion", *options]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=os.getcwd())
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_resumed_run_may_not_be_asked_to_be_another(tmp_path):
+    run.train(replace(CONFIG, num_timesteps=64), tmp_path)
+    command = [
+        sys.executable,
+        "-m",
+        "experiments.locomotion",
+        "--run-dir",
+        str(tmp_path),
+        "--resume",
+        "--seed",
+        "9",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "seed: saved 3, given 9" in result.stderr
+    assert json.loads((tmp_path / "config.json").read_text())["config"]["seed"] == 3

@@ -1,0 +1,116 @@
+import json
+import math
+import subprocess
+
+import jax.numpy as jnp
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from genpo_jax import sinks
+from genpo_jax.sinks import MetricsWriter, read_config, read_metrics, write_config
+
+
+def read_tensorboard(run_dir, tag):
+    events = EventAccumulator(str(run_dir / "tensorboard"))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(tag)]
+
+
+def test_tensorboard_leaves_out_values_that_are_not_finite(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(10, 1.0, {"train/kl": 0.5, "eval/return_random": math.nan})
+        writer.write(20, 2.0, {"train/kl": -math.inf, "eval/return_random": 7.0})
+    assert read_tensorboard(tmp_path, "train/kl") == [(10, 0.5)]
+    assert read_tensorboard(tmp_path, "eval/return_random") == [(20, 7.0)]
+
+
+def write_steps(run_dir, steps, resume_at=None):
+    with MetricsWriter(run_dir, resume_at) as writer:
+        for step in steps:
+            writer.write(step, step / 10, {"train/kl": 0.5, "eval/return_random": float(step)})
+
+
+def test_each_write_is_one_line_of_strict_json_before_the_file_is_closed(tmp_path):
+    writer = MetricsWriter(tmp_path)
+    writer.write(
+        3_000_000_000,
+        1.5,
+        {"train/kl": jnp.float32(0.25), "eval/return_random": math.nan, "time/s": math.inf},
+    )
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    writer.close()
+    assert list(json.loads(line)) == ["env_steps", "wall_seconds", "train/kl", "eval/return_random", "time/s"]
+    assert line.startswith('{"env_steps": 3000000000, "wall_seconds": 1.5, "train/kl": 0.25')
+    assert json.loads(line)["eval/return_random"] is None
+    assert json.loads(line)["time/s"] is None
+
+
+def test_tensorboard_has_the_same_scalars_at_the_same_environment_steps(tmp_path):
+    write_steps(tmp_path, [10, 3_000_000_000])
+    assert read_tensorboard(tmp_path, "train/kl") == [(10, 0.5), (3_000_000_000, 0.5)]
+    assert read_tensorboard(tmp_path, "eval/return_random") == [(10, 10.0), (3_000_000_000, 3e9)]
+
+
+def test_resuming_drops_what_will_be_run_again_and_a_line_cut_off_by_a_crash(tmp_path):
+    write_steps(tmp_path, [10, 20, 30])
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"env_steps": 40, "wall_sec')
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    events.write_bytes(events.read_bytes()[:-5])
+    write_steps(tmp_path, [25], resume_at=20)
+    assert [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20, 25]
+    assert [step for step, _ in read_tensorboard(tmp_path, "train/kl")] == [10, 20, 25]
+
+
+def test_resuming_before_the_first_line_starts_with_an_empty_file(tmp_path):
+    write_steps(tmp_path, [10])
+    MetricsWriter(tmp_path, resume_at=0).close()
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_a_new_run_does_not_write_into_the_metrics_of_another(tmp_path):
+    write_steps(tmp_path, [10])
+    with pytest.raises(FileExistsError, match="already holds metrics"):
+        MetricsWriter(tmp_path)
+
+
+def test_only_the_last_line_may_be_cut_off(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"env_steps": 1}\n{"env_st')
+    assert read_metrics(path) == [{"env_steps": 1}]
+    path.write_text('{"env_st\n{"env_steps": 2}\n')
+    with pytest.raises(ValueError, match="line 1, is not JSON"):
+        read_metrics(path)
+
+
+def test_the_config_records_versions_commit_and_device(tmp_path):
+    write_config(tmp_path / "run", {"seed": 3, "env": {"name": "hopper"}}, "cpu", 1)
+    contents = read_config(tmp_path / "run")
+    assert contents["config"] == {"seed": 3, "env": {"name": "hopper"}}
+    assert contents["platform"] == {"device_kind": "cpu", "device_count": 1}
+    assert {"python", "jax", "genpo-jax", "orbax-checkpoint"} <= contents["versions"].keys()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def run_git(folder, *args):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "-C", str(folder), *identity, *args], check=True, capture_output=True)
+
+
+def test_the_commit_is_that_of_a_checkout_which_tracks_the_package(tmp_path, monkeypatch):
+    module = tmp_path / "sinks.py"
+    monkeypatch.setattr(sinks, "__file__", str(module))
+    module.write_text("")
+    run_git(tmp_path, "init")
+    write_config(tmp_path, {}, "cpu", 1)
+    assert read_config(tmp_path)["git_commit"] is None
+
+    run_git(tmp_path, "add", "sinks.py")
+    run_git(tmp_path, "commit", "-m", "first")
+    write_config(tmp_path, {}, "cpu", 1)
+    assert len(read_config(tmp_path)["git_commit"]) == 40
+    assert read_config(tmp_path)["git_dirty"] is False
+
+    module.write_text("changed")
+    write_config(tmp_path, {}, "cpu", 1)
+    assert read_config(tmp_path)["git_dirty"] is True
