@@ -36,8 +36,7 @@ def init_network(key: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
     ends = (OBS + ACTION + TIME, *HIDDEN, ACTION)
     keys = jax.random.split(key, len(ends) - 1)
     return [
-        (jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b))
-        for k, a, b in zip(keys, ends[:-1], ends[1:], strict=True)
+        (jax.random.normal(k, (a, b)) / a**0.5, jnp.zeros(b)) for k, a, b in zip(keys, ends[:-1], ends[1:], strict=True)
     ]
 
 
@@ -75,12 +74,9 @@ def seconds(function, *args) -> float:
 
 def import_seconds(repeats: int = 5) -> float:
     """Return the median extra seconds of `import genpo_jax.solvers` after `import jax`."""
-    code = (
-        "import jax, time; t = time.perf_counter(); import genpo_jax.solvers; print(time.perf_counter() - t)"
-    )
+    code = "import jax, time; t = time.perf_counter(); import genpo_jax.solvers; print(time.perf_counter() - t)"
     runs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        for _ in range(repeats)
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(repeats)
     ]
     return statistics.median(float(run.stdout) for run in runs)
 
@@ -138,8 +134,7 @@ def main() -> None:
             seconds(bare, params, obs, state[:, 0])
             seconds(run, params, obs, state)
             pairs = [
-                (seconds(bare, params, obs, state[:, 0]), seconds(run, params, obs, state))
-                for _ in range(args.repeats)
+                (seconds(bare, params, obs, state[:, 0]), seconds(run, params, obs, state)) for _ in range(args.repeats)
             ]
             low, middle, high = statistics.quantiles([b / a for a, b in pairs], n=4)
             bare_ms, run_ms = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))

@@ -117,9 +117,7 @@ def draw_order() -> None:
                 action = solver.output(solver.forward(velocity, copies(solver, starts)))
                 errors.append(float(jnp.sqrt(jnp.mean((action - target) ** 2))))
             color, dash = STYLE[name]
-            axis.loglog(
-                [m * CALLS.get(name, 1) for m in steps], errors, dash, color=color, marker=".", label=name
-            )
+            axis.loglog([m * CALLS.get(name, 1) for m in steps], errors, dash, color=color, marker=".", label=name)
             slope = math.log(errors[-3] / errors[-1]) / math.log(4)
             print(
                 f"  exponent {exponent} {name:12s} order {solver.order} slope {slope:5.2f}  "
@@ -128,6 +126,8 @@ def draw_order() -> None:
         axis.set_xlabel("network calls")
         axis.set_title("equal steps" if exponent == 1 else "uneven steps, $t_i = (i/M)^{1.5}$")
         axis.grid(alpha=0.3)
+    constant = HistorySolver(5).forward(lambda x, t: jnp.ones_like(x), jnp.zeros((2, 1)))
+    print(f"  history, M = 5, v = 1 from equal iterates at 0: action {float(constant[0, 0]):.3f}")
     axes[0].set_ylabel("root-mean-square error of the action")
     axes[1].legend(fontsize=8, ncol=2)
     save(figure, "order")
@@ -150,20 +150,15 @@ def draw_round_trip() -> None:
         solvers = [build(name, m) for m in steps]
         errors = [measure(solver) for solver in solvers]
         ratios = [
-            (e / s.round_trip_error(jnp.float32), name, m)
-            for e, s, m in zip(errors, solvers, steps, strict=True)
+            (e / s.round_trip_error(jnp.float32), name, m) for e, s, m in zip(errors, solvers, steps, strict=True)
         ]
         worst = max(worst, *ratios)
         color, dash = STYLE[name]
         axes[0].semilogy(steps, errors, dash, color=color, marker=".", label=name)
     print(f"round trip: largest measured / predicted {worst[0]:.1f} ({worst[1]}, M = {worst[2]})")
-    for sigma, color in zip(
-        (0.25, 0.5, 0.75, 0.95), ("#999999", "#e69f00", "#1b1b1b", "#56b4e9"), strict=True
-    ):
+    for sigma, color in zip((0.25, 0.5, 0.75, 0.95), ("#999999", "#e69f00", "#1b1b1b", "#56b4e9"), strict=True):
         solvers = [HistorySolver(m, sigma, unroll=False, max_error=math.inf) for m in steps]
-        axes[1].semilogy(
-            steps, [measure(s) for s in solvers], ".", color=color, label=f"measured, σ = {sigma}"
-        )
+        axes[1].semilogy(steps, [measure(s) for s in solvers], ".", color=color, label=f"measured, σ = {sigma}")
         axes[1].semilogy(steps, [s.round_trip_error(jnp.float32) for s in solvers], "-", color=color, lw=1)
         print(
             f"  history sigma {sigma}: "
@@ -171,15 +166,30 @@ def draw_round_trip() -> None:
         )
     axes[1].axhline(1e-3, color="#d55e00", ls="--", lw=1, label="guard")
     axes[1].set_ylim(1e-8, 1e2)
-    for axis, title in zip(
-        axes, ("the family, default coefficients", "history solver; lines: predicted"), strict=True
-    ):
+    for axis, title in zip(axes, ("the family, default coefficients", "history solver; lines: predicted"), strict=True):
         axis.set_xlabel("number of steps M")
         axis.set_title(title)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, ncol=2 if axis is axes[0] else 1)
     axes[0].set_ylabel("relative float32 round-trip error")
     save(figure, "round_trip")
+
+
+def measure_bound() -> None:
+    """Print the largest quotient of measured and predicted round trip over sizes, steps and dtypes."""
+    worst = (0.0, "", 0, 0)
+    for dtype in (jnp.float32, jnp.float64):
+        for size in (1, 3, 17, 64):
+            field = jax.jit(network(size, size, dtype))
+            for name in FAMILY:
+                for m in range(1, 21):
+                    solver = FAMILY[name](m, max_error=math.inf)
+                    state = jax.random.normal(jax.random.key(m), (8, solver.num_states, size), dtype)
+                    last = solver.forward(field, state)
+                    error = jnp.abs(solver.inverse(field, last) - state).max()
+                    scale = jnp.maximum(jnp.abs(state).max(), jnp.abs(last).max())
+                    worst = max(worst, (float(error / scale) / solver.round_trip_error(dtype), name, size, m))
+    print(f"bound: largest measured / predicted {worst[0]:.1f} ({worst[1]}, d = {worst[2]}, M = {worst[3]})")
 
 
 def stability(name: str, real: np.ndarray, imag: np.ndarray) -> np.ndarray:
@@ -211,9 +221,7 @@ def draw_stability() -> None:
         axis.contour(real, imag, radius, levels=[1 + 1e-6], colors="k", linewidths=0.8)
         axis.axhline(0, color="k", lw=0.4)
         axis.axvline(0, color="k", lw=0.4)
-        axis.set_title(
-            f"{name} ({CALLS.get(name, 1)} call{'s' if CALLS.get(name, 1) > 1 else ''} a step)", fontsize=9
-        )
+        axis.set_title(f"{name} ({CALLS.get(name, 1)} call{'s' if CALLS.get(name, 1) > 1 else ''} a step)", fontsize=9)
     for axis in axes[-1]:
         axis.set_xlabel("Re μ h")
     for axis in axes[:, 0]:
@@ -271,9 +279,7 @@ def draw_memory() -> None:
         for walked, marker in ((False, "o"), (True, "s")):
             sizes = [megabytes(build(name, m, constant_memory=walked)) for m in steps]
             label = f"{name}, {'constant memory' if walked else 'stored'}"
-            axis.loglog(
-                steps, sizes, marker=marker, color=STYLE[name][0], ls="-" if walked else "--", label=label
-            )
+            axis.loglog(steps, sizes, marker=marker, color=STYLE[name][0], ls="-" if walked else "--", label=label)
             print(f"memory: {label}: M=4 {sizes[0]:.1f} MB, M=64 {sizes[-1]:.1f} MB")
     label_ticks(axis, steps)
     axis.set_xlabel("number of steps M")
@@ -305,8 +311,7 @@ def draw_ratio() -> None:
             )
             curves.append((float(whole), float(action)))
             print(
-                f"  {name:12s} change {change:4.2f}: {whole:.3f} {action:.3f} "
-                f"{float(estimate.efficiency.mean()):.2f}"
+                f"  {name:12s} change {change:4.2f}: {whole:.3f} {action:.3f} {float(estimate.efficiency.mean()):.2f}"
             )
         for values, dash in zip(zip(*curves, strict=True), ("-", "--"), strict=True):
             axis.semilogx(
@@ -364,6 +369,7 @@ def main() -> None:
     jobs = {
         "order": draw_order,
         "round_trip": draw_round_trip,
+        "bound": measure_bound,
         "stability": draw_stability,
         "log_det": draw_log_det,
         "memory": draw_memory,

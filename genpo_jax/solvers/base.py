@@ -173,18 +173,14 @@ class StepSolver:
         step, unstep = self._step, self._unstep
         if inverse:
             rows, step, unstep = tuple(coef[::-1] for coef in rows), unstep, step
-        return walk(
-            step, unstep, velocity, rows, carry, unroll=self.unroll, constant_memory=self.constant_memory
-        )
+        return walk(step, unstep, velocity, rows, carry, unroll=self.unroll, constant_memory=self.constant_memory)
 
     def _check(self, remedy: str) -> None:
         """Check grid and predicted float32 round trip of a new solver; `remedy` follows "use "."""
         grid = grid_of(self.grid, self.num_steps)
         object.__setattr__(self, "grid", None if self.grid is None else grid)
         if not self.max_error > 0:
-            raise ValueError(
-                f"max_error must be > 0, got {self.max_error!r}; the default is {MAX_ROUND_TRIP_ERROR}"
-            )
+            raise ValueError(f"max_error must be > 0, got {self.max_error!r}; the default is {MAX_ROUND_TRIP_ERROR}")
         error = self.round_trip_error(jnp.float32)
         if error > self.max_error:
             raise ValueError(
@@ -234,9 +230,7 @@ def split_state(state: Array, num_states: int) -> Carry:
             "stack the iterates along axis -2"
         )
     if not jnp.issubdtype(state.dtype, jnp.floating):
-        raise ValueError(
-            f"a state must be a floating array, got dtype {state.dtype}; cast it, e.g. to float32"
-        )
+        raise ValueError(f"a state must be a floating array, got dtype {state.dtype}; cast it, e.g. to float32")
     return tuple(state[..., j, :] for j in range(num_states))
 
 

@@ -127,9 +127,7 @@ def standard_normal(num_states: int, event_size: int, dtype: DTypeLike = jnp.flo
     return DiagonalNormal(jnp.zeros((num_states, event_size), check_floating(dtype)))
 
 
-def correlated_normal(
-    num_states: int, event_size: int, tau: float, dtype: DTypeLike = jnp.float32
-) -> CorrelatedNormal:
+def correlated_normal(num_states: int, event_size: int, tau: float, dtype: DTypeLike = jnp.float32) -> CorrelatedNormal:
     """Return the density of `(x, x + τ ε_1, ..., x + τ ε_{k-1})` with x and the ε_j independent N(0, I).
 
     Raises:

@@ -89,9 +89,7 @@ class Flow:
         noise, log_det = self.inverse_and_log_det(value)
         return self.base.log_prob(noise) + log_det
 
-    def sample_and_log_prob(
-        self, *, seed: Array, sample_shape: int | tuple[int, ...] = ()
-    ) -> tuple[Array, Array]:
+    def sample_and_log_prob(self, *, seed: Array, sample_shape: int | tuple[int, ...] = ()) -> tuple[Array, Array]:
         """Draw states `[*sample_shape, *batch_shape, k, d]` and their log densities, with no inversion."""
         noise = self.base.sample(seed, self._shape(sample_shape))
         state, log_det = self.forward_and_log_det(noise)

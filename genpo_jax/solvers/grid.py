@@ -27,9 +27,7 @@ class TimeGrid:
         if len(self.times) < 2:
             raise ValueError(f"a time grid must have at least 2 times, got {self.times}; M steps need M + 1")
         if not all(math.isfinite(t) for t in self.times):
-            raise ValueError(
-                f"the times of a grid must be finite, got {self.times}; look for a division by zero"
-            )
+            raise ValueError(f"the times of a grid must be finite, got {self.times}; look for a division by zero")
         steps = np.diff(self.times)
         if not (np.all(steps > 0) or np.all(steps < 0)):
             raise ValueError(
@@ -95,8 +93,7 @@ def grid_of(times: "TimeGrid | Sequence[float] | None", num_steps: int) -> TimeG
     grid = times if isinstance(times, TimeGrid) else TimeGrid(tuple(times))
     if grid.num_steps != num_steps:
         raise ValueError(
-            f"a grid must have num_steps = {num_steps} steps, got {grid.num_steps}; "
-            f"pass num_steps={grid.num_steps}"
+            f"a grid must have num_steps = {num_steps} steps, got {grid.num_steps}; pass num_steps={grid.num_steps}"
         )
     return grid
 

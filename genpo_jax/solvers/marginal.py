@@ -41,9 +41,7 @@ class HistoryProposal:
         """Draw rests `[num_samples, ..., k-1, d]` for actions `[..., d]`."""
         center = self._center(action)
         noise = jax.random.normal(key, (num_samples, *center.shape), center.dtype)
-        return (center[None] + noise @ self.scale.T).reshape(
-            num_samples, *action.shape[:-1], *self.mean.shape
-        )
+        return (center[None] + noise @ self.scale.T).reshape(num_samples, *action.shape[:-1], *self.mean.shape)
 
     def log_prob(self, rest: Array, action: Array) -> Array:
         """Return the log density `[...]` of rests `[..., k-1, d]` given actions `[..., d]`."""
@@ -72,9 +70,7 @@ class MarginalEstimate(NamedTuple):
     efficiency: Array
 
 
-def fit_history_proposal(
-    flow: Flow, key: Array, num_samples: int = 1024, inflation: float = 1.2
-) -> HistoryProposal:
+def fit_history_proposal(flow: Flow, key: Array, num_samples: int = 1024, inflation: float = 1.2) -> HistoryProposal:
     """Fit the proposal to samples of a flow by least squares; `jax.vmap` it over observations.
 
     Args:
@@ -88,14 +84,10 @@ def fit_history_proposal(
 
     """
     if flow.batch_shape:
-        raise ValueError(
-            f"the flow must have batch shape (), got {flow.batch_shape}; build it inside of jax.vmap"
-        )
+        raise ValueError(f"the flow must have batch shape (), got {flow.batch_shape}; build it inside of jax.vmap")
     size = flow.event_shape[0] * flow.event_shape[1]
     if num_samples <= size + 1:
-        raise ValueError(
-            f"num_samples must exceed k d + 1 = {size + 1}, got {num_samples}; use {10 * size} or more"
-        )
+        raise ValueError(f"num_samples must exceed k d + 1 = {size + 1}, got {num_samples}; use {10 * size} or more")
     if not (inflation > 0 and math.isfinite(inflation)):
         raise ValueError(f"inflation must be a finite number > 0, got {inflation!r}; 1.2 is the default")
     state = flow.sample(seed=key, sample_shape=num_samples)
@@ -170,9 +162,7 @@ def _log_weights(flow: Flow, proposal: HistoryProposal, action: Array, key: Arra
     if num_samples < 1:
         raise ValueError(f"num_samples must be >= 1, got {num_samples}; 64 is the default")
     if action.shape[-1] != flow.event_shape[-1]:
-        raise ValueError(
-            f"actions must be [..., {flow.event_shape[-1]}], got {action.shape}; pass flow.action(state)"
-        )
+        raise ValueError(f"actions must be [..., {flow.event_shape[-1]}], got {action.shape}; pass flow.action(state)")
     rest = proposal.sample(key, action, num_samples)
     actions = jnp.broadcast_to(action[None], (num_samples, *action.shape))
     return flow.log_prob(flow.solver.join(actions, rest)) - proposal.log_prob(rest, actions)

@@ -21,6 +21,12 @@ from genpo_jax.solvers.base import (
     split_state,
 )
 from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+from genpo_jax.solvers.multistep_weights import (
+    check_zero_stability,
+    iterate_weights,
+    spurious_roots,
+    velocity_weights,
+)
 
 # Per order, by the measurement of benchmarks/solver_sigma.py; docs/solvers.md has its table.
 RECOMMENDED_HISTORY_COEF = {1: 0.65, 2: 0.45, 3: 0.3}
@@ -72,21 +78,15 @@ class MultistepSolver(StepSolver):
         check_num_steps(self.num_steps)
         if self.order not in RECOMMENDED_HISTORY_COEF:
             orders = sorted(RECOMMENDED_HISTORY_COEF)
-            raise ValueError(
-                f"order must be one of {orders}, got {self.order!r}; RungeKuttaSolver has order 4"
-            )
+            raise ValueError(f"order must be one of {orders}, got {self.order!r}; RungeKuttaSolver has order 4")
         sigma = RECOMMENDED_HISTORY_COEF[self.order] if self.history_coef is None else self.history_coef
         damping = (0.0,) * (self.order - 1) if self.damping is None else tuple(self.damping)
         object.__setattr__(self, "history_coef", sigma)
         object.__setattr__(self, "damping", damping)
         valid = math.isfinite(sigma) and sigma != 0
-        check_in_range(
-            "history_coef", sigma, "history_coef != 0 and finite", valid, "the inverse divides by it"
-        )
+        check_in_range("history_coef", sigma, "history_coef != 0 and finite", valid, "the inverse divides by it")
         if len(damping) != self.order - 1:
-            raise ValueError(
-                f"damping must have order - 1 = {self.order - 1} weights, got {damping}; leave them out"
-            )
+            raise ValueError(f"damping must have order - 1 = {self.order - 1} weights, got {damping}; leave them out")
         check_zero_stability(self.weights)
         self._check("a larger |history_coef|")
 
@@ -124,9 +124,7 @@ class MultistepSolver(StepSolver):
         velocity, states = checked_velocity(velocity), split_state(state, self.num_states)
         times, zero, last = self.times.times, jnp.zeros_like(states[0]), self.num_steps
         known = range(last - 1, last - self.order, -1)
-        cache = tuple(
-            velocity(states[last - i], jnp.asarray(times[i], zero.dtype)) if i >= 0 else zero for i in known
-        )
+        cache = tuple(velocity(states[last - i], jnp.asarray(times[i], zero.dtype)) if i >= 0 else zero for i in known)
         carry = self._walk(velocity, states + cache, inverse=True, begin=self.order - 1)
         rows = [tuple(coef[i] for coef in self._coefs()) for i in range(min(self.order - 1, last))]
         for _, _, weights in reversed(rows):
@@ -159,60 +157,3 @@ class MultistepSolver(StepSolver):
 def _combine(weights: Sequence[Any], arrays: Sequence[Array]) -> Array:
     terms = [w * x for w, x in zip(weights, arrays, strict=True) if not (isinstance(w, float) and w == 0)]
     return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(arrays[0])
-
-
-def iterate_weights(weights: Sequence[float]) -> tuple[float, ...]:
-    """Return the a_j of `x_{i+1} = Σ_j a_j x_{i-j} + ...`, from `Σ_j w_j (x_{i+1-j} - x_{i-j})`."""
-    return (*(float(a - b) for a, b in zip(weights[:-1], weights[1:], strict=True)), float(weights[-1]))
-
-
-def spurious_roots(weights: Sequence[float]) -> np.ndarray:
-    """Return the k-1 roots of `w_0 r^{k-1} + ... + w_{k-1}`: those of the rule, less the principal root 1."""
-    return np.roots(np.asarray(weights, float))
-
-
-def check_zero_stability(weights: Sequence[float]) -> None:
-    """Raise `ValueError` unless spurious roots lie in the unit disk, those on its rim simple and not at 1."""
-    roots = spurious_roots(weights)
-    on_rim = roots[np.abs(np.abs(roots) - 1) < 1e-9]
-    rim_roots = np.append(on_rim, 1.0)
-    gaps = np.abs(rim_roots[:, None] - rim_roots) + 2 * np.eye(len(rim_roots))
-    if np.max(np.abs(roots)) > 1 + 1e-9 or np.min(gaps) < 1e-6:
-        raise ValueError(
-            "the rule must be zero-stable (roots in the unit disk, those on its rim simple), "
-            f"got roots of modulus {np.abs(roots).round(4).tolist()} beside 1 for w = {tuple(weights)}; "
-            "use |history_coef| < 1 and smaller damping"
-        )
-
-
-def velocity_weights(weights: Sequence[float], times: np.ndarray) -> np.ndarray:
-    """Solve the order conditions for the b_ij `[M, k-1]` of `x_{i+1} = Σ_j a_j x_{i-j} + Σ_j b_ij v_{i-j}`.
-
-    With `Q_i(g)` the integral of the interpolant P_i over the differences of the rule, step i adds `Q_i`
-    over its own intervals. A start-up step (i < k-1), whose interpolant has too low a degree or has only
-    just reached its degree, integrates from t_0 and subtracts what the earlier steps added, so that their
-    error is made good.
-    """
-    k, num_steps = len(weights), len(times) - 1
-    table = np.zeros((num_steps, k - 1))
-    for i in range(num_steps):
-        num_nodes = min(i + 1, k - 1)
-        nodes = times[i - np.arange(num_nodes)]
-        ends = times[np.maximum(i + 1 - np.arange(k + 1), 0)]
-        for j, weight in enumerate(weights):
-            begin = times[0] if i < k - 1 else ends[j + 1]
-            table[i, :num_nodes] += weight * _interpolant_integral(nodes, begin, ends[j])
-        if i < k - 1:
-            for earlier in range(i):
-                shift = i - earlier
-                table[i, shift : shift + earlier + 1] -= table[earlier, : earlier + 1]
-    return table
-
-
-def _interpolant_integral(nodes: np.ndarray, begin: float, end: float) -> np.ndarray:
-    """Return weights of node values that integrate polynomials of degree < len(nodes) over [begin, end]."""
-    scale = np.max(np.abs(nodes - nodes[0])) or 1.0
-    s, lower, upper = ((np.asarray(t) - nodes[0]) / scale for t in (nodes, begin, end))
-    powers = np.arange(len(nodes))
-    moments = (upper ** (powers + 1) - lower ** (powers + 1)) / (powers + 1)
-    return scale * np.linalg.solve(s[None, :] ** powers[:, None], moments)

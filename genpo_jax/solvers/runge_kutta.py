@@ -54,9 +54,7 @@ class RungeKuttaSolver(StepSolver):
         """Reject parameters for which the solver cannot be inverted in float32."""
         check_num_steps(self.num_steps)
         if not isinstance(self.tableau, Tableau):
-            raise ValueError(
-                f"tableau must be a Tableau, got {self.tableau!r}; wrap it: Tableau(a=..., b=...)"
-            )
+            raise ValueError(f"tableau must be a Tableau, got {self.tableau!r}; wrap it: Tableau(a=..., b=...)")
         coupling = self.coupling
         check_in_range("coupling", coupling, "0 < coupling <= 1", 0 < coupling <= 1, "0.95 is the default")
         self._check("a larger coupling")

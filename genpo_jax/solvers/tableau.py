@@ -36,9 +36,7 @@ class Tableau:
         if not all(math.isfinite(value) for value in (*self.b, *sum(self.a, ()))):
             raise ValueError(f"the coefficients of a tableau must be finite, got {self!r}; look for a nan")
         if abs(sum(self.b) - 1) > TOLERANCE:
-            raise ValueError(
-                f"the weights b of a tableau must sum to 1, got {sum(self.b)!r}; rescale {self.b}"
-            )
+            raise ValueError(f"the weights b of a tableau must sum to 1, got {sum(self.b)!r}; rescale {self.b}")
 
     @property
     def c(self) -> tuple[float, ...]:

@@ -39,7 +39,7 @@ FAMILY: dict[str, Callable[..., StepSolver]] = {
 }
 NAMES = sorted(FAMILY)
 # One solver for each kind of step, where every member would be too slow.
-KINDS = ["history", "multistep-2", "multistep-3", "belm", "coupled", "verlet", "rk-ralston", "rk-4"]
+KINDS = ["history", "multistep-3", "belm", "coupled", "verlet", "rk-ralston"]
 
 
 def make(name: str, num_steps: int, **options) -> StepSolver:

@@ -15,9 +15,7 @@ TOLERANCE = {jnp.float32: 1e-4, jnp.float64: 1e-9}
 def assert_gradients_agree(left, right, dtype):
     """Compare trees leaf by leaf, with the tolerance relative to the largest entry of the leaf."""
     for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
-        np.testing.assert_allclose(
-            a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * float(jnp.abs(b).max())
-        )
+        np.testing.assert_allclose(a, b, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] * float(jnp.abs(b).max()))
 
 
 def loss_of(solver, method):
@@ -96,9 +94,7 @@ def test_traced_integers_may_be_closed_over():
         state = random_state(0, solver, 2, batch=(3,))
 
         def loss(table, row):
-            return solver.inverse(
-                lambda x, t: jnp.tanh(x * jnp.broadcast_to(table[row], x.shape)), state
-            ).sum()
+            return solver.inverse(lambda x, t: jnp.tanh(x * jnp.broadcast_to(table[row], x.shape)), state).sum()
 
         return jax.jit(jax.vmap(jax.grad(loss), in_axes=(None, 0)))(table, jnp.arange(4))
 
@@ -117,9 +113,7 @@ def test_gradients_of_gradients_work():
     state = random_state(0, solver, 2)
 
     def curvature(solver):
-        return jax.grad(
-            lambda a: jax.grad(lambda b: solver.forward(lambda x, t: jnp.sin(b * x), state).sum())(a)
-        )
+        return jax.grad(lambda a: jax.grad(lambda b: solver.forward(lambda x, t: jnp.sin(b * x), state).sum())(a))
 
     np.testing.assert_allclose(curvature(solver)(0.7), curvature(plain)(0.7), rtol=1e-9)
 

@@ -117,9 +117,7 @@ def test_the_expected_ratio_is_one_and_the_gradient_at_the_old_parameters_is_the
     def mean_log_prob(params):
         return Flow(solver, mlp_velocity(params), base).log_prob(state).mean()
 
-    for a, b in zip(
-        *map(jax.tree.leaves, (jax.grad(mean_ratio)(old), jax.grad(mean_log_prob)(old))), strict=True
-    ):
+    for a, b in zip(*map(jax.tree.leaves, (jax.grad(mean_ratio)(old), jax.grad(mean_log_prob)(old))), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-9)
 
 
@@ -130,7 +128,5 @@ def test_a_small_tau_keeps_the_action_distribution_of_a_trained_flow_and_indepen
         (correlated_normal(2, 1, 0.05, jnp.float64), 1.0),
         (standard_normal(2, 1, jnp.float64), 0.708),
     ]:
-        state = Flow(solver, lambda x, t: jnp.zeros_like(x), base).sample(
-            seed=jax.random.key(0), sample_shape=40_000
-        )
+        state = Flow(solver, lambda x, t: jnp.zeros_like(x), base).sample(seed=jax.random.key(0), sample_shape=40_000)
         assert abs(float(solver.output(state).std()) - expected) < 0.02

@@ -58,9 +58,7 @@ def test_the_marginal_ratio_of_two_linear_flows_is_the_ratio_of_their_normals():
         return action, marginal_log_ratio(new, old, proposal, action, jax.random.key(2), 4096)
 
     action, estimate = estimate_actions()
-    log_densities = [
-        stats.norm.logpdf(np.asarray(action), scale=action_scale(flow)).sum(-1) for flow in (new, old)
-    ]
+    log_densities = [stats.norm.logpdf(np.asarray(action), scale=action_scale(flow)).sum(-1) for flow in (new, old)]
     np.testing.assert_allclose(estimate.value, log_densities[0] - log_densities[1], atol=0.02)
 
 
@@ -88,9 +86,7 @@ def test_more_samples_raise_the_bound_of_a_poor_proposal():
         poor = fit_history_proposal(flow, jax.random.key(0), 2048, inflation=3.0)
         action = flow.action(flow.sample(seed=jax.random.key(1), sample_shape=256))
         keys = jax.random.split(jax.random.key(2), 3)
-        estimates = [
-            marginal_log_prob(flow, poor, action, k, n) for k, n in zip(keys, (1, 8, 512), strict=True)
-        ]
+        estimates = [marginal_log_prob(flow, poor, action, k, n) for k, n in zip(keys, (1, 8, 512), strict=True)]
         return action, [estimate.value.mean() for estimate in estimates]
 
     action, means = estimate_actions()

@@ -19,7 +19,7 @@ from genpo_jax.solvers import (
     power_grid,
     uniform_grid,
 )
-from genpo_jax.solvers.multistep import iterate_weights, velocity_weights
+from genpo_jax.solvers.multistep_weights import iterate_weights, velocity_weights
 
 from .family import NAMES, make, pendulum, slope
 
@@ -65,9 +65,7 @@ def test_a_state_of_equal_iterates_converges_with_the_claimed_order(name, refere
     assert abs(measured - solvers[0].order) < 0.1
 
 
-@pytest.mark.parametrize(
-    "name", ["history", "multistep-1", "multistep-2", "multistep-3", "belm", "verlet", "rk-4"]
-)
+@pytest.mark.parametrize("name", ["history", "multistep-1", "multistep-2", "multistep-3", "belm", "verlet", "rk-4"])
 def test_the_order_survives_uneven_steps(name, reference):
     steps = STEPS.get(name, [64, 128, 256])
     solvers = [make(name, m, grid=power_grid(m, 1.5), max_error=np.inf) for m in steps]
@@ -108,9 +106,7 @@ def test_the_history_solver_is_second_order_at_sigma_one_from_a_true_past_and_fi
 
 def test_equal_iterates_make_the_history_solver_overshoot_a_constant_velocity_and_the_multistep_rule_not():
     """With v = 1 and x = 0 the action should be 1; the published first step adds about σ h / (1 + σ)."""
-    overshoot = (
-        float(HistorySolver(30, 0.75).forward(lambda x, t: jnp.ones_like(x), jnp.zeros((2, 1)))[0, 0]) - 1
-    )
+    overshoot = float(HistorySolver(30, 0.75).forward(lambda x, t: jnp.ones_like(x), jnp.zeros((2, 1)))[0, 0]) - 1
     assert abs(overshoot - 0.75 / 30 / 1.75) < 1e-5
     for order in (1, 2, 3):
         solver = MultistepSolver(7, order, grid=power_grid(7, 1.7))
