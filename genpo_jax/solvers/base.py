@@ -1,16 +1,23 @@
 """What every reversible solver provides, and the numerics they share.
 
-A *state* is one array `[..., k, d]`: k iterates of an action-sized variable, newest first. A *velocity* is any
-callable `v(x, t) -> dx/dt` on arrays `[..., d]` with scalar `t`. Solvers map a state at t=0 to a state at t=1 and
-back, exactly, and the log-determinant of that map is a constant that needs no Jacobian.
+A *state* is one array `[..., k, d]`: k iterates of an action-sized variable, newest first. A *velocity* is
+any callable `v(x, t) -> dx/dt` on arrays `[..., d]` with scalar `t`. Solvers map a state at the first time
+of their grid to a state at the last and back, exactly, and the log-determinant of that map is a constant
+that needs no Jacobian.
 """
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeAlias
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
-from jax.typing import ArrayLike
+from jax.typing import ArrayLike, DTypeLike
+
+from genpo_jax.solvers.grid import TimeGrid, grid_of
+from genpo_jax.solvers.walk import Carry, Coefs, walk
 
 Velocity: TypeAlias = Callable[[Array, Array], Array]
 
@@ -32,11 +39,11 @@ class ReversibleSolver(Protocol):
         ...
 
     def forward(self, velocity: Velocity, state: Array) -> Array:
-        """Integrate a state `[..., k, d]` from t=0 to t=1."""
+        """Integrate a state `[..., k, d]` from the first time of the grid to the last."""
         ...
 
     def inverse(self, velocity: Velocity, state: Array) -> Array:
-        """Recover the state `[..., k, d]` at t=0 from the one at t=1."""
+        """Recover the state `[..., k, d]` at the first time from the one at the last."""
         ...
 
     def log_det(self, event_size: int) -> float:
@@ -47,23 +54,176 @@ class ReversibleSolver(Protocol):
         """Return the action `[..., d]` that a state `[..., k, d]` stands for."""
         ...
 
+    def split(self, state: Array) -> tuple[Array, Array]:
+        """Split a state into its action `[..., d]` and the rest `[..., k-1, d]`, preserving volume."""
+        ...
 
-def round_trip_error(expansion: float, num_steps: int, dtype: ArrayLike | type = jnp.float32) -> float:
-    """Predict the relative error of `inverse(forward(state))`.
+    def join(self, action: Array, rest: Array) -> Array:
+        """Build the state `[..., k, d]` that `split` takes apart."""
+        ...
 
-    Args:
-        expansion: factor by which one inverse step amplifies a rounding error, `1 / |σ|` for the history solver.
-        num_steps: number M of steps.
-        dtype: floating dtype of the state.
 
-    Returns:
-        `eps * expansion^M`, with eps the machine epsilon of `dtype` (1.2e-7 in float32).
+class StepSolver:
+    """A reversible solver made of M invertible steps: the shared half of every solver of this package.
+
+    A subclass is a frozen dataclass with the five fields below. It describes one step and its inverse; the
+    base checks inputs, walks the steps (unrolled, scanned, or with constant memory) and predicts the
+    rounding error.
     """
-    return float(jnp.finfo(dtype).eps) * expansion**num_steps
+
+    num_steps: int
+    unroll: bool
+    grid: TimeGrid | None
+    constant_memory: bool
+    max_error: float
+
+    @property
+    def times(self) -> TimeGrid:
+        """The time grid: `grid`, or by default M equal steps from 0 to 1."""
+        return grid_of(self.grid, self.num_steps)
+
+    @property
+    def num_states(self) -> int:
+        """The number k of iterates in a state."""
+        return 2
+
+    @property
+    def _growth(self) -> float:
+        """The factor by which rounding errors of the last state are amplified in the first one."""
+        raise NotImplementedError
+
+    def _coefs(self) -> Coefs:
+        """Return numpy arrays `[M, ...]`; row i of each holds the numbers that step i needs."""
+        raise NotImplementedError
+
+    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        raise NotImplementedError
+
+    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        raise NotImplementedError
+
+    def forward(self, velocity: Velocity, state: Array) -> Array:
+        """Integrate a state from the first time of the grid to the last.
+
+        Args:
+            velocity: `v(x, t)`, with x `[..., d]` and scalar t; returns `[..., d]`.
+            state: `[..., k, d]`, newest iterate first.
+
+        Returns:
+            `[..., k, d]`, newest iterate first.
+
+        Raises:
+            ValueError: if the state or what the velocity returns has the wrong shape or dtype.
+
+        """
+        velocity, carry = checked_velocity(velocity), split_state(state, self.num_states)
+        return jnp.stack(self._walk(velocity, carry), axis=-2)
+
+    def inverse(self, velocity: Velocity, state: Array) -> Array:
+        """Recover the state at the first time of the grid from the one at the last.
+
+        Args:
+            velocity: the same `v(x, t)` as in `forward`.
+            state: `[..., k, d]`, as returned by `forward`.
+
+        Returns:
+            `[..., k, d]`, the argument of `forward`, to rounding.
+
+        Raises:
+            ValueError: if the state or what the velocity returns has the wrong shape or dtype.
+
+        """
+        velocity, carry = checked_velocity(velocity), split_state(state, self.num_states)
+        return jnp.stack(self._walk(velocity, carry, inverse=True), axis=-2)
+
+    def output(self, state: Array) -> Array:
+        """Return the newest iterate `[..., d]`: the action that the environment executes."""
+        return state[..., 0, :]
+
+    def split(self, state: Array) -> tuple[Array, Array]:
+        """Split a state into its action `[..., d]` and the rest `[..., k-1, d]`, preserving volume."""
+        return state[..., 0, :], state[..., 1:, :]
+
+    def join(self, action: Array, rest: Array) -> Array:
+        """Build the state `[..., k, d]` that `split` takes apart."""
+        return jnp.concatenate([action[..., None, :], rest], axis=-2)
+
+    def round_trip_error(self, dtype: DTypeLike = jnp.float32) -> float:
+        """Predict the relative error of `inverse(forward(state))`: machine epsilon times the growth.
+
+        The growth is what the inverse does to rounding errors at zero velocity, e.g. `|σ|^-M` for the history
+        solver. It is infinite where it passes the floating range.
+        """
+        return float(jnp.finfo(dtype).eps) * self._growth
+
+    def round_trip_bound(self, dtype: DTypeLike = jnp.float32, lipschitz: float = 1.0) -> float:
+        """Bound the error of the round trip, relative to the largest magnitude in its two end states.
+
+        The prediction holds at zero velocity; a velocity with Lipschitz constant L can amplify an error by a
+        further `exp(L T)` on the way there and on the way back, over a time span T. The margin of 20 is over twice
+        the largest factor that was measured at L T = 1 (docs/solvers.md).
+        """
+        span = abs(self.times.times[-1] - self.times.times[0])
+        excess = max(0.0, lipschitz * span - 1)
+        return 20 * self.round_trip_error(dtype) * math.exp(min(2 * excess, 700.0))
+
+    def _walk(self, velocity: Velocity, carry: Carry, *, inverse: bool = False, begin: int = 0) -> Carry:
+        """Take steps `begin`, ..., M-1 in turn, or undo them in reverse order."""
+        rows = tuple(np.asarray(coef)[begin:] for coef in self._coefs())
+        step, unstep = self._step, self._unstep
+        if inverse:
+            rows, step, unstep = tuple(coef[::-1] for coef in rows), unstep, step
+        return walk(step, unstep, velocity, rows, carry, unroll=self.unroll, constant_memory=self.constant_memory)
+
+    def _check(self, remedy: str) -> None:
+        """Check grid and predicted float32 round trip of a new solver; `remedy` follows "use "."""
+        grid = grid_of(self.grid, self.num_steps)
+        object.__setattr__(self, "grid", None if self.grid is None else grid)
+        if not self.max_error > 0:
+            raise ValueError(f"max_error must be > 0, got {self.max_error!r}; the default is {MAX_ROUND_TRIP_ERROR}")
+        error = self.round_trip_error(jnp.float32)
+        if error > self.max_error:
+            raise ValueError(
+                f"the predicted float32 round-trip error must be at most {self.max_error:.0e}, or the ratio "
+                f"is noise, got {error:.1e} for {self!r}; use {self._fewer_steps()}{remedy}, "
+                "or raise max_error if your states are float64"
+            )
+
+    def _fewer_steps(self) -> str:
+        growth = self._growth ** (1 / self.num_steps)
+        if self.grid is not None or not math.isfinite(growth):
+            return ""
+        steps = math.floor(math.log(self.max_error / float(jnp.finfo(jnp.float32).eps)) / math.log(growth))
+        return f"num_steps <= {steps} or " if steps >= 1 else ""
 
 
-def check_state(state: Array, num_states: int) -> None:
-    """Raise `ValueError` unless `state` is a floating array `[..., num_states, d]`."""
+class MeanOutput(StepSolver):
+    """A pair solver whose two iterates stand for the same point: the action is their mean."""
+
+    def output(self, state: Array) -> Array:
+        """Return the action `[..., d]`, the mean of the pair."""
+        return 0.5 * (state[..., 0, :] + state[..., 1, :])
+
+    def split(self, state: Array) -> tuple[Array, Array]:
+        """Split a pair into its mean `[..., d]` and its difference `[..., 1, d]`; the determinant is 1."""
+        return self.output(state), state[..., :1, :] - state[..., 1:, :]
+
+    def join(self, action: Array, rest: Array) -> Array:
+        """Build the pair `[..., 2, d]` that `split` takes apart."""
+        return action[..., None, :] + 0.5 * jnp.concatenate([rest, -rest], axis=-2)
+
+
+def power(factor: float, exponent: int) -> float:
+    """Return `factor ** exponent`, or infinity where that overflows."""
+    try:
+        return factor**exponent
+    except OverflowError:
+        return math.inf
+
+
+def split_state(state: Array, num_states: int) -> Carry:
+    """Return the iterates of a state, or raise `ValueError` unless it is floating `[..., num_states, d]`."""
+    state = jnp.asarray(state)
     if state.ndim < 2 or state.shape[-2] != num_states:
         raise ValueError(
             f"a state must have shape [..., {num_states}, d] (newest iterate first), got {state.shape}; "
@@ -71,13 +231,32 @@ def check_state(state: Array, num_states: int) -> None:
         )
     if not jnp.issubdtype(state.dtype, jnp.floating):
         raise ValueError(f"a state must be a floating array, got dtype {state.dtype}; cast it, e.g. to float32")
+    return tuple(state[..., j, :] for j in range(num_states))
 
 
-def check_velocity(value: Array, x: Array) -> Array:
-    """Return `value`, the velocity at `x`, or raise `ValueError` unless it has the shape of `x`."""
-    if value.shape != x.shape:
-        raise ValueError(
-            f"velocity(x, t) must return the shape of x, got {value.shape} for x of shape {x.shape}; "
-            "check the last dimension of the network and what it broadcasts against"
-        )
-    return value
+def checked_velocity(velocity: Velocity) -> Velocity:
+    """Return `velocity` with its time and value in the dtype of x, and with its value's shape checked."""
+
+    def checked(x: Array, t: ArrayLike) -> Array:
+        value = velocity(x, jnp.asarray(t, x.dtype))
+        if jnp.shape(value) != x.shape:
+            raise ValueError(
+                f"velocity(x, t) must return the shape of x, got {jnp.shape(value)} for x {x.shape}; "
+                "check the last dimension of the network and what it broadcasts against"
+            )
+        return jax.lax.convert_element_type(value, x.dtype)
+
+    return checked
+
+
+def check_floating(dtype: DTypeLike) -> DTypeLike:
+    """Return `dtype`, or raise `ValueError` unless it is a floating dtype."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(f"dtype must be a floating dtype, got {jnp.dtype(dtype)}; use e.g. jnp.float32")
+    return dtype
+
+
+def check_in_range(name: str, value: float, rule: str, valid: bool, remedy: str) -> None:
+    """Raise `ValueError` with rule, value and remedy unless `valid`."""
+    if not valid:
+        raise ValueError(f"{name} must satisfy {rule}, got {value!r}; {remedy}")

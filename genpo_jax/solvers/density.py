@@ -1,34 +1,153 @@
-"""Base densities: what the state at t=0 is drawn from."""
+"""Base densities: what the state at the first time is drawn from."""
 
 import math
 from dataclasses import dataclass
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import DTypeLike
+
+from genpo_jax.solvers.base import check_floating
 
 
+class BaseDensity(Protocol):
+    """A density over states `[*batch_shape, k, d]`."""
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape `(k, d)` of one state."""
+        ...
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The shape of independent, differently distributed states; `()` for one density."""
+        ...
+
+    def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
+        """Draw states `[*batch_shape, k, d]`; `batch_shape` ends with the density's own."""
+        ...
+
+    def log_prob(self, state: Array) -> Array:
+        """Return the log density `[...]` of states `[..., k, d]`."""
+        ...
+
+    def entropy(self) -> Array:
+        """Return the differential entropy `[*self.batch_shape]`."""
+        ...
+
+
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DiagonalNormal:
     """Independent normals with mean 0 over a state `[..., k, d]`.
 
     Attributes:
-        log_scale: `[k, d]`, log standard deviation of each coordinate; zeros give the published N(0, I).
+        log_scale: `[..., k, d]`, log standard deviation of each coordinate; zeros give the published N(0, I).
+            Leading dimensions are batch dimensions, as of a scale that depends on an observation.
+
     """
 
     log_scale: Array
 
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape `(k, d)` of one state."""
+        return self.log_scale.shape[-2:]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading dimensions of `log_scale`."""
+        return self.log_scale.shape[:-2]
+
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
         """Draw states `[*batch_shape, k, d]`."""
-        noise = jax.random.normal(key, (*batch_shape, *self.log_scale.shape), self.log_scale.dtype)
-        return noise * jnp.exp(self.log_scale)
+        noise = jax.random.normal(key, (*batch_shape, *self.event_shape), self.log_scale.dtype)
+        return noise * _lead(jnp.exp(self.log_scale), noise.ndim)
 
     def log_prob(self, state: Array) -> Array:
         """Return the log density `[...]` of states `[..., k, d]`."""
-        standard = state * jnp.exp(-self.log_scale)
-        terms = -0.5 * standard**2 - self.log_scale - 0.5 * math.log(2 * math.pi)
+        log_scale = _lead(self.log_scale, state.ndim)
+        standard = state * jnp.exp(-log_scale)
+        terms = -0.5 * standard**2 - log_scale - 0.5 * math.log(2 * math.pi)
         return terms.sum(axis=(-2, -1))
 
     def entropy(self) -> Array:
-        """Return the differential entropy, a scalar."""
-        return (self.log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum()
+        """Return the differential entropy, a scalar for each batch element."""
+        return (self.log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=(-2, -1))
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class CorrelatedNormal:
+    """A normal newest iterate x, and older iterates `x + τ ε` scattered about it.
+
+    With a small τ all iterates of the state stand for the same noise, so that a flow trained elsewhere keeps
+    its action distribution; with τ → 0 the density degenerates and ratios become steep.
+
+    Attributes:
+        log_scale: `[..., k, d]`: row 0 the log standard deviation of x, rows 1 to k-1 the log τ of each older
+            iterate's deviation from x. `correlated_normal` builds it from one τ.
+
+    """
+
+    log_scale: Array
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape `(k, d)` of one state."""
+        return self.log_scale.shape[-2:]
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading dimensions of `log_scale`."""
+        return self.log_scale.shape[:-2]
+
+    def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
+        """Draw states `[*batch_shape, k, d]`."""
+        deviation = DiagonalNormal(self.log_scale).sample(key, batch_shape)
+        newest = deviation[..., :1, :]
+        return jnp.concatenate([newest, newest + deviation[..., 1:, :]], axis=-2)
+
+    def log_prob(self, state: Array) -> Array:
+        """Return the log density `[...]` of states `[..., k, d]`; the shear has determinant 1."""
+        newest = state[..., :1, :]
+        deviation = jnp.concatenate([newest, state[..., 1:, :] - newest], axis=-2)
+        return DiagonalNormal(self.log_scale).log_prob(deviation)
+
+    def entropy(self) -> Array:
+        """Return the differential entropy, a scalar for each batch element."""
+        return DiagonalNormal(self.log_scale).entropy()
+
+
+def standard_normal(num_states: int, event_size: int, dtype: DTypeLike = jnp.float32) -> DiagonalNormal:
+    """Return N(0, I) over states `[..., num_states, event_size]`."""
+    _check_sizes(num_states, event_size)
+    return DiagonalNormal(jnp.zeros((num_states, event_size), check_floating(dtype)))
+
+
+def correlated_normal(num_states: int, event_size: int, tau: float, dtype: DTypeLike = jnp.float32) -> CorrelatedNormal:
+    """Return the density of `(x, x + τ ε_1, ..., x + τ ε_{k-1})` with x and the ε_j independent N(0, I).
+
+    Raises:
+        ValueError: unless τ is positive and finite.
+
+    """
+    _check_sizes(num_states, event_size)
+    if not (tau > 0 and math.isfinite(tau)):
+        raise ValueError(f"tau must be a finite number > 0, got {tau!r}; at 0 the state has no density")
+    rows = jnp.where(jnp.arange(num_states)[:, None] == 0, 0.0, math.log(tau))
+    return CorrelatedNormal(jnp.broadcast_to(rows, (num_states, event_size)).astype(check_floating(dtype)))
+
+
+def _lead(array: Array, ndim: int) -> Array:
+    """Give `array` leading dimensions of size 1 up to `ndim`, so that it broadcasts at equal rank."""
+    return array.reshape((1,) * (ndim - array.ndim) + array.shape)
+
+
+def _check_sizes(num_states: int, event_size: int) -> None:
+    if num_states < 1 or event_size < 1:
+        raise ValueError(
+            f"num_states and event_size must be >= 1, got {num_states}, {event_size}; pass solver.num_states"
+        )

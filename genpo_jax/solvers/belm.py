@@ -1,0 +1,79 @@
+"""The variable-step leapfrog of BELM: second order on any grid."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from genpo_jax.solvers.base import MAX_ROUND_TRIP_ERROR, Carry, Coefs, StepSolver, Velocity
+from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+
+
+@dataclass(frozen=True)
+class BelmSolver(StepSolver):
+    """Integrate with the two-step rule whose coefficients follow the step sizes (BELM, NeurIPS 2024).
+
+        forward   x_{i+1} = (1-σ_i) x_i + σ_i x_{i-1} + c_i v(x_i, t_i),    σ_i = (h_i / h_{i-1})²
+        inverse   x_{i-1} = (x_{i+1} - (1-σ_i) x_i - c_i v(x_i, t_i)) / σ_i,    c_i = h_i + h_i² / h_{i-1}
+
+    with h_i = t_{i+1} - t_i. The two coefficients are the only ones for which the error of a step is of
+    third order. The first step takes both iterates of the state to be at t_0: σ_0 = 1, c_0 = h_0. The
+    product of the σ_i telescopes, so `log |det| = 2 d log(h_{M-1} / h_0)`, 0 on equal steps: a constant of
+    the grid.
+
+    Second order on any grid, one network call a step. On equal steps it is the leapfrog rule, whose spurious
+    root lies at -1: errors in the history are never damped and grow where the flow contracts. For smooth
+    flows and small M; else `MultistepSolver(order=2)`.
+
+    Attributes:
+        num_steps: number M of steps, one network call each.
+        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
+        grid: the M + 1 times; None for equal steps from 0 to 1.
+        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
+        max_error: largest accepted prediction of the float32 round-trip error.
+
+    """
+
+    num_steps: int = 5
+    unroll: bool = True
+    grid: TimeGrid | None = None
+    constant_memory: bool = False
+    max_error: float = MAX_ROUND_TRIP_ERROR
+
+    def __post_init__(self) -> None:
+        """Reject grids whose steps shrink too much to be inverted in float32."""
+        check_num_steps(self.num_steps)
+        self._check("a grid whose steps shrink less")
+
+    @property
+    def order(self) -> int:
+        """The order of convergence: 2."""
+        return 2
+
+    @property
+    def _growth(self) -> float:
+        # Undoing steps i..j multiplies an error by (h_{i-1} / h_j)^2.
+        h = np.abs(self.times.steps)
+        return float(np.max(np.maximum.accumulate(h) / h) ** 2)
+
+    def log_det(self, event_size: int) -> float:
+        """Return `2 d log(h_{M-1} / h_0)`, the constant `log |det|` of `forward` for d = `event_size`."""
+        h = self.times.steps
+        return 2 * event_size * math.log(h[-1] / h[0])
+
+    def _coefs(self) -> Coefs:
+        h = self.times.steps
+        ratio = h / np.concatenate([h[:1], h[:-1]])
+        weight = h * (1 + ratio)
+        weight[0] = h[0]
+        return np.asarray(self.times.times[:-1]), ratio**2, weight
+
+    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        (t, sigma, weight), (x, x_prev) = coefs, carry
+        return (1 - sigma) * x + sigma * x_prev + weight * velocity(x, t), x
+
+    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        (t, sigma, weight), (x_next, x) = coefs, carry
+        return x, (x_next - (1 - sigma) * x - weight * velocity(x, t)) / sigma

@@ -1,0 +1,111 @@
+"""A solver, a velocity and a base density as one bijector and one distribution."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+from jax import Array
+
+from genpo_jax.solvers.base import ReversibleSolver, Velocity
+from genpo_jax.solvers.density import BaseDensity
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The density of a state that noise flows to, with the methods and shape rules of distrax.
+
+    The *event* is a whole state: the last two dimensions `(k, d)` of an array. All dimensions before them
+    are batch dimensions: methods that map states return one log-determinant or log density for each.
+    `sample_shape` counts independent draws and comes first: samples have shape `[*sample_shape,
+    *batch_shape, k, d]`, with `batch_shape` that of the base density. The executed action is
+    `flow.action(state)`, `[..., d]`.
+
+    Nothing is stored and nothing is registered: build the flow inside the function that is jitted or
+    differentiated, around a velocity that closes over the traced parameters.
+
+    Attributes:
+        solver: any solver of this package.
+        velocity: `v(x, t)`, x `[..., d]`, t a scalar.
+        base: density of the noise, with event shape `(solver.num_states, d)`.
+
+    """
+
+    solver: ReversibleSolver
+    velocity: Velocity
+    base: BaseDensity
+
+    def __post_init__(self) -> None:
+        """Check that base and solver agree on the number of iterates."""
+        if len(self.base.event_shape) != 2 or self.base.event_shape[0] != self.solver.num_states:
+            raise ValueError(
+                f"the base density must have event shape ({self.solver.num_states}, d) for this solver, got "
+                f"{self.base.event_shape}; build it with num_states=solver.num_states"
+            )
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape `(k, d)` of one state."""
+        return self.base.event_shape
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch shape of the base density."""
+        return self.base.batch_shape
+
+    @property
+    def event_ndims_in(self) -> int:
+        """The number of event dimensions of the argument: 2."""
+        return 2
+
+    @property
+    def event_ndims_out(self) -> int:
+        """The number of event dimensions of the value: 2."""
+        return 2
+
+    def forward(self, noise: Array) -> Array:
+        """Map noise `[..., k, d]` to states `[..., k, d]`."""
+        return self.solver.forward(self.velocity, noise)
+
+    def inverse(self, state: Array) -> Array:
+        """Map states `[..., k, d]` to the noise `[..., k, d]` they came from."""
+        return self.solver.inverse(self.velocity, state)
+
+    def forward_and_log_det(self, noise: Array) -> tuple[Array, Array]:
+        """Return states `[..., k, d]` and `log |det d state / d noise|` `[...]`."""
+        state = self.forward(noise)
+        return state, self._log_det(state)
+
+    def inverse_and_log_det(self, state: Array) -> tuple[Array, Array]:
+        """Return noise `[..., k, d]` and `log |det d noise / d state|` `[...]`."""
+        noise = self.inverse(state)
+        return noise, -self._log_det(noise)
+
+    def sample(self, *, seed: Array, sample_shape: int | tuple[int, ...] = ()) -> Array:
+        """Draw states `[*sample_shape, *batch_shape, k, d]`."""
+        return self.forward(self.base.sample(seed, self._shape(sample_shape)))
+
+    def log_prob(self, value: Array) -> Array:
+        """Return the log density `[...]` of states `[..., k, d]`."""
+        noise, log_det = self.inverse_and_log_det(value)
+        return self.base.log_prob(noise) + log_det
+
+    def sample_and_log_prob(self, *, seed: Array, sample_shape: int | tuple[int, ...] = ()) -> tuple[Array, Array]:
+        """Draw states `[*sample_shape, *batch_shape, k, d]` and their log densities, with no inversion."""
+        noise = self.base.sample(seed, self._shape(sample_shape))
+        state, log_det = self.forward_and_log_det(noise)
+        return state, self.base.log_prob(noise) - log_det
+
+    def entropy(self) -> Array:
+        """Return the differential entropy of the state `[*batch_shape]`, in closed form."""
+        return self.base.entropy() + self.solver.log_det(self.event_shape[-1])
+
+    def action(self, state: Array) -> Array:
+        """Return the action `[..., d]` of states `[..., k, d]`."""
+        return self.solver.output(state)
+
+    def _log_det(self, state: Array) -> Array:
+        return jnp.full(state.shape[:-2], self.solver.log_det(state.shape[-1]), state.dtype)
+
+    def _shape(self, sample_shape: Any) -> tuple[int, ...]:
+        sample_shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
+        return (*sample_shape, *self.base.batch_shape)

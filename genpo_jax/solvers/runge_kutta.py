@@ -1,0 +1,98 @@
+"""Reversible Runge-Kutta: any explicit tableau, made invertible by a second iterate."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from genpo_jax.solvers.base import (
+    MAX_ROUND_TRIP_ERROR,
+    Carry,
+    Coefs,
+    StepSolver,
+    Velocity,
+    check_in_range,
+    power,
+)
+from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+from genpo_jax.solvers.tableau import MIDPOINT, Tableau
+
+
+@dataclass(frozen=True)
+class RungeKuttaSolver(StepSolver):
+    """Integrate a pair `(y, z)` around an explicit Runge-Kutta method (McCallum and Foster, 2024).
+
+        forward   y' = λ y + (1-λ) z + Ψ_h(z, t),   z' = z - Ψ_{-h}(y', t+h)
+        inverse   z = z' + Ψ_{-h}(y', t+h),   y = (y' - (1-λ) z - Ψ_h(z, t)) / λ
+
+    with Ψ_h the increment of the method over a step h. `|det|` of one step is `λ^d` for any velocity, tableau
+    and grid. The order is that of the tableau. The action is y, the newest iterate.
+
+    Attributes:
+        num_steps: number M of steps, 2 s network calls each for a tableau of s stages.
+        tableau: the explicit Runge-Kutta method: EULER, MIDPOINT, HEUN, RALSTON, KUTTA3, RK4 or your own.
+        coupling: λ, 0 < λ <= 1; below 1 it draws y to z. Small λ magnifies rounding by `λ^-M`.
+        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
+        grid: the M + 1 times; None for equal steps from 0 to 1.
+        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
+        max_error: largest accepted prediction of the float32 round-trip error.
+
+    """
+
+    num_steps: int = 5
+    tableau: Tableau = MIDPOINT
+    coupling: float = 0.95
+    unroll: bool = True
+    grid: TimeGrid | None = None
+    constant_memory: bool = False
+    max_error: float = MAX_ROUND_TRIP_ERROR
+
+    def __post_init__(self) -> None:
+        """Reject parameters for which the solver cannot be inverted in float32."""
+        check_num_steps(self.num_steps)
+        if not isinstance(self.tableau, Tableau):
+            raise ValueError(f"tableau must be a Tableau, got {self.tableau!r}; wrap it: Tableau(a=..., b=...)")
+        coupling = self.coupling
+        check_in_range("coupling", coupling, "0 < coupling <= 1", 0 < coupling <= 1, "0.95 is the default")
+        self._check("a larger coupling")
+
+    @property
+    def order(self) -> int:
+        """The order of convergence: that of the tableau."""
+        return self.tableau.order
+
+    @property
+    def _growth(self) -> float:
+        return power(1 / self.coupling, self.num_steps)
+
+    def log_det(self, event_size: int) -> float:
+        """Return `M d log λ`, the constant `log |det|` of `forward` for d = `event_size`."""
+        return self.num_steps * event_size * math.log(self.coupling)
+
+    def _coefs(self) -> Coefs:
+        t, h, c = np.asarray(self.times.times), self.times.steps, np.asarray(self.tableau.c)
+        return h, t[:-1, None] + c * h[:, None], t[1:, None] - c * h[:, None]
+
+    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        (h, t_up, t_down), (y, z), lam = coefs, carry, self.coupling
+        y = lam * y + (1 - lam) * z + self._increment(velocity, z, h, t_up)
+        return y, z - self._increment(velocity, y, -h, t_down)
+
+    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        (h, t_up, t_down), (y, z), lam = coefs, carry, self.coupling
+        z = z + self._increment(velocity, y, -h, t_down)
+        return (y - (1 - lam) * z - self._increment(velocity, z, h, t_up)) / lam, z
+
+    def _increment(self, velocity: Velocity, x: Array, h: Any, stage_times: Sequence[Any]) -> Array:
+        """Return Ψ_h(x, t) for the stage times t + c h."""
+        stages = []
+        for m, row in enumerate(self.tableau.a):
+            shifted = x
+            for weight, stage in zip(row, stages, strict=True):
+                shifted = shifted + h * weight * stage if weight else shifted
+            stages.append(velocity(shifted, stage_times[m]))
+        terms = [weight * stage for weight, stage in zip(self.tableau.b, stages, strict=True) if weight]
+        return h * sum(terms[1:], terms[0])
