@@ -104,7 +104,7 @@ class PPOConfig:
     """Upper bound of the adaptive learning rate."""
     clip_range: float = 0.2
     """PPO clips the ratio to [1 - clip_range, 1 + clip_range]."""
-    value_clip: float | None = 0.2
+    value_clip: float | None = None
     """Clip range of the value loss, in units of normalised return; None: plain squared error."""
     gamma: float = 0.99
     """Discount per step."""
