@@ -35,6 +35,6 @@ def preset(env: str, accelerator: bool) -> Config:
         num_timesteps=1_000_000,
         env_options=EnvConfig(num_envs=256),
         policy=SMALL,
-        ppo=PPOConfig(num_minibatches=16),
+        ppo=PPOConfig(target_kl=0.02),
     )
     return replace(config, **CPU.get(env, {}))
