@@ -64,8 +64,10 @@ class PolicyConfig:
     """Number of sinusoidal features of the flow time t (even)."""
     num_steps: int = 5
     """Solver steps M from noise to action."""
-    history_coef: float = 0.75
-    """Solver coefficient sigma, the weight of the earlier iterate."""
+    solver_order: int | None = None
+    """None: the published history solver; 1, 2 or 3: the multistep solver of that order (docs/solvers.md)."""
+    history_coef: float | None = None
+    """Solver coefficient sigma, the weight of the oldest iterate. None: 0.75, or the multistep solver's own."""
     base: Literal["standard", "learned-scale"] = "learned-scale"
     """Density of the noise: N(0, I), or independent normals with a learned scale per coordinate."""
     initial_std: float = 1.0

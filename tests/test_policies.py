@@ -41,6 +41,7 @@ VARIANTS = [
     {"method": "genpo++", "base": "standard"},
     {"method": "genpo++", "network": "concat"},
     {"method": "genpo++", "num_steps": 10, "history_coef": 0.85},
+    {"method": "genpo++", "num_steps": 3, "solver_order": 2},
 ]
 
 

@@ -10,7 +10,7 @@ from jax import Array
 
 from genpo_jax.config import PolicyConfig
 from genpo_jax.networks import ConcatVelocity, EncodedVelocity
-from genpo_jax.solvers import DiagonalNormal, HistorySolver, ReversibleSolver
+from genpo_jax.solvers import DiagonalNormal, HistorySolver, MultistepSolver, ReversibleSolver
 
 
 class ReversibleRecord(PyTreeNode):
@@ -79,6 +79,10 @@ class ReversiblePolicy(nnx.Module):
 
 
 def make_history_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
-    """Build the GenPO++ policy."""
-    solver = HistorySolver(config.num_steps, config.history_coef)
+    """Build the GenPO++ policy, with the published solver or one of higher order."""
+    coef = {} if config.history_coef is None else {"history_coef": config.history_coef}
+    if config.solver_order is None:
+        solver = HistorySolver(config.num_steps, **coef)
+    else:
+        solver = MultistepSolver(config.num_steps, order=config.solver_order, **coef)
     return ReversiblePolicy(obs_size, action_size, config, solver, rngs)
