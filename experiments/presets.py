@@ -14,7 +14,8 @@ SMALL = PolicyConfig(hidden_sizes=(128, 128), encoder_sizes=(128, 128), value_si
 # Env steps and what else differs; chosen from runs recorded in docs/results.md.
 CPU: dict[str, dict] = {
     "inverted_pendulum": {"backend": "spring", "num_timesteps": 500_000},
-    "fast": {"num_timesteps": 2**15},
+    # Brax's own test of its PPO: 2^15 steps, episodes of 128.
+    "fast": {"num_timesteps": 2**15, "env_options": EnvConfig(num_envs=64, episode_length=128)},
     "reacher": {"backend": "spring"},
     "hopper": {"backend": "spring"},
     "ant": {"backend": "spring", "num_timesteps": 800_000},

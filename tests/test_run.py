@@ -192,7 +192,7 @@ def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(t
     [
         (["--env", "humanoyd"], "did you mean 'humanoid'"),
         (["--env", "fast", "--backend", "spring"], "no backend 'spring'"),
-        (["--num-envs", "3"], "not divisible"),
+        (["--num-minibatches", "7"], "not divisible"),
         (["--history-coef", "0"], "history_coef must"),
         (["--num-steps", "30"], "round-trip error"),
         (["--resume"], "holds no config.json"),
