@@ -194,7 +194,7 @@ def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(t
         (["--env", "fast", "--backend", "spring"], "no backend 'spring'"),
         (["--num-minibatches", "7"], "not divisible"),
         (["--history-coef", "0"], "history_coef must"),
-        (["--num-steps", "30"], "round-trip error"),
+        (["--num-steps", "60"], "round-trip error"),
         (["--resume"], "holds no config.json"),
     ],
 )

@@ -55,6 +55,7 @@ def test_rollouts_equal_those_of_brax_own_wrappers_up_to_the_first_reset(pendulu
     zeros = jnp.zeros(num_envs)
     counts = {"episode_return": zeros, "episode_length": zeros.astype(jnp.int32)}
     pool = (env_state, obs)
+    counts["time_limit"] = jnp.full(num_envs, limit, jnp.int32)
     ours = EpisodeState(env_state=env_state, obs=obs, **counts, pool=pool, key=jax.random.key(2))
     step, brax_step = jax.jit(episodes.step), jax.jit(lambda s, a: strong(wrapped.step(s, a)))
     running = np.ones(num_envs, bool)
