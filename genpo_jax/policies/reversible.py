@@ -80,9 +80,9 @@ class ReversiblePolicy(nnx.Module):
 
 def make_history_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
     """Build the GenPO++ policy, with the published solver or one of higher order."""
-    coef = {} if config.history_coef is None else {"history_coef": config.history_coef}
-    if config.solver_order is None:
-        solver = HistorySolver(config.num_steps, **coef)
+    coef = config.history_coef
+    if config.solver_order is not None:
+        solver = MultistepSolver(config.num_steps, order=config.solver_order, history_coef=coef)
     else:
-        solver = MultistepSolver(config.num_steps, order=config.solver_order, **coef)
+        solver = HistorySolver(config.num_steps, HistorySolver.history_coef if coef is None else coef)
     return ReversiblePolicy(obs_size, action_size, config, solver, rngs)
