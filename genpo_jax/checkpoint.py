@@ -118,9 +118,6 @@ class Checkpointer:
         found = "\n  ".join(refusals)
         raise ValueError(f"no intact checkpoint in {self.directory}; start a new run. Found:\n  {found}")
 
-    def wait(self) -> None:
-        """Return once all saves are on disk; saving is synchronous, so this is at once."""
-
     def close(self) -> None:
         """Release Orbax; the checkpointer may still be used."""
         if self._orbax is not None:

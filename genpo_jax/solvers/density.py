@@ -38,16 +38,9 @@ class BaseDensity(Protocol):
         ...
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class DiagonalNormal:
-    """Independent normals with mean 0 over a state `[..., k, d]`.
-
-    Attributes:
-        log_scale: `[..., k, d]`, log standard deviation of each coordinate; zeros give the published N(0, I).
-            Leading dimensions are batch dimensions, as of a scale that depends on an observation.
-
-    """
+class _ScaledDensity:
+    """What the densities share whose parameters are one `log_scale` `[..., k, d]`."""
 
     log_scale: Array
 
@@ -60,6 +53,18 @@ class DiagonalNormal:
     def batch_shape(self) -> tuple[int, ...]:
         """The leading dimensions of `log_scale`."""
         return self.log_scale.shape[:-2]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class DiagonalNormal(_ScaledDensity):
+    """Independent normals with mean 0 over a state `[..., k, d]`.
+
+    Attributes:
+        log_scale: `[..., k, d]`, log standard deviation of each coordinate; zeros give the published N(0, I).
+            Leading dimensions are batch dimensions, as of a scale that depends on an observation.
+
+    """
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
         """Draw states `[*batch_shape, k, d]`."""
@@ -80,7 +85,7 @@ class DiagonalNormal:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class CorrelatedNormal:
+class CorrelatedNormal(_ScaledDensity):
     """A normal newest iterate x, and older iterates `x + τ ε` scattered about it.
 
     With a small τ all iterates of the state stand for the same noise, so that a flow trained elsewhere keeps
@@ -91,18 +96,6 @@ class CorrelatedNormal:
             iterate's deviation from x. `correlated_normal` builds it from one τ.
 
     """
-
-    log_scale: Array
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """The shape `(k, d)` of one state."""
-        return self.log_scale.shape[-2:]
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The leading dimensions of `log_scale`."""
-        return self.log_scale.shape[:-2]
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
         """Draw states `[*batch_shape, k, d]`."""
