@@ -62,7 +62,7 @@ class Contender:
 
 def ours(config: Config, env: BraxEnvironment, actions: Array, refresh: bool) -> Contender:
     """Compile a rollout of `EpisodeEnv`, with or without a new pool at its start."""
-    episodes = EpisodeEnv(env, config.num_envs, EPISODE_LENGTH)
+    episodes = EpisodeEnv(env, EPISODE_LENGTH)
 
     def step(state, action):
         state, timestep = episodes.step(state, action)
@@ -71,7 +71,7 @@ def ours(config: Config, env: BraxEnvironment, actions: Array, refresh: bool) ->
     def rollout(state, actions):
         return jax.lax.scan(step, episodes.refresh(state) if refresh else state, actions)
 
-    return compiled(rollout, jax.jit(episodes.init)(jax.random.key(0)), actions)
+    return compiled(rollout, jax.jit(episodes.init)(jax.random.split(jax.random.key(0), config.num_envs)), actions)
 
 
 def brax_wrappers(config: Config, env: BraxEnvironment, actions: Array) -> Contender:

@@ -9,14 +9,14 @@ from pathlib import Path
 import tyro
 
 from experiments.presets import preset
-from genpo_jax.config import Config
+from genpo_jax.config import Config, HostsConfig
 
 DESCRIPTION = (
     "Train a policy on one environment. Defaults shown are those of the environment's preset for a machine without "
     "an accelerator; on a GPU or TPU they are larger."
 )
 # These may differ between a run and its continuation without making it another run.
-FREE_ON_RESUME = ("resume", "run_dir", "num_timesteps", "num_evals", "eval_envs", "checkpoint_minutes")
+FREE_ON_RESUME = ("resume", "run_dir", "num_timesteps", "num_evals", "eval_envs", "checkpoint_minutes", "hosts")
 
 
 def parse(arguments: list[str]) -> Config:
@@ -29,8 +29,16 @@ def parse(arguments: list[str]) -> Config:
     peek.add_argument("--env", default="humanoid")
     peek.add_argument("--run-dir", "--run_dir")
     peek.add_argument("--resume", action="store_true")
+    peek.add_argument("--coordinator")
+    peek.add_argument("--num-processes", "--num_processes", type=int)
+    peek.add_argument("--process-id", "--process_id", type=int)
     seen, _ = peek.parse_known_args(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
+    hosts = HostsConfig(seen.coordinator, seen.num_processes, seen.process_id)
+    if hosts.coordinator is not None and not asks_help:
+        from genpo_jax.hosts import connect
+
+        connect(hosts)
     saved = _saved_config(seen.run_dir) if seen.resume and not asks_help else None
     default = saved or preset(seen.env, accelerator=not asks_help and _has_accelerator())
     config = tyro.cli(
@@ -77,12 +85,14 @@ def main() -> None:
         name = f"{config.env}-{config.policy.method}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
         run_dir = Path(config.run_dir or Path("runs") / name)
         from genpo_jax import run
+        from genpo_jax.hosts import is_writer
 
         run.configure_jax()
         run.train(config, run_dir)
     except (ValueError, ImportError) as error:
         sys.exit(f"error: {error}")
-    print(f"everything is in {run_dir}")
+    if is_writer():
+        print(f"everything is in {run_dir}")
 
 
 if __name__ == "__main__":

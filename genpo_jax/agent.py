@@ -23,7 +23,9 @@ class Agent(nnx.Module):
         if "state" not in sizes:
             raise ValueError(f"the actor needs an observation called 'state', {env.name} offers {sorted(sizes)}")
         self.policy = make_policy(sizes["state"], env.action_size, config, rngs)
-        self.value = ValueNetwork(sizes[self.critic_obs], config.value_sizes, config.activation, rngs)
+        self.value = ValueNetwork(
+            sizes[self.critic_obs], config.value_sizes, config.activation, rngs, config.compute_dtype
+        )
 
     def sample(self, obs: Observation, key: Array) -> tuple[Array, Any]:
         """Draw actions `[..., d]`, with the record for `log_ratio`."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from genpo_jax.files import sync
+from genpo_jax.hosts import is_writer, wait_for_all
 from genpo_jax.manifest import (
     MANIFEST,
     DamagedCheckpointError,
@@ -38,7 +39,8 @@ class Checkpointer:
     """Save a training state and restore the newest version that is intact.
 
     Saving is synchronous: when `save` returns, the checkpoint is complete on disk and the state may be
-    donated. Nothing is written or removed before the first `save`, so another process can read the directory
+    donated. Where several processes train together, all of them save and restore, in one directory that all can reach.
+    Nothing is written or removed before the first `save`, so another process can read the directory
     of a running one.
 
     Attributes:
@@ -77,22 +79,27 @@ class Checkpointer:
             raise ValueError(f"step must be at least 0, got {step}")
         json.dumps(meta)
         leaves, arrays = describe_leaves(state), _named_arrays(state)
-        self.directory.mkdir(parents=True, exist_ok=True)
         target = self.directory / str(step)
-        self._set_aside(target)
+        if is_writer():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            self._set_aside(target)
+        wait_for_all(f"save {target}")
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         self._checkpointer().save(target, args=items)
-        write_manifest(target, leaves)
-        sync(self.directory)
-        self._refused.discard(target)
-        self._remove_all_but_newest(target)
+        if is_writer():
+            write_manifest(target, leaves)
+            sync(self.directory)
+            self._refused.discard(target)
+            self._remove_all_but_newest(target)
+        wait_for_all(f"saved {target}")
 
-    def restore(self, abstract_state: Any) -> tuple[int, Any, dict]:
+    def restore(self, abstract_state: Any, at: int | None = None) -> tuple[int, Any, dict]:
         """Return `(step, state, meta)` of the newest intact checkpoint; a damaged one is named in a warning.
 
         Args:
             abstract_state: the expected state from `jax.eval_shape`. Leaves go to their `sharding` where they
                 have one, else to the default device, whatever number of devices saved them.
+            at: the step to restore; None for the newest.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
@@ -101,6 +108,8 @@ class Checkpointer:
         """
         refusals = []
         for path in self._candidates():
+            if at is not None and int(path.name) != at:
+                continue
             try:
                 saved = verified_leaves(path)
             except IncompleteCheckpointError as error:
@@ -117,6 +126,14 @@ class Checkpointer:
             raise FileNotFoundError(f"no checkpoint in {self.directory}; check the path, or start a new run")
         found = "\n  ".join(refusals)
         raise ValueError(f"no intact checkpoint in {self.directory}; start a new run. Found:\n  {found}")
+
+    def is_intact(self, step: int) -> bool:
+        """Whether `step` has a checkpoint whose checksums are right."""
+        try:
+            verified_leaves(self.directory / str(step))
+        except (IncompleteCheckpointError, DamagedCheckpointError):
+            return False
+        return True
 
     def close(self) -> None:
         """Release Orbax; the checkpointer may still be used."""

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Method = Literal["genpo++", "gaussian"]
+Method = Literal["genpo++", "genpo", "saflow", "gaussian"]
 
 
 def _require(condition: bool, rule: str, name: str, value: object, remedy: str = "") -> None:
@@ -46,7 +46,8 @@ class PolicyConfig:
     """The policy, its solver and the networks of actor and critic."""
 
     method: Method = "genpo++"
-    """genpo++: flow policy with the reversible history solver; gaussian: the usual Gaussian policy."""
+    """genpo++, genpo, saflow: flow policies with the history, coupled and self-adjoint solver; gaussian: the usual
+    Gaussian policy."""
     network: Literal["encoder", "concat"] = "encoder"
     """Velocity field: an encoder run once per observation and a small head run M times, or one network on the
     concatenation of observation, time and action, run M times (as published; several times slower)."""
@@ -60,6 +61,8 @@ class PolicyConfig:
     """Hidden layers of the value network."""
     activation: Literal["mish", "elu", "swish", "tanh"] = "mish"
     """Activation of every network."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the matrix products of every network; parameters, solver state and ratios stay float32."""
     time_embedding: int = 32
     """Number of sinusoidal features of the flow time t (even)."""
     num_steps: int = 5
@@ -71,7 +74,7 @@ class PolicyConfig:
     base: Literal["standard", "learned-scale"] = "learned-scale"
     """Density of the noise: N(0, I), or independent normals with a learned scale per coordinate."""
     initial_std: float = 1.0
-    """Initial standard deviation of the noise (learned-scale base) or of the action (gaussian)."""
+    """Initial standard deviation of the action, before the squash; a standard base does not know it."""
 
     def __post_init__(self) -> None:
         """Check the ranges; the solver checks its own two parameters."""
@@ -143,6 +146,34 @@ class PPOConfig:
 
 
 @dataclass(frozen=True)
+class HostsConfig:
+    """Processes that train one run together, each with its own devices."""
+
+    coordinator: str | None = None
+    """Address and port of process 0, as 10.0.0.1:1234, or auto on Slurm, Kubernetes and TPU pods. None: one process."""
+    num_processes: int | None = None
+    """Number of processes; needed with an address."""
+    process_id: int | None = None
+    """Number of this process, from 0; needed with an address."""
+
+    def __post_init__(self) -> None:
+        """Check that all or none is said."""
+        numbers = (self.num_processes, self.process_id)
+        if self.coordinator in (None, "auto"):
+            if numbers != (None, None):
+                raise ValueError(
+                    f"num_processes and process_id need a coordinator address, got coordinator {self.coordinator!r}; "
+                    "name the address and port of process 0"
+                )
+            return
+        _require(":" in self.coordinator, "an address with a port, or auto", "coordinator", self.coordinator)
+        if self.num_processes is None or self.process_id is None:
+            raise ValueError("a coordinator address needs num_processes and process_id; give both, or use auto")
+        _require(self.num_processes >= 1, ">= 1", "num_processes", self.num_processes)
+        _require(0 <= self.process_id < self.num_processes, "in [0, num_processes)", "process_id", self.process_id)
+
+
+@dataclass(frozen=True)
 class Config:
     """Train a policy on one environment."""
 
@@ -152,6 +183,8 @@ class Config:
     """Physics: spring, positional, generalized or mjx for Brax; jax or warp for Playground. None: the default."""
     seed: int = 0
     """Seed of everything random in the run."""
+    num_seeds: int = 1
+    """Independent runs trained side by side in one program, with seeds from --seed upwards."""
     num_timesteps: int = 1_000_000
     """Env steps to train for, rounded up to whole chunks."""
     run_dir: str | None = None
@@ -169,12 +202,13 @@ class Config:
     env_options: EnvConfig = field(default_factory=EnvConfig)
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    hosts: HostsConfig = field(default_factory=HostsConfig)
 
     def __post_init__(self) -> None:
         """Check the ranges and what must divide what."""
         _require(self.num_timesteps >= 1, ">= 1", "num_timesteps", self.num_timesteps)
-        _require(0 <= self.seed < 2**32, "in [0, 2^32)", "seed", self.seed)
-        for name in ("updates_per_chunk", "eval_envs"):
+        _require(self.seed >= 0 and self.seed + self.num_seeds <= 2**32, "in [0, 2^32)", "seed", self.seed)
+        for name in ("num_seeds", "updates_per_chunk", "eval_envs"):
             _require(getattr(self, name) >= 1, ">= 1", name, getattr(self, name))
         _require(self.num_evals >= 0, ">= 0", "num_evals", self.num_evals)
         _require(self.checkpoint_minutes >= 0, ">= 0", "checkpoint_minutes", self.checkpoint_minutes)
@@ -186,8 +220,13 @@ class Config:
             )
 
     @property
+    def seeds(self) -> range:
+        """The seeds that this run trains."""
+        return range(self.seed, self.seed + self.num_seeds)
+
+    @property
     def steps_per_update(self) -> int:
-        """Env steps per update."""
+        """Env steps per update, of each seed."""
         return self.env_options.num_envs * self.ppo.unroll * self.env_options.action_repeat
 
     @property
@@ -211,7 +250,7 @@ class Config:
         Raises:
             ValueError: if a setting is unknown, as from another version of this package.
         """
-        parts = {"env_options": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig}
+        parts = {"env_options": EnvConfig, "policy": PolicyConfig, "ppo": PPOConfig, "hosts": HostsConfig}
         values = dict(values)
         for name, part in parts.items():
             values[name] = _build(part, values.get(name, {}))

@@ -1,12 +1,13 @@
 """Returns over whole episodes, with the policy's noise and without."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from genpo_jax.envs import EpisodeEnv
+from genpo_jax import sharding
 from genpo_jax.trainer import Trainer, TrainState
 
 
@@ -16,15 +17,23 @@ class Evaluator:
     def __init__(self, trainer: Trainer, num_episodes: int) -> None:
         self.trainer = trainer
         self.num_episodes = num_episodes
-        env = trainer.env
-        self.env = EpisodeEnv(env.env, 2 * num_episodes, env.episode_length, env.action_repeat, env.squash)
-        self.evaluate = jax.jit(self._evaluate)
+        # Whole on every device: a few episodes are not worth spreading, and all processes have the result.
+        everywhere = sharding.replicated(trainer.mesh)
+        self.program = jax.jit(jax.vmap(self._evaluate), out_shardings=everywhere)
+
+    def evaluate(self, state: TrainState, seeds: Sequence[int]) -> dict[str, Array]:
+        """Return metrics `[S]` of the S seeds.
+
+        The noise follows from the seed and the number of updates alone, so that evaluating changes nothing in training.
+        """
+        keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+        return self.program(state, keys)
 
     def _evaluate(self, state: TrainState, key: Array) -> dict[str, Array]:
         """Return mean and spread of the return, and the mean length, of random-noise and zero-noise episodes."""
-        env, half = self.env, self.num_episodes
+        env, half = self.trainer.env, self.num_episodes
         agent = self.trainer.merge(state.learner.params)
-        reset_key, key = jax.random.split(key)
+        reset_key, key = jax.random.split(jax.random.fold_in(key, state.num_updates))
 
         def act(obs: Any, key: Array) -> Array:
             obs = self.trainer.normalise(state, obs)
@@ -45,7 +54,7 @@ class Evaluator:
             return episodes, finished | ends, totals, lengths, key
 
         blank = jnp.zeros(2 * half)
-        start = (env.init(reset_key), blank > 0, blank, blank.astype(jnp.int32), key)
+        start = (env.init(jax.random.split(reset_key, 2 * half)), blank > 0, blank, blank.astype(jnp.int32), key)
         _, _, totals, lengths, _ = jax.lax.while_loop(running, step, start)
         return _describe("random", totals[:half], lengths[:half]) | _describe("zero", totals[half:], lengths[half:])
 

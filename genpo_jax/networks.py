@@ -40,12 +40,15 @@ def orthogonal(gain: float) -> Callable[..., Array]:
     return init
 
 
-def _dense(size_in: int, size_out: int, rngs: nnx.Rngs, gain: float = HIDDEN_GAIN, bias: bool = True) -> nnx.Linear:
-    return nnx.Linear(size_in, size_out, use_bias=bias, kernel_init=orthogonal(gain), rngs=rngs)
+def _dense(
+    size_in: int, size_out: int, rngs: nnx.Rngs, dtype: str, gain: float = HIDDEN_GAIN, bias: bool = True
+) -> nnx.Linear:
+    """Return a layer with float32 parameters that computes in `dtype`."""
+    return nnx.Linear(size_in, size_out, use_bias=bias, kernel_init=orthogonal(gain), dtype=jnp.dtype(dtype), rngs=rngs)
 
 
 class MLP(nnx.Module):
-    """Dense layers with an activation after each, and an optional linear output layer."""
+    """Dense layers with an activation after each, and an optional linear output layer, all computed in `dtype`."""
 
     def __init__(
         self,
@@ -56,17 +59,18 @@ class MLP(nnx.Module):
         *,
         size_out: int = 0,
         gain: float = 1.0,
+        dtype: str = "float32",
     ) -> None:
         ends = [size_in, *sizes]
-        self.layers = nnx.List([_dense(a, b, rngs) for a, b in zip(ends[:-1], ends[1:], strict=True)])
-        self.output = _dense(ends[-1], size_out, rngs, gain) if size_out else None
+        self.layers = nnx.List([_dense(a, b, rngs, dtype) for a, b in zip(ends[:-1], ends[1:], strict=True)])
+        self.output = _dense(ends[-1], size_out, rngs, dtype, gain) if size_out else None
         self.activation = activation
 
     def __call__(self, x: Array) -> Array:
-        """Map `[..., size_in]` to `[..., size_out]`, or to the last hidden layer where there is no output."""
+        """Map `[..., size_in]` to float32 `[..., size_out]`; without an output, to the last layer, in `dtype`."""
         for layer in self.layers:
             x = ACTIVATIONS[self.activation](layer(x))
-        return x if self.output is None else self.output(x)
+        return x if self.output is None else self.output(x).astype(jnp.float32)
 
 
 def embed_time(t: Array, size: int) -> Array:
@@ -93,14 +97,15 @@ class EncodedVelocity(nnx.Module):
         head_sizes: Sequence[int],
         time_embedding: int,
         activation: str,
+        dtype: str = "float32",
     ) -> None:
         width = head_sizes[0]
-        self.encoder = MLP(obs_size, encoder_sizes, activation, rngs)
-        self.from_obs = _dense(encoder_sizes[-1], width, rngs)
-        self.from_x = _dense(action_size, width, rngs, bias=False)
-        self.from_time = _dense(64, width, rngs, bias=False)
-        self.time = MLP(time_embedding, (64, 64), activation, rngs)
-        self.head = MLP(width, head_sizes[1:], activation, rngs, size_out=action_size, gain=OUTPUT_GAIN)
+        self.encoder = MLP(obs_size, encoder_sizes, activation, rngs, dtype=dtype)
+        self.from_obs = _dense(encoder_sizes[-1], width, rngs, dtype)
+        self.from_x = _dense(action_size, width, rngs, dtype, bias=False)
+        self.from_time = _dense(64, width, rngs, dtype, bias=False)
+        self.time = MLP(time_embedding, (64, 64), activation, rngs, dtype=dtype)
+        self.head = MLP(width, head_sizes[1:], activation, rngs, size_out=action_size, gain=OUTPUT_GAIN, dtype=dtype)
         self.activation = activation
         self.time_embedding = time_embedding
 
@@ -127,8 +132,9 @@ class ConcatVelocity(nnx.Module):
         hidden_sizes: Sequence[int],
         time_embedding: int,
         activation: str,
+        dtype: str = "float32",
     ) -> None:
-        self.time = MLP(time_embedding, (64, 64), activation, rngs)
+        self.time = MLP(time_embedding, (64, 64), activation, rngs, dtype=dtype)
         self.trunk = MLP(
             obs_size + action_size + 64,
             hidden_sizes,
@@ -136,6 +142,7 @@ class ConcatVelocity(nnx.Module):
             rngs,
             size_out=action_size,
             gain=OUTPUT_GAIN,
+            dtype=dtype,
         )
         self.time_embedding = time_embedding
 
@@ -153,8 +160,10 @@ class ConcatVelocity(nnx.Module):
 class ValueNetwork(nnx.Module):
     """A state-value function."""
 
-    def __init__(self, obs_size: int, sizes: Sequence[int], activation: str, rngs: nnx.Rngs) -> None:
-        self.net = MLP(obs_size, sizes, activation, rngs, size_out=1)
+    def __init__(
+        self, obs_size: int, sizes: Sequence[int], activation: str, rngs: nnx.Rngs, dtype: str = "float32"
+    ) -> None:
+        self.net = MLP(obs_size, sizes, activation, rngs, size_out=1, dtype=dtype)
 
     def __call__(self, obs: Array) -> Array:
         """Return the value `[...]` of observations `[..., obs_size]`."""

@@ -1,6 +1,7 @@
 """Clipped PPO on recorded actions, whatever the policy (Schulman et al. 2017, arXiv:1707.06347)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
@@ -19,7 +20,7 @@ LEARNING_RATE_FACTOR = 1.5
 
 
 class Batch(PyTreeNode):
-    """Transitions to learn from, `[N, ...]`; observations are standardised already."""
+    """Transitions to learn from, `[G, N, ...]`: N of each of G groups; observations are standardised already."""
 
     obs: Observation
     record: Any
@@ -91,22 +92,27 @@ def improve(
     merge: Callable[[Any], Agent],
     optimizer: optax.GradientTransformation,
     config: PPOConfig,
+    shuffle: Callable[[Batch, Array], Batch] | None = None,
 ) -> tuple[Learner, dict[str, Array]]:
     """Run all epochs of minibatches on one batch.
 
     Args:
         learner: parameters, optimiser state, learning rate.
-        batch: N transitions.
+        batch: G groups of N transitions.
         key: typed PRNG key, for the shuffles.
         progress: part of the run that is done, in [0, 1].
         merge: turns parameters into an agent.
         optimizer: from `make_optimizer`.
         config: settings of the update.
+        shuffle: `deal` for this number of minibatches, or a sharded form of it.
 
     Returns:
         the learner, and scalar metrics: means over the last epoch, but `train/first_ratio_error` of the very first
         minibatch, where the parameters have not changed yet and every log-ratio should be 0.
     """
+    num_groups = batch.advantage.shape[0]
+    if shuffle is None:
+        shuffle = partial(deal, num_minibatches=config.num_minibatches)
 
     def step(learner: Learner, minibatch: Batch) -> tuple[Learner, dict[str, Array]]:
         def objective(params: Any) -> tuple[Array, dict[str, Array]]:
@@ -122,7 +128,7 @@ def improve(
         return learner.replace(params=params, opt_state=opt_state), metrics
 
     def epoch(learner: Learner, key: Array) -> tuple[Learner, dict[str, Array]]:
-        return jax.lax.scan(step, learner, shuffle(batch, key, config.num_minibatches))
+        return jax.lax.scan(step, learner, shuffle(batch, jax.random.split(key, num_groups)))
 
     learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, config.num_epochs))
     first = metrics.pop("train/first_ratio_error")[0, 0]
@@ -134,8 +140,16 @@ def improve(
     return learner.replace(learning_rate=learning_rate), metrics
 
 
-def shuffle(batch: Tree, key: Array, num_minibatches: int) -> Tree:
-    """Deal leaves `[N, ...]` at random into minibatches `[num_minibatches, N / num_minibatches, ...]`."""
-    size = jax.tree.leaves(batch)[0].shape[0]
-    order = jax.random.permutation(key, size)
-    return jax.tree.map(lambda x: x[order].reshape(num_minibatches, -1, *x.shape[1:]), batch)
+def deal(batch: Tree, keys: Array, num_minibatches: int) -> Tree:
+    """Deal leaves `[G, N, ...]` at random into minibatches `[num_minibatches, G, N / num_minibatches, ...]`.
+
+    Every minibatch gets the same share of each group: groups can lie on different devices, and nothing moves between
+    them. `keys` `[G]` are one typed PRNG key for each group.
+    """
+
+    def deal_group(group: Tree, key: Array) -> Tree:
+        size = jax.tree.leaves(group)[0].shape[0]
+        order = jax.random.permutation(key, size).reshape(num_minibatches, -1)
+        return jax.tree.map(lambda x: x[order], group)
+
+    return jax.vmap(deal_group, out_axes=1)(batch, keys)

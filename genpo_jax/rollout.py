@@ -9,7 +9,7 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.agent import Agent
-from genpo_jax.envs import EpisodeEnv, EpisodeState, Observation, Timestep
+from genpo_jax.envs import EpisodeEnv, EpisodeState, Observation
 
 
 class Rollout(PyTreeNode):
@@ -21,8 +21,10 @@ class Rollout(PyTreeNode):
         reward: `[T, B]`.
         terminated: `[T, B]`, boolean.
         truncated: `[T, B]`, boolean.
-        final_value: `[T, B]`, value of the real observation after a truncated step; 0 elsewhere.
         nonfinite: `[T, B]`, boolean: the physics blew up and the environment was reset.
+        final_obs: `[K, B, ...]`, real observations at the time limits that environment b met, in order. K is the
+            number that fits into T steps, 1 where T is no longer than an episode.
+        final_index: `[T, B]`, which of the K belongs to a step that met the time limit.
         episode_return: `[T, B]`, of the episode so far.
         episode_length: `[T, B]`, of the episode so far.
     """
@@ -32,8 +34,9 @@ class Rollout(PyTreeNode):
     reward: Array
     terminated: Array
     truncated: Array
-    final_value: Array
     nonfinite: Array
+    final_obs: Observation
+    final_index: Array
     episode_return: Array
     episode_length: Array
 
@@ -48,44 +51,49 @@ def collect(
     normalise: Callable[[Observation], Observation],
     env: EpisodeEnv,
     episodes: EpisodeState,
-    key: Array,
     unroll: int,
 ) -> tuple[EpisodeState, Rollout]:
     """Step all environments `unroll` times with actions of the agent.
+
+    What happens in one environment depends on its own row of `episodes` alone, its key included, so that rows may be
+    spread over devices in any way.
 
     Args:
         agent: policy and value function.
         normalise: standardises observations; must not change until the update on this rollout is done, or the
             ratio of unchanged parameters is no longer 1.
-        env: B environments.
-        episodes: their state.
-        key: typed PRNG key.
+        env: the environments.
+        episodes: state of B of them.
         unroll: number T of steps.
     """
+    episodes = env.refresh(episodes)
+    keys = jax.vmap(lambda key: jax.random.split(key, unroll + 1), out_axes=1)(episodes.key)
+    slots = jnp.arange(1 + (unroll * env.action_repeat - 1) // env.episode_length)[:, None]
 
-    def final_values(timestep: Timestep) -> Array:
-        # Truncation is rare, so the value of the final observation is computed only in steps that have one.
-        value = jax.lax.cond(
-            timestep.truncated.any(),
-            lambda obs: agent.value_of(normalise(obs)),
-            lambda obs: jnp.zeros(env.num_envs),
-            timestep.next_obs,
-        )
-        return jnp.where(timestep.truncated, value, 0.0)
-
-    def step(episodes: EpisodeState, key: Array) -> tuple[EpisodeState, Rollout]:
-        action, record = agent.sample(normalise(episodes.obs), key)
+    def step(carry: Any, keys: Array) -> tuple[Any, Any]:
+        episodes, final_obs, index = carry
+        action, record = jax.vmap(agent.sample)(normalise(episodes.obs), keys)
         following, timestep = env.step(episodes, action)
-        return following, Rollout(
-            obs=episodes.obs,
-            record=record,
-            reward=timestep.reward,
-            terminated=timestep.terminated,
-            truncated=timestep.truncated,
-            final_value=final_values(timestep),
-            nonfinite=timestep.nonfinite,
-            episode_return=timestep.episode_return,
-            episode_length=timestep.episode_length,
+        timed_out = timestep.truncated & ~timestep.nonfinite
+        chosen = timed_out & (index == slots)
+        final_obs = jax.tree.map(
+            lambda kept, new: jnp.where(chosen[..., None], new, kept), final_obs, timestep.next_obs
         )
+        transition = {
+            "obs": episodes.obs,
+            "record": record,
+            "reward": timestep.reward,
+            "terminated": timestep.terminated,
+            "truncated": timestep.truncated,
+            "nonfinite": timestep.nonfinite,
+            "final_index": index,
+            "episode_return": timestep.episode_return,
+            "episode_length": timestep.episode_length,
+        }
+        return (following, final_obs, index + timed_out), transition
 
-    return jax.lax.scan(step, env.refresh(episodes), jax.random.split(key, unroll))
+    # Whatever finite observation fills a slot that no time limit reaches.
+    unused = jax.tree.map(lambda x: jnp.broadcast_to(x, (slots.size, *x.shape)), episodes.obs)
+    start = (episodes.replace(key=keys[0]), unused, jnp.zeros_like(episodes.episode_length))
+    (episodes, final_obs, _), transitions = jax.lax.scan(step, start, keys[1:])
+    return episodes, Rollout(final_obs=final_obs, **transitions)

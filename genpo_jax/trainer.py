@@ -1,5 +1,7 @@
 """The training program: one state, one pure update, one jitted chunk of updates."""
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +10,7 @@ from flax import nnx
 from flax.struct import PyTreeNode
 from jax import Array
 
-from genpo_jax import normalizer, ppo
+from genpo_jax import normalizer, ppo, sharding
 from genpo_jax.advantage import generalized_advantages
 from genpo_jax.agent import Agent
 from genpo_jax.config import Config
@@ -27,7 +29,7 @@ REDUCTIONS = {
 
 
 class TrainState(PyTreeNode):
-    """Everything needed to go on bit for bit.
+    """Everything needed to go on bit for bit. Outside of `Trainer.update`, all leaves have a leading axis S of seeds.
 
     Attributes:
         learner: parameters, optimiser state, learning rate.
@@ -47,22 +49,75 @@ class TrainState(PyTreeNode):
 
 
 class Trainer:
-    """PPO on vmapped environments: `init` makes a state, `chunk` runs `updates_per_chunk` updates on it."""
+    """PPO on vmapped environments, for any number of seeds and devices.
+
+    `init` makes the state of S seeds, `chunk` runs `updates_per_chunk` updates of each of them. Seeds share nothing
+    but the program. Environments are spread over all devices.
+
+    Raises:
+        ValueError: if the devices cannot share environments and minibatches evenly.
+    """
 
     def __init__(self, env: Environment, config: Config) -> None:
         self.config = config
-        options = config.env_options
+        options, ppo_config = config.env_options, config.ppo
         self.env = EpisodeEnv(
             env,
-            options.num_envs,
             options.episode_length or env.default_episode_length,
             options.action_repeat,
             options.squash,
         )
-        self.optimizer = ppo.make_optimizer(config.ppo)
+        self.optimizer = ppo.make_optimizer(ppo_config)
         self.graph = nnx.graphdef(nnx.eval_shape(lambda: self._make_agent(jax.random.key(0))))
-        self.init = jax.jit(self._init)
-        self.chunk = jax.jit(self._chunk, donate_argnums=0)
+        self.mesh = sharding.make_mesh()
+        self.num_groups = sharding.num_groups(
+            options.num_envs, ppo_config.unroll, ppo_config.num_minibatches, self.mesh.size
+        )
+        self.state_sharding = self._state_sharding()
+        self.metrics_sharding = sharding.replicated(self.mesh)
+        self._init = jax.jit(jax.vmap(self._init_seed), out_shardings=self.state_sharding)
+        self.program = jax.jit(
+            jax.vmap(self._chunk, in_axes=(0, None)),
+            donate_argnums=0,
+            in_shardings=(self.state_sharding, self.metrics_sharding),
+            out_shardings=(self.state_sharding, self.metrics_sharding),
+        )
+
+    def init(self, seeds: Sequence[int]) -> TrainState:
+        """Return the state of new runs with these seeds."""
+        return self._init(jnp.stack([jax.random.key(seed) for seed in seeds]))
+
+    def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
+        """Run `updates_per_chunk` updates; return the next state and metrics, each `[S]`. Consumes `state`."""
+        return self.program(state, self.last_update)
+
+    @property
+    def last_update(self) -> Array:
+        """Updates in the whole run; an argument of the program, so that a longer run need not be compiled anew."""
+        return jnp.asarray(self.config.num_updates, jnp.float32)
+
+    def abstract_state(self, num_seeds: int) -> TrainState:
+        """Return shapes, types and shardings of the state of that many seeds."""
+        shapes = jax.eval_shape(lambda: self.init(range(num_seeds)))
+        placed = jax.tree.broadcast(self.state_sharding, shapes)
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placed
+        )
+
+    def select(self, state: TrainState, index: int) -> TrainState:
+        """Return the state of one seed, leaves `[1, ...]`."""
+        if state.num_updates.shape[0] == 1:
+            return state
+        pick = jax.jit(lambda tree: jax.tree.map(lambda x: x[index][None], tree), out_shardings=self.state_sharding)
+        return pick(state)
+
+    def join(self, states: Sequence[TrainState]) -> TrainState:
+        """Return the states of single seeds as one."""
+        join = jax.jit(
+            lambda trees: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees),
+            out_shardings=self.state_sharding,
+        )
+        return join(list(states))
 
     def merge(self, params: Any) -> Agent:
         """Return the agent of these parameters."""
@@ -72,25 +127,26 @@ class Trainer:
         """Standardise observations by the statistics in `state`."""
         return normalizer.standardise_each(state.obs_moments, obs)
 
-    def update(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        """Collect one rollout and improve on it; return the next state and scalar metrics."""
-        key, rollout_key, shuffle_key = jax.random.split(state.key, 3)
+    def update(self, state: TrainState, last_update: Array) -> tuple[TrainState, dict[str, Array]]:
+        """Collect one rollout of one seed and improve on it; return the next state and scalar metrics."""
+        key, shuffle_key = jax.random.split(state.key)
         agent = self.merge(state.learner.params)
-        episodes, rollout = collect(
-            agent,
-            lambda obs: self.normalise(state, obs),
-            self.env,
-            state.episodes,
-            rollout_key,
-            self.config.ppo.unroll,
-        )
+        episodes, rollout = self._collect(state)
         # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
         reward_scale = state.reward_scale.absorb(rollout.reward, rollout.ended, self.config.ppo.gamma)
         scale = reward_scale.moments.std if self.config.ppo.normalize_rewards else 1.0
         batch = self._make_batch(agent, state, rollout.replace(reward=rollout.reward / scale), episodes.obs)
-        progress = jnp.minimum(state.num_updates / self.config.num_updates, 1.0)
         learner, metrics = ppo.improve(
-            state.learner, batch, shuffle_key, progress, self.merge, self.optimizer, self.config.ppo
+            state.learner,
+            batch,
+            shuffle_key,
+            jnp.minimum(state.num_updates / last_update, 1.0),
+            self.merge,
+            self.optimizer,
+            self.config.ppo,
+            sharding.locally(
+                partial(ppo.deal, num_minibatches=self.config.ppo.num_minibatches), self.mesh, (0, 0), out_axes=1
+            ),
         )
         metrics["train/skipped_gradients"] = (
             learner.opt_state.total_notfinite - state.learner.opt_state.total_notfinite
@@ -108,24 +164,40 @@ class Trainer:
     def _make_agent(self, key: Array) -> Agent:
         return Agent(self.env.env, self.config.policy, nnx.Rngs(key))
 
-    def _init(self, key: Array) -> TrainState:
+    def _init_seed(self, key: Array) -> TrainState:
         key, agent_key, env_key = jax.random.split(key, 3)
         params = nnx.state(self._make_agent(agent_key), nnx.Param)
-        ppo_config = self.config.ppo
+        ppo_config, num_envs = self.config.ppo, self.config.env_options.num_envs
         sizes = self.env.env.observation_sizes if ppo_config.normalize_observations else {}
+        start = sharding.locally(partial(self.env.init, stagger=True), self.mesh, (0,), out_axes=0)
         return TrainState(
             learner=ppo.Learner(
                 params, self.optimizer.init(params), jnp.asarray(ppo_config.learning_rate, jnp.float32)
             ),
             obs_moments=normalizer.create_for(sizes),
-            reward_scale=RewardScale.create(self.env.num_envs),
-            episodes=self.env.init(env_key, stagger=True),
+            reward_scale=RewardScale.create(num_envs),
+            episodes=start(jax.random.split(env_key, num_envs)),
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
         )
 
-    def _chunk(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
-        state, metrics = jax.lax.scan(lambda state, _: self.update(state), state, length=self.config.updates_per_chunk)
+    def _state_sharding(self) -> TrainState:
+        # A prefix of the state: one sharding stands where the state has a whole subtree.
+        everywhere: Any = sharding.replicated(self.mesh)
+        by_env: Any = sharding.by_device(self.mesh, axis=1)
+        return TrainState(
+            learner=everywhere,
+            obs_moments=everywhere,
+            reward_scale=RewardScale(moments=everywhere, discounted_return=by_env),
+            episodes=by_env,
+            key=everywhere,
+            num_updates=everywhere,
+        )
+
+    def _chunk(self, state: TrainState, last_update: Array) -> tuple[TrainState, dict[str, Array]]:
+        state, metrics = jax.lax.scan(
+            lambda state, _: self.update(state, last_update), state, length=self.config.updates_per_chunk
+        )
         # Without an episode that ended there is no return to report: 0 / 0 is NaN, which sinks write as null.
         episodes = metrics["train/episodes"].sum()
         averaged = {
@@ -133,14 +205,30 @@ class Trainer:
         }
         return state, averaged | {name: REDUCTIONS.get(name, jnp.mean)(values) for name, values in metrics.items()}
 
+    def _collect(self, state: TrainState) -> tuple[EpisodeState, Rollout]:
+        def local(params: Any, moments: dict[str, RunningMoments], episodes: EpisodeState):
+            return collect(
+                self.merge(params),
+                partial(normalizer.standardise_each, moments),
+                self.env,
+                episodes,
+                self.config.ppo.unroll,
+            )
+
+        run = sharding.locally(local, self.mesh, (None, None, 0), out_axes=(0, 1))
+        return run(state.learner.params, state.obs_moments, state.episodes)
+
     def _make_batch(self, agent: Agent, state: TrainState, rollout: Rollout, last_obs: Observation) -> ppo.Batch:
         obs = self.normalise(state, rollout.obs)
         value = agent.value_of(obs)
         after = jnp.concatenate([value[1:], agent.value_of(self.normalise(state, last_obs))[None]])
+        final_values = agent.value_of(self.normalise(state, rollout.final_obs))
+        # Where the physics blew up the episode ends at the last good observation.
+        final = jnp.where(rollout.nonfinite, value, jnp.take_along_axis(final_values, rollout.final_index, axis=0))
         advantage, value_target = generalized_advantages(
             rollout.reward,
             value,
-            jnp.where(rollout.truncated, rollout.final_value, after),
+            jnp.where(rollout.truncated, final, after),
             rollout.terminated,
             rollout.truncated,
             gamma=self.config.ppo.gamma,
@@ -148,7 +236,13 @@ class Trainer:
         )
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         batch = ppo.Batch(obs, rollout.record, value, value_target, advantage)
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+        return jax.tree.map(self._group, batch)
+
+    def _group(self, x: Array) -> Array:
+        """Bring `[T, B, ...]` into `[G, T * B / G, ...]`."""
+        unroll, num_envs, *rest = x.shape
+        groups = x.reshape(unroll, self.num_groups, num_envs // self.num_groups, *rest).swapaxes(0, 1)
+        return groups.reshape(self.num_groups, -1, *rest)
 
 
 def _summarise(rollout: Rollout, time_limit: int) -> dict[str, Array]:

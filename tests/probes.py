@@ -49,3 +49,18 @@ class ConstantEnv:
 
     def step(self, state, action):
         return state, {"state": jnp.zeros(1)}, jnp.ones(()), jnp.asarray(self.terminates)
+
+
+class ClockEnv:
+    """The observation is the number of steps so far."""
+
+    name = "clock"
+    action_size = 1
+    observation_sizes = {"state": 1}
+    default_episode_length = 3
+
+    def reset(self, key):
+        return jnp.zeros(()), {"state": jnp.zeros(1)}
+
+    def step(self, state, action):
+        return state + 1, {"state": (state + 1)[None]}, jnp.ones(()), jnp.asarray(False)

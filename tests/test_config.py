@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
+from genpo_jax.config import Config, EnvConfig, HostsConfig, PolicyConfig, PPOConfig
 
 
 @pytest.mark.parametrize(
@@ -17,6 +17,11 @@ from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
         (PolicyConfig, {"hidden_sizes": ()}, "hidden_sizes"),
         (PolicyConfig, {"time_embedding": 7}, "even"),
         (PolicyConfig, {"initial_std": 0.0}, "initial_std"),
+        (Config, {"num_seeds": 0}, "num_seeds"),
+        (HostsConfig, {"num_processes": 2, "process_id": 0}, "need a coordinator address"),
+        (HostsConfig, {"coordinator": "10.0.0.1:1"}, "needs num_processes and process_id"),
+        (HostsConfig, {"coordinator": "10.0.0.1", "num_processes": 2, "process_id": 0}, "address with a port"),
+        (HostsConfig, {"coordinator": "h:1", "num_processes": 2, "process_id": 2}, "process_id"),
         (PPOConfig, {"gamma": 1.5}, r"gamma must be in \[0, 1\], got 1.5"),
         (PPOConfig, {"learning_rate": 0.5}, "max_learning_rate"),
         (PPOConfig, {"num_epochs": 0}, "num_epochs"),
@@ -51,10 +56,10 @@ def test_steps_and_chunks_are_counted_with_repeated_actions():
 def test_every_field_is_documented():
     import inspect
 
-    for part in (Config, EnvConfig, PolicyConfig, PPOConfig):
+    for part in (Config, EnvConfig, PolicyConfig, PPOConfig, HostsConfig):
         source = inspect.getsource(part)
         for field in dataclasses.fields(part):
-            if field.name in ("env_options", "policy", "ppo"):
+            if field.name in ("env_options", "policy", "ppo", "hosts"):
                 continue
             after = source.split(f"    {field.name}: ")[1].split("\n")[1]
             assert after.strip().startswith('"""'), field.name

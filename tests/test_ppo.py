@@ -31,13 +31,13 @@ class ToyAgent(nnx.Module):
         return self.policy.log_ratio(obs, record)
 
     def value_of(self, obs):
-        return self.value[...] + 0.0 * obs["state"][:, 0]
+        return self.value[...] + 0.0 * obs["state"][..., 0]
 
 
 def toy_batch(record, advantage, value=0.0, value_target=0.0):
-    record, advantage = jnp.asarray(record), jnp.asarray(advantage)
+    record, advantage = jnp.asarray(record)[None], jnp.asarray(advantage)[None]
     ones = jnp.ones_like(advantage)
-    return ppo.Batch({"state": ones[:, None]}, record, value * ones, value_target * ones, advantage)
+    return ppo.Batch({"state": ones[..., None]}, record, value * ones, value_target * ones, advantage)
 
 
 def toy_agent(weight=0.0, value=0.0):
@@ -104,13 +104,16 @@ def test_the_learning_rate_stays_in_its_bounds_and_constant_without_a_target():
     ) == jnp.float32(1e-3)
 
 
-def test_a_shuffle_deals_every_transition_once_and_keeps_leaves_together():
-    batch = {"a": jnp.arange(12), "b": 10.0 * jnp.arange(12)[:, None]}
-    dealt = ppo.shuffle(batch, jax.random.key(0), 3)
-    assert dealt["a"].shape == (3, 4)
-    assert dealt["b"].shape == (3, 4, 1)
-    assert sorted(np.ravel(dealt["a"])) == list(range(12))
-    assert not np.array_equal(np.ravel(dealt["a"]), np.arange(12))
+def test_a_deal_gives_every_transition_once_and_keeps_leaves_together_and_groups_apart():
+    batch = {"a": jnp.arange(24).reshape(2, 12), "b": 10.0 * jnp.arange(24).reshape(2, 12, 1)}
+    dealt = ppo.deal(batch, jax.random.split(jax.random.key(0), 2), 3)
+    assert dealt["a"].shape == (3, 2, 4)
+    assert dealt["b"].shape == (3, 2, 4, 1)
+    for group in range(2):
+        cards = np.ravel(dealt["a"][:, group])
+        assert sorted(cards) == list(range(12 * group, 12 * group + 12))
+        assert not np.array_equal(cards, np.sort(cards))
+    assert not np.array_equal(dealt["a"][:, 0], dealt["a"][:, 1] - 12), "each group has its own order"
     np.testing.assert_array_equal(dealt["b"][..., 0], 10.0 * dealt["a"])
 
 

@@ -37,8 +37,7 @@ def probe_environment(monkeypatch):
 
 def restored(config, run_dir):
     trainer = Trainer(TargetEnv(), config)
-    abstract = jax.eval_shape(trainer.init, jax.random.key(0))
-    return run.Checkpointer(run_dir / "checkpoints").restore(abstract)
+    return run.Checkpointer(run_dir / "checkpoints").restore(trainer.abstract_state(1))
 
 
 def bits(state):
@@ -82,6 +81,48 @@ def test_a_run_leaves_config_metrics_curve_events_and_checkpoints(tmp_path):
     assert Config.from_dict(saved["config"]) == CONFIG
 
 
+def test_several_seeds_leave_one_folder_each_equal_to_that_of_a_single_run(tmp_path):
+    config = replace(CONFIG, num_seeds=3)
+    means = run.train(config, tmp_path / "all")
+    run.train(replace(CONFIG, seed=4), tmp_path / "alone")
+    folder = tmp_path / "all" / "seed-4"
+    assert read_config(folder)["config"] == read_config(tmp_path / "alone")["config"]
+    together, alone = (without_clock(read_metrics(path / "metrics.jsonl")) for path in (folder, tmp_path / "alone"))
+    assert [line.keys() for line in together] == [line.keys() for line in alone]
+    for a, b in zip(together, alone, strict=True):
+        np.testing.assert_allclose(a.get("train/reward", 0), b.get("train/reward", 0), rtol=1e-3)
+    by_seed = [
+        read_metrics(tmp_path / "all" / f"seed-{seed}" / "metrics.jsonl")[-1]["eval/return_zero"] for seed in (3, 4, 5)
+    ]
+    assert len(set(by_seed)) == 3
+    np.testing.assert_allclose(means["eval/return_zero"], np.mean(by_seed), rtol=1e-6)
+    assert (tmp_path / "all" / "curve.png").exists()
+
+
+def test_seeds_that_were_killed_between_two_saves_go_on_together_bit_for_bit(tmp_path):
+    config = replace(CONFIG, num_seeds=2, checkpoint_minutes=0.0)
+    run.train(config, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    # seed 3 had saved 192 and was killed before seed 4 had
+    for folder, steps in (("seed-3", ["256"]), ("seed-4", ["256", "192"])):
+        for step in steps:
+            shutil.rmtree(tmp_path / "parts" / folder / "checkpoints" / step)
+    run.train(replace(config, resume=True), tmp_path / "parts")
+    for folder in ("seed-3", "seed-4"):
+        step, whole, _ = restored(CONFIG, tmp_path / "whole" / folder)
+        parts_step, parts, _ = restored(CONFIG, tmp_path / "parts" / folder)
+        assert step == parts_step == 256
+        assert bits(whole) == bits(parts)
+
+
+def test_one_seed_of_several_can_be_resumed_alone(tmp_path):
+    run.train(replace(CONFIG, num_seeds=2, num_timesteps=128), tmp_path)
+    alone = Config.from_dict(read_config(tmp_path / "seed-4")["config"])
+    run.train(replace(alone, num_timesteps=256, resume=True), tmp_path / "seed-4")
+    lines = read_metrics(tmp_path / "seed-4" / "metrics.jsonl")
+    assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
+
+
 def test_half_a_run_and_its_continuation_equal_the_whole_bit_for_bit(tmp_path):
     config = replace(CONFIG, checkpoint_minutes=0.0)
     run.train(config, tmp_path / "whole")
@@ -104,7 +145,7 @@ def test_an_existing_run_is_neither_overwritten_nor_confused(tmp_path):
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match="already holds a run.*--resume"):
         run.train(CONFIG, tmp_path)
-    with pytest.raises(ValueError, match=r"float32\[8\] saved, float32\[9\] expected"):
+    with pytest.raises(ValueError, match=r"float32\[1,8\] saved, float32\[1,9\] expected"):
         wider = replace(CONFIG.policy, value_sizes=(9,))
         run.train(replace(CONFIG, policy=wider, resume=True), tmp_path)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from probes import ConstantEnv, TargetEnv
+from probes import ClockEnv, ConstantEnv, TargetEnv
 
 from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
 from genpo_jax.evaluation import Evaluator
@@ -24,11 +24,16 @@ def make_trainer(env, method="genpo++", updates=4, **ppo):
 
 
 def train(trainer, chunks, seed=0):
-    state, history = trainer.init(jax.random.key(seed)), []
+    """Return the state and the metrics of one seed, without the axis of seeds."""
+    state, history = trainer.init([seed]), []
     for _ in range(chunks):
         state, metrics = trainer.chunk(state)
-        history.append(jax.device_get(metrics))
-    return state, history
+        history.append(jax.device_get(first_seed(metrics)))
+    return first_seed(state), history
+
+
+def first_seed(tree):
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 @pytest.mark.parametrize("method", ["gaussian", "genpo++"])
@@ -66,13 +71,13 @@ def test_the_ratio_is_one_on_the_first_minibatch_of_every_update(method):
 
 def test_a_chunk_compiles_once_and_donates_its_state():
     trainer = make_trainer(TargetEnv())
-    state = trainer.init(jax.random.key(0))
+    state = trainer.init([0])
     after, _ = trainer.chunk(state)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.learner.params))
     for _ in range(3):
         after, _ = trainer.chunk(after)
-    assert trainer.chunk._cache_size() == 1
-    assert int(after.num_updates) == 16
+    assert trainer.program._cache_size() == 1
+    assert after.num_updates.tolist() == [16]
 
 
 def test_a_chunk_of_four_updates_equals_four_updates():
@@ -111,7 +116,7 @@ def test_non_finite_physics_is_counted_and_leaves_training_intact():
 
 def test_the_critic_alone_sees_the_privileged_observation():
     trainer = make_trainer(TargetEnv(privileged=True))
-    agent = trainer.merge(trainer.init(jax.random.key(0)).learner.params)
+    agent = trainer.merge(first_seed(trainer.init([0])).learner.params)
     obs = {"state": jnp.ones((1, 1)), "privileged_state": jnp.ones((1, 2))}
     other = obs | {"privileged_state": -jnp.ones((1, 2))}
     assert agent.value_of(obs) != agent.value_of(other)
@@ -127,21 +132,58 @@ def test_an_environment_without_a_state_observation_is_refused():
         make_trainer(env)
 
 
-def test_seeds_can_be_trained_in_one_program():
+def test_seeds_trained_in_one_program_equal_single_runs():
     trainer = make_trainer(TargetEnv())
-    keys = jax.vmap(jax.random.key)(jnp.arange(2))
-    state, metrics = jax.vmap(trainer._chunk)(jax.vmap(trainer._init)(keys))
-    assert metrics["train/reward"].shape == (2,)
-    single, _ = train(trainer, 1, seed=1)
-    for a, b in zip(jax.tree.leaves(state.learner.params), jax.tree.leaves(single.learner.params), strict=True):
-        np.testing.assert_allclose(a[1], b, rtol=1e-3, atol=1e-4)
+    state = trainer.init([0, 1, 2])
+    for _ in range(2):
+        state, metrics = trainer.chunk(state)
+    assert metrics["train/reward"].shape == (3,)
+    for seed in range(3):
+        single, history = train(trainer, 2, seed)
+        assert_close(jax.tree.map(lambda x, seed=seed: x[seed], state).learner.params, single.learner.params)
+        np.testing.assert_allclose(metrics["train/reward"][seed], history[-1]["train/reward"], rtol=1e-4)
+
+
+def test_single_seeds_can_be_taken_out_and_put_together():
+    trainer = make_trainer(TargetEnv())
+    state = trainer.init([4, 5])
+    parts = [trainer.select(state, i) for i in range(2)]
+    second = jax.tree.map(lambda x: x[1:], state)
+    for tree, expected in ((parts[1], second), (trainer.join(parts), state)):
+        for a, b in zip(raw_leaves(tree), raw_leaves(expected), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def raw_leaves(tree):
+    return [
+        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+        for x in jax.tree.leaves(tree)
+    ]
+
+
+def assert_close(tree, expected):
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def test_final_observations_of_several_time_limits_within_one_rollout_are_told_apart():
+    trainer = make_trainer(ClockEnv())
+    state = first_seed(trainer.init([0]))
+    _, rollout = jax.jit(trainer._collect)(state)
+    assert rollout.final_obs["state"].shape == (3, 64, 1), "8 steps can meet a limit of 3 three times"
+    # The first limit is staggered; at every limit the clock shows the steps of that episode.
+    final = jnp.take_along_axis(rollout.final_obs["state"][..., 0], rollout.final_index, axis=0)
+    limits = np.asarray(rollout.truncated)
+    assert (limits.sum(axis=0) >= 2).all()
+    assert set(np.asarray(state.episodes.time_limit).tolist()) == {1, 2, 3}
+    np.testing.assert_array_equal(np.asarray(final)[limits], np.asarray(rollout.episode_length)[limits])
 
 
 def test_evaluation_counts_whole_first_episodes_and_changes_nothing():
     trainer = make_trainer(ConstantEnv())
-    state = trainer.init(jax.random.key(0))
+    state = trainer.init([0])
     evaluator = Evaluator(trainer, 3)
-    metrics = jax.device_get(evaluator.evaluate(state, jax.random.key(1)))
+    metrics = jax.device_get(evaluator.evaluate(state, [1]))
     # Reward 1 a step up to the time limit of 4, and nothing after it.
     assert metrics["eval/return_random"] == metrics["eval/return_zero"] == 4.0
     assert metrics["eval/length_random"] == 4
@@ -150,6 +192,8 @@ def test_evaluation_counts_whole_first_episodes_and_changes_nothing():
 
 def test_evaluation_tells_zero_noise_from_random_noise():
     trainer = make_trainer(TargetEnv())
-    state, _ = train(trainer, 10)
-    metrics = Evaluator(trainer, 64).evaluate(state, jax.random.key(1))
+    state = trainer.init([0])
+    for _ in range(10):
+        state, _ = trainer.chunk(state)
+    metrics = Evaluator(trainer, 64).evaluate(state, [1])
     assert metrics["eval/return_zero"] > metrics["eval/return_random"]

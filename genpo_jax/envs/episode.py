@@ -15,7 +15,7 @@ LARGEST = 1e8
 
 
 class EpisodeState(flax.struct.PyTreeNode):
-    """Everything needed to go on, bit for bit. All leaves but `key` have a leading axis B.
+    """Everything needed to go on, bit for bit. All leaves have a leading axis B, and no row depends on another.
 
     Attributes:
         env_state: states of the environments.
@@ -23,8 +23,8 @@ class EpisodeState(flax.struct.PyTreeNode):
         episode_return: sum of rewards so far [B], float32.
         episode_length: environment steps so far [B], int32.
         time_limit: environment steps after which the present episode is truncated [B], int32.
-        pool: `(env_state, obs)` of B fresh resets; environment b takes entry b if its episode ends now.
-        key: typed PRNG key of later pools.
+        pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends.
+        key: typed PRNG keys [B], for all that is random in each environment from here on.
 
     """
 
@@ -62,14 +62,14 @@ class Timestep(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeEnv:
-    """Run B environments side by side, for ever: one that ends starts again from a pool of fresh states.
+    """Run environments side by side, for ever: one that ends starts again from a pool of fresh states.
 
-    The pool is renewed by `refresh` and moves by one entry per step, so that neighbours, and two ends of one
-    environment less than B steps apart, start differently; a reset thus costs 1/T of itself per step.
+    The pool is renewed by `refresh`, once per rollout of T steps: a reset thus costs 1/T of itself per step, and only
+    an environment that ends twice within one rollout starts twice from the same state. Every environment has its own
+    key and its own entry, so that it does the same whichever others, and on whichever device, run beside it.
 
     Attributes:
         env: one environment.
-        num_envs: B.
         episode_length: time limit in environment steps, repeated actions included.
         action_repeat: environment steps per action; rewards are summed until the episode ends.
         squash: maps the policy's unbounded action into [-1, 1], `tanh` or `clip`.
@@ -80,45 +80,45 @@ class EpisodeEnv:
     """
 
     env: Environment
-    num_envs: int
     episode_length: int
     action_repeat: int = 1
     squash: Literal["tanh", "clip"] = "tanh"
 
     def __post_init__(self):
-        for name in ("num_envs", "episode_length", "action_repeat"):
+        for name in ("episode_length", "action_repeat"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.squash not in ("tanh", "clip"):
             raise ValueError(f"squash must be 'tanh' or 'clip', got {self.squash!r}")
 
-    def init(self, key: Array, stagger: bool = False) -> EpisodeState:
-        """Start B episodes, and fill the first pool, from a typed key.
+    def init(self, keys: Array, stagger: bool = False) -> EpisodeState:
+        """Start B episodes, and fill the first pool, from typed keys [B].
 
         With `stagger`, the first episodes are truncated at random times. Otherwise environments whose episodes
         seldom terminate reach the time limit together for ever, and each rollout sees one phase of the task only.
         """
-        key, reset_key, limit_key = jax.random.split(key, 3)
-        time_limit = jnp.full(self.num_envs, self.episode_length, jnp.int32)
+        num_envs = keys.shape[0]
+        keys, first_keys, pool_keys, limit_keys = _split(keys, 4)
+        time_limit = jnp.full(num_envs, self.episode_length, jnp.int32)
         if stagger:
-            time_limit = jax.random.randint(limit_key, (self.num_envs,), 1, self.episode_length + 1)
+            time_limit = jax.vmap(lambda key: jax.random.randint(key, (), 1, self.episode_length + 1))(limit_keys)
         # One reset of 2 B states, not two of B: it compiles once.
-        fresh = self._reset(reset_key, 2 * self.num_envs)
-        env_state, obs = jax.tree.map(lambda leaf: leaf[: self.num_envs], fresh)
+        fresh = self._reset(jnp.concatenate([first_keys, pool_keys]))
+        env_state, obs = jax.tree.map(lambda leaf: leaf[:num_envs], fresh)
         return EpisodeState(
             env_state=env_state,
             obs=obs,
-            episode_return=jnp.zeros(self.num_envs, jnp.float32),
-            episode_length=jnp.zeros(self.num_envs, jnp.int32),
+            episode_return=jnp.zeros(num_envs, jnp.float32),
+            episode_length=jnp.zeros(num_envs, jnp.int32),
             time_limit=time_limit,
-            pool=jax.tree.map(lambda leaf: leaf[self.num_envs :], fresh),
-            key=key,
+            pool=jax.tree.map(lambda leaf: leaf[num_envs:], fresh),
+            key=keys,
         )
 
     def refresh(self, state: EpisodeState) -> EpisodeState:
         """Return `state` with a new pool; call it once at the start of each rollout."""
-        key, reset_key = jax.random.split(state.key)
-        return state.replace(pool=self._reset(reset_key, state.episode_length.shape[0]), key=key)
+        keys, reset_keys = _split(state.key, 2)
+        return state.replace(pool=self._reset(reset_keys), key=keys)
 
     def step(self, state: EpisodeState, action: Array) -> tuple[EpisodeState, Timestep]:
         """Advance every environment by one action [B, d], unbounded; reset those that end."""
@@ -140,7 +140,7 @@ class EpisodeEnv:
         return self._restart(state, env_state, timestep), timestep
 
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
-        """Put pool entries in place of the episodes that ended, and move the pool on by one."""
+        """Put pool entries in place of the episodes that ended."""
         ended = timestep.terminated | timestep.truncated
         env_state, obs = _where(ended, state.pool, (env_state, timestep.next_obs))
         return state.replace(
@@ -149,11 +149,10 @@ class EpisodeEnv:
             episode_return=jnp.where(ended, 0.0, timestep.episode_return),
             episode_length=jnp.where(ended, 0, timestep.episode_length),
             time_limit=jnp.where(ended, self.episode_length, state.time_limit),
-            pool=jax.tree.map(lambda leaf: jnp.roll(leaf, 1, axis=0), state.pool),
         )
 
-    def _reset(self, key: Array, count: int) -> tuple[Any, Observation]:
-        env_state, obs = jax.vmap(self.env.reset)(jax.random.split(key, count))
+    def _reset(self, keys: Array) -> tuple[Any, Observation]:
+        env_state, obs = jax.vmap(self.env.reset)(keys)
         # A bad reset must not reach the policy; if the physics is bad too, the next step is caught.
         obs = {name: jnp.where(jnp.abs(leaf) <= LARGEST, leaf, 0) for name, leaf in obs.items()}
         return _strong((env_state, obs))
@@ -175,6 +174,11 @@ class EpisodeEnv:
     def _single_step(self, env_state: Any, action: Array):
         env_state, obs, reward, terminated = self.env.step(env_state, action)
         return env_state, obs, reward.astype(jnp.float32), terminated
+
+
+def _split(keys: Array, count: int) -> Array:
+    """Split each of the keys [B] into keys [count, B]."""
+    return jax.vmap(lambda key: jax.random.split(key, count), out_axes=1)(keys)
 
 
 def _acceptable(*leaves: Array) -> Array:

@@ -6,6 +6,7 @@ The lists stand here so that a mistyped name is refused at once; importing the l
 import difflib
 
 from genpo_jax.envs.base import Environment
+from genpo_jax.hosts import local_devices_only
 
 BRAX_BACKENDS = ("spring", "positional", "generalized", "mjx")
 PLAYGROUND_BACKENDS = ("jax", "warp")
@@ -118,13 +119,14 @@ def make(name: str, backend: str | None = None) -> Environment:
 
     """
     backend = check(name, backend)
-    if name in BRAX:
-        from genpo_jax.envs.brax import BraxEnvironment
+    with local_devices_only():
+        if name in BRAX:
+            from genpo_jax.envs.brax import BraxEnvironment
 
-        return BraxEnvironment(name, backend)
-    from genpo_jax.envs.playground import PlaygroundEnvironment
+            return BraxEnvironment(name, backend)
+        from genpo_jax.envs.playground import PlaygroundEnvironment
 
-    return PlaygroundEnvironment(name, backend or PLAYGROUND_BACKENDS[0])
+        return PlaygroundEnvironment(name, backend or PLAYGROUND_BACKENDS[0])
 
 
 def _unknown(name: str) -> str:

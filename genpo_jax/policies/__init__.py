@@ -7,10 +7,17 @@ from flax import nnx
 from genpo_jax.config import PolicyConfig
 from genpo_jax.policies.base import Policy
 from genpo_jax.policies.gaussian import GaussianPolicy
-from genpo_jax.policies.reversible import ReversiblePolicy, make_history_policy
+from genpo_jax.policies.reversible import (
+    ReversiblePolicy,
+    make_coupled_policy,
+    make_history_policy,
+    make_verlet_policy,
+)
 
 METHODS: dict[str, Callable[[int, int, PolicyConfig, nnx.Rngs], Policy]] = {
     "genpo++": make_history_policy,
+    "genpo": make_coupled_policy,
+    "saflow": make_verlet_policy,
     "gaussian": GaussianPolicy,
 }
 

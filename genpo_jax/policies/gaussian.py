@@ -24,7 +24,15 @@ class GaussianPolicy(nnx.Module):
     """Independent normals: a mean that follows the observation and a learned scale that does not."""
 
     def __init__(self, obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> None:
-        self.mean = MLP(obs_size, config.hidden_sizes, config.activation, rngs, size_out=action_size, gain=OUTPUT_GAIN)
+        self.mean = MLP(
+            obs_size,
+            config.hidden_sizes,
+            config.activation,
+            rngs,
+            size_out=action_size,
+            gain=OUTPUT_GAIN,
+            dtype=config.compute_dtype,
+        )
         self.log_std = nnx.Param(jnp.full(action_size, math.log(config.initial_std), jnp.float32))
 
     def sample(self, obs: Array, key: Array) -> tuple[Array, GaussianRecord]:

@@ -1,6 +1,5 @@
 """Flow policies whose likelihood ratio is exact, through a reversible solver."""
 
-import math
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +9,14 @@ from jax import Array
 
 from genpo_jax.config import PolicyConfig
 from genpo_jax.networks import ConcatVelocity, EncodedVelocity
-from genpo_jax.solvers import DiagonalNormal, HistorySolver, MultistepSolver, ReversibleSolver
+from genpo_jax.solvers import (
+    CoupledSolver,
+    DiagonalNormal,
+    HistorySolver,
+    MultistepSolver,
+    ReversibleSolver,
+    VerletSolver,
+)
 
 
 class ReversibleRecord(PyTreeNode):
@@ -40,7 +46,11 @@ class ReversiblePolicy(nnx.Module):
         solver: ReversibleSolver,
         rngs: nnx.Rngs,
     ) -> None:
-        shared = {"time_embedding": config.time_embedding, "activation": config.activation}
+        shared = {
+            "time_embedding": config.time_embedding,
+            "activation": config.activation,
+            "dtype": config.compute_dtype,
+        }
         if config.network == "encoder":
             sizes = {"encoder_sizes": config.encoder_sizes, "head_sizes": config.head_sizes}
             self.velocity = EncodedVelocity(obs_size, action_size, rngs, **sizes, **shared)
@@ -48,7 +58,7 @@ class ReversiblePolicy(nnx.Module):
             self.velocity = ConcatVelocity(obs_size, action_size, rngs, hidden_sizes=config.hidden_sizes, **shared)
         self.solver = solver
         self.action_size = action_size
-        log_scale = jnp.full((solver.num_states, action_size), math.log(config.initial_std), jnp.float32)
+        log_scale = jnp.full((solver.num_states, action_size), jnp.log(config.initial_std / _still_std(solver)))
         self.log_scale = nnx.Param(log_scale) if config.base == "learned-scale" else None
 
     def sample(self, obs: Array, key: Array) -> tuple[Array, ReversibleRecord]:
@@ -78,6 +88,16 @@ class ReversiblePolicy(nnx.Module):
         return DiagonalNormal(self.log_scale[...])
 
 
+def _still_std(solver: ReversibleSolver) -> Array:
+    """Return the standard deviation of the output, a scalar, where unit noise meets a velocity of zero.
+
+    The solver is then linear: each number of the noise state moves the output by a fixed weight.
+    """
+    unit_noises = jnp.eye(solver.num_states)[..., None]
+    weights = solver.output(solver.forward(lambda x, t: jnp.zeros_like(x), unit_noises))
+    return jnp.linalg.norm(weights)
+
+
 def make_history_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
     """Build the GenPO++ policy, with the published solver or one of higher order."""
     coef = config.history_coef
@@ -86,3 +106,16 @@ def make_history_policy(obs_size: int, action_size: int, config: PolicyConfig, r
     else:
         solver = HistorySolver(config.num_steps, HistorySolver.history_coef if coef is None else coef)
     return ReversiblePolicy(obs_size, action_size, config, solver, rngs)
+
+
+def make_coupled_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
+    """Build the GenPO policy (arXiv:2505.18763): two coupled flows, whose mean is the action.
+
+    Its published cost comes partly from Jacobians; their determinant is a constant, and here none is computed.
+    """
+    return ReversiblePolicy(obs_size, action_size, config, CoupledSolver(config.num_steps), rngs)
+
+
+def make_verlet_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
+    """Build the self-adjoint flow policy, whose map keeps volumes."""
+    return ReversiblePolicy(obs_size, action_size, config, VerletSolver(config.num_steps), rngs)

@@ -45,9 +45,9 @@ def counting_env():
 
 @pytest.fixture
 def counting_episodes():
-    """Return `EpisodeEnv` of a `CountingEnv`: `make(num_envs, episode_length, terminate_at=..., ...)`."""
+    """Return `EpisodeEnv` of a `CountingEnv`: `make(episode_length, terminate_at=..., ...)`."""
 
-    def make(num_envs, episode_length, action_repeat=1, squash="clip", **kwargs):
-        return EpisodeEnv(CountingEnv(**kwargs), num_envs, episode_length, action_repeat, squash)
+    def make(episode_length, action_repeat=1, squash="clip", **kwargs):
+        return EpisodeEnv(CountingEnv(**kwargs), episode_length, action_repeat, squash)
 
     return make

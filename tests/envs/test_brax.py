@@ -51,12 +51,12 @@ def test_rollouts_equal_those_of_brax_own_wrappers_up_to_the_first_reset(pendulu
     env_state, obs = jax.vmap(pendulum.reset)(keys)
     np.testing.assert_allclose(obs["state"], state.obs, rtol=1e-6)
 
-    episodes = EpisodeEnv(pendulum, num_envs, episode_length=limit)
+    episodes = EpisodeEnv(pendulum, episode_length=limit)
     zeros = jnp.zeros(num_envs)
     counts = {"episode_return": zeros, "episode_length": zeros.astype(jnp.int32)}
     pool = (env_state, obs)
     counts["time_limit"] = jnp.full(num_envs, limit, jnp.int32)
-    ours = EpisodeState(env_state=env_state, obs=obs, **counts, pool=pool, key=jax.random.key(2))
+    ours = EpisodeState(env_state=env_state, obs=obs, **counts, pool=pool, key=keys)
     step, brax_step = jax.jit(episodes.step), jax.jit(lambda s, a: strong(wrapped.step(s, a)))
     running = np.ones(num_envs, bool)
     ends = {"terminated": 0, "truncated": 0}
@@ -78,8 +78,8 @@ def test_rollouts_equal_those_of_brax_own_wrappers_up_to_the_first_reset(pendulu
 def test_the_state_is_that_of_brax_and_has_stable_types(hopper):
     from brax.envs import State
 
-    episodes = EpisodeEnv(hopper, 4, 50)
-    first = jax.eval_shape(episodes.init, jax.random.key(0))
+    episodes = EpisodeEnv(hopper, 50)
+    first = jax.eval_shape(episodes.init, jax.random.split(jax.random.key(0), 4))
     stepped, _ = jax.eval_shape(episodes.step, first, jax.ShapeDtypeStruct((4, 3), jnp.float32))
     assert isinstance(first.env_state, State)
     assert [(a.shape, a.dtype, a.weak_type) for a in jax.tree.leaves(first)] == [
@@ -88,9 +88,9 @@ def test_the_state_is_that_of_brax_and_has_stable_types(hopper):
 
 
 def test_inverted_pendulum_falls_within_a_hundred_steps_of_random_actions(pendulum):
-    episodes = EpisodeEnv(pendulum, 8, 1000)
+    episodes = EpisodeEnv(pendulum, 1000)
     actions = jax.random.normal(jax.random.key(1), (100, 8, 1))
-    state = jax.jit(episodes.init)(jax.random.key(0))
+    state = jax.jit(episodes.init)(jax.random.split(jax.random.key(0), 8))
     rollout = jax.jit(lambda s, a: jax.lax.scan(episodes.step, s, a), donate_argnums=0)
     state, timesteps = rollout(state, actions)
     assert timesteps.terminated.any(axis=0).all()
@@ -102,8 +102,8 @@ def test_inverted_pendulum_falls_within_a_hundred_steps_of_random_actions(pendul
 
 def test_fast_needs_no_backend():
     env = make("fast")
-    episodes = EpisodeEnv(env, 2, 3)
-    _, timestep = episodes.step(episodes.init(jax.random.key(0)), jnp.array([[1.0], [-1.0]]))
+    episodes = EpisodeEnv(env, 3)
+    _, timestep = episodes.step(episodes.init(jax.random.split(jax.random.key(0), 2)), jnp.array([[1.0], [-1.0]]))
     np.testing.assert_allclose(timestep.reward, [0.02 * 0.02, 0.0], rtol=1e-5)
 
 
@@ -160,8 +160,8 @@ def test_python_of_the_physics_runs_once_for_all_batch_sizes():
     raw = Raw(jnp.ones(2))
     env = LibraryEnvironment("raw", raw, 10)
     for num_envs in (2, 3, 4):
-        episodes = EpisodeEnv(env, num_envs, 10)
-        state = jax.jit(episodes.init)(jax.random.key(0))
+        episodes = EpisodeEnv(env, 10)
+        state = jax.jit(episodes.init)(jax.random.split(jax.random.key(0), num_envs))
         jax.jit(lambda s, e=episodes, n=num_envs: jax.lax.scan(e.step, s, jnp.zeros((3, n, 1))))(state)
     assert raw.traces == 1
 

@@ -21,6 +21,10 @@ def idle(num_steps, num_envs):
     return jnp.zeros((num_steps, num_envs, 1))
 
 
+def keys(num_envs, seed=0):
+    return jax.random.split(jax.random.key(seed), num_envs)
+
+
 def assert_same(a, b):
     def raw(leaf):
         return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
@@ -33,23 +37,23 @@ def avals(tree):
 
 
 def test_the_time_limit_truncates_and_does_not_terminate(counting_episodes):
-    episodes = counting_episodes(2, 3)
-    _, _, timesteps = play(episodes, episodes.init(jax.random.key(0)), idle(7, 2))
+    episodes = counting_episodes(3)
+    _, _, timesteps = play(episodes, episodes.init(keys(2)), idle(7, 2))
     assert timesteps.truncated[:, 0].tolist() == [False, False, True, False, False, True, False]
     assert not timesteps.terminated.any()
 
 
 def test_termination_before_and_at_the_time_limit_is_termination(counting_episodes):
     for limit in (5, 2):
-        episodes = counting_episodes(2, limit, terminate_at=2)
-        _, _, timesteps = play(episodes, episodes.init(jax.random.key(0)), idle(4, 2))
+        episodes = counting_episodes(limit, terminate_at=2)
+        _, _, timesteps = play(episodes, episodes.init(keys(2)), idle(4, 2))
         assert timesteps.terminated[:, 1].tolist() == [False, True, False, True]
         assert not timesteps.truncated.any()
 
 
 def test_returns_and_lengths_include_the_last_step_and_start_again_from_zero(counting_episodes):
-    episodes = counting_episodes(2, 3)
-    last, _, timesteps = play(episodes, episodes.init(jax.random.key(0)), idle(4, 2))
+    episodes = counting_episodes(3)
+    last, _, timesteps = play(episodes, episodes.init(keys(2)), idle(4, 2))
     assert timesteps.reward[:, 0].tolist() == [1, 2, 3, 1]
     assert timesteps.episode_return[:, 0].tolist() == [1, 3, 6, 1]
     assert timesteps.episode_length[:, 0].tolist() == [1, 2, 3, 1]
@@ -58,8 +62,8 @@ def test_returns_and_lengths_include_the_last_step_and_start_again_from_zero(cou
 
 
 def test_next_obs_is_the_real_final_observation_and_obs_that_of_the_new_episode(counting_episodes):
-    episodes = counting_episodes(2, 3)
-    first = episodes.init(jax.random.key(0))
+    episodes = counting_episodes(3)
+    first = episodes.init(keys(2))
     _, states, timesteps = play(episodes, first, idle(3, 2))
     assert timesteps.next_obs["state"][:, 0, 0].tolist() == [1, 2, 3]
     assert timesteps.next_obs["state"][2, 0, 1] == first.obs["state"][0, 1]
@@ -67,19 +71,33 @@ def test_next_obs_is_the_real_final_observation_and_obs_that_of_the_new_episode(
     assert states.obs["state"][2, 0, 1] != first.obs["state"][0, 1]
 
 
-def test_neighbours_and_successive_episodes_start_differently(counting_episodes):
-    episodes = counting_episodes(8, 2)
-    first = episodes.init(jax.random.key(0))
-    _, states, _ = play(episodes, episodes.refresh(first), idle(6, 8))
-    starts = np.stack([first.obs["state"][:, 1], *states.obs["state"][1::2, :, 1]])
+def test_neighbours_and_episodes_of_successive_rollouts_start_differently(counting_episodes):
+    episodes = counting_episodes(2)
+    state = episodes.init(keys(8))
+    starts = [state.obs["state"][:, 1]]
+    for _ in range(3):
+        state, states, _ = play(episodes, episodes.refresh(state), idle(2, 8))
+        starts.append(states.obs["state"][1, :, 1])
+    starts = np.stack(starts)
     assert starts.shape == (4, 8)
     assert all(len(set(row)) == 8 for row in starts), "neighbours"
     assert all(len(set(column)) == 4 for column in starts.T), "one environment over time"
 
 
+def test_an_environment_does_the_same_whatever_runs_beside_it(counting_episodes):
+    episodes = counting_episodes(3)
+    together = episodes.init(keys(8), stagger=True)
+    alone = episodes.init(keys(8)[2:4], stagger=True)
+    for _ in range(2):
+        together, _, seen = play(episodes, episodes.refresh(together), idle(4, 8))
+        alone, _, seen_alone = play(episodes, episodes.refresh(alone), idle(4, 2))
+        assert_same(jax.tree.map(lambda leaf: leaf[:, 2:4], seen), seen_alone)
+    assert_same(jax.tree.map(lambda leaf: leaf[2:4], together), alone)
+
+
 def test_refresh_brings_starts_never_seen_before_and_leaves_running_episodes_alone(counting_episodes):
-    episodes = counting_episodes(8, 2)
-    first = episodes.init(jax.random.key(0))
+    episodes = counting_episodes(2)
+    first = episodes.init(keys(8))
     second = episodes.refresh(first)
     third = episodes.refresh(second)
     pools = [set(np.asarray(state.pool[1]["state"][:, 1])) for state in (first, second, third)]
@@ -89,8 +107,8 @@ def test_refresh_brings_starts_never_seen_before_and_leaves_running_episodes_alo
 
 
 def test_a_reset_replaces_every_leaf_of_the_state_typed_keys_too(counting_episodes):
-    episodes = counting_episodes(2, 1)
-    first = episodes.init(jax.random.key(0))
+    episodes = counting_episodes(1)
+    first = episodes.init(keys(2))
     last, _, _ = play(episodes, first, idle(1, 2))
     assert_same(last.env_state, first.pool[0])
     assert jnp.issubdtype(last.env_state["key"].dtype, jax.dtypes.prng_key)
@@ -98,8 +116,8 @@ def test_a_reset_replaces_every_leaf_of_the_state_typed_keys_too(counting_episod
 
 @pytest.mark.parametrize("poison", [1.0, -1.0], ids=["nan observation", "reward of 1e9"])
 def test_non_finite_physics_truncates_without_reward_and_keeps_the_last_good_observation(counting_episodes, poison):
-    episodes = counting_episodes(2, 10, terminate_at=3)
-    first = episodes.init(jax.random.key(0))
+    episodes = counting_episodes(10, terminate_at=3)
+    first = episodes.init(keys(2))
     _, states, timesteps = play(episodes, first, idle(4, 2).at[2, 0].set(poison))
     assert timesteps.nonfinite[:, 0].tolist() == [False, False, True, False]
     assert timesteps.truncated[:, 0].tolist() == [False, False, True, False]
@@ -112,16 +130,16 @@ def test_non_finite_physics_truncates_without_reward_and_keeps_the_last_good_obs
 
 
 def test_non_finite_physics_of_one_environment_leaves_the_others_untouched(counting_episodes):
-    episodes = counting_episodes(3, 10)
-    first = episodes.init(jax.random.key(0))
+    episodes = counting_episodes(10)
+    first = episodes.init(keys(3))
     _, _, clean = play(episodes, first, idle(6, 3))
     _, _, poisoned = play(episodes, first, idle(6, 3).at[2, 1].set(1.0))
     assert_same(*(jax.tree.map(lambda leaf: leaf[:, ::2], run) for run in (clean, poisoned)))
 
 
 def test_non_finite_resets_never_show(counting_episodes):
-    episodes = counting_episodes(2, 10, nan_resets=True)
-    first = episodes.init(jax.random.key(0))
+    episodes = counting_episodes(10, nan_resets=True)
+    first = episodes.init(keys(2))
     _, states, timesteps = play(episodes, episodes.refresh(first), idle(3, 2))
     assert timesteps.nonfinite.all()
     assert timesteps.reward.tolist() == [[0, 0]] * 3
@@ -130,16 +148,16 @@ def test_non_finite_resets_never_show(counting_episodes):
 
 
 def test_repeated_actions_sum_rewards_and_count_environment_steps(counting_episodes):
-    episodes = counting_episodes(2, 6, action_repeat=3)
-    _, _, timesteps = play(episodes, episodes.init(jax.random.key(0)), idle(2, 2))
+    episodes = counting_episodes(6, action_repeat=3)
+    _, _, timesteps = play(episodes, episodes.init(keys(2)), idle(2, 2))
     assert timesteps.reward[:, 0].tolist() == [1 + 2 + 3, 4 + 5 + 6]
     assert timesteps.episode_length[:, 0].tolist() == [3, 6]
     assert timesteps.truncated[:, 0].tolist() == [False, True]
 
 
 def test_repeated_actions_stop_at_termination(counting_episodes):
-    episodes = counting_episodes(2, 100, action_repeat=3, terminate_at=5)
-    _, _, timesteps = play(episodes, episodes.init(jax.random.key(0)), idle(2, 2))
+    episodes = counting_episodes(100, action_repeat=3, terminate_at=5)
+    _, _, timesteps = play(episodes, episodes.init(keys(2)), idle(2, 2))
     assert timesteps.reward[:, 0].tolist() == [1 + 2 + 3, 4 + 5]
     assert timesteps.terminated[:, 0].tolist() == [False, True]
     assert timesteps.episode_length[1, 0] == 5
@@ -147,31 +165,31 @@ def test_repeated_actions_stop_at_termination(counting_episodes):
 
 
 def test_repeated_actions_stop_at_the_time_limit(counting_episodes):
-    episodes = counting_episodes(2, 4, action_repeat=3, terminate_at=5)
-    _, _, timesteps = play(episodes, episodes.init(jax.random.key(0)), idle(2, 2))
+    episodes = counting_episodes(4, action_repeat=3, terminate_at=5)
+    _, _, timesteps = play(episodes, episodes.init(keys(2)), idle(2, 2))
     assert timesteps.reward[:, 0].tolist() == [1 + 2 + 3, 4]
     assert timesteps.truncated[:, 0].tolist() == [False, True]
 
 
 @pytest.mark.parametrize(("squash", "expected"), [("tanh", np.tanh(0.5)), ("clip", 0.5)])
 def test_actions_are_squashed_into_the_unit_interval(counting_episodes, squash, expected):
-    episodes = counting_episodes(2, 10, squash=squash)
-    _, timestep = episodes.step(episodes.init(jax.random.key(0)), jnp.array([[0.5], [-0.5]]))
+    episodes = counting_episodes(10, squash=squash)
+    _, timestep = episodes.step(episodes.init(keys(2)), jnp.array([[0.5], [-0.5]]))
     np.testing.assert_allclose(timestep.next_obs["state"][:, 2], [expected, -expected], rtol=1e-6)
-    _, timestep = episodes.step(episodes.init(jax.random.key(0)), jnp.array([[9.0], [-9.0]]))
+    _, timestep = episodes.step(episodes.init(keys(2)), jnp.array([[9.0], [-9.0]]))
     assert (np.abs(timestep.next_obs["state"][:, 2]) <= 1).all()
 
 
 def test_one_key_gives_the_same_rollout_bit_for_bit_and_another_key_another(counting_episodes):
-    episodes = counting_episodes(4, 3)
-    runs = [play(episodes, episodes.init(jax.random.key(seed)), idle(7, 4)) for seed in (0, 0, 1)]
+    episodes = counting_episodes(3)
+    runs = [play(episodes, episodes.init(keys(4, seed)), idle(7, 4)) for seed in (0, 0, 1)]
     assert_same(runs[0], runs[1])
     assert (runs[0][1].obs["state"] != runs[2][1].obs["state"]).any()
 
 
 def test_a_rollout_cut_in_two_equals_one_in_one_piece(counting_episodes):
-    episodes = counting_episodes(4, 3)
-    first = episodes.init(jax.random.key(0))
+    episodes = counting_episodes(3)
+    first = episodes.init(keys(4))
     whole, _, _ = play(episodes, first, idle(7, 4))
     middle, _, _ = play(episodes, first, idle(3, 4))
     last, _, _ = play(episodes, middle, idle(4, 4))
@@ -180,8 +198,8 @@ def test_a_rollout_cut_in_two_equals_one_in_one_piece(counting_episodes):
 
 @pytest.mark.parametrize("action_repeat", [1, 3])
 def test_types_of_the_state_never_change(counting_episodes, action_repeat):
-    episodes = counting_episodes(4, 3, action_repeat=action_repeat)
-    first = jax.eval_shape(episodes.init, jax.random.key(0))
+    episodes = counting_episodes(3, action_repeat=action_repeat)
+    first = jax.eval_shape(episodes.init, keys(4))
     action = jax.ShapeDtypeStruct((4, 1), jnp.float32)
     stepped, timestep = jax.eval_shape(episodes.step, first, action)
     assert avals(first) == avals(stepped) == avals(jax.eval_shape(episodes.refresh, first))
@@ -191,19 +209,19 @@ def test_types_of_the_state_never_change(counting_episodes, action_repeat):
 
 
 def test_a_donated_jitted_rollout_compiles_once(counting_episodes):
-    episodes = counting_episodes(4, 3)
+    episodes = counting_episodes(3)
     rollout = jax.jit(lambda state: jax.lax.scan(episodes.step, episodes.refresh(state), idle(5, 4)), donate_argnums=0)
-    state = episodes.init(jax.random.key(0))
+    state = episodes.init(keys(4))
     for _ in range(3):
         state, _ = rollout(state)
     assert rollout._cache_size() == 1
 
 
 def test_seeds_can_be_vmapped(counting_episodes):
-    episodes = counting_episodes(4, 3)
+    episodes = counting_episodes(3)
 
     def run(key):
-        state = episodes.refresh(episodes.init(key))
+        state = episodes.refresh(episodes.init(jax.random.split(key, 4)))
         return jax.lax.scan(episodes.step, state, idle(5, 4))
 
     keys = jax.random.split(jax.random.key(0), 3)
@@ -215,7 +233,6 @@ def test_seeds_can_be_vmapped(counting_episodes):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"num_envs": 0}, "num_envs must be at least 1, got 0"),
         ({"episode_length": 0}, "episode_length must be at least 1, got 0"),
         ({"action_repeat": 0}, "action_repeat must be at least 1, got 0"),
         ({"squash": "relu"}, "squash must be 'tanh' or 'clip', got 'relu'"),
@@ -223,12 +240,12 @@ def test_seeds_can_be_vmapped(counting_episodes):
 )
 def test_nonsense_is_refused(counting_env, kwargs, message):
     with pytest.raises(ValueError, match=message):
-        EpisodeEnv(**{"env": counting_env(), "num_envs": 2, "episode_length": 3, **kwargs})
+        EpisodeEnv(**{"env": counting_env(), "episode_length": 3, **kwargs})
 
 
 def test_staggered_first_episodes_end_at_random_times_and_later_ones_at_the_limit(counting_episodes):
-    episodes = counting_episodes(512, 10)
-    state = episodes.init(jax.random.key(0), stagger=True)
+    episodes = counting_episodes(10)
+    state = episodes.init(keys(512), stagger=True)
     lengths = []
     for _ in range(20):
         state, timestep = episodes.step(state, jnp.zeros((512, 1)))
@@ -242,5 +259,5 @@ def test_staggered_first_episodes_end_at_random_times_and_later_ones_at_the_limi
 
 
 def test_without_stagger_all_end_together(counting_episodes):
-    episodes = counting_episodes(4, 10)
-    assert (episodes.init(jax.random.key(0)).time_limit == 10).all()
+    episodes = counting_episodes(10)
+    assert (episodes.init(keys(4)).time_limit == 10).all()

@@ -14,8 +14,8 @@ def test_cartpole_runs_to_its_time_limit():
     env = make("CartpoleBalance")
     assert (env.observation_sizes, env.action_size) == ({"state": 5}, 1)
     assert env.default_episode_length == 1000
-    episodes = EpisodeEnv(env, num_envs=2, episode_length=3)
-    state = jax.jit(episodes.init)(jax.random.key(0))
+    episodes = EpisodeEnv(env, episode_length=3)
+    state = jax.jit(episodes.init)(jax.random.split(jax.random.key(0), 2))
     actions = jnp.zeros((3, 2, 1))
     _, timesteps = jax.jit(lambda s, a: jax.lax.scan(episodes.step, s, a))(state, actions)
     assert timesteps.truncated[:, 0].tolist() == [False, False, True]

@@ -1,0 +1,78 @@
+"""Two processes on this machine train one run together, as two hosts would."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from genpo_jax.sinks import read_config, read_metrics
+
+OPTIONS = (
+    *("--env", "inverted_pendulum", "--num-envs", "16", "--unroll", "16", "--num-minibatches", "4"),
+    *("--updates-per-chunk", "2", "--num-evals", "1", "--eval-envs", "2", "--episode-length", "50"),
+)
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def train(run_dir, *more, processes):
+    """Run the command line in this many processes; return their outputs."""
+    port = free_port()
+    command = [sys.executable, "-m", "experiments.locomotion", *more, "--run-dir", str(run_dir)]
+    started = []
+    for i in range(processes):
+        hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i))
+        env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        started.append(
+            subprocess.Popen(
+                [*command, *(hosts if processes > 1 else ())],
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    try:
+        outputs = [process.communicate(timeout=400) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+    assert all(process.returncode == 0 for process in started), [error[-2000:] for _, error in outputs]
+    return [output for output, _ in outputs]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hosts")
+    outputs = train(folder / "two", *OPTIONS, "--num-timesteps", "2048", processes=2)
+    train(folder / "one", *OPTIONS, "--num-timesteps", "2048", processes=1)
+    return folder, outputs
+
+
+def test_two_processes_train_what_one_does_and_only_the_first_writes(runs):
+    folder, outputs = runs
+    assert "compiled in" in outputs[0]
+    assert "steps/s" in outputs[0]
+    assert "steps/s" not in outputs[1]
+    two, one = (read_metrics(folder / name / "metrics.jsonl") for name in ("two", "one"))
+    assert [line["env_steps"] for line in two] == [line["env_steps"] for line in one] == [0, 512, 1024, 1536, 2048]
+    assert read_config(folder / "two")["platform"]["device_count"] == 2
+    np.testing.assert_allclose(two[1]["train/kl"], one[1]["train/kl"], rtol=1e-2)
+    np.testing.assert_allclose(two[1]["train/value_loss"], one[1]["train/value_loss"], rtol=1e-2)
+    assert max(line.get("train/first_ratio_error", 0) for line in two) <= 1e-4
+
+
+def test_one_process_goes_on_from_a_checkpoint_of_two_and_the_other_way_round(runs):
+    folder, _ = runs
+    train(folder / "two", "--resume", "--num-timesteps", "3072", processes=1)
+    train(folder / "one", "--resume", "--num-timesteps", "3072", processes=2)
+    for name in ("two", "one"):
+        lines = read_metrics(folder / name / "metrics.jsonl")
+        assert [line["env_steps"] for line in lines][-1] == 3072
