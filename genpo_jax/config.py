@@ -55,7 +55,7 @@ class PolicyConfig:
     """Hidden layers of the Gaussian mean, and of the concat velocity field."""
     encoder_sizes: tuple[int, ...] = (400, 200)
     """Layers of the observation encoder of the flow policy."""
-    head_sizes: tuple[int, ...] = (64, 64)
+    head_sizes: tuple[int, ...] = (128,)
     """Hidden layers of the velocity head, evaluated M times per action."""
     value_sizes: tuple[int, ...] = (400, 200, 100)
     """Hidden layers of the value network."""
@@ -71,8 +71,9 @@ class PolicyConfig:
     """None: the published history solver; 1, 2 or 3: the multistep solver of that order (docs/solvers.md)."""
     history_coef: float | None = None
     """Solver coefficient sigma, the weight of the oldest iterate. None: 0.75, or the multistep solver's own."""
-    base: Literal["standard", "learned-scale"] = "learned-scale"
-    """Density of the noise: N(0, I), or independent normals with a learned scale per coordinate."""
+    base: Literal["standard", "learned-scale", "conditioned"] = "learned-scale"
+    """Density of the noise: N(0, I); independent normals with a learned scale per coordinate; or the same about a mean
+    that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy."""
     initial_std: float = 1.0
     """Initial standard deviation of the action, before the squash; a standard base does not know it."""
 

@@ -42,6 +42,7 @@ VARIANTS = [
     {"method": "genpo++", "network": "concat"},
     {"method": "genpo++", "num_steps": 10, "history_coef": 0.85},
     {"method": "genpo++", "num_steps": 3, "solver_order": 2},
+    {"method": "genpo++", "base": "conditioned"},
     {"method": "genpo"},
     {"method": "saflow"},
 ]
@@ -148,6 +149,30 @@ def test_the_initial_standard_deviation_is_that_of_the_action(options, std):
     policy = make_policy(OBS, ACTION, PolicyConfig(**SMALL, **options), nnx.Rngs(0))
     action, _ = policy.sample(observations(100_000), jax.random.key(0))
     np.testing.assert_allclose(action.std(), std, rtol=0.015)
+
+
+def test_at_zero_velocity_the_conditioned_base_is_a_gaussian_policy_about_its_mean():
+    policy = build(base="conditioned", initial_std=0.3)
+    policy.velocity.head.output.kernel[...] *= 0
+    policy.velocity.head.output.bias[...] *= 0
+    obs = jnp.broadcast_to(observations(1), (50_000, OBS))
+    action, _ = policy.sample(obs, jax.random.key(0))
+    mean = policy.mean(obs[:1])
+    assert jnp.abs(mean).max() > 0.1
+    np.testing.assert_allclose(policy.mode(obs[:1]), mean, rtol=1e-5)
+    np.testing.assert_allclose(action.mean(axis=0, keepdims=True), mean, atol=0.01)
+
+
+@pytest.mark.parametrize("network", ["encoder", "concat"])
+def test_bfloat16_networks_leave_parameters_state_and_ratio_in_float32(network):
+    policy, obs = build(compute_dtype="bfloat16", network=network), observations()
+    action, record = policy.sample(obs, jax.random.key(1))
+    log_ratio = policy.log_ratio(obs, record)
+    assert {x.dtype for x in jax.tree.leaves((action, record, log_ratio, nnx.state(policy)))} == {jnp.dtype("float32")}
+    # The same rounding enters sample and inverse, so that the ratio of unchanged parameters stays 1.
+    assert jnp.abs(log_ratio).max() < 1e-3
+    exact = build(network=network).sample(obs, jax.random.key(1))[0]
+    assert 0 < jnp.abs(action - exact).max() < 0.3
 
 
 def test_the_history_correlates_with_the_action_as_at_zero_velocity():

@@ -8,7 +8,7 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.config import PolicyConfig
-from genpo_jax.networks import ConcatVelocity, EncodedVelocity
+from genpo_jax.networks import MLP, OUTPUT_GAIN, ConcatVelocity, EncodedVelocity
 from genpo_jax.solvers import (
     CoupledSolver,
     DiagonalNormal,
@@ -59,28 +59,37 @@ class ReversiblePolicy(nnx.Module):
         self.solver = solver
         self.action_size = action_size
         log_scale = jnp.full((solver.num_states, action_size), jnp.log(config.initial_std / _still_std(solver)))
-        self.log_scale = nnx.Param(log_scale) if config.base == "learned-scale" else None
+        self.log_scale = None if config.base == "standard" else nnx.Param(log_scale)
+        mean = {"size_out": action_size, "gain": OUTPUT_GAIN, "dtype": config.compute_dtype}
+        conditioned = config.base == "conditioned"
+        self.mean = MLP(obs_size, config.hidden_sizes, config.activation, rngs, **mean) if conditioned else None
 
     def sample(self, obs: Array, key: Array) -> tuple[Array, ReversibleRecord]:
         """Draw actions `[..., d]`."""
         base = self._base()
         noise = base.sample(key, obs.shape[:-1])
-        state = self.solver.forward(self.velocity.condition(obs), noise)
+        state = self.solver.forward(self.velocity.condition(obs), self._mean(obs) + noise)
         return self.solver.output(state), ReversibleRecord(state, base.log_prob(noise))
 
     def log_ratio(self, obs: Array, record: Any) -> Array:
         """Return the log-ratio `[...]` of recorded states."""
-        noise = self.solver.inverse(self.velocity.condition(obs), record.state)
+        noise = self.solver.inverse(self.velocity.condition(obs), record.state) - self._mean(obs)
         return self._base().log_prob(noise) - record.log_base
 
     def mode(self, obs: Array) -> Array:
         """Return the actions `[..., d]` that zero noise flows to."""
         noise = jnp.zeros((*obs.shape[:-1], self.solver.num_states, self.action_size), obs.dtype)
-        return self.solver.output(self.solver.forward(self.velocity.condition(obs), noise))
+        return self.solver.output(self.solver.forward(self.velocity.condition(obs), self._mean(obs) + noise))
 
     def entropy(self) -> Array:
         """Return the entropy of the whole state, a scalar; its gradient is zero under the standard base."""
         return self._base().entropy() + self.solver.log_det(self.action_size)
+
+    def _mean(self, obs: Array) -> Array:
+        """Return the mean `[..., 1, d]` of every iterate of the noise, or a scalar zero."""
+        if self.mean is None:
+            return jnp.zeros(())
+        return self.mean(obs)[..., None, :]
 
     def _base(self) -> DiagonalNormal:
         if self.log_scale is None:
