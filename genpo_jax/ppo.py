@@ -15,8 +15,9 @@ from genpo_jax.config import PPOConfig
 from genpo_jax.envs import Observation
 
 Tree = TypeVar("Tree")
-# Factor by which the learning rate follows the KL (published settings, ALGORITHM as in IsaacLab's rsl_rl).
+# Largest factor by which the learning rate changes after one update, and how strongly it answers to the KL.
 LEARNING_RATE_FACTOR = 1.5
+LEARNING_RATE_GAIN = 0.5
 
 
 class Batch(PyTreeNode):
@@ -73,14 +74,19 @@ def _value_loss(value: Array, batch: Batch, value_clip: float | None) -> Array:
 
 
 def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, config: PPOConfig) -> Array:
-    """Return the rate, lower where the KL is above twice its target, higher where it is below half of it."""
+    """Return the rate that brings the KL closer to its target: times the square root of target / KL, within bounds.
+
+    The usual rule (rsl_rl) leaves the rate alone while the KL is between half and twice its target. Of two methods, the
+    one whose KL scatters more is then held at the lower end of that range and the other at the upper.
+    """
     if config.target_kl is None:
         return learning_rate
     final = config.target_kl if config.final_kl is None else config.final_kl
     target = config.target_kl + progress * (final - config.target_kl)
-    # A NaN compares false with everything and leaves the rate alone.
-    factor = jnp.where(kl > 2 * target, 1 / LEARNING_RATE_FACTOR, 1.0)
-    factor = jnp.where(kl < target / 2, LEARNING_RATE_FACTOR, factor)
+    factor = (target / jnp.maximum(kl, jnp.finfo(kl.dtype).tiny)) ** LEARNING_RATE_GAIN
+    factor = jnp.clip(factor, 1 / LEARNING_RATE_FACTOR, LEARNING_RATE_FACTOR)
+    # Without a finite KL there is nothing to follow; an infinite one asks for less.
+    factor = jnp.where(jnp.isnan(kl), 1.0, factor)
     return jnp.clip(learning_rate * factor, config.min_learning_rate, config.max_learning_rate)
 
 

@@ -83,10 +83,11 @@ def test_the_entropy_bonus_lowers_the_loss():
 @pytest.mark.parametrize(
     ("kl", "expected"),
     [
-        (0.021, 1e-3 / 1.5),
-        (0.02, 1e-3),
-        (0.0051, 1e-3),
-        (0.0049, 1.5e-3),
+        (0.01, 1e-3),
+        (0.0144, 1e-3 / 1.2),
+        (0.0064, 1.25e-3),
+        (0.1, 1e-3 / 1.5),
+        (0.0, 1.5e-3),
         (np.nan, 1e-3),
         (np.inf, 1e-3 / 1.5),
     ],
