@@ -145,9 +145,7 @@ class Programs:
 
         def improve(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
             start = jnp.zeros(())
-            return ppo.improve(
-                learner, batch, key, start, trainer.merge, trainer.optimizer, ppo_config, shuffle
-            )
+            return ppo.improve(learner, batch, key, start, trainer.merge, trainer.optimizer, ppo_config, shuffle)
 
         def call(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
             return learner, jax.vmap(improve, in_axes=(0, 0, None))(learner, batch, key)
