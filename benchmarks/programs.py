@@ -72,13 +72,14 @@ class Options:
             "encoder_sizes": self.encoder_sizes,
             "head_sizes": self.head_sizes,
         }
+        settings: dict[str, Any] = sizes | policy
         return Config(
             env=self.env,
             backend=self.backend,
             updates_per_chunk=1,
             num_seeds=self.num_seeds,
             env_options=EnvConfig(num_envs=self.num_envs),
-            policy=PolicyConfig(method=method, **sizes | policy),
+            policy=PolicyConfig(method=method, **settings),
             ppo=PPOConfig(unroll=self.unroll, num_minibatches=self.num_minibatches, num_epochs=self.num_epochs),
         )
 

@@ -123,8 +123,8 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load": load,
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "brax", "flax")},
-        "matmul_precision": jax.config.jax_default_matmul_precision,
-        "compilation_cache": bool(jax.config.jax_compilation_cache_dir),
+        "matmul_precision": jax.config.read("jax_default_matmul_precision"),
+        "compilation_cache": bool(jax.config.read("jax_compilation_cache_dir")),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "commit": commit.stdout.strip() or "unknown",
     }

@@ -27,7 +27,7 @@ class Memory:
     """Bytes of one seed's training program, over all devices.
 
     Attributes:
-        learner: parameters, both moments of Adam, the gradient, and what the optimiser makes of these three.
+        learner: parameters, both moments of Adam and the gradient.
         environments: states, observations and the pool of fresh ones.
         transitions: observations and records of one rollout, in order and dealt into minibatches.
         workspace: the larger of what the value network needs for a whole rollout, and what the gradient needs for one
@@ -57,7 +57,7 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     With T the unroll, B the environments, P the minibatches, n the observation numbers and r the recorded ones of a
     transition, W and w the widths of hidden layers that are kept for the gradient (`gradient_units`) and of the widest:
 
-        learner       4 * 7 * parameters
+        learner       4 * 4 * parameters
         environments  2 B (state + 4 n) + 24 B
         transitions   4 T B (2 n + 2 r + 12)
         workspace     4 T B max(2 w, (KEPT W + n + w) / P)
@@ -80,7 +80,7 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     gradient = KEPT[policy.activation] * gradient_units(policy) + obs + widest
     workspace = max(2 * max(policy.value_sizes), gradient / config.ppo.num_minibatches)
     return Memory(
-        learner=7 * parameters,
+        learner=4 * parameters,
         environments=num_envs * (2 * (env_state_bytes + FLOAT * obs) + FLOAT * SCALARS_PER_ENV),
         transitions=transitions * (FLOAT * (2 * obs + SCALARS_PER_TRANSITION) + 2 * record),
         workspace=round(transitions * FLOAT * workspace),
