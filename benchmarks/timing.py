@@ -114,6 +114,7 @@ def machine() -> dict[str, Any]:
         capture_output=True,
         text=True,
     )
+    settings: Any = jax.config
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "device": jax.devices()[0].device_kind,
@@ -123,8 +124,8 @@ def machine() -> dict[str, Any]:
         "cpus": os.cpu_count(),
         "load": load,
         "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "brax", "flax")},
-        "matmul_precision": jax.config.read("jax_default_matmul_precision"),
-        "compilation_cache": bool(jax.config.read("jax_compilation_cache_dir")),
+        "matmul_precision": settings.jax_default_matmul_precision,
+        "compilation_cache": bool(settings.jax_compilation_cache_dir),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
         "commit": commit.stdout.strip() or "unknown",
     }
