@@ -149,7 +149,7 @@ def report(title: str, options: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         view.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
         view.add_row(*map(_cell, row.values()))
-    Console(width=max(120, Console().width)).print(view)
+    Console(width=max(150, Console().width)).print(view)
     if options.json is not None:
         settings = {key: value for key, value in dataclasses.asdict(options).items() if key != "json"}
         result = {"machine": where, "options": settings, "rows": [_plain(row) for row in rows]}
