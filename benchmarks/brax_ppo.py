@@ -85,13 +85,19 @@ def stand_in_for_device_put_replicated(tree, devices):
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), tree)
 
 
-def train(config: Config, seed: int) -> dict[str, float]:
-    """Return final return, its standard deviation over episodes, and the env steps that were taken."""
-    from brax import envs
-    from brax.training.agents.ppo import train as ppo
+def import_brax_ppo() -> Any:
+    """Return the module of Brax's PPO, in a state in which it starts."""
+    from brax.training.agents.ppo import train
 
     if not hasattr(jax, "device_put_replicated"):
         jax.device_put_replicated = stand_in_for_device_put_replicated
+    return train
+
+
+def train(config: Config, seed: int) -> dict[str, float]:
+    """Return final return, its standard deviation over episodes, and the env steps that were taken."""
+    from brax import envs
+
     last: dict[str, float] = {}
 
     def progress(steps: int, metrics: Any) -> None:
@@ -102,7 +108,7 @@ def train(config: Config, seed: int) -> dict[str, float]:
         )
 
     started = time.monotonic()
-    ppo.train(
+    import_brax_ppo().train(
         environment=envs.get_environment(config.env, backend=config.backend),
         num_timesteps=config.num_timesteps,
         num_evals=2,

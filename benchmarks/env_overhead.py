@@ -5,13 +5,7 @@
 All contenders run the same jitted scan of T steps with the same random actions, in turn, in one process.
 """
 
-import dataclasses
-import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
-from importlib import metadata
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import tyro
 from jax import Array
-from rich.console import Console
-from rich.table import Table
 
+from benchmarks.programs import env_scan
+from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report
 from genpo_jax.envs.brax import BraxEnvironment
 from genpo_jax.envs.episode import EpisodeEnv
 
@@ -29,7 +23,7 @@ EPISODE_LENGTH = 1000
 BASELINE = "brax"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Config:
     """What to measure."""
 
@@ -49,29 +43,11 @@ class Config:
     """Where to write the result."""
 
 
-@dataclasses.dataclass
-class Contender:
-    """A compiled rollout and its carry."""
-
-    rollout: Callable[[Any, Array], Any]
-    carry: Any
-    actions: Array
-    compile_seconds: float
-    samples: list[float] = dataclasses.field(default_factory=list)
-
-
 def ours(config: Config, env: BraxEnvironment, actions: Array, refresh: bool) -> Contender:
     """Compile a rollout of `EpisodeEnv`, with or without a new pool at its start."""
     episodes = EpisodeEnv(env, EPISODE_LENGTH)
-
-    def step(state, action):
-        state, timestep = episodes.step(state, action)
-        return state, (timestep.reward, timestep.terminated)
-
-    def rollout(state, actions):
-        return jax.lax.scan(step, episodes.refresh(state) if refresh else state, actions)
-
-    return compiled(rollout, jax.jit(episodes.init)(jax.random.split(jax.random.key(0), config.num_envs)), actions)
+    start = jax.jit(episodes.init)(jax.random.split(jax.random.key(0), config.num_envs))
+    return compiled(env_scan(episodes, refresh), start, actions)
 
 
 def brax_wrappers(config: Config, env: BraxEnvironment, actions: Array) -> Contender:
@@ -80,11 +56,11 @@ def brax_wrappers(config: Config, env: BraxEnvironment, actions: Array) -> Conte
 
     wrapped = training.wrap(env.raw, episode_length=EPISODE_LENGTH, action_repeat=1)
 
-    def step(state, action):
+    def step(state: Any, action: Array) -> Any:
         state = wrapped.step(state, action)
         return state, (state.reward, state.done)
 
-    def rollout(state, actions):
+    def rollout(state: Any, actions: Array) -> Any:
         return jax.lax.scan(step, state, actions)
 
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), config.num_envs))
@@ -94,92 +70,37 @@ def brax_wrappers(config: Config, env: BraxEnvironment, actions: Array) -> Conte
     return compiled(rollout, carry, jnp.tanh(actions))
 
 
-def compiled(rollout: Callable, carry: Any, actions: Array) -> Contender:
-    """Compile with a donated carry and run once."""
-    start = time.perf_counter()
-    executable = jax.jit(rollout, donate_argnums=0).lower(carry, actions).compile()
-    seconds = time.perf_counter() - start
-    carry, outputs = executable(carry, actions)
-    jax.block_until_ready(outputs)
-    return Contender(executable, carry, actions, seconds)
-
-
-def run(contender: Contender, scans: int) -> float:
-    """Return the seconds of that many scans."""
-    start = time.perf_counter()
-    for _ in range(scans):
-        contender.carry, outputs = contender.rollout(contender.carry, contender.actions)
-    jax.block_until_ready((contender.carry, outputs))
-    return time.perf_counter() - start
-
-
 def measure(config: Config) -> dict[str, Contender]:
     """Time all contenders, interleaved."""
     env = BraxEnvironment(config.env, config.backend)
-    shape = (config.unroll, config.num_envs, env.action_size)
-    actions = jax.random.normal(jax.random.key(1), shape)
+    actions = jax.random.normal(jax.random.key(1), (config.unroll, config.num_envs, env.action_size))
     contenders = {
         BASELINE: brax_wrappers(config, env, actions),
         "ours": ours(config, env, actions, refresh=True),
         "no refresh": ours(config, env, actions, refresh=False),
     }
-    scans = max(1, round(config.sample_seconds / run(contenders[BASELINE], 1)))
-    order = list(contenders.values())
-    for _ in range(config.rounds):
-        # Each goes first in turn, so that none profits from what runs before it.
-        order.append(order.pop(0))
-        for contender in order:
-            contender.samples.append(run(contender, scans) / scans)
+    interleave(contenders, config.rounds, config.sample_seconds)
     return contenders
 
 
-def summarise(config: Config, contenders: dict[str, Contender]) -> dict[str, Any]:
-    """Return medians, spreads and times relative to Brax's wrappers (median over rounds of the ratio)."""
-    steps = config.unroll * config.num_envs
-    base = contenders[BASELINE].samples
-    rows = {}
-    for name, contender in contenders.items():
-        ratios = [mine / theirs for mine, theirs in zip(contender.samples, base, strict=True)]
-        low, _, high = statistics.quantiles(contender.samples, n=4)
-        rows[name] = {
-            "steps_per_second": steps / statistics.median(contender.samples),
-            "quartiles_steps_per_second": [steps / high, steps / low],
-            "time_over_brax": statistics.median(ratios),
-            "quartiles_time_over_brax": statistics.quantiles(ratios, n=4)[::2],
-            "compile_seconds": contender.compile_seconds,
+def summarise(contenders: dict[str, Contender], steps: int) -> list[dict[str, Any]]:
+    """Return a row for each contender, with its time relative to Brax's; `steps` is env steps per call."""
+    return [
+        {
+            "rollout": name,
+            "steps_per_second": rates(steps, contender.samples),
+            "time_over_brax": ratios(contender.samples, contenders[BASELINE].samples),
+            "compile_s": contender.compile_seconds,
         }
-    versions = {name: metadata.version(name) for name in ("jax", "jaxlib", "brax", "genpo-jax")}
-    machine = {"device": jax.devices()[0].device_kind, "cpu": platform.processor() or platform.machine()}
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key != "json"}
-    return {"config": settings, "rows": rows, "versions": versions, "machine": machine}
-
-
-def table(config: Config, result: dict[str, Any]) -> Table:
-    """Lay the result out."""
-    view = Table(title=f"{config.env} ({config.backend}), {config.num_envs} envs, T = {config.unroll}")
-    for column in ("rollout", "steps/s", "quartiles", "time/brax", "quartiles", "compile"):
-        view.add_column(column, justify="left" if column == "rollout" else "right", no_wrap=True)
-    for name, row in result["rows"].items():
-        low, high = (value / 1000 for value in row["quartiles_steps_per_second"])
-        low_ratio, high_ratio = row["quartiles_time_over_brax"]
-        view.add_row(
-            name,
-            f"{row['steps_per_second']:,.0f}",
-            f"{low:.1f}-{high:.1f} k",
-            f"{row['time_over_brax']:.3f}",
-            f"{low_ratio:.2f}-{high_ratio:.2f}",
-            f"{row['compile_seconds']:.1f} s",
-        )
-    return view
+        for name, contender in contenders.items()
+    ]
 
 
 def main() -> None:
     """Measure, print one table, write JSON where asked."""
     config = tyro.cli(Config, description=__doc__)
-    result = summarise(config, measure(config))
-    Console().print(table(config, result))
-    if config.json is not None:
-        config.json.write_text(json.dumps(result, indent=2) + "\n")
+    rows = summarise(measure(config), config.unroll * config.num_envs)
+    report(f"{config.env} ({config.backend}), {config.num_envs} envs, T = {config.unroll}", config, rows)
 
 
 if __name__ == "__main__":

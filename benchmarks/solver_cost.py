@@ -13,11 +13,11 @@ import argparse
 import statistics
 import subprocess
 import sys
-import time
 
 import jax
 import jax.numpy as jnp
 
+from benchmarks.timing import ratios, seconds
 from genpo_jax.solvers import (
     EULER,
     BelmSolver,
@@ -63,13 +63,6 @@ def loop(num_calls: int):
         return x
 
     return run
-
-
-def seconds(function, *args) -> float:
-    """Return the wall time of one call."""
-    start = time.perf_counter()
-    jax.block_until_ready(function(*args))
-    return time.perf_counter() - start
 
 
 def import_seconds(repeats: int = 5) -> float:
@@ -136,8 +129,9 @@ def main() -> None:
             pairs = [
                 (seconds(bare, params, obs, state[:, 0]), seconds(run, params, obs, state)) for _ in range(args.repeats)
             ]
-            low, middle, high = statistics.quantiles([b / a for a, b in pairs], n=4)
-            bare_ms, run_ms = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
+            bare_samples, run_samples = zip(*pairs, strict=True)
+            bare_ms, run_ms = (1e3 * statistics.median(samples) for samples in (bare_samples, run_samples))
+            middle, low, high = ratios(run_samples, bare_samples)
             print(
                 f"{name:13s} {direction:9s} {calls:6d} {bare_ms:8.1f} {run_ms:10.1f}"
                 f"  {middle:.3f} ({low:.3f}-{high:.3f})",

@@ -1,0 +1,62 @@
+"""Run a short form of every benchmark, one after another, and keep their results in one folder.
+
+    python -m benchmarks --out benchmark-results
+
+Sizes are small enough for a laptop: they show that everything works and roughly what it costs. Each script's own
+defaults give the figures worth recording.
+"""
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+SMALL = "--num-envs 64 --unroll 16 --rounds 5 --hidden-sizes 64 64 --encoder-sizes 64 64 --head-sizes 32 32"
+COUNTS = "--env-counts 64 256 --seed-counts 1 2 --device-counts 1 2"
+SHORT = {
+    "steps_per_second": f"--env inverted_pendulum {SMALL}",
+    "cost_of_exactness": f"--env inverted_pendulum {SMALL}",
+    "against_brax": f"--env inverted_pendulum {SMALL}",
+    "env_overhead": "--env inverted_pendulum --rounds 10",
+    "scaling": f"--env inverted_pendulum {SMALL} {COUNTS}",
+    "steady": f"--env inverted_pendulum {SMALL}",
+    "memory": "--envs inverted_pendulum --env-counts 64 512 --minibatch-counts 4",
+    "seeds": "--num-seeds 2 --num-timesteps 20000",
+}
+
+
+@dataclass(frozen=True)
+class ShortOptions:
+    """What to run."""
+
+    out: Path = Path("benchmark-results")
+    """Folder for the results."""
+    only: tuple[str, ...] = tuple(SHORT)
+    """Scripts to run."""
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(ShortOptions, description=__doc__)
+    if unknown := sorted(set(options.only) - set(SHORT)):
+        raise SystemExit(f"error: unknown scripts {', '.join(unknown)}; choose from {', '.join(SHORT)}")
+    took = Table("script", "seconds", "result", title="benchmarks, short form")
+    failed = False
+    for name in options.only:
+        start = time.perf_counter()
+        result = options.out / f"{name}.json"
+        command = [sys.executable, "-m", f"benchmarks.{name}", *SHORT[name].split(), "--json", str(result)]
+        code = subprocess.run(command).returncode
+        failed |= code != 0
+        took.add_row(name, f"{time.perf_counter() - start:.0f}", str(result) if code == 0 else f"failed ({code})")
+    Console().print(took)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()

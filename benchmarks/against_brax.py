@@ -1,0 +1,124 @@
+"""Measure our training step against that of Brax's own PPO, and our environment layer against its wrappers.
+
+    python -m benchmarks.against_brax --env ant --backend spring --num-envs 256
+
+Both train in one process, with the same networks (swish), environments, unroll, minibatches and epochs, and take
+turns: Brax calls back after each of its epochs, evaluation being off, and ours runs there. Brax's time is what it
+reports itself, so the callback does not count. Two epochs of Brax are warm-up.
+"""
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import tyro
+
+from benchmarks import env_overhead
+from benchmarks.brax_ppo import import_brax_ppo
+from benchmarks.programs import Options, Programs
+from benchmarks.timing import Contender, rates, ratios, report
+from genpo_jax import envs
+from genpo_jax.config import Method
+from genpo_jax.envs.brax import BraxEnvironment
+from genpo_jax.run import configure_jax
+
+WARM_UP = 2
+STEP, ROLLOUT = "training step", "bare rollout"
+
+
+@dataclass(frozen=True)
+class AgainstOptions(Options):
+    """What to measure."""
+
+    methods: tuple[Method, ...] = ("gaussian",)
+    """Our contenders."""
+    updates: int = 4
+    """Updates per program, ours and Brax's."""
+    rollouts: bool = True
+    """Also compare bare rollouts, by `env_overhead`."""
+
+    def __post_init__(self) -> None:
+        """Check what Brax cannot do."""
+        if self.num_envs % self.num_minibatches:
+            raise ValueError(
+                f"Brax deals whole unrolls: num_envs = {self.num_envs} is not divisible by num_minibatches = "
+                f"{self.num_minibatches}; change one of the two"
+            )
+
+
+def measure(options: AgainstOptions) -> tuple[list[float], dict[str, Contender]]:
+    """Return Brax's seconds per program, and ours of each method, in turn."""
+    from brax.training.agents.ppo.networks import make_ppo_networks
+
+    env = BraxEnvironment(options.env, envs.check(options.env, options.backend))
+    contenders = {
+        method: Programs(
+            env, replace(options.config(method, activation="swish"), updates_per_chunk=options.updates)
+        ).full()
+        for method in options.methods
+    }
+    epochs = options.rounds + WARM_UP
+    steps = options.num_envs * options.unroll * options.updates
+    brax_samples: list[float] = []
+
+    def progress(_: int, metrics: Any) -> None:
+        brax_samples.append(steps / float(metrics["training/sps"]))
+        for contender in contenders.values():
+            contender.samples.append(contender.run())
+
+    import_brax_ppo().train(
+        environment=env.raw,
+        num_timesteps=steps * epochs,
+        num_evals=epochs + 1,
+        run_evals=False,
+        progress_fn=progress,
+        episode_length=env.default_episode_length,
+        num_envs=options.num_envs,
+        unroll_length=options.unroll,
+        batch_size=options.num_envs // options.num_minibatches,
+        num_minibatches=options.num_minibatches,
+        num_updates_per_batch=options.num_epochs,
+        normalize_observations=True,
+        max_grad_norm=1.0,
+        network_factory=partial(
+            make_ppo_networks,
+            policy_hidden_layer_sizes=options.hidden_sizes,
+            value_hidden_layer_sizes=options.hidden_sizes,
+        ),
+    )
+    for contender in contenders.values():
+        del contender.samples[:WARM_UP]
+    return brax_samples[WARM_UP:], contenders
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(AgainstOptions, description=__doc__)
+    if options.num_seeds != 1:
+        raise SystemExit("error: Brax trains one seed at a time; leave --num-seeds out")
+    configure_jax()
+    brax_samples, contenders = measure(options)
+    steps = options.steps * options.updates
+    rows = [_row(STEP, "brax", steps, brax_samples, brax_samples)]
+    rows += [_row(STEP, method, steps, contender.samples, brax_samples) for method, contender in contenders.items()]
+    if options.rollouts:
+        names = ("env", "num_envs", "unroll", "rounds", "sample_seconds")
+        shared = {name: getattr(options, name) for name in names}
+        backend = envs.check(options.env, options.backend)
+        bare = env_overhead.measure(env_overhead.Config(backend=backend or "spring", **shared))
+        base = bare[env_overhead.BASELINE].samples
+        rows += [_row(ROLLOUT, name, options.steps, contender.samples, base) for name, contender in bare.items()]
+    report(options.title, options, rows)
+
+
+def _row(what: str, name: str, steps: int, samples: list[float], base: list[float]) -> dict[str, Any]:
+    return {
+        "what": what,
+        "contender": name,
+        "steps_per_second": rates(steps, samples),
+        "time_over_brax": ratios(samples, base),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Measure what an exact ratio costs: flow policies against the Gaussian, all else being equal.
+
+    python -m benchmarks.cost_of_exactness --env humanoid --backend spring --num-envs 256
+
+`full` is the training program, `update` all epochs of minibatches, `gradient` the derivative of mean(ratio *
+advantage) on one minibatch. `concat` is GenPO++ with the published velocity field, run whole at every solver step.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import tyro
+
+from benchmarks.programs import Options, Part, Programs
+from benchmarks.timing import Contender, interleave, ratios, report, spread
+from genpo_jax.run import configure_jax
+
+PARTS: tuple[Part, ...] = ("full", "update", "gradient")
+BASELINE = "gaussian"
+METHODS: dict[str, dict[str, Any]] = {
+    "gaussian": {"method": "gaussian"},
+    "genpo++": {"method": "genpo++"},
+    "genpo": {"method": "genpo"},
+    "concat": {"method": "genpo++", "network": "concat"},
+}
+
+
+@dataclass(frozen=True)
+class CostOptions(Options):
+    """What to measure."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    """gaussian, genpo++, genpo, concat."""
+
+
+def measure(options: CostOptions) -> dict[tuple[str, Part], Contender]:
+    """Time the parts of all methods, interleaved."""
+    env = options.make_env()
+    contenders: dict[tuple[str, Part], Contender] = {}
+    for name in options.methods:
+        programs = Programs(env, options.config(**METHODS[name]))
+        contenders |= {(name, part): programs.make(part) for part in PARTS}
+    interleave(contenders, options.rounds, options.sample_seconds)
+    return contenders
+
+
+def summarise(options: CostOptions, contenders: dict[tuple[str, Part], Contender]) -> list[dict[str, Any]]:
+    """Return a row for each part and method, with its time relative to the Gaussian's and to that of GenPO."""
+
+    def over(name: str, part: Part) -> Any:
+        base = contenders.get((name, part))
+        return base and ratios(contender.samples, base.samples)
+
+    rows = []
+    for (name, part), contender in sorted(contenders.items(), key=lambda item: PARTS.index(item[0][1])):
+        row = {
+            "part": part,
+            "method": name,
+            "ms": spread([1e3 * sample for sample in contender.samples]),
+            "us_per_env_step": spread([1e6 * sample / options.steps for sample in contender.samples]),
+            "over_gaussian": over(BASELINE, part),
+            "over_genpo": over("genpo", part),
+            "compile_s": contender.compile_seconds,
+        }
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(CostOptions, description=__doc__)
+    if unknown := sorted(set(options.methods) - set(METHODS)):
+        raise SystemExit(f"error: unknown methods {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+    configure_jax()
+    report(options.title, options, summarise(options, measure(options)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The training program and its parts, each compiled by itself, ready to be timed."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from benchmarks.timing import Contender, compiled
+from genpo_jax import envs, ppo, sharding
+from genpo_jax.config import Config, EnvConfig, Method, PolicyConfig, PPOConfig
+from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState
+from genpo_jax.trainer import Trainer, TrainState
+
+Part = Literal["env", "rollout", "update", "full", "gradient"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to measure; the sizes of networks and batch are the published ones."""
+
+    env: str = "humanoid"
+    """Environment, of Brax or MuJoCo Playground."""
+    backend: str | None = None
+    """Physics backend; None: the environment's default."""
+    num_envs: int = 256
+    """Environments side by side."""
+    unroll: int = 32
+    """Steps per rollout."""
+    num_minibatches: int = 4
+    """Minibatches per epoch."""
+    num_epochs: int = 5
+    """Epochs per update."""
+    num_seeds: int = 1
+    """Runs side by side."""
+    hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    """Hidden layers of the Gaussian mean, of the concat velocity field and of the value network."""
+    encoder_sizes: tuple[int, ...] = (400, 200)
+    """Layers of the observation encoder."""
+    head_sizes: tuple[int, ...] = (64, 64)
+    """Hidden layers of the velocity head."""
+    rounds: int = 10
+    """Timed samples of each contender."""
+    sample_seconds: float = 0.2
+    """Shortest sample; calls are repeated to fill it."""
+    json: Path | None = None
+    """Where to write the result."""
+
+    @property
+    def steps(self) -> int:
+        """Env steps per update, of all seeds."""
+        return self.num_seeds * self.num_envs * self.unroll
+
+    @property
+    def title(self) -> str:
+        """What was measured, for a table."""
+        return f"{self.env} ({envs.check(self.env, self.backend)}), {self.num_envs} envs, T = {self.unroll}"
+
+    def make_env(self) -> Environment:
+        """Return the environment."""
+        return envs.make(self.env, self.backend)
+
+    def config(self, method: Method, **policy: Any) -> Config:
+        """Return the settings of a training run of one update per chunk."""
+        sizes = {
+            "hidden_sizes": self.hidden_sizes,
+            "value_sizes": self.hidden_sizes,
+            "encoder_sizes": self.encoder_sizes,
+            "head_sizes": self.head_sizes,
+        }
+        settings: dict[str, Any] = sizes | policy
+        return Config(
+            env=self.env,
+            backend=self.backend,
+            updates_per_chunk=1,
+            num_seeds=self.num_seeds,
+            env_options=EnvConfig(num_envs=self.num_envs),
+            policy=PolicyConfig(method=method, **settings),
+            ppo=PPOConfig(unroll=self.unroll, num_minibatches=self.num_minibatches, num_epochs=self.num_epochs),
+        )
+
+
+def env_scan(env: EpisodeEnv, refresh: bool = True) -> Callable[[EpisodeState, Array], Any]:
+    """Return a rollout of given actions `[T, B, d]`, with or without a new pool at its start."""
+
+    def step(state: EpisodeState, action: Array) -> tuple[EpisodeState, Any]:
+        state, timestep = env.step(state, action)
+        return state, (timestep.reward, timestep.terminated)
+
+    def rollout(state: EpisodeState, actions: Array) -> tuple[EpisodeState, Any]:
+        return jax.lax.scan(step, env.refresh(state) if refresh else state, actions)
+
+    return rollout
+
+
+class Programs:
+    """Contenders made from one trainer: each call of one is one update's worth of that part.
+
+    Every contender has a state of its own, as it consumes it.
+    """
+
+    def __init__(self, env: Environment, config: Config) -> None:
+        self.trainer = Trainer(env, config)
+        self.config = config
+
+    def make(self, part: Part) -> Contender:
+        """Return the contender of that part."""
+        makers = {
+            "env": self.env,
+            "rollout": self.rollout,
+            "update": self.update,
+            "full": self.full,
+            "gradient": self.gradient,
+        }
+        return makers[part]()
+
+    def full(self) -> Contender:
+        """Run a whole chunk: rollout, advantages, update, statistics."""
+        return compiled(self.trainer.program, self._state(), self.trainer.last_update)
+
+    def env(self) -> Contender:
+        """Step the environments with random actions, no policy."""
+        trainer, options = self.trainer, self.config.env_options
+        run = sharding.locally(env_scan(trainer.env), trainer.mesh, (0, 1), out_axes=(0, 1))
+        shape = (self.config.ppo.unroll, options.num_envs, trainer.env.env.action_size)
+        return compiled(
+            jax.vmap(run, in_axes=(0, None)),
+            self._state().episodes,
+            jax.random.normal(jax.random.key(1), shape),
+            out_shardings=(trainer.state_sharding.episodes, None),
+        )
+
+    def rollout(self) -> Contender:
+        """Collect transitions with the policy."""
+        return replace(self._rollout, carry=self._state(), samples=[])
+
+    def update(self) -> Contender:
+        """Run all epochs of minibatches, on the same batch and from the same parameters in every call."""
+        trainer, ppo_config = self.trainer, self.config.ppo
+        deal = partial(ppo.deal, num_minibatches=ppo_config.num_minibatches)
+        shuffle = sharding.locally(deal, trainer.mesh, (0, 0), out_axes=1)
+
+        def improve(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
+            start = jnp.zeros(())
+            return ppo.improve(learner, batch, key, start, trainer.merge, trainer.optimizer, ppo_config, shuffle)
+
+        def call(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
+            return learner, jax.vmap(improve, in_axes=(0, 0, None))(learner, batch, key)
+
+        everywhere = trainer.metrics_sharding
+        return compiled(
+            call, self._state().learner, self._batch, jax.random.key(2), out_shardings=(everywhere, everywhere)
+        )
+
+    def gradient(self) -> Contender:
+        """Differentiate mean(ratio * advantage) on one minibatch: the policy alone, no value loss, no optimiser."""
+        trainer, parts = self.trainer, self.config.ppo.num_minibatches
+
+        def objective(params: Any, batch: ppo.Batch) -> Array:
+            log_ratio = trainer.merge(params).log_ratio(batch.obs, batch.record)
+            return (jnp.exp(log_ratio) * batch.advantage).mean()
+
+        def call(params: Any, batch: ppo.Batch) -> Any:
+            return params, jax.vmap(jax.grad(objective))(params, batch)
+
+        minibatch = jax.tree.map(lambda x: x[:, :, : x.shape[2] // parts], self._batch)
+        everywhere = trainer.metrics_sharding
+        return compiled(call, self._state().learner.params, minibatch, out_shardings=(everywhere, everywhere))
+
+    def _state(self) -> TrainState:
+        return self.trainer.init(self.config.seeds)
+
+    @cached_property
+    def _rollout(self) -> Contender:
+        def call(state: TrainState) -> Any:
+            episodes, rollout = jax.vmap(self.trainer._collect)(state)
+            return state.replace(episodes=episodes), rollout
+
+        return compiled(call, self._state(), out_shardings=(self.trainer.state_sharding, None))
+
+    @cached_property
+    def _batch(self) -> ppo.Batch:
+        def make(state: TrainState, rollout: Any) -> ppo.Batch:
+            agent = self.trainer.merge(state.learner.params)
+            return self.trainer._make_batch(agent, state, rollout, state.episodes.obs)
+
+        return jax.jit(jax.vmap(make))(*self._rollout.executable(self._state()))

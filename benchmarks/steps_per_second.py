@@ -1,0 +1,65 @@
+"""Measure env steps per second of the training program and of its parts.
+
+    python -m benchmarks.steps_per_second --env ant --num-envs 256 --methods genpo++ gaussian
+
+`env` steps the environments with given actions, `rollout` lets the policy act, `update` is all epochs of minibatches
+on one batch, `full` is the training program. All run in turn, in one process.
+"""
+
+from dataclasses import dataclass
+
+import tyro
+
+from benchmarks.programs import Options, Part, Programs
+from benchmarks.timing import Contender, interleave, rates, ratios, report, spread
+from genpo_jax.config import Method
+from genpo_jax.run import configure_jax
+
+
+@dataclass(frozen=True)
+class StepsOptions(Options):
+    """What to measure."""
+
+    methods: tuple[Method, ...] = ("genpo++", "gaussian")
+    """Methods to compare."""
+    parts: tuple[Part, ...] = ("env", "rollout", "update", "full")
+    """Parts of the training program."""
+
+
+def measure(options: StepsOptions) -> dict[tuple[str, Part], Contender]:
+    """Time the parts of all methods, interleaved; stepping the environments is the same for all and timed once."""
+    env = options.make_env()
+    contenders: dict[tuple[str, Part], Contender] = {}
+    for method in options.methods:
+        programs = Programs(env, options.config(method))
+        for part in options.parts:
+            if part != "env":
+                contenders[method, part] = programs.make(part)
+            elif ("any", part) not in contenders:
+                contenders["any", part] = programs.make(part)
+    interleave(contenders, options.rounds, options.sample_seconds)
+    return contenders
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(StepsOptions, description=__doc__)
+    configure_jax()
+    contenders = measure(options)
+    bare = contenders.get(("any", "env"))
+    rows = [
+        {
+            "method": method,
+            "part": part,
+            "steps_per_second": rates(options.steps, contender.samples),
+            "ms_per_update": spread([1e3 * sample for sample in contender.samples]),
+            "time_over_env": ratios(contender.samples, bare.samples) if bare else None,
+            "compile_s": contender.compile_seconds,
+        }
+        for (method, part), contender in contenders.items()
+    ]
+    report(options.title, options, rows)
+
+
+if __name__ == "__main__":
+    main()

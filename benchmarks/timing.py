@@ -1,0 +1,173 @@
+"""Time programs in turn, in one process, and report medians with quartiles.
+
+A shared machine is now fast and now slow. Contenders therefore run round by round, and what is compared is the ratio
+within a round: a slow moment hits both.
+"""
+
+import dataclasses
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+
+class Spread(NamedTuple):
+    """Median and quartiles of samples."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """Return median and quartiles."""
+    low, median, high = np.percentile(samples, [25, 50, 75])
+    return Spread(float(median), float(low), float(high))
+
+
+def ratios(samples: Sequence[float], base: Sequence[float]) -> Spread:
+    """Return median and quartiles of `samples / base`, paired by round."""
+    return spread([mine / theirs for mine, theirs in zip(samples, base, strict=True)])
+
+
+def rates(amount: float, seconds: Sequence[float]) -> Spread:
+    """Return median and quartiles of `amount / seconds`."""
+    return spread([amount / value for value in seconds])
+
+
+def seconds(function: Callable, *args: Any) -> float:
+    """Return the wall time of one call, its outputs included."""
+    start = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return time.perf_counter() - start
+
+
+@dataclass
+class Contender:
+    """A compiled program `(carry, *inputs) -> (carry, outputs)` that has run once, and its samples.
+
+    Attributes:
+        executable: the program; it may consume its carry.
+        carry: what one call hands to the next.
+        inputs: the same in every call.
+        compile_seconds: time to trace and compile it, or to load it from JAX's compilation cache.
+        samples: seconds per call.
+    """
+
+    executable: Callable[..., tuple[Any, Any]]
+    carry: Any
+    inputs: tuple = ()
+    compile_seconds: float = 0.0
+    samples: list[float] = field(default_factory=list)
+
+    def run(self, calls: int = 1) -> float:
+        """Return the seconds per call of that many calls."""
+        start = time.perf_counter()
+        for _ in range(calls):
+            self.carry, outputs = self.executable(self.carry, *self.inputs)
+        jax.block_until_ready((self.carry, outputs))
+        return (time.perf_counter() - start) / calls
+
+
+def compiled(function: Callable, carry: Any, *inputs: Any, out_shardings: Any = None) -> Contender:
+    """Compile `function(carry, *inputs) -> (carry, outputs)` with a donated carry, and run it once.
+
+    A function that is jitted already is compiled as it is.
+    """
+    start = time.perf_counter()
+    jitted: Any = function
+    if not hasattr(function, "lower"):
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=out_shardings)
+    executable = jitted.lower(carry, *inputs).compile()
+    contender = Contender(executable, carry, inputs, time.perf_counter() - start)
+    contender.run()
+    return contender
+
+
+def interleave(contenders: Mapping[Any, Contender], rounds: int, sample_seconds: float = 0.0) -> None:
+    """Take `rounds` samples of each contender in turn, each of calls that fill `sample_seconds`."""
+    calls = {name: max(1, round(sample_seconds / contender.run())) for name, contender in contenders.items()}
+    order = list(contenders)
+    for _ in range(rounds):
+        # Each goes first in turn, so that none profits from what runs before it.
+        order.append(order.pop(0))
+        for name in order:
+            contenders[name].samples.append(contenders[name].run(calls[name]))
+
+
+def machine() -> dict[str, Any]:
+    """Say what was measured on, when, and which version of this package."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    settings: Any = jax.config
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    return {
+        "device": jax.devices()[0].device_kind,
+        "platform": jax.default_backend(),
+        "devices": jax.device_count(),
+        "cpu": platform.processor() or platform.machine(),
+        "cpus": os.cpu_count(),
+        "load": load,
+        "versions": {name: metadata.version(name) for name in ("jax", "jaxlib", "brax", "flax")},
+        "matmul_precision": settings.jax_default_matmul_precision,
+        "compilation_cache": bool(settings.jax_compilation_cache_dir),
+        "date": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "commit": commit.stdout.strip() or "unknown",
+    }
+
+
+def report(title: str, options: Any, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as one table, and write them, with options and machine, to `options.json` where it is set.
+
+    Args:
+        title: of the table.
+        options: dataclass of the command line.
+        rows: values by column, the same columns in each; a `Spread` shows as median (low-high).
+    """
+    where = machine()
+    view = Table(
+        title=title,
+        caption=f"{where['devices']} x {where['device']}, {where['cpus']} CPUs, jax {where['versions']['jax']}, "
+        f"{where['date']}, commit {where['commit']}",
+    )
+    for name in rows[0]:
+        view.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
+    for row in rows:
+        view.add_row(*map(_cell, row.values()))
+    Console(width=max(150, Console().width)).print(view)
+    if options.json is not None:
+        settings = {key: value for key, value in dataclasses.asdict(options).items() if key != "json"}
+        result = {"machine": where, "options": settings, "rows": [_plain(row) for row in rows]}
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Spread):
+        return f"{_number(value.median)} ({_number(value.low)}-{_number(value.high)})"
+    return value if isinstance(value, str) else _number(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.3g}"
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value._asdict() if isinstance(value, Spread) else value for name, value in row.items()}
