@@ -41,7 +41,7 @@ class Options:
     """Hidden layers of the Gaussian mean, of the concat velocity field and of the value network."""
     encoder_sizes: tuple[int, ...] = (400, 200)
     """Layers of the observation encoder."""
-    head_sizes: tuple[int, ...] = (64, 64)
+    head_sizes: tuple[int, ...] = PolicyConfig.head_sizes
     """Hidden layers of the velocity head."""
     rounds: int = 10
     """Timed samples of each contender."""

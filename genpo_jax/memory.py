@@ -97,9 +97,10 @@ def gradient_units(policy: PolicyConfig) -> int:
     if policy.method == "gaussian":
         return sum(policy.hidden_sizes) + value
     evaluations = {"genpo++": 1, "genpo": 2, "saflow": 2}[policy.method] * policy.num_steps
+    mean = sum(policy.hidden_sizes) if policy.base == "conditioned" else 0
     if _is_encoded(policy):
-        return sum(policy.encoder_sizes) + max(evaluations * sum(policy.head_sizes), value)
-    return max(evaluations * sum(policy.hidden_sizes), value)
+        return mean + sum(policy.encoder_sizes) + max(evaluations * sum(policy.head_sizes), value)
+    return mean + max(evaluations * sum(policy.hidden_sizes), value)
 
 
 def _is_encoded(policy: PolicyConfig) -> bool:

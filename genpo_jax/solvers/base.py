@@ -8,6 +8,7 @@ that needs no Jacobian.
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import jax
@@ -63,19 +64,28 @@ class ReversibleSolver(Protocol):
         ...
 
 
+@dataclass(frozen=True, kw_only=True)
 class StepSolver:
     """A reversible solver made of M invertible steps: the shared half of every solver of this package.
 
-    A subclass is a frozen dataclass with the five fields below. It describes one step and its inverse; the
-    base checks inputs, walks the steps (unrolled, scanned, or with constant memory) and predicts the
+    A subclass is a frozen dataclass that adds its own parameters, the number of steps first. It describes one step and
+    its inverse; the base checks inputs, walks the steps (unrolled, scanned, or with constant memory) and predicts the
     rounding error.
+
+    Attributes:
+        num_steps: number M of steps.
+        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
+        grid: the M + 1 times; None for equal steps from 0 to 1.
+        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
+        max_error: largest accepted prediction of the float32 round-trip error.
+
     """
 
-    num_steps: int
-    unroll: bool
-    grid: TimeGrid | None
-    constant_memory: bool
-    max_error: float
+    num_steps: int = 5
+    unroll: bool = True
+    grid: TimeGrid | None = None
+    constant_memory: bool = False
+    max_error: float = MAX_ROUND_TRIP_ERROR
 
     @property
     def times(self) -> TimeGrid:

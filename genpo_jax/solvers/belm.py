@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from genpo_jax.solvers.base import MAX_ROUND_TRIP_ERROR, Carry, Coefs, StepSolver, Velocity
-from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+from genpo_jax.solvers.base import Carry, Coefs, StepSolver, Velocity
+from genpo_jax.solvers.grid import check_num_steps
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,10 @@ class BelmSolver(StepSolver):
 
     Attributes:
         num_steps: number M of steps, one network call each.
-        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
-        grid: the M + 1 times; None for equal steps from 0 to 1.
-        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
-        max_error: largest accepted prediction of the float32 round-trip error.
 
     """
 
     num_steps: int = 5
-    unroll: bool = True
-    grid: TimeGrid | None = None
-    constant_memory: bool = False
-    max_error: float = MAX_ROUND_TRIP_ERROR
 
     def __post_init__(self) -> None:
         """Reject grids whose steps shrink too much to be inverted in float32."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from genpo_jax.solvers.base import (
-    MAX_ROUND_TRIP_ERROR,
     Carry,
     Coefs,
     MeanOutput,
@@ -16,7 +15,7 @@ from genpo_jax.solvers.base import (
     check_in_range,
     power,
 )
-from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+from genpo_jax.solvers.grid import check_num_steps
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,11 @@ class CoupledSolver(MeanOutput):
     Attributes:
         num_steps: number M of steps, two network calls each.
         mix: weight p of an iterate in its own mix; 0 < p <= 1. Small p magnifies rounding by `p^-2M`.
-        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
-        grid: the M + 1 times; None for equal steps from 0 to 1.
-        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
-        max_error: largest accepted prediction of the float32 round-trip error.
 
     """
 
     num_steps: int = 5
     mix: float = 0.95
-    unroll: bool = True
-    grid: TimeGrid | None = None
-    constant_memory: bool = False
-    max_error: float = MAX_ROUND_TRIP_ERROR
 
     def __post_init__(self) -> None:
         """Reject parameters for which the solver cannot be inverted in float32."""

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from genpo_jax.solvers.base import (
-    MAX_ROUND_TRIP_ERROR,
     Carry,
     Coefs,
     StepSolver,
@@ -16,7 +15,7 @@ from genpo_jax.solvers.base import (
     check_in_range,
     power,
 )
-from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+from genpo_jax.solvers.grid import check_num_steps
 
 
 @dataclass(frozen=True)
@@ -41,19 +40,11 @@ class HistorySolver(StepSolver):
         num_steps: number M of steps, one network call each.
         history_coef: weight σ of the earlier iterate; -1 < σ <= 1, not 0. Small |σ| magnifies rounding by
             `|σ|^-M`.
-        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
-        grid: the M + 1 times; None for equal steps from 0 to 1.
-        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
-        max_error: largest accepted prediction of the float32 round-trip error.
 
     """
 
     num_steps: int = 5
     history_coef: float = 0.75
-    unroll: bool = True
-    grid: TimeGrid | None = None
-    constant_memory: bool = False
-    max_error: float = MAX_ROUND_TRIP_ERROR
 
     def __post_init__(self) -> None:
         """Reject parameters for which the solver is unstable or cannot be inverted in float32."""

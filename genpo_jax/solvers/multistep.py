@@ -10,7 +10,6 @@ import numpy as np
 from jax import Array
 
 from genpo_jax.solvers.base import (
-    MAX_ROUND_TRIP_ERROR,
     Carry,
     Coefs,
     StepSolver,
@@ -20,7 +19,7 @@ from genpo_jax.solvers.base import (
     power,
     split_state,
 )
-from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+from genpo_jax.solvers.grid import check_num_steps
 from genpo_jax.solvers.multistep_weights import (
     check_zero_stability,
     iterate_weights,
@@ -57,10 +56,6 @@ class MultistepSolver(StepSolver):
         order: 1, 2 or 3; a state has k = order + 1 iterates.
         history_coef: σ, the factor of the oldest iterate; None for the recommended value of the order.
         damping: the `order - 1` weights between 1 and σ; None for zeros.
-        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
-        grid: the M + 1 times; None for equal steps from 0 to 1.
-        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
-        max_error: largest accepted prediction of the float32 round-trip error.
 
     """
 
@@ -68,10 +63,6 @@ class MultistepSolver(StepSolver):
     order: int = 2
     history_coef: float | None = None
     damping: tuple[float, ...] | None = None
-    unroll: bool = True
-    grid: TimeGrid | None = None
-    constant_memory: bool = False
-    max_error: float = MAX_ROUND_TRIP_ERROR
 
     def __post_init__(self) -> None:
         """Reject parameters for which the rule is unstable or cannot be inverted in float32."""

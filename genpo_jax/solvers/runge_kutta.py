@@ -9,7 +9,6 @@ import numpy as np
 from jax import Array
 
 from genpo_jax.solvers.base import (
-    MAX_ROUND_TRIP_ERROR,
     Carry,
     Coefs,
     StepSolver,
@@ -17,7 +16,7 @@ from genpo_jax.solvers.base import (
     check_in_range,
     power,
 )
-from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+from genpo_jax.solvers.grid import check_num_steps
 from genpo_jax.solvers.tableau import MIDPOINT, Tableau
 
 
@@ -35,20 +34,12 @@ class RungeKuttaSolver(StepSolver):
         num_steps: number M of steps, 2 s network calls each for a tableau of s stages.
         tableau: the explicit Runge-Kutta method: EULER, MIDPOINT, HEUN, RALSTON, KUTTA3, RK4 or your own.
         coupling: λ, 0 < λ <= 1; below 1 it draws y to z. Small λ magnifies rounding by `λ^-M`.
-        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
-        grid: the M + 1 times; None for equal steps from 0 to 1.
-        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
-        max_error: largest accepted prediction of the float32 round-trip error.
 
     """
 
     num_steps: int = 5
     tableau: Tableau = MIDPOINT
     coupling: float = 0.95
-    unroll: bool = True
-    grid: TimeGrid | None = None
-    constant_memory: bool = False
-    max_error: float = MAX_ROUND_TRIP_ERROR
 
     def __post_init__(self) -> None:
         """Reject parameters for which the solver cannot be inverted in float32."""

@@ -9,7 +9,6 @@ import numpy as np
 from jax import Array
 
 from genpo_jax.solvers.base import (
-    MAX_ROUND_TRIP_ERROR,
     Carry,
     Coefs,
     MeanOutput,
@@ -17,7 +16,7 @@ from genpo_jax.solvers.base import (
     checked_velocity,
     split_state,
 )
-from genpo_jax.solvers.grid import TimeGrid, check_num_steps
+from genpo_jax.solvers.grid import check_num_steps
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,10 @@ class VerletSolver(MeanOutput):
 
     Attributes:
         num_steps: number M of steps, two network calls each (and one more for the first kick).
-        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
-        grid: the M + 1 times; None for equal steps from 0 to 1.
-        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
-        max_error: largest accepted prediction of the float32 round-trip error.
 
     """
 
     num_steps: int = 5
-    unroll: bool = True
-    grid: TimeGrid | None = None
-    constant_memory: bool = False
-    max_error: float = MAX_ROUND_TRIP_ERROR
 
     def __post_init__(self) -> None:
         """Check the number of steps and the grid."""
