@@ -18,8 +18,8 @@ def _small(initial_std: float) -> PolicyConfig:
     return replace(SMALL, initial_std=initial_std)
 
 
-# Long rollouts, small minibatches, and wider bounds than the published ones: both methods gain by them.
-SMALL_PPO = PPOConfig(unroll=128, num_minibatches=32, target_kl=0.04, clip_range=0.3)
+# Long rollouts, small minibatches, and more KL than the published settings: both methods gain by them.
+SMALL_PPO = PPOConfig(unroll=128, num_minibatches=32, target_kl=0.03)
 
 # Env steps and what else differs; chosen from runs recorded in docs/results.md. A strong actuator needs little noise:
 # ant and humanoid fall over, and the pendulum's cart is thrown about, by a standard deviation of 1.
@@ -29,7 +29,7 @@ CPU: dict[str, dict] = {
         "num_timesteps": 500_000,
         "policy": _small(0.5),
         # The cart drifts off slowly: look further ahead, and settle down at the end.
-        "ppo": replace(SMALL_PPO, target_kl=0.02, final_kl=0.002, clip_range=0.2, gae_lambda=0.98),
+        "ppo": replace(SMALL_PPO, target_kl=0.02, final_kl=0.002, gae_lambda=0.98),
     },
     # Brax's own test of its PPO: 2^15 steps, episodes of 128.
     "fast": {
@@ -39,7 +39,13 @@ CPU: dict[str, dict] = {
     },
     "reacher": {"backend": "spring"},
     "hopper": {"backend": "spring"},
-    "ant": {"backend": "spring", "num_timesteps": 800_000, "policy": _small(0.25)},
+    "ant": {
+        "backend": "spring",
+        "num_timesteps": 800_000,
+        "policy": _small(0.25),
+        # With so little noise ant does not lose it too early, as hopper does, and goes faster with wider bounds.
+        "ppo": replace(SMALL_PPO, target_kl=0.04, clip_range=0.3),
+    },
     "humanoid": {"backend": "spring", "policy": _small(0.25)},
 }
 FULL: dict[str, dict] = {
