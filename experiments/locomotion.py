@@ -12,8 +12,8 @@ from experiments.presets import preset
 from genpo_jax.config import Config, HostsConfig
 
 DESCRIPTION = (
-    "Train a policy on one environment. Defaults shown are those of the environment's preset for a machine without "
-    "an accelerator; on a GPU or TPU they are larger."
+    "Train a policy on one environment. Defaults shown are those of the preset of this environment and method for a "
+    "machine without an accelerator; on a GPU or TPU they are larger."
 )
 # These may differ between a run and its continuation without making it another run.
 FREE_ON_RESUME = ("resume", "run_dir", "num_timesteps", "num_evals", "eval_envs", "checkpoint_minutes", "hosts")
@@ -27,6 +27,7 @@ def parse(arguments: list[str]) -> Config:
     """
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     peek.add_argument("--env", default="humanoid")
+    peek.add_argument("--method", default="genpo++")
     peek.add_argument("--run-dir", "--run_dir")
     peek.add_argument("--resume", action="store_true")
     peek.add_argument("--coordinator")
@@ -40,7 +41,7 @@ def parse(arguments: list[str]) -> Config:
 
         connect(hosts)
     saved = _saved_config(seen.run_dir) if seen.resume and not asks_help else None
-    default = saved or preset(seen.env, accelerator=not asks_help and _has_accelerator())
+    default = saved or preset(seen.env, seen.method, accelerator=not asks_help and _has_accelerator())
     config = tyro.cli(
         tyro.conf.OmitArgPrefixes[Config],
         args=arguments,

@@ -48,13 +48,17 @@ CPU: dict[str, dict] = {
     },
     "humanoid": {"backend": "spring", "policy": _small(0.25)},
 }
+# Where a flow does best with other settings than a Gaussian.
+CPU_FLOW: dict[str, dict] = {
+    "hopper": {"backend": "spring", "policy": _small(1.5)},
+}
 FULL: dict[str, dict] = {
     "humanoid": {"backend": "mjx", "num_timesteps": 100_000_000},
 }
 
 
-def preset(env: str, accelerator: bool) -> Config:
-    """Return the settings for `env` on a machine with or without an accelerator."""
+def preset(env: str, method: str, accelerator: bool) -> Config:
+    """Return the settings for `env` and `method` on a machine with or without an accelerator."""
     if accelerator:
         config = Config(env=env, num_timesteps=50_000_000, updates_per_chunk=8)
         return replace(config, **FULL.get(env, {}))
@@ -65,4 +69,7 @@ def preset(env: str, accelerator: bool) -> Config:
         policy=SMALL,
         ppo=SMALL_PPO,
     )
-    return replace(config, **CPU.get(env, {}))
+    differences = CPU.get(env, {})
+    if method != "gaussian":
+        differences = differences | CPU_FLOW.get(env, {})
+    return replace(config, **differences)

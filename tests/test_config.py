@@ -68,3 +68,12 @@ def test_every_field_is_documented():
 def test_the_config_and_the_command_line_load_no_jax():
     code = "import sys, genpo_jax.config, experiments.locomotion; assert 'jax' not in sys.modules, 'jax is loaded'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_preset_is_valid_and_differs_between_methods_only_where_it_says_so():
+    from experiments.presets import CPU, CPU_FLOW, FULL, preset
+
+    for env in {*CPU, *FULL, "walker2d", "CartpoleBalance"}:
+        flow, gaussian = preset(env, "genpo++", False), preset(env, "gaussian", False)
+        assert (flow == gaussian) == (env not in CPU_FLOW)
+        assert preset(env, "genpo++", True).env_options.num_envs == 4096
