@@ -106,7 +106,7 @@ class PPOConfig:
     """Move target_kl linearly to this value over the run; None: keep it."""
     min_learning_rate: float = 1e-5
     """Lower bound of the adaptive learning rate."""
-    max_learning_rate: float = 1e-2
+    max_learning_rate: float = 1e-3
     """Upper bound of the adaptive learning rate."""
     clip_range: float = 0.2
     """PPO clips the ratio to [1 - clip_range, 1 + clip_range]."""
