@@ -83,6 +83,15 @@ class Trainer:
             out_shardings=(self.state_sharding, self.metrics_sharding),
         )
 
+        self._pick = jax.jit(
+            lambda state, i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=True), state),
+            out_shardings=self.state_sharding,
+        )
+        self._concatenate = jax.jit(
+            lambda states: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states),
+            out_shardings=self.state_sharding,
+        )
+
     def init(self, seeds: Sequence[int]) -> TrainState:
         """Return the state of new runs with these seeds."""
         return self._init(jnp.stack([jax.random.key(seed) for seed in seeds]))
@@ -108,16 +117,11 @@ class Trainer:
         """Return the state of one seed, leaves `[1, ...]`."""
         if state.num_updates.shape[0] == 1:
             return state
-        pick = jax.jit(lambda tree: jax.tree.map(lambda x: x[index][None], tree), out_shardings=self.state_sharding)
-        return pick(state)
+        return self._pick(state, index)
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
         """Return the states of single seeds as one."""
-        join = jax.jit(
-            lambda trees: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees),
-            out_shardings=self.state_sharding,
-        )
-        return join(list(states))
+        return self._concatenate(list(states))
 
     def merge(self, params: Any) -> Agent:
         """Return the agent of these parameters."""

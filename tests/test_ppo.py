@@ -93,7 +93,8 @@ def test_the_entropy_bonus_lowers_the_loss():
     ],
 )
 def test_the_learning_rate_follows_the_kl(kl, expected):
-    rate = ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), jnp.asarray(0.5), PPOConfig(target_kl=0.01))
+    config = PPOConfig(target_kl=0.01, max_learning_rate=1e-2)
+    rate = ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), jnp.asarray(0.5), config)
     np.testing.assert_allclose(rate, expected, rtol=1e-6)
 
 

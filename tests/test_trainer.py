@@ -12,7 +12,13 @@ TINY = {"hidden_sizes": (32,), "encoder_sizes": (32,), "head_sizes": (32,), "val
 
 
 def make_trainer(env, method="genpo++", updates=4, **ppo):
-    options = {"unroll": 8, "num_minibatches": 2, "num_epochs": 4, "learning_rate": 1e-3} | ppo
+    options = {
+        "unroll": 8,
+        "num_minibatches": 2,
+        "num_epochs": 4,
+        "learning_rate": 1e-3,
+        "max_learning_rate": 1e-2,
+    } | ppo
     config = Config(
         env="probe",
         updates_per_chunk=updates,
@@ -63,7 +69,7 @@ def test_the_value_bootstraps_from_a_time_limit_but_not_from_a_termination(termi
 
 @pytest.mark.parametrize("method", ["gaussian", "genpo++"])
 def test_the_ratio_is_one_on_the_first_minibatch_of_every_update(method):
-    _, history = train(make_trainer(TargetEnv(), method, learning_rate=1e-3), 5)
+    _, history = train(make_trainer(TargetEnv(), method, learning_rate=1e-2), 5)
     assert max(metrics["train/first_ratio_error"] for metrics in history) <= 1e-4
     # The error is measured, not zero by construction: later minibatches move away from 1.
     assert history[-1]["train/kl"] > 1e-4
