@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,12 +141,12 @@ class Programs:
     def update(self) -> Contender:
         """Run all epochs of minibatches, on the same batch and from the same parameters in every call."""
         trainer, ppo_config = self.trainer, self.config.ppo
-        deal = partial(ppo.deal, num_minibatches=ppo_config.num_minibatches)
-        shuffle = sharding.locally(deal, trainer.mesh, (0, 0), out_axes=1)
 
         def improve(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
             start = jnp.zeros(())
-            return ppo.improve(learner, batch, key, start, trainer.merge, trainer.optimizer, ppo_config, shuffle)
+            return ppo.improve(
+                learner, batch, key, start, trainer.merge, trainer.optimizer, ppo_config, trainer.shuffle
+            )
 
         def call(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
             return learner, jax.vmap(improve, in_axes=(0, 0, None))(learner, batch, key)

@@ -73,6 +73,8 @@ class Trainer:
         self.num_groups = sharding.num_groups(
             options.num_envs, ppo_config.unroll, ppo_config.num_minibatches, self.mesh.size
         )
+        deal = partial(ppo.deal, num_minibatches=ppo_config.num_minibatches)
+        self.shuffle = sharding.locally(deal, self.mesh, (0, 0), out_axes=1)
         self.state_sharding = self._state_sharding()
         self.metrics_sharding = sharding.replicated(self.mesh)
         self._init = jax.jit(jax.vmap(self._init_seed), out_shardings=self.state_sharding)
@@ -148,9 +150,7 @@ class Trainer:
             self.merge,
             self.optimizer,
             self.config.ppo,
-            sharding.locally(
-                partial(ppo.deal, num_minibatches=self.config.ppo.num_minibatches), self.mesh, (0, 0), out_axes=1
-            ),
+            self.shuffle,
         )
         metrics["train/skipped_gradients"] = (
             learner.opt_state.total_notfinite - state.learner.opt_state.total_notfinite
