@@ -53,6 +53,19 @@ CPU: dict[str, dict] = {
 CPU_FLOW: dict[str, dict] = {
     "hopper": {"backend": "spring", "policy": _small(1.5)},
 }
+# What the papers of the other methods do differently in the update.
+METHODS: dict[str, dict] = {
+    "fpo": {"clip_range": 0.05, "target_kl": None, "final_kl": None, "learning_rate": 3e-4, "num_epochs": 16},
+    "fpo++": {
+        "objective": "aspo",
+        "clip_range": 0.05,
+        "target_kl": None,
+        "final_kl": None,
+        "learning_rate": 1e-4,
+        "num_epochs": 16,
+    },
+    "policyflow": {"entropy_coef": 0.0025},
+}
 FULL: dict[str, dict] = {
     "humanoid": {"backend": "mjx", "num_timesteps": 100_000_000},
 }
@@ -62,15 +75,21 @@ def preset(env: str, method: str, accelerator: bool) -> Config:
     """Return the settings for `env` and `method` on a machine with or without an accelerator."""
     if accelerator:
         config = Config(env=env, num_timesteps=50_000_000, updates_per_chunk=8)
-        return replace(config, **FULL.get(env, {}))
-    config = Config(
-        env=env,
-        num_timesteps=1_000_000,
-        env_options=EnvConfig(num_envs=32),
-        policy=SMALL,
-        ppo=SMALL_PPO,
+        differences = FULL.get(env, {})
+    else:
+        config = Config(
+            env=env,
+            num_timesteps=1_000_000,
+            env_options=EnvConfig(num_envs=32),
+            policy=SMALL,
+            ppo=SMALL_PPO,
+        )
+        differences = CPU.get(env, {})
+        if method != "gaussian":
+            differences = differences | CPU_FLOW.get(env, {})
+    config = replace(config, **differences)
+    return replace(
+        config,
+        policy=replace(config.policy, method=method),
+        ppo=replace(config.ppo, **METHODS.get(method, {})),
     )
-    differences = CPU.get(env, {})
-    if method != "gaussian":
-        differences = differences | CPU_FLOW.get(env, {})
-    return replace(config, **differences)

@@ -35,6 +35,14 @@ class Agent(nnx.Module):
         """Return the log-ratio `[...]` of recorded actions."""
         return self.policy.log_ratio(obs["state"], record)
 
+    def penalty(self, obs: Observation, record: Any) -> Array:
+        """Return what the method adds to the PPO loss, a scalar."""
+        return self.policy.penalty(obs["state"], record)
+
+    def log_prob(self, obs: Observation, record: Any) -> tuple[Array, Array]:
+        """Return recorded actions `[..., d]` and their log density `[...]`, or an estimate no lower in the mean."""
+        return self.policy.log_prob(obs["state"], record)
+
     def mode(self, obs: Observation) -> Array:
         """Return the actions `[..., d]` of zero noise."""
         return self.policy.mode(obs["state"])

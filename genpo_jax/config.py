@@ -4,7 +4,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Method = Literal["genpo++", "genpo", "saflow", "gaussian"]
+Method = Literal["genpo++", "genpo", "saflow", "gaussian", "fpo", "fpo++", "policyflow", "dppo", "reinflow"]
+# Those that know the density of their actions, or a bound of it.
+METHODS_WITH_DENSITY = ("genpo++", "genpo", "saflow", "gaussian")
 
 
 def _require(condition: bool, rule: str, name: str, value: object, remedy: str = "") -> None:
@@ -46,8 +48,9 @@ class PolicyConfig:
     """The policy, its solver and the networks of actor and critic."""
 
     method: Method = "genpo++"
-    """genpo++, genpo, saflow: flow policies with the history, coupled and self-adjoint solver; gaussian: the usual
-    Gaussian policy."""
+    """genpo++, genpo, saflow: flow policies with exact ratios, by the history, coupled and self-adjoint solver;
+    gaussian: the usual Gaussian policy; fpo, fpo++, policyflow: flow policies with surrogate ratios; dppo, reinflow:
+    flow policies with noise in every step."""
     network: Literal["encoder", "concat"] = "encoder"
     """Velocity field: an encoder run once per observation and a small head run M times, or one network on the
     concatenation of observation, time and action, run M times (as published; several times slower)."""
@@ -65,8 +68,10 @@ class PolicyConfig:
     """Precision of the matrix products of every network; parameters, solver state and ratios stay float32."""
     time_embedding: int = 32
     """Number of sinusoidal features of the flow time t (even)."""
-    num_steps: int = 5
-    """Solver steps M from noise to action."""
+    num_steps: int | None = None
+    """Solver steps M from noise to action. None: the method's published number, 5 for genpo++."""
+    num_samples: int | None = None
+    """fpo, fpo++: samples per action of the flow-matching loss. None: as published, 8 and 16."""
     solver_order: int | None = None
     """None: the published history solver; 1, 2 or 3: the multistep solver of that order (docs/solvers.md)."""
     history_coef: float | None = None
@@ -77,8 +82,21 @@ class PolicyConfig:
     initial_std: float = 1.0
     """Initial standard deviation of the action, before the squash; a standard base does not know it."""
 
+    action_entropy_coef: float = 0.0
+    """Add this times the entropy of the executed action to the reward, for exploration (maximum-entropy RL). Exact for
+    gaussian; for genpo++, genpo and saflow a lower bound, by a learned model of the solver's history."""
+
     def __post_init__(self) -> None:
         """Check the ranges; the solver checks its own two parameters."""
+        for name in ("num_steps", "num_samples"):
+            value = getattr(self, name)
+            _require(value is None or value >= 1, ">= 1 or None", name, value)
+        _require(self.action_entropy_coef >= 0, ">= 0", "action_entropy_coef", self.action_entropy_coef)
+        if self.action_entropy_coef and self.method not in METHODS_WITH_DENSITY:
+            raise ValueError(
+                f"action_entropy_coef needs a method that knows the density of its actions, got {self.method!r}; "
+                f"choose one of {', '.join(METHODS_WITH_DENSITY)}, or 0"
+            )
         for name in ("hidden_sizes", "encoder_sizes", "head_sizes", "value_sizes"):
             _require_sizes(name, getattr(self, name))
         _require(self.initial_std > 0, "> 0", "initial_std", self.initial_std)
@@ -108,6 +126,9 @@ class PPOConfig:
     """Lower bound of the adaptive learning rate."""
     max_learning_rate: float = 1e-3
     """Upper bound of the adaptive learning rate."""
+    objective: Literal["clip", "aspo"] = "clip"
+    """clip: PPO's. aspo: the same where the advantage is positive, and where it is negative a quadratic penalty on the
+    distance of the ratio from 1 (SPO), which also pulls ratios back that are out of bounds already (FPO++)."""
     clip_range: float = 0.2
     """PPO clips the ratio to [1 - clip_range, 1 + clip_range]."""
     value_clip: float | None = None

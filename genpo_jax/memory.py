@@ -72,12 +72,12 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
         env_state_bytes: of one environment, see `state_bytes`.
     """
     policy = config.policy
-    parameters, record = _parameters_and_record(policy, observation_sizes, action_size)
+    parameters, record, evaluations = _describe(policy, observation_sizes, action_size)
     num_envs = config.env_options.num_envs
     transitions = num_envs * config.ppo.unroll
     obs = sum(observation_sizes.values())
     widest = max(policy.value_sizes + (policy.encoder_sizes if _is_encoded(policy) else policy.hidden_sizes))
-    gradient = KEPT[policy.activation] * gradient_units(policy) + obs + widest
+    gradient = KEPT[policy.activation] * gradient_units(policy, evaluations) + obs + widest
     workspace = max(2 * max(policy.value_sizes), gradient / config.ppo.num_minibatches)
     return Memory(
         learner=4 * parameters,
@@ -87,16 +87,15 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     )
 
 
-def gradient_units(policy: PolicyConfig) -> int:
+def gradient_units(policy: PolicyConfig, evaluations: int) -> int:
     """Return the number of hidden units whose activations are alive together in the gradient.
 
     Those of the encoder, or of the Gaussian mean, live throughout; with them live those of all evaluations of the
-    velocity head, or those of the value network, whichever are more.
+    velocity head (`evaluations` per action), or those of the value network, whichever are more.
     """
     value = sum(policy.value_sizes)
     if policy.method == "gaussian":
         return sum(policy.hidden_sizes) + value
-    evaluations = {"genpo++": 1, "genpo": 2, "saflow": 2}[policy.method] * policy.num_steps
     mean = sum(policy.hidden_sizes) if policy.base == "conditioned" else 0
     if _is_encoded(policy):
         return mean + sum(policy.encoder_sizes) + max(evaluations * sum(policy.head_sizes), value)
@@ -107,19 +106,22 @@ def _is_encoded(policy: PolicyConfig) -> bool:
     return policy.method != "gaussian" and policy.network == "encoder"
 
 
-def _parameters_and_record(policy: PolicyConfig, sizes: dict[str, int], action_size: int) -> tuple[int, int]:
-    """Return bytes of all parameters and of the record of one action."""
+def _describe(policy: PolicyConfig, sizes: dict[str, int], action_size: int) -> tuple[int, int, int]:
+    """Return bytes of all parameters and of the record of one action, and velocity evaluations per ratio."""
     critic_obs = sizes.get("privileged_state", sizes["state"])
+    evaluations = 0
 
     def build() -> Any:
+        nonlocal evaluations
         rngs = nnx.Rngs(0)
         actor = make_policy(sizes["state"], action_size, policy, rngs)
+        evaluations = getattr(actor, "evaluations", 0)
         critic = ValueNetwork(critic_obs, policy.value_sizes, policy.activation, rngs, policy.compute_dtype)
         _, record = actor.sample(jnp.zeros(sizes["state"]), jax.random.key(0))
         return nnx.state(actor, nnx.Param), nnx.state(critic, nnx.Param), record
 
     actor, critic, record = jax.eval_shape(build)
-    return _bytes((actor, critic)), _bytes(record)
+    return _bytes((actor, critic)), _bytes(record), evaluations
 
 
 def _bytes(tree: Any) -> int:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from genpo_jax.config import PolicyConfig
 from genpo_jax.solvers import Velocity
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -74,9 +75,20 @@ class MLP(nnx.Module):
 
 
 def embed_time(t: Array, size: int) -> Array:
-    """Return `size` sines and cosines of the scalar t in [0, 1], at frequencies spaced evenly in the logarithm."""
-    angles = 2 * jnp.pi * t * jnp.geomspace(*FREQUENCIES, size // 2, dtype=jnp.result_type(t))
-    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)])
+    """Return sines and cosines `[..., size]` of t `[...]` in [0, 1], at frequencies even in the logarithm."""
+    angles = 2 * jnp.pi * jnp.expand_dims(t, -1) * jnp.geomspace(*FREQUENCIES, size // 2, dtype=jnp.result_type(t))
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def _on_grid(embed: Callable[[Array], Array], times: Array | None) -> Callable[[Array], Array]:
+    """Return `embed`, or, given times `[n]`, the same as a function of an index: each time is then embedded once.
+
+    Rows are picked by a matrix product, as the gradient of indexing is a scatter, which is slow on a CPU.
+    """
+    if times is None:
+        return embed
+    table = embed(times)
+    return lambda index: jax.nn.one_hot(index, len(times), dtype=table.dtype) @ table
 
 
 class EncodedVelocity(nnx.Module):
@@ -109,15 +121,14 @@ class EncodedVelocity(nnx.Module):
         self.activation = activation
         self.time_embedding = time_embedding
 
-    def condition(self, obs: Array) -> Velocity:
-        """Return `v(x, t)` for observations `[..., obs_size]`; x is `[..., action_size]`, t a scalar."""
+    def condition(self, obs: Array, times: Array | None = None) -> Velocity:
+        """Return `v(x, t)` for observations `[..., obs_size]`: x is `[..., action_size]`, t a scalar or `[...]`.
+
+        Given `times` `[n]`, t is an index into them instead.
+        """
         from_obs = self.from_obs(self.encoder(obs))
-
-        def velocity(x: Array, t: Array) -> Array:
-            from_time = self.from_time(self.time(embed_time(t, self.time_embedding)))
-            return self.head(ACTIVATIONS[self.activation](from_obs + self.from_x(x) + from_time))
-
-        return velocity
+        from_time = _on_grid(lambda t: self.from_time(self.time(embed_time(t, self.time_embedding))), times)
+        return lambda x, t: self.head(ACTIVATIONS[self.activation](from_obs + self.from_x(x) + from_time(t)))
 
 
 class ConcatVelocity(nnx.Module):
@@ -146,15 +157,31 @@ class ConcatVelocity(nnx.Module):
         )
         self.time_embedding = time_embedding
 
-    def condition(self, obs: Array) -> Velocity:
-        """Return `v(x, t)` for observations `[..., obs_size]`; x is `[..., action_size]`, t a scalar."""
+    def condition(self, obs: Array, times: Array | None = None) -> Velocity:
+        """Return `v(x, t)`; see `EncodedVelocity.condition`."""
+        embed = _on_grid(lambda t: self.time(embed_time(t, self.time_embedding)), times)
 
         def velocity(x: Array, t: Array) -> Array:
-            time = self.time(embed_time(t, self.time_embedding))
-            time = jnp.broadcast_to(time, (*x.shape[:-1], time.size))
-            return self.trunk(jnp.concatenate([obs, x, time], axis=-1))
+            parts = (obs, x, embed(t))
+            batch = jnp.broadcast_shapes(*(part.shape[:-1] for part in parts))
+            return self.trunk(jnp.concatenate([jnp.broadcast_to(p, (*batch, p.shape[-1])) for p in parts], axis=-1))
 
         return velocity
+
+
+def make_velocity(
+    obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs
+) -> EncodedVelocity | ConcatVelocity:
+    """Build the velocity field that `config` asks for."""
+    shared = {
+        "time_embedding": config.time_embedding,
+        "activation": config.activation,
+        "dtype": config.compute_dtype,
+    }
+    if config.network == "encoder":
+        sizes = {"encoder_sizes": config.encoder_sizes, "head_sizes": config.head_sizes}
+        return EncodedVelocity(obs_size, action_size, rngs, **sizes, **shared)
+    return ConcatVelocity(obs_size, action_size, rngs, hidden_sizes=config.hidden_sizes, **shared)
 
 
 class ValueNetwork(nnx.Module):

@@ -48,11 +48,13 @@ def loss(agent: Agent, batch: Batch, config: PPOConfig) -> tuple[Array, dict[str
     """Return the PPO loss of a minibatch, a scalar, and its metrics."""
     log_ratio = agent.log_ratio(batch.obs, batch.record)
     ratio = jnp.exp(log_ratio)
-    clipped = jnp.clip(ratio, 1 - config.clip_range, 1 + config.clip_range)
-    policy_loss = -jnp.minimum(ratio * batch.advantage, clipped * batch.advantage).mean()
+    # Several ratios of one action share its advantage.
+    advantage = batch.advantage.reshape(batch.advantage.shape + (1,) * (ratio.ndim - batch.advantage.ndim))
+    policy_loss = -_surrogate(ratio, advantage, config).mean()
     value_loss = _value_loss(agent.value_of(batch.obs), batch, config.value_clip)
     entropy = agent.policy.entropy()
     total = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+    total += agent.penalty(batch.obs, batch.record)
     return total, {
         "train/policy_loss": policy_loss,
         "train/value_loss": value_loss,
@@ -63,6 +65,15 @@ def loss(agent: Agent, batch: Batch, config: PPOConfig) -> tuple[Array, dict[str
         "train/ess": ratio.sum() ** 2 / jnp.maximum((ratio**2).sum() * ratio.size, jnp.finfo(ratio.dtype).tiny),
         "train/first_ratio_error": jnp.abs(log_ratio).max(),
     }
+
+
+def _surrogate(ratio: Array, advantage: Array, config: PPOConfig) -> Array:
+    clipped = jnp.clip(ratio, 1 - config.clip_range, 1 + config.clip_range)
+    clip = jnp.minimum(ratio * advantage, clipped * advantage)
+    if config.objective == "clip":
+        return clip
+    penalised = ratio * advantage - jnp.abs(advantage) / (2 * config.clip_range) * jnp.square(ratio - 1)
+    return jnp.where(advantage > 0, clip, penalised)
 
 
 def _value_loss(value: Array, batch: Batch, value_clip: float | None) -> Array:

@@ -138,6 +138,8 @@ class Trainer:
         key, shuffle_key = jax.random.split(state.key)
         agent = self.merge(state.learner.params)
         episodes, rollout = self._collect(state)
+        task_reward = rollout.reward.mean()
+        rollout = rollout.replace(reward=rollout.reward + self._entropy_reward(agent, state, rollout))
         # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
         reward_scale = state.reward_scale.absorb(rollout.reward, rollout.ended, self.config.ppo.gamma)
         scale = reward_scale.moments.std if self.config.ppo.normalize_rewards else 1.0
@@ -163,7 +165,7 @@ class Trainer:
             key=key,
             num_updates=state.num_updates + 1,
         )
-        return state, metrics | _summarise(rollout, self.env.episode_length)
+        return state, metrics | {"train/reward": task_reward} | _summarise(rollout, self.env.episode_length)
 
     def _make_agent(self, key: Array) -> Agent:
         return Agent(self.env.env, self.config.policy, nnx.Rngs(key))
@@ -222,6 +224,17 @@ class Trainer:
         run = sharding.locally(local, self.mesh, (None, None, 0), out_axes=(0, 1))
         return run(state.learner.params, state.obs_moments, state.episodes)
 
+    def _entropy_reward(self, agent: Agent, state: TrainState, rollout: Rollout) -> Array:
+        """Return what the entropy of the action adds to the rewards `[T, B]`."""
+        coef = self.config.policy.action_entropy_coef
+        if not coef:
+            return jnp.zeros(())
+        action, log_prob = agent.log_prob(self.normalise(state, rollout.obs), rollout.record)
+        if self.config.env_options.squash == "tanh":
+            # Of the action in its bounds: its entropy has a maximum, that of the unbounded one does not.
+            log_prob -= log_tanh_slope(action).sum(axis=-1)
+        return -coef * jnp.where(rollout.nonfinite, 0.0, log_prob)
+
     def _make_batch(self, agent: Agent, state: TrainState, rollout: Rollout, last_obs: Observation) -> ppo.Batch:
         obs = self.normalise(state, rollout.obs)
         value = agent.value_of(obs)
@@ -249,11 +262,15 @@ class Trainer:
         return groups.reshape(self.num_groups, -1, *rest)
 
 
+def log_tanh_slope(x: Array) -> Array:
+    """Return `log(1 - tanh(x)^2)`, without cancellation."""
+    return 2 * (jnp.log(2.0) - x - jax.nn.softplus(-2 * x))
+
+
 def _summarise(rollout: Rollout, time_limit: int) -> dict[str, Array]:
     # Episodes that were cut short, by their staggered start or by non-finite physics, have no return to report.
     whole = rollout.terminated | (rollout.episode_length >= time_limit)
     return {
-        "train/reward": rollout.reward.mean(),
         "train/nan_resets": rollout.nonfinite.sum().astype(jnp.float32),
         "train/episodes": whole.sum().astype(jnp.float32),
         "train/episode_return": jnp.where(whole, rollout.episode_return, 0.0).sum(),

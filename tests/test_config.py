@@ -2,10 +2,11 @@ import dataclasses
 import json
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 
-from genpo_jax.config import Config, EnvConfig, HostsConfig, PolicyConfig, PPOConfig
+from genpo_jax.config import Config, EnvConfig, HostsConfig, Method, PolicyConfig, PPOConfig
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,10 @@ from genpo_jax.config import Config, EnvConfig, HostsConfig, PolicyConfig, PPOCo
         (PPOConfig, {"target_kl": -0.1}, "target_kl"),
         (Config, {"num_timesteps": 0}, "num_timesteps"),
         (Config, {"seed": -1}, "seed"),
+        (PolicyConfig, {"num_steps": 0}, "num_steps"),
+        (PolicyConfig, {"method": "fpo", "num_samples": -1}, "num_samples"),
+        (PolicyConfig, {"action_entropy_coef": -0.1}, "action_entropy_coef"),
+        (PolicyConfig, {"method": "fpo", "action_entropy_coef": 0.1}, "choose one of genpo"),
         (Config, {"ppo": PPOConfig(num_minibatches=3)}, "4096 \\* 32 = 131072 is not divisible"),
     ],
 )
@@ -71,9 +76,14 @@ def test_the_config_and_the_command_line_load_no_jax():
 
 
 def test_every_preset_is_valid_and_differs_between_methods_only_where_it_says_so():
-    from experiments.presets import CPU, CPU_FLOW, FULL, preset
+    from experiments.presets import CPU, CPU_FLOW, FULL, METHODS, preset
 
     for env in {*CPU, *FULL, "walker2d", "CartpoleBalance"}:
-        flow, gaussian = preset(env, "genpo++", False), preset(env, "gaussian", False)
-        assert (flow == gaussian) == (env not in CPU_FLOW)
-        assert preset(env, "genpo++", True).env_options.num_envs == 4096
+        gaussian = preset(env, "gaussian", False)
+        for method in get_args(Method):
+            config = preset(env, method, False)
+            assert config.policy.method == method
+            renamed = dataclasses.replace(config, policy=dataclasses.replace(config.policy, method="gaussian"))
+            same = method == "gaussian" or (env not in CPU_FLOW and method not in METHODS)
+            assert (renamed == gaussian) == same
+            assert preset(env, method, True).env_options.num_envs == 4096

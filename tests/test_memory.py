@@ -57,6 +57,6 @@ def test_the_state_of_one_environment_counts_every_number_once():
 
 
 def test_the_head_is_kept_for_every_solver_step_beside_the_encoder():
-    assert gradient_units(PolicyConfig(**HALF, num_steps=10)) == (200 + 100) + 10 * (32 + 32)
-    assert gradient_units(PolicyConfig(**HALF, num_steps=1)) == (200 + 100) + (200 + 100 + 50)
-    assert gradient_units(PolicyConfig(**HALF, method="gaussian")) == 2 * (200 + 100 + 50)
+    assert gradient_units(PolicyConfig(**HALF), evaluations=10) == (200 + 100) + 10 * (32 + 32)
+    assert gradient_units(PolicyConfig(**HALF), evaluations=1) == (200 + 100) + (200 + 100 + 50)
+    assert gradient_units(PolicyConfig(**HALF, method="gaussian"), evaluations=0) == 2 * (200 + 100 + 50)

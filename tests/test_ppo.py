@@ -7,9 +7,10 @@ from flax import nnx
 
 from genpo_jax import ppo
 from genpo_jax.config import PPOConfig
+from genpo_jax.policies import Policy
 
 
-class TwoArmPolicy(nnx.Module):
+class TwoArmPolicy(Policy):
     """A policy whose log-ratio is a parameter times the record: losses can be worked out by hand."""
 
     def __init__(self):
@@ -29,6 +30,9 @@ class ToyAgent(nnx.Module):
 
     def log_ratio(self, obs, record):
         return self.policy.log_ratio(obs, record)
+
+    def penalty(self, obs, record):
+        return self.policy.penalty(obs, record)
 
     def value_of(self, obs):
         return self.value[...] + 0.0 * obs["state"][..., 0]
@@ -151,3 +155,28 @@ def test_gradients_are_clipped_to_the_global_norm():
     _, state = ppo.make_optimizer(PPOConfig(max_grad_norm=1.0)).update({"a": jnp.asarray([30.0, 40.0])}, state)
     first_moment = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)][0]
     np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)
+
+
+def test_several_ratios_of_an_action_share_its_advantage_and_are_clipped_one_by_one():
+    config = PPOConfig(clip_range=0.2, value_coef=0.0)
+    record = jnp.log(jnp.array([[1.1, 2.0], [0.5, 0.9]]))
+    _, metrics = ppo.loss(toy_agent(weight=1.0), toy_batch(record, [1.0, -2.0]), config)
+    # min(r A, clip(r) A): 1.1 and 1.2; -2 * max(0.5, 0.8) and -2 * 0.9
+    np.testing.assert_allclose(metrics["train/policy_loss"], -np.mean([1.1, 1.2, -1.6, -1.8]), rtol=1e-6)
+
+
+def test_the_asymmetric_objective_pulls_back_what_a_clip_lets_go():
+    def gradient(weight, objective):
+        config = PPOConfig(clip_range=0.2, objective=objective)
+        batch = toy_batch([1.0], [-1.0])
+
+        def policy_loss(weight):
+            return ppo.loss(toy_agent(weight), batch, config)[1]["train/policy_loss"]
+
+        return jax.grad(policy_loss)(weight)
+
+    assert gradient(-1.0, "clip") == 0
+    # loss = r + (r - 1)^2 / (2 * 0.2), so d loss / d r = 1 + (r - 1) / 0.2, zero at r = 0.8
+    assert gradient(-1.0, "aspo") < 0 < gradient(-0.1, "aspo")
+    np.testing.assert_allclose(gradient(float(np.log(0.8)), "aspo"), 0, atol=1e-6)
+    assert gradient(0.5, "aspo") == pytest.approx(np.exp(0.5) * (1 + (np.exp(0.5) - 1) / 0.2), rel=1e-5)

@@ -6,7 +6,12 @@ from flax import nnx
 
 from genpo_jax.config import PolicyConfig
 from genpo_jax.policies.base import Policy
+from genpo_jax.policies.dppo import DPPOPolicy
+from genpo_jax.policies.fpo import FPOPolicy
+from genpo_jax.policies.fpo_plus import FPOPlusPolicy
 from genpo_jax.policies.gaussian import GaussianPolicy
+from genpo_jax.policies.policyflow import PolicyFlowPolicy
+from genpo_jax.policies.reinflow import ReinFlowPolicy
 from genpo_jax.policies.reversible import (
     ReversiblePolicy,
     make_coupled_policy,
@@ -19,6 +24,11 @@ METHODS: dict[str, Callable[[int, int, PolicyConfig, nnx.Rngs], Policy]] = {
     "genpo": make_coupled_policy,
     "saflow": make_verlet_policy,
     "gaussian": GaussianPolicy,
+    "fpo": FPOPolicy,
+    "fpo++": FPOPlusPolicy,
+    "policyflow": PolicyFlowPolicy,
+    "dppo": DPPOPolicy,
+    "reinflow": ReinFlowPolicy,
 }
 
 

@@ -11,6 +11,8 @@ from jax import Array
 
 from genpo_jax.config import PolicyConfig
 from genpo_jax.networks import MLP, OUTPUT_GAIN
+from genpo_jax.policies.base import Policy
+from genpo_jax.solvers import DiagonalNormal
 
 
 class GaussianRecord(PyTreeNode):
@@ -20,7 +22,13 @@ class GaussianRecord(PyTreeNode):
     log_prob: Array
 
 
-class GaussianPolicy(nnx.Module):
+def normal_log_prob(deviation: Array, log_std: Array) -> Array:
+    """Return the log density `[...]` of deviations `[..., d]` under independent normals of scale `[..., d]`."""
+    terms = -0.5 * jnp.square(deviation * jnp.exp(-log_std)) - log_std - 0.5 * math.log(2 * math.pi)
+    return terms.sum(axis=-1)
+
+
+class GaussianPolicy(Policy):
     """Independent normals: a mean that follows the observation and a learned scale that does not."""
 
     def __init__(self, obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> None:
@@ -51,9 +59,12 @@ class GaussianPolicy(nnx.Module):
 
     def entropy(self) -> Array:
         """Return the entropy of the unsquashed action, a scalar."""
-        return (self.log_std[...] + 0.5 * math.log(2 * math.pi * math.e)).sum()
+        return DiagonalNormal(self.log_std[...][None]).entropy()
+
+    def log_prob(self, obs: Array, record: Any) -> tuple[Array, Array]:
+        """Return recorded actions `[..., d]` and their log density `[...]`."""
+        del obs
+        return record.action, record.log_prob
 
     def _log_prob(self, mean: Array, action: Array) -> Array:
-        log_std = self.log_std[...]
-        standard = (action - mean) * jnp.exp(-log_std)
-        return (-0.5 * standard**2 - log_std - 0.5 * math.log(2 * math.pi)).sum(axis=-1)
+        return normal_log_prob(action - mean, self.log_std[...])

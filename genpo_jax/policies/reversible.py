@@ -8,7 +8,9 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.config import PolicyConfig
-from genpo_jax.networks import MLP, OUTPUT_GAIN, ConcatVelocity, EncodedVelocity
+from genpo_jax.networks import MLP, OUTPUT_GAIN, make_velocity
+from genpo_jax.policies.base import Policy
+from genpo_jax.policies.gaussian import normal_log_prob
 from genpo_jax.solvers import (
     CoupledSolver,
     DiagonalNormal,
@@ -18,6 +20,8 @@ from genpo_jax.solvers import (
     VerletSolver,
 )
 
+PUBLISHED_STEPS = 5
+
 
 class ReversibleRecord(PyTreeNode):
     """The solver's final state `[..., k, d]` and the base log density `[...]` of the noise it came from."""
@@ -26,7 +30,7 @@ class ReversibleRecord(PyTreeNode):
     log_base: Array
 
 
-class ReversiblePolicy(nnx.Module):
+class ReversiblePolicy(Policy):
     """Integrate noise to an action by a learned velocity; take the solver back to the noise for the ratio.
 
     With z the noise that the *stored* final state has under the present parameters,
@@ -44,25 +48,19 @@ class ReversiblePolicy(nnx.Module):
         action_size: int,
         config: PolicyConfig,
         solver: ReversibleSolver,
+        evaluations: int,
         rngs: nnx.Rngs,
     ) -> None:
-        shared = {
-            "time_embedding": config.time_embedding,
-            "activation": config.activation,
-            "dtype": config.compute_dtype,
-        }
-        if config.network == "encoder":
-            sizes = {"encoder_sizes": config.encoder_sizes, "head_sizes": config.head_sizes}
-            self.velocity = EncodedVelocity(obs_size, action_size, rngs, **sizes, **shared)
-        else:
-            self.velocity = ConcatVelocity(obs_size, action_size, rngs, hidden_sizes=config.hidden_sizes, **shared)
+        self.velocity = make_velocity(obs_size, action_size, config, rngs)
         self.solver = solver
+        self.evaluations = evaluations
         self.action_size = action_size
         log_scale = jnp.full((solver.num_states, action_size), jnp.log(config.initial_std / _still_std(solver)))
         self.log_scale = None if config.base == "standard" else nnx.Param(log_scale)
         mean = {"size_out": action_size, "gain": OUTPUT_GAIN, "dtype": config.compute_dtype}
         conditioned = config.base == "conditioned"
         self.mean = MLP(obs_size, config.hidden_sizes, config.activation, rngs, **mean) if conditioned else None
+        self.history = HistoryModel(obs_size, action_size, solver, config, rngs) if config.action_entropy_coef else None
 
     def sample(self, obs: Array, key: Array) -> tuple[Array, ReversibleRecord]:
         """Draw actions `[..., d]`."""
@@ -85,6 +83,27 @@ class ReversiblePolicy(nnx.Module):
         """Return the entropy of the whole state, a scalar; its gradient is zero under the standard base."""
         return self._base().entropy() + self.solver.log_det(self.action_size)
 
+    def penalty(self, obs: Array, record: Any) -> Array:
+        """Return the loss of the history model, a scalar; it does not reach the policy itself."""
+        if self.history is None:
+            return jnp.zeros(())
+        return -self.history.log_prob(self.solver, obs, record.state).mean()
+
+    def log_prob(self, obs: Array, record: Any) -> tuple[Array, Array]:
+        """Return recorded actions `[..., d]` and an estimate of their log density `[...]`.
+
+        With the state (a, h) of action and history, log p(a) = log p(a, h) - log p(h | a). A model q of the history
+        makes this too large by the KL divergence of q from p(h | a), and not at all once q has learned it.
+
+        Raises:
+            ValueError: if the policy was built without a model of the history.
+        """
+        if self.history is None:
+            raise ValueError("the density of the action needs a model of the history; set action_entropy_coef > 0")
+        log_joint = record.log_base - self.solver.log_det(self.action_size)
+        log_history = self.history.log_prob(self.solver, obs, record.state)
+        return self.solver.output(record.state), log_joint - log_history
+
     def _mean(self, obs: Array) -> Array:
         """Return the mean `[..., 1, d]` of every iterate of the noise, or a scalar zero."""
         if self.mean is None:
@@ -95,6 +114,25 @@ class ReversiblePolicy(nnx.Module):
         if self.log_scale is None:
             return DiagonalNormal(jnp.zeros((self.solver.num_states, self.action_size)))
         return DiagonalNormal(self.log_scale[...])
+
+
+class HistoryModel(nnx.Module):
+    """A normal density q of a solver state's other iterates, given action and observation."""
+
+    def __init__(
+        self, obs_size: int, action_size: int, solver: ReversibleSolver, config: PolicyConfig, rngs: nnx.Rngs
+    ) -> None:
+        rest_size = (solver.num_states - 1) * action_size
+        net = {"size_out": 2 * rest_size, "gain": OUTPUT_GAIN, "dtype": config.compute_dtype}
+        self.net = MLP(obs_size + action_size, config.hidden_sizes, config.activation, rngs, **net)
+        # For most solvers the history is nearly a multiple of the action.
+        self.slope = nnx.Linear(action_size, rest_size, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs)
+
+    def log_prob(self, solver: ReversibleSolver, obs: Array, state: Array) -> Array:
+        """Return log q `[...]` of solver states `[..., k, d]`."""
+        action, rest = solver.split(state)
+        mean, log_std = jnp.split(self.net(jnp.concatenate([obs, action], axis=-1)), 2, axis=-1)
+        return normal_log_prob(rest.reshape(mean.shape) - self.slope(action) - mean, log_std)
 
 
 def _still_std(solver: ReversibleSolver) -> Array:
@@ -109,12 +147,12 @@ def _still_std(solver: ReversibleSolver) -> Array:
 
 def make_history_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
     """Build the GenPO++ policy, with the published solver or one of higher order."""
-    coef = config.history_coef
+    steps, coef = config.num_steps or PUBLISHED_STEPS, config.history_coef
     if config.solver_order is not None:
-        solver = MultistepSolver(config.num_steps, order=config.solver_order, history_coef=coef)
+        solver = MultistepSolver(steps, order=config.solver_order, history_coef=coef)
     else:
-        solver = HistorySolver(config.num_steps, HistorySolver.history_coef if coef is None else coef)
-    return ReversiblePolicy(obs_size, action_size, config, solver, rngs)
+        solver = HistorySolver(steps, HistorySolver.history_coef if coef is None else coef)
+    return ReversiblePolicy(obs_size, action_size, config, solver, steps, rngs)
 
 
 def make_coupled_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
@@ -122,9 +160,11 @@ def make_coupled_policy(obs_size: int, action_size: int, config: PolicyConfig, r
 
     Its published cost comes partly from Jacobians; their determinant is a constant, and here none is computed.
     """
-    return ReversiblePolicy(obs_size, action_size, config, CoupledSolver(config.num_steps), rngs)
+    steps = config.num_steps or PUBLISHED_STEPS
+    return ReversiblePolicy(obs_size, action_size, config, CoupledSolver(steps), 2 * steps, rngs)
 
 
 def make_verlet_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
     """Build the self-adjoint flow policy, whose map keeps volumes."""
-    return ReversiblePolicy(obs_size, action_size, config, VerletSolver(config.num_steps), rngs)
+    steps = config.num_steps or PUBLISHED_STEPS
+    return ReversiblePolicy(obs_size, action_size, config, VerletSolver(steps), 2 * steps + 1, rngs)
