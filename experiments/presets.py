@@ -20,6 +20,8 @@ def _small(initial_std: float) -> PolicyConfig:
 
 # Long rollouts, small minibatches, and more KL than the published settings: both methods gain by them.
 SMALL_PPO = PPOConfig(unroll=128, num_minibatches=32, target_kl=0.03)
+# Their rewards are bounded, and a bonus on the entropy is in the same units.
+TOY_PPO = PPOConfig(unroll=64, num_minibatches=8, target_kl=0.02, normalize_rewards=False)
 
 # Env steps and what else differs; chosen from runs recorded in docs/results.md. A strong actuator needs little noise:
 # ant and humanoid fall over by a standard deviation of 1, and the pendulum's cart is thrown about by a quarter of that.
@@ -38,6 +40,9 @@ CPU: dict[str, dict] = {
         "env_options": EnvConfig(num_envs=64, episode_length=128),
         "ppo": PPOConfig(target_kl=0.02),
     },
+    "multigoal": {"num_timesteps": 500_000, "env_options": EnvConfig(num_envs=64), "ppo": TOY_PPO},
+    "ring": {"num_timesteps": 500_000, "env_options": EnvConfig(num_envs=64), "ppo": TOY_PPO},
+    "moons": {"num_timesteps": 500_000, "env_options": EnvConfig(num_envs=64), "ppo": TOY_PPO},
     "reacher": {"backend": "spring"},
     "hopper": {"backend": "spring"},
     "ant": {

@@ -1,4 +1,4 @@
-"""Environments by name: lower-case names are Brax's, CamelCase names MuJoCo Playground's.
+"""Environments by name: lower-case names are Brax's and our own toys', CamelCase names MuJoCo Playground's.
 
 The lists stand here so that a mistyped name is refused at once; importing the libraries takes seconds.
 """
@@ -26,6 +26,9 @@ BRAX = {
     "swimmer": ("generalized",),
     "walker2d": BRAX_BACKENDS,
 }
+
+# Our own, pure JAX.
+TOYS = ("multigoal", "ring", "moons")
 
 DM_CONTROL = (
     "AcrobotSwingup",
@@ -96,17 +99,22 @@ def check(name: str, backend: str | None = None) -> str | None:
     Args:
         name: `ant` (Brax) or `CartpoleBalance` (MuJoCo Playground), for example.
         backend: physics engine; None picks the default, which is `spring` for Brax (the fastest) except for
-            `swimmer` (`generalized`) and `fast` (none), and `jax` for Playground.
+            `swimmer` (`generalized`), and `jax` for Playground. `fast` and the toys have none.
 
     Raises:
         ValueError: if there is no such environment, or it has no such backend.
 
     """
-    backends = BRAX.get(name) or (PLAYGROUND_BACKENDS if name in PLAYGROUND else None)
-    if backends is None:
+    if name in BRAX:
+        backends = BRAX[name]
+    elif name in PLAYGROUND:
+        backends = PLAYGROUND_BACKENDS
+    elif name in TOYS:
+        backends = (None,)
+    else:
         raise ValueError(_unknown(name))
     if backend is not None and backend not in backends:
-        remedy = "leave the backend out" if backends == (None,) else f"choose one of {', '.join(backends)}"
+        remedy = "leave the backend out" if backends == (None,) else f"choose one of {', '.join(map(str, backends))}"
         raise ValueError(f"environment '{name}' has no backend '{backend}'; {remedy}")
     return backend or backends[0]
 
@@ -120,6 +128,10 @@ def make(name: str, backend: str | None = None) -> Environment:
     """
     backend = check(name, backend)
     with local_devices_only():
+        if name in TOYS:
+            from genpo_jax.envs import toys
+
+            return toys.make(name)
         if name in BRAX:
             from genpo_jax.envs.brax import BraxEnvironment
 
@@ -130,10 +142,11 @@ def make(name: str, backend: str | None = None) -> Environment:
 
 
 def _unknown(name: str) -> str:
-    by_folded = {known.lower(): known for known in (*BRAX, *PLAYGROUND)}
+    by_folded = {known.lower(): known for known in (*BRAX, *TOYS, *PLAYGROUND)}
     close = difflib.get_close_matches(name.lower().replace("-", "_"), by_folded, n=1)
     hint = f"; did you mean '{by_folded[close[0]]}'?" if close else ""
     return (
         f"there is no environment '{name}'{hint or ';'} Brax has {', '.join(BRAX)}; "
+        f"toys are {', '.join(TOYS)}; "
         f"MuJoCo Playground has {', '.join(PLAYGROUND)}"
     )

@@ -1,0 +1,261 @@
+"""Do policies keep several equal optima? Train them on the toys, with and without a bonus on the action's entropy.
+
+    python -m experiments.multimodality --envs ring moons multigoal --num-seeds 5
+
+Coverage is the entropy of the optima that are reached, over the logarithm of their number: of the six of the ring in
+each context, of the six goals. Maximising reward alone keeps no modes, however expressive the policy; with the bonus
+the optimum is known, p*(a) ~ exp(R(a) / alpha), and the total variation from it is reported for the bandits.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from experiments.presets import preset
+from genpo_jax import run
+from genpo_jax.agent import Agent
+from genpo_jax.config import Method
+from genpo_jax.envs import EpisodeEnv, make
+from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
+from genpo_jax.trainer import Trainer, TrainState
+
+# Cells of the square [-1, 1]^2 along a side.
+BINS = 32
+NUM_CONTEXTS = 4
+# How near to an optimum of the ring counts as reaching it: a quarter of the way to the next.
+NEAR = 0.15
+# Weight of the bonus by environment; the rewards of multigoal are ten times those of the bandits.
+ALPHA = {"ring": 0.1, "moons": 0.1, "multigoal": 0.5}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to train, and where to leave table, pictures and raw numbers."""
+
+    envs: tuple[str, ...] = ("ring", "moons", "multigoal")
+    """Toys: ring, moons, multigoal."""
+    methods: tuple[Method, ...] = ("gaussian", "genpo++", "genpo", "saflow")
+    """Methods, each with and without the bonus."""
+    num_seeds: int = 5
+    """Seeds, trained in one program."""
+    num_timesteps: int | None = None
+    """Env steps of each seed. None: the preset's."""
+    alpha: float | None = None
+    """Weight of the bonus. None: 0.1 for the bandits, 0.5 for multigoal."""
+    base: tuple[str, ...] = ("learned-scale", "standard")
+    """Base densities of the reversible flows."""
+    out: Path = Path("results/multimodality")
+    """Folder for table.json and a picture per environment."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    method: Method
+    base: str
+    alpha: float
+
+    @property
+    def label(self) -> str:
+        """A short name."""
+        base = "" if self.method == "gaussian" or self.base == "learned-scale" else f", {self.base} base"
+        bonus = f", bonus {self.alpha:g}" if self.alpha else ""
+        return f"{self.method}{base}{bonus}"
+
+
+def variants(options: Options, env: str) -> list[Variant]:
+    """Return all rows for one environment."""
+    alpha = ALPHA[env] if options.alpha is None else options.alpha
+    rows = []
+    for method in options.methods:
+        bases = options.base if method in ("genpo++", "genpo", "saflow") else ("learned-scale",)
+        # The policies without a density of the action know no bonus.
+        bonuses = (0.0, alpha) if method in ("gaussian", "genpo++", "genpo", "saflow") else (0.0,)
+        rows += [Variant(method, base, bonus) for base in bases for bonus in bonuses]
+    return rows
+
+
+def train(env: str, variant: Variant, options: Options) -> tuple[Trainer, TrainState]:
+    """Train all seeds of one variant."""
+    config = preset(env, variant.method, accelerator=jax.default_backend() != "cpu")
+    policy = replace(config.policy, base=variant.base, action_entropy_coef=variant.alpha)
+    steps = options.num_timesteps or config.num_timesteps
+    config = replace(config, num_seeds=options.num_seeds, num_timesteps=steps, policy=policy)
+    trainer = Trainer(make(env), config)
+    state = trainer.init(config.seeds)
+    for _ in range(config.num_chunks):
+        state, _ = trainer.chunk(state)
+    return trainer, state
+
+
+def evaluate_bandit(env: Bandit, trainer: Trainer, state: TrainState, alpha: float) -> dict[str, Any]:
+    """Return coverage, return and distance from the soft optimum of one seed, and the density in the first context."""
+    centers = (np.arange(BINS) + 0.5) / BINS * 2 - 1
+    cells = np.stack(np.meshgrid(centers, centers, indexing="ij"), axis=-1)
+    agent = trainer.merge(state.learner.params)
+    rows, densities = [], []
+    for i in range(NUM_CONTEXTS):
+        angle = 2 * np.pi * i / NUM_CONTEXTS / 6
+        context = jnp.array([np.cos(angle), np.sin(angle)], jnp.float32)
+        obs = trainer.normalise(state, {"state": jnp.tile(context, (100_000, 1))})
+        action = jnp.tanh(agent.sample(obs, jax.random.key(i))[0])
+        turned = turned_back(action, context)
+        target = np.exp(np.asarray(env.reward_of(turned_back(jnp.asarray(cells), context))) / alpha)
+        density, _, _ = np.histogram2d(*np.asarray(action).T, bins=BINS, range=[[-1, 1]] * 2)
+        density, target = density / density.sum(), target / target.sum()
+        squares = np.square(np.asarray(turned)[:, None] - env.points).sum(-1)
+        counts = np.bincount(squares.argmin(1)[squares.min(1) < NEAR**2], minlength=len(env.points))
+        positive = density[density > 0]
+        rows.append(
+            {
+                "coverage": coverage(counts),
+                "return": float(env.reward_of(turned).mean()),
+                "entropy": float(-(positive * np.log(positive * BINS**2 / 4)).sum()),
+                "total_variation": 0.5 * float(np.abs(density - target).sum()),
+            }
+        )
+        densities.append((density, target))
+    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    return means | {"picture": densities[0]}
+
+
+def evaluate_multigoal(env: MultiGoal, trainer: Trainer, state: TrainState) -> dict[str, Any]:
+    """Return coverage and return of one seed over 2000 episodes, and some of their ways."""
+    agent = trainer.merge(state.learner.params)
+    episodes = EpisodeEnv(env, env.default_episode_length)
+    ways, goals, returns = walk(agent, trainer, state, episodes, env)
+    counts = np.bincount(goals[goals >= 0], minlength=env.NUM_GOALS)
+    return {
+        "coverage": coverage(counts),
+        "return": float(returns.mean()),
+        "reached": float((goals >= 0).mean()),
+        "picture": ways[:, :60],
+    }
+
+
+def walk(
+    agent: Agent, trainer: Trainer, state: TrainState, episodes: EpisodeEnv, env: MultiGoal, count: int = 2000
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the ways `[T, count, 2]` of whole episodes (NaN after their end), the goals reached and the returns."""
+
+    @jax.jit
+    def go(key: jax.Array) -> Any:
+        def step(carry: Any, key: jax.Array) -> Any:
+            now, done, goal, total = carry
+            action, _ = agent.sample(trainer.normalise(state, now.obs), key)
+            after, timestep = episodes.step(now, action)
+            position = timestep.next_obs["state"]
+            ends = ~done & (timestep.terminated | timestep.truncated)
+            goal = jnp.where(ends, env.nearest_goal(position), goal)
+            total = jnp.where(ends, timestep.episode_return, total)
+            return (after, done | ends, goal, total), jnp.where(done[:, None], jnp.nan, position)
+
+        start = episodes.init(jax.random.split(key, count))
+        carry = (start, jnp.zeros(count, bool), jnp.full(count, -1), jnp.zeros(count))
+        (_, _, goal, total), ways = jax.lax.scan(step, carry, jax.random.split(key, env.default_episode_length))
+        return ways, goal, total
+
+    return jax.device_get(go(jax.random.key(1)))
+
+
+def coverage(counts: np.ndarray) -> float:
+    """Return the entropy of the shares over the logarithm of their number: 1 if all are equal, 0 for one alone."""
+    if not counts.sum():
+        return 0.0
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum() / np.log(len(counts))) + 0.0
+
+
+def study(env_name: str, options: Options) -> list[dict[str, Any]]:
+    """Train and evaluate all variants on one environment."""
+    env = make(env_name)
+    alpha = ALPHA[env_name] if options.alpha is None else options.alpha
+    rows = []
+    for variant in track(variants(options, env_name), description=env_name, console=Console(stderr=True)):
+        trainer, states = train(env_name, variant, options)
+        seeds = []
+        for i in range(options.num_seeds):
+            state = jax.tree.map(lambda x: x[0], trainer.select(states, i))
+            if isinstance(env, MultiGoal):
+                seeds.append(evaluate_multigoal(env, trainer, state))
+            else:
+                assert isinstance(env, Bandit)
+                seeds.append(evaluate_bandit(env, trainer, state, alpha))
+        rows.append({"env": env_name, "variant": variant, "alpha": alpha, "seeds": seeds})
+    return rows
+
+
+def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
+    """Print means and smallest values over the seeds."""
+    env = make(rows[0]["env"])
+    best = f", best {env.best_return:.2f}" if isinstance(env, MultiGoal) else ""
+    table = Table(title=f"{rows[0]['env']}{best}: means over seeds (smallest, largest)")
+    names = [name for name in rows[0]["seeds"][0] if name != "picture"]
+    table.add_column("policy")
+    for name in names:
+        table.add_column(name.replace("_", " "), justify="right")
+    for row in rows:
+        columns = [[seed[name] for seed in row["seeds"]] for name in names]
+        table.add_row(row["variant"].label, *(f"{np.mean(c):.2f} ({np.min(c):.2f}, {np.max(c):.2f})" for c in columns))
+    console.print(table)
+
+
+def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw what the first seed of every variant does; for a bandit beside the soft optimum."""
+    from matplotlib.figure import Figure
+
+    env = make(rows[0]["env"])
+    panels = [(row["variant"].label, row["seeds"][0]["picture"]) for row in rows]
+    if isinstance(env, Bandit):
+        soft = f"optimum of reward + {rows[0]['alpha']:g} entropy"
+        panels = [(soft, (panels[0][1][1],) * 2), *panels]
+    columns = min(5, len(panels))
+    lines = -(-len(panels) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.8 * lines), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
+    for axis, (label, picture) in zip(axes, panels, strict=False):
+        axis.set_title(label, fontsize=8)
+        axis.set(xticks=[], yticks=[], aspect="equal")
+        if isinstance(env, MultiGoal):
+            start = np.zeros((1, picture.shape[1], 2))
+            axis.plot(*np.moveaxis(np.concatenate([start, picture]), -1, 0), color="#0072B2", linewidth=0.6, alpha=0.5)
+            axis.plot(*env.goals.T, "o", color="#D55E00")
+            axis.set(xlim=(-6.5, 6.5), ylim=(-6.5, 6.5))
+        else:
+            axis.imshow(np.sqrt(picture[0].T), origin="lower", extent=(-1, 1, -1, 1), cmap="viridis")
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(Options, description=__doc__)
+    run.configure_jax()
+    console = Console(width=150)
+    for env in options.envs:
+        rows = study(env, options)
+        show(rows, console)
+        draw(rows, options.out / f"{env}.png")
+        numbers = [
+            asdict(row["variant"]) | {"seeds": [{k: v for k, v in s.items() if k != "picture"} for s in row["seeds"]]}
+            for row in rows
+        ]
+        (options.out / f"{env}.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    console.print(f"pictures and numbers are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

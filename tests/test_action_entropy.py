@@ -1,0 +1,130 @@
+"""The entropy of the executed action: exact or bounded from below, and what its bonus does."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from test_policies import SMALL, build, observations
+
+from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
+from genpo_jax.envs import make
+from genpo_jax.policies import make_policy
+from genpo_jax.trainer import Trainer, log_tanh_slope
+
+
+def with_history_model(method, action_size, steps=300):
+    """Return a policy with a large velocity, and its history model fitted to its own samples."""
+    options = PolicyConfig(**SMALL, method=method, action_entropy_coef=0.1)
+    policy = make_policy(2, action_size, options, nnx.Rngs(0))
+    policy.velocity.head.output.kernel[...] *= 100.0
+    obs = jnp.broadcast_to(jnp.array([[0.3, -0.5]]), (20_000, 2))
+    _, record = policy.sample(obs, jax.random.key(1))
+    graph, model, rest = nnx.split(policy, lambda path, _: path[0] == "history", ...)
+    optimizer = optax.adam(1e-2)
+
+    @jax.jit
+    def fit(model, state):
+        gradient = jax.grad(lambda m: nnx.merge(graph, m, rest).penalty(obs, record))(model)
+        updates, state = optimizer.update(gradient, state)
+        return optax.apply_updates(model, updates), state
+
+    before = policy.log_prob(obs, record)[1].mean()
+    state = optimizer.init(model)
+    for _ in range(steps):
+        model, state = fit(model, state)
+    return nnx.merge(graph, model, rest), obs, before
+
+
+def grid_entropy(policy, obs, points):
+    """Return the entropy of the action by integrating the exact density of the state, for one action coordinate."""
+    span = jnp.linspace(-6, 6, points)
+    action, rest = jnp.meshgrid(span, span, indexing="ij")
+    state = policy.solver.join(action[..., None], rest[..., None, None])
+    noise = policy.solver.inverse(policy.velocity.condition(obs[0]), state)
+    density = jnp.exp(policy._base().log_prob(noise) - policy.solver.log_det(1))
+    step = span[1] - span[0]
+    marginal = density.sum(axis=1) * step
+    np.testing.assert_allclose(marginal.sum() * step, 1.0, atol=0.01)
+    return -(marginal * jnp.log(jnp.maximum(marginal, 1e-30))).sum() * step
+
+
+@pytest.mark.parametrize("method", ["genpo++", "genpo", "saflow"])
+def test_in_one_dimension_the_bound_is_below_the_entropy_and_near_it(method):
+    policy, obs, before = with_history_model(method, 1)
+    true = float(grid_entropy(policy, obs, 601))
+    _, record = policy.sample(obs, jax.random.key(2))
+    bound = -float(policy.log_prob(obs, record)[1].mean())
+    assert -before < bound, "learning the history must tighten the bound"
+    assert true - 0.05 < bound < true + 0.02
+
+
+def test_in_two_dimensions_the_bound_is_below_the_entropy_and_near_it():
+    policy, obs, _ = with_history_model("genpo++", 2)
+    # Entropy of a histogram of a million actions; its bias is below the tolerance.
+    action, record = policy.sample(jnp.broadcast_to(obs[:1], (1_000_000, 2)), jax.random.key(3))
+    counts, *edges = np.histogram2d(*np.asarray(action).T, bins=100)
+    share = counts[counts > 0] / counts.sum()
+    area = (edges[0][1] - edges[0][0]) * (edges[1][1] - edges[1][0])
+    true = -(share * np.log(share / area)).sum()
+    bound = -float(policy.log_prob(jnp.broadcast_to(obs[:1], (1_000_000, 2)), record)[1].mean())
+    assert true - 0.12 < bound < true + 0.02
+
+
+def test_the_gaussian_knows_its_density_exactly():
+    policy, obs = build(method="gaussian"), observations(50_000)
+    action, record = policy.sample(obs, jax.random.key(0))
+    executed, log_prob = policy.log_prob(obs, record)
+    np.testing.assert_array_equal(executed, action)
+    np.testing.assert_allclose(-log_prob.mean(), policy.entropy(), atol=0.02)
+
+
+def test_the_penalty_trains_the_history_model_alone():
+    policy, obs = build(action_entropy_coef=0.1), observations()
+    _, record = policy.sample(obs, jax.random.key(0))
+    graph, params = nnx.split(policy)
+    gradient = jax.grad(lambda p: nnx.merge(graph, p).penalty(obs, record))(params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+        assert bool(jnp.any(leaf != 0)) == (path[0].key == "history"), path
+
+
+def test_without_the_bonus_there_is_no_history_model_to_ask():
+    policy, obs = build(), observations()
+    _, record = policy.sample(obs, jax.random.key(0))
+    with pytest.raises(ValueError, match="action_entropy_coef > 0"):
+        policy.log_prob(obs, record)
+
+
+def test_the_slope_of_tanh_is_computed_without_cancellation():
+    x = np.array([0.0, 0.5, -2.0, 5.0])
+    np.testing.assert_allclose(log_tanh_slope(jnp.asarray(x)), np.log(1 - np.tanh(x) ** 2), rtol=1e-4)
+    # Far out the slope is 4 exp(-2 |x|), which 1 - tanh^2 would round to 0.
+    np.testing.assert_allclose(log_tanh_slope(jnp.asarray(40.0)), np.log(4) - 80, rtol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["gaussian", "genpo++"])
+def test_the_bonus_keeps_the_action_random(method):
+    def spread(coef):
+        config = Config(
+            updates_per_chunk=5,
+            env_options=EnvConfig(num_envs=256),
+            policy=PolicyConfig(
+                method=method,
+                hidden_sizes=(32,),
+                encoder_sizes=(32,),
+                head_sizes=(32,),
+                value_sizes=(32,),
+                action_entropy_coef=coef,
+            ),
+            ppo=PPOConfig(unroll=4, num_minibatches=4, normalize_rewards=False, target_kl=0.02, gamma=0.0),
+        )
+        trainer = Trainer(make("ring"), config)
+        state = trainer.init([0])
+        for _ in range(16):
+            state, _ = trainer.chunk(state)
+        agent = trainer.merge(jax.tree.map(lambda x: x[0], state.learner.params))
+        action, _ = agent.sample({"state": jnp.tile(jnp.array([1.0, 0.0]), (2000, 1))}, jax.random.key(0))
+        return float(jnp.tanh(action).std())
+
+    assert spread(0.3) > 1.3 * spread(0.0)
