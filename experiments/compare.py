@@ -1,0 +1,225 @@
+"""Compare methods: methods x environments x seeds, resumable, with intervals, tables and pictures.
+
+    python -m experiments.compare --envs reacher hopper ant --methods gaussian genpo++ --num-seeds 5
+
+Every method trains with the preset of its environment (experiments/presets.py); all seeds of a method and an
+environment train in one program. What is done already is not done again, so that the same command goes on where it was
+stopped, and a call with one environment and method makes a single row.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.compare_plots import draw_learning, draw_ratios
+from experiments.presets import preset
+from experiments.statistics import Interval, interquartile_mean, probability_of_improvement
+from genpo_jax import run
+from genpo_jax.config import Config, Method
+from genpo_jax.sinks import CONFIG_FILE, METRICS_FILE, read_config, read_metrics
+
+# Part of the best method's improvement over the untrained policy that a seed must reach to be counted as there.
+THRESHOLD = 0.8
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to compare."""
+
+    envs: tuple[str, ...] = ("inverted_pendulum", "reacher", "hopper", "ant")
+    """Environments, of Brax, MuJoCo Playground or our own."""
+    methods: tuple[Method, ...] = ("gaussian", "genpo++")
+    """Methods; the first is the one that the others are compared with."""
+    num_seeds: int = 5
+    """Seeds 0, 1, ... of every method, trained in one program."""
+    num_timesteps: int | None = None
+    """Env steps of each seed. None: the preset's."""
+    num_evals: int = 10
+    """Evaluations of each seed, beside one before training."""
+    out: Path = Path("results/compare")
+    """Folder for the runs (runs/ENV/METHOD), returns.jsonl, table.md, table.json, learning.png and ratios.png."""
+    only_report: bool = False
+    """Train nothing; report on the runs that are there."""
+
+
+class Curve(NamedTuple):
+    """The evaluations of one seed, in order, and its training metrics."""
+
+    env: str
+    method: str
+    seed: int
+    env_steps: np.ndarray
+    seconds: np.ndarray
+    returns: np.ndarray
+    training: list[dict[str, Any]]
+
+
+def make_config(env: str, method: Method, options: Options) -> Config:
+    """Return the settings of all seeds of one method on one environment."""
+    config = preset(env, method, accelerator=jax.default_backend() != "cpu")
+    steps = options.num_timesteps or config.num_timesteps
+    return replace(config, num_seeds=options.num_seeds, num_timesteps=steps, num_evals=options.num_evals)
+
+
+def train(config: Config, folder: Path) -> None:
+    """Train, or go on training, unless it is done.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings.
+    """
+    if (folder / CONFIG_FILE).exists():
+        saved = read_config(folder)["config"]
+        if saved != json.loads(json.dumps(config.to_dict())):
+            different = sorted(name for name, value in config.to_dict().items() if saved.get(name) != value)
+            raise ValueError(
+                f"{folder} holds a run with other {', '.join(different)}; name another --out, or remove it"
+            )
+        done = read_metrics(folder / METRICS_FILE)
+        if done and done[-1]["env_steps"] >= config.num_timesteps:
+            return
+        config = replace(config, resume=True)
+    run.train(config, folder)
+
+
+def read_curves(folder: Path) -> list[Curve]:
+    """Return the curves of all seeds of a run."""
+    config = Config.from_dict(read_config(folder)["config"])
+    folders = [folder] if config.num_seeds == 1 else [folder / f"seed-{seed}" for seed in config.seeds]
+    curves = []
+    for seed, path in zip(config.seeds, folders, strict=True):
+        lines = read_metrics(path / METRICS_FILE)
+        evals = [line for line in lines if line.get("eval/return_random") is not None]
+        curves.append(
+            Curve(
+                config.env,
+                config.policy.method,
+                seed,
+                np.array([line["env_steps"] for line in evals]),
+                # Seeds in one program share its time.
+                np.array([line["wall_seconds"] for line in evals]) / config.num_seeds,
+                np.array([line["eval/return_random"] for line in evals]),
+                [line for line in lines if "train/kl" in line],
+            )
+        )
+    return curves
+
+
+def area_under(curve: Curve) -> float:
+    """Return the mean return over the env steps of a run."""
+    return float(np.trapezoid(curve.returns, curve.env_steps) / (curve.env_steps[-1] - curve.env_steps[0]))
+
+
+def first_above(curve: Curve, threshold: float) -> tuple[float, float]:
+    """Return env steps and seconds of the first evaluation at or above a return; infinite if there is none."""
+    above = np.flatnonzero(curve.returns >= threshold)
+    return (float(curve.env_steps[above[0]]), float(curve.seconds[above[0]])) if len(above) else (np.inf, np.inf)
+
+
+def summarise(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a row of statistics for each method of one environment."""
+    by_method = {method: [curve for curve in curves if curve.method == method] for method in methods}
+    by_method = {method: found for method, found in by_method.items() if found}
+    finals = {method: [float(curve.returns[-1]) for curve in found] for method, found in by_method.items()}
+    start = float(np.mean([curve.returns[0] for curve in curves]))
+    best = max(interquartile_mean(final).value for final in finals.values())
+    threshold = start + THRESHOLD * (best - start)
+    reference = next(iter(finals))
+    rows = []
+    for method, found in by_method.items():
+        reached = np.array([first_above(curve, threshold) for curve in found])
+        rows.append(
+            {
+                "env": found[0].env,
+                "method": method,
+                "seeds": len(found),
+                "env_steps": int(found[0].env_steps[-1]),
+                "final": interquartile_mean(finals[method]),
+                "area": interquartile_mean([area_under(curve) for curve in found]),
+                "threshold": threshold,
+                "steps_to_threshold": float(np.median(reached[:, 0])),
+                "seconds_to_threshold": float(np.median(reached[:, 1])),
+                "seconds": float(np.mean([curve.seconds[-1] for curve in found])),
+                "improvement_over_first": probability_of_improvement(finals[method], finals[reference]),
+                "finals": finals[method],
+            }
+        )
+    return rows
+
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the table as Markdown."""
+    lines = [
+        "| environment | method | seeds | final return | mean return | threshold | steps to it | s to it | s in all |"
+        f" P(better than {rows[0]['method']}) |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        steps, seconds = row["steps_to_threshold"], row["seconds_to_threshold"]
+        lines.append(
+            f"| {row['env']}, {row['env_steps'] / 1e6:.2g} M | {row['method']} | {row['seeds']} | {row['final']} "
+            f"| {row['area']} | {row['threshold']:.0f} | {_number(steps / 1e3)} k | {_number(seconds)} "
+            f"| {row['seconds']:.0f} | {row['improvement_over_first']} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if np.isfinite(value) else "-"
+
+
+def report(curves: Sequence[Curve], options: Options) -> list[dict[str, Any]]:
+    """Write raw returns, tables and pictures; return the rows."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    with open(options.out / "returns.jsonl", "w", encoding="utf-8") as file:
+        for curve in curves:
+            for steps, seconds, value in zip(curve.env_steps, curve.seconds, curve.returns, strict=True):
+                line = {"env": curve.env, "method": curve.method, "seed": curve.seed, "env_steps": int(steps)}
+                file.write(json.dumps(line | {"seconds": float(seconds), "return": float(value)}) + "\n")
+    rows = []
+    for env in dict.fromkeys(curve.env for curve in curves):
+        rows += summarise([curve for curve in curves if curve.env == env], options.methods)
+    (options.out / "table.md").write_text(to_markdown(rows))
+    (options.out / "table.json").write_text(json.dumps(rows, indent=2, default=_plain) + "\n")
+    draw_learning(curves, options.methods, options.out / "learning.png")
+    draw_ratios(curves, options.methods, options.out / "ratios.png")
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, Interval) else float(value)
+
+
+def _folders(options: Options) -> Iterable[tuple[str, Method, Path]]:
+    for env in options.envs:
+        for method in options.methods:
+            yield env, method, options.out / "runs" / env / method
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(Options, description=__doc__)
+    run.configure_jax()
+    try:
+        for env, method, folder in _folders(options):
+            if not options.only_report:
+                print(f"{env}, {method}: {folder}", flush=True)
+                train(make_config(env, method, options), folder)
+        found = [folder for _, _, folder in _folders(options) if (folder / METRICS_FILE).exists()]
+        curves = [curve for folder in found for curve in read_curves(folder) if len(curve.returns) > 1]
+        if not curves:
+            raise ValueError(f"there are no runs with evaluations in {options.out / 'runs'}; train them first")
+        rows = report(curves, options)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(to_markdown(rows))
+    print(f"tables and pictures are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""How far is the ratio that PPO sees from the true one? Bias and spread, as two policies drift apart.
+
+    python -m experiments.ratio_study --env moons --num-seeds 3
+
+Each method trains a policy for a while, draws a batch of actions in one state, and makes one more update. Along the
+straight line from the parameters before to those after, and beyond, the ratio that the method reports is set against
+the true one, p_now(a) / p_then(a) of the executed action, which two action coordinates allow to compute: by importance
+sampling over the history (genpo++, genpo, saflow), by inverting the flow (fpo, fpo++), and by averaging the density
+of the last noise over many ways to it (policyflow, dppo, reinflow).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from jax import Array
+
+from experiments.compare_plots import COLORS
+from experiments.presets import preset
+from genpo_jax import run
+from genpo_jax.config import Method
+from genpo_jax.envs import make
+from genpo_jax.policies import Policy, ReversiblePolicy
+from genpo_jax.policies.chain import ChainPolicy
+from genpo_jax.policies.fpo import FPOPolicy
+from genpo_jax.policies.gaussian import GaussianPolicy, normal_log_prob
+from genpo_jax.policies.policyflow import PolicyFlowPolicy
+from genpo_jax.solvers import Flow, fit_history_proposal, marginal_log_ratio
+from genpo_jax.trainer import Trainer
+
+# Points along the line from the parameters before the update (0) to those after it (1), and beyond.
+DRIFTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+NUM_HISTORIES = 4096
+NUM_WAYS = 50_000
+NEWTON_STEPS = 12
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to study."""
+
+    env: str = "moons"
+    """An environment with two action coordinates: ring, moons or multigoal."""
+    methods: tuple[Method, ...] = (
+        "gaussian",
+        "genpo++",
+        "genpo",
+        "saflow",
+        "fpo",
+        "fpo++",
+        "policyflow",
+        "dppo",
+        "reinflow",
+    )
+    """Methods to study."""
+    num_seeds: int = 3
+    """Seeds."""
+    num_timesteps: int = 200_000
+    """Env steps before the update that is studied."""
+    batch_size: int = 2048
+    """Actions."""
+    out: Path = Path("results/ratio_study")
+    """Folder for ratios.json and ratios.png."""
+
+
+def true_log_ratio(now: Policy, then: Policy, obs: Array, action: Array, key: Array) -> Array:
+    """Return `log p_now(a) - log p_then(a)` `[N]` of actions `[N, 2]` in one state `[n]`.
+
+    Raises:
+        ValueError: if the density of the method's actions is not known here.
+    """
+    if isinstance(now, ReversiblePolicy) and isinstance(then, ReversiblePolicy):
+        flows = [Flow(p.solver, p.velocity.condition(obs), p._base()) for p in (now, then)]
+        proposal = fit_history_proposal(flows[1], key, 10_000)
+        return marginal_log_ratio(*flows, proposal, action, key, NUM_HISTORIES).value
+    return _log_prob(now, obs, key)(action) - _log_prob(then, obs, key)(action)
+
+
+def _log_prob(policy: Policy, obs: Array, key: Array) -> Callable[[Array], Array]:
+    many = jnp.broadcast_to(obs, (NUM_WAYS, *obs.shape))
+    if isinstance(policy, GaussianPolicy):
+        return lambda action: normal_log_prob(action - policy.mode(obs), policy.log_std[...])
+    if isinstance(policy, FPOPolicy):
+        return jax.vmap(lambda action: _by_inversion(policy, obs, action))
+    if isinstance(policy, PolicyFlowPolicy):
+        centers = policy._flow(many, policy.scale * jax.random.normal(key, (NUM_WAYS, policy.action_size)))
+        return _mixture(centers, policy.log_std[...])
+    if isinstance(policy, ChainPolicy):
+        _, record = policy.sample(many, key)
+        last = record.states[:, -2]
+        velocity = policy.velocity.condition(many)(last, jnp.asarray(1 - 1 / policy.num_steps))
+        return _mixture(last + velocity / policy.num_steps, policy._log_std(obs)[-1])
+    raise ValueError(f"the true density of {type(policy).__name__} is not known here")
+
+
+def _mixture(centers: Array, log_std: Array) -> Callable[[Array], Array]:
+    def log_prob(action: Array) -> Array:
+        return jax.nn.logsumexp(normal_log_prob(action - centers, log_std)) - jnp.log(len(centers))
+
+    return lambda actions: jax.lax.map(log_prob, actions, batch_size=16)
+
+
+def _by_inversion(policy: FPOPolicy, obs: Array, action: Array) -> Array:
+    """Return the log density of one action by undoing the Euler steps; exact where each of them is one to one."""
+    velocity = policy.velocity.condition(obs)
+
+    def undo(i: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        later, log_det = carry
+        t = (policy.num_steps - 1 - i) / policy.num_steps
+        step = lambda x: x + velocity(x, t) / policy.num_steps  # noqa: E731
+        slope = jax.jacfwd(step)
+        newton = lambda _, x: x - jnp.linalg.solve(slope(x), step(x) - later)  # noqa: E731
+        x = jax.lax.fori_loop(0, NEWTON_STEPS, newton, later)
+        return x, log_det + jnp.linalg.slogdet(slope(x))[1]
+
+    noise, log_det = jax.lax.fori_loop(0, policy.num_steps, undo, (action, jnp.zeros(())))
+    return normal_log_prob(noise, jnp.full(noise.shape, jnp.log(policy.scale))) - log_det
+
+
+def study(method: Method, options: Options) -> list[dict[str, Any]]:
+    """Return one row per seed and drift."""
+    config = preset(options.env, method, accelerator=jax.default_backend() != "cpu")
+    config = replace(config, num_timesteps=options.num_timesteps, updates_per_chunk=1)
+    env = make(options.env)
+    if env.action_size != 2:
+        raise ValueError(f"env must have two action coordinates, '{options.env}' has {env.action_size}; use moons")
+    trainer = Trainer(env, config)
+
+    @jax.jit
+    def compare(before: Any, after: Any, obs: Array, key: Array) -> list[dict[str, Array]]:
+        then = trainer.merge(before).policy
+        many = jnp.broadcast_to(obs, (options.batch_size, *obs.shape))
+        action, record = then.sample(many, key)
+        rows = []
+        for drift in DRIFTS:
+            now = trainer.merge(jax.tree.map(lambda a, b, drift=drift: a + drift * (b - a), before, after)).policy
+            true = true_log_ratio(now, then, obs, action, key)
+            reported = now.log_ratio(many, record)
+            if isinstance(now, ChainPolicy) and reported.ndim > 1:
+                # The ratio of the chain is the product of those of its steps.
+                reported = reported.sum(axis=-1)
+            rows.append(_errors(true, reported))
+        return rows
+
+    rows = []
+    for seed in range(options.num_seeds):
+        state = trainer.init([seed])
+        for _ in range(config.num_chunks):
+            state, _ = trainer.chunk(state)
+        first = jax.tree.map(lambda x: x[0].copy(), state)
+        state, _ = trainer.chunk(state)
+        _, raw = env.reset(jax.random.key(0))
+        obs = trainer.normalise(first, raw)["state"]
+        measured = compare(first.learner.params, jax.tree.map(lambda x: x[0], state.learner.params), obs, _key(seed))
+        for drift, errors in zip(DRIFTS, jax.device_get(measured), strict=True):
+            rows.append({"method": method, "seed": seed, "drift": drift} | {k: float(v) for k, v in errors.items()})
+    return rows
+
+
+def _key(seed: int) -> Array:
+    return jax.random.key(1000 + seed)
+
+
+def _errors(true: Array, reported: Array) -> dict[str, Array]:
+    """Compare log-ratios: `true` `[N]` and `reported` `[N]` or, one for each sample of the method, `[N, n]`."""
+    by_action = reported.reshape(len(true), -1)
+    ratio, expected = jnp.exp(by_action), jnp.exp(true)[:, None]
+    return {
+        "distance": jnp.sqrt(jnp.square(true).mean()),
+        "mean_ratio": ratio.mean(),
+        "true_mean_ratio": expected.mean(),
+        "bias": (ratio - expected).mean(),
+        "spread": jnp.sqrt(jnp.square(ratio - expected).mean()),
+        "slope": jnp.cov(by_action.mean(axis=1), true)[0, 1] / true.var(),
+        "correlation": jnp.corrcoef(by_action.mean(axis=1), true)[0, 1],
+    }
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw errors of the ratio against the distance of the policies."""
+    from matplotlib.figure import Figure
+
+    titles = {
+        "bias": "bias: mean of reported - true ratio",
+        "spread": "root mean square of reported - true ratio",
+        "slope": "slope of reported on true log-ratio",
+        "correlation": "correlation of reported and true log-ratio",
+    }
+    figure = Figure(figsize=(15, 4), layout="constrained")
+    for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+        for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
+            points = [
+                [np.median([r[key] for r in rows if r["method"] == method and r["drift"] == d]) for d in DRIFTS]
+                for key in ("distance", name)
+            ]
+            axis.plot(*points, marker="o", markersize=3, label=method, color=COLORS[i % len(COLORS)])
+        axis.set_title(title, fontsize=9)
+        axis.set_xlabel("root mean square of the true log-ratio", fontsize=9)
+        axis.set_xscale("log")
+        axis.axhline(float(name in ("slope", "correlation")), color="#8a8a8a", linewidth=0.8, zorder=0)
+        if name == "bias":
+            axis.set_yscale("symlog", linthresh=0.01)
+        if name == "spread":
+            axis.set_yscale("log")
+        axis.spines[["top", "right"]].set_visible(False)
+        if name == "slope":
+            axis.set_ylim(-0.5, 2.0)
+    figure.axes[0].legend(fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def to_markdown(rows: list[dict[str, Any]]) -> str:
+    """Return medians over the seeds at the end of the update as a Markdown table."""
+    names = ("distance", "mean_ratio", "bias", "spread", "slope", "correlation")
+    lines = ["| method | " + " | ".join(names).replace("_", " ") + " |", "|---" * (len(names) + 1) + "|"]
+    for method in dict.fromkeys(row["method"] for row in rows):
+        here = [row for row in rows if row["method"] == method and row["drift"] == 1.0]
+        lines.append(f"| {method} | " + " | ".join(f"{np.median([row[n] for row in here]):.3g}" for n in names) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(Options, description=__doc__)
+    run.configure_jax()
+    rows: list[dict[str, Any]] = []
+    try:
+        for method in options.methods:
+            rows += study(method, options)
+            print(to_markdown([row for row in rows if row["method"] == method]).splitlines()[-1], flush=True)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    draw(rows, options.out / "ratios.png")
+    (options.out / "ratios.json").write_text(json.dumps(rows, indent=2) + "\n")
+    print(to_markdown(rows))
+    print(f"picture and numbers are in {options.out}")
+
+
+if __name__ == "__main__":
+    main()
