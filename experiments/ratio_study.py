@@ -31,7 +31,7 @@ from genpo_jax.policies.chain import ChainPolicy
 from genpo_jax.policies.fpo import FPOPolicy
 from genpo_jax.policies.gaussian import GaussianPolicy, normal_log_prob
 from genpo_jax.policies.policyflow import PolicyFlowPolicy
-from genpo_jax.solvers import Flow, fit_history_proposal, marginal_log_ratio
+from genpo_jax.solvers import fit_history_proposal, marginal_log_ratio
 from genpo_jax.trainer import Trainer
 
 # Points along the line from the parameters before the update (0) to those after it (1), and beyond.
@@ -76,9 +76,8 @@ def true_log_ratio(now: Policy, then: Policy, obs: Array, action: Array, key: Ar
         ValueError: if the density of the method's actions is not known here.
     """
     if isinstance(now, ReversiblePolicy) and isinstance(then, ReversiblePolicy):
-        flows = [Flow(p.solver, p.velocity.condition(obs), p._base()) for p in (now, then)]
-        proposal = fit_history_proposal(flows[1], key, 10_000)
-        return marginal_log_ratio(*flows, proposal, action, key, NUM_HISTORIES).value
+        proposal = fit_history_proposal(then.flow(obs), key, 10_000)
+        return marginal_log_ratio(now.flow(obs), then.flow(obs), proposal, action, key, NUM_HISTORIES).value
     return _log_prob(now, obs, key)(action) - _log_prob(then, obs, key)(action)
 
 

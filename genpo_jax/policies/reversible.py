@@ -14,6 +14,7 @@ from genpo_jax.policies.gaussian import normal_log_prob
 from genpo_jax.solvers import (
     CoupledSolver,
     DiagonalNormal,
+    Flow,
     HistorySolver,
     MultistepSolver,
     ReversibleSolver,
@@ -103,6 +104,16 @@ class ReversiblePolicy(Policy):
         log_joint = record.log_base - self.solver.log_det(self.action_size)
         log_history = self.history.log_prob(self.solver, obs, record.state)
         return self.solver.output(record.state), log_joint - log_history
+
+    def flow(self, obs: Array) -> Flow:
+        """Return the distribution of the solver's state for one observation `[obs_size]`.
+
+        Raises:
+            ValueError: if the base follows the observation: its noise is not centred, as that of a flow is.
+        """
+        if self.mean is not None:
+            raise ValueError("a policy with a conditioned base is no plain flow; build it with another base")
+        return Flow(self.solver, self.velocity.condition(obs), self._base())
 
     def _mean(self, obs: Array) -> Array:
         """Return the mean `[..., 1, d]` of every iterate of the noise, or a scalar zero."""

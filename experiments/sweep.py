@@ -1,0 +1,127 @@
+"""Search settings with the same budget for every method.
+
+    python -m experiments.sweep --methods gaussian genpo++ fpo --envs reacher hopper --num-trials 8
+
+Trial 0 is the preset. The others draw a value of each setting in `SPACE` at random, the same draws for every method,
+and keep the rest of the preset. A trial's score is the mean over environments of its improvement over the untrained
+policy, divided by that of the method's best trial there. Trials that are done already are not done again.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from experiments.compare import Curve, read_curves, train
+from experiments.presets import METHODS, preset
+from experiments.statistics import iqm
+from genpo_jax import run
+from genpo_jax.config import Config, Method
+
+# What a trial varies. Bounds and steps are factors on the method's own value, as those differ tenfold.
+SPACE: dict[str, tuple[float, ...]] = {
+    "initial_std": (0.25, 0.5, 1.0, 1.5),
+    "clip_range": (0.5, 1.0, 1.5),
+    "step": (0.5, 1.0, 2.0),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to search."""
+
+    methods: tuple[Method, ...] = ("gaussian", "genpo++")
+    """Methods, each with the same number of trials."""
+    envs: tuple[str, ...] = ("reacher", "hopper")
+    """Environments; every trial trains on all of them."""
+    num_trials: int = 8
+    """Trials of each method, the preset included."""
+    num_seeds: int = 2
+    """Seeds of each trial, trained in one program."""
+    num_timesteps: int | None = None
+    """Env steps of each seed. None: the preset's."""
+    out: Path = Path("results/sweep")
+    """Folder for the runs and table.json."""
+
+
+def draw(trial: int) -> dict[str, float]:
+    """Return the settings of a trial; none for trial 0."""
+    if trial == 0:
+        return {}
+    rng = np.random.default_rng(trial)
+    return {name: float(rng.choice(values)) for name, values in SPACE.items()}
+
+
+def make_config(env: str, method: Method, settings: dict[str, float], options: Options) -> Config:
+    """Return the preset with the settings of a trial in it.
+
+    `step` scales how far an update may go: the KL that the learning rate follows, or the rate itself where it is fixed.
+    """
+    config = preset(env, method, accelerator=jax.default_backend() != "cpu")
+    ppo, policy = config.ppo, config.policy
+    if settings:
+        policy = replace(policy, initial_std=settings["initial_std"])
+        clip_range = METHODS.get(method, {}).get("clip_range", 0.2) * settings["clip_range"]
+        step = settings["step"]
+        if ppo.target_kl is None:
+            ppo = replace(ppo, clip_range=clip_range, learning_rate=ppo.learning_rate * step)
+        else:
+            final = None if ppo.final_kl is None else ppo.final_kl * step
+            ppo = replace(ppo, clip_range=clip_range, target_kl=ppo.target_kl * step, final_kl=final)
+    steps = options.num_timesteps or config.num_timesteps
+    return replace(config, ppo=ppo, policy=policy, num_seeds=options.num_seeds, num_timesteps=steps, num_evals=2)
+
+
+def improvement(curves: list[Curve]) -> float:
+    """Return the interquartile mean over seeds of the last return, less the mean of the first."""
+    return float(iqm([curve.returns[-1] for curve in curves]) - np.mean([curve.returns[0] for curve in curves]))
+
+
+def search(method: Method, options: Options) -> list[dict[str, Any]]:
+    """Run all trials of one method; return them with their scores, the best first."""
+    trials = []
+    for trial in range(options.num_trials):
+        settings, gains = draw(trial), {}
+        for env in options.envs:
+            folder = options.out / "runs" / method / f"trial-{trial}" / env
+            print(f"{method}, trial {trial}, {env}: {settings or 'the preset'}", flush=True)
+            train(make_config(env, method, settings, options), folder)
+            gains[env] = improvement(read_curves(folder))
+        trials.append({"method": method, "trial": trial, "settings": settings, "improvement": gains})
+    best = {env: max(trial["improvement"][env] for trial in trials) for env in options.envs}
+    for trial in trials:
+        trial["score"] = float(np.mean([gain / best[env] for env, gain in trial["improvement"].items()]))
+    return sorted(trials, key=lambda trial: -trial["score"])
+
+
+def to_markdown(trials: list[dict[str, Any]]) -> str:
+    """Return trials as a Markdown table."""
+    envs = list(trials[0]["improvement"])
+    lines = ["| method | trial | settings | " + " | ".join(envs) + " | score |", "|---" * (4 + len(envs)) + "|"]
+    for trial in trials:
+        settings = ", ".join(f"{name} {value:g}" for name, value in trial["settings"].items()) or "preset"
+        gains = " | ".join(f"{gain:.0f}" for gain in trial["improvement"].values())
+        lines.append(f"| {trial['method']} | {trial['trial']} | {settings} | {gains} | {trial['score']:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(Options, description=__doc__)
+    run.configure_jax()
+    trials: list[dict[str, Any]] = []
+    try:
+        for method in options.methods:
+            trials += search(method, options)
+            (options.out / "table.json").write_text(json.dumps(trials, indent=2) + "\n")
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(to_markdown(trials))
+
+
+if __name__ == "__main__":
+    main()

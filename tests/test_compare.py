@@ -1,0 +1,100 @@
+"""Comparison and search on a task of one step an episode: what they write, and that nothing is done twice."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import compare, sweep
+from genpo_jax.config import EnvConfig, PPOConfig
+
+TINY = {"num_timesteps": 512, "num_evals": 2}
+
+
+@pytest.fixture
+def tiny_presets(monkeypatch):
+    def tiny(env, method, accelerator):
+        config = preset(env, method, accelerator)
+        sizes = {name: (8,) for name in ("hidden_sizes", "encoder_sizes", "head_sizes", "value_sizes")}
+        return replace(
+            config,
+            updates_per_chunk=2,
+            eval_envs=4,
+            env_options=EnvConfig(num_envs=16),
+            policy=replace(config.policy, **sizes),
+            ppo=PPOConfig(unroll=8, num_minibatches=2),
+        )
+
+    preset = compare.preset
+    monkeypatch.setattr(compare, "preset", tiny)
+    monkeypatch.setattr(sweep, "preset", tiny)
+
+
+def run_main(module, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["program", *map(str, arguments)])
+    module.main()
+
+
+def curve(method, seed, returns, env="ring"):
+    steps = np.arange(len(returns)) * 100
+    return compare.Curve(env, method, seed, steps, steps / 10, np.array(returns, float), [])
+
+
+def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, monkeypatch, tmp_path):
+    arguments = ("--num-seeds", 2, "--num-timesteps", 512, "--num-evals", 2, "--out", tmp_path, "--envs", "ring")
+    run_main(compare, monkeypatch, *arguments, "--methods", "gaussian")
+    metrics = tmp_path / "runs/ring/gaussian/seed-1/metrics.jsonl"
+    before = metrics.read_bytes()
+    run_main(compare, monkeypatch, *arguments, "--methods", "gaussian", "genpo++")
+    assert metrics.read_bytes() == before, "a finished run was trained again"
+    returns = [json.loads(line) for line in (tmp_path / "returns.jsonl").read_text().splitlines()]
+    assert {(line["method"], line["seed"]) for line in returns} == {
+        (m, s) for m in ("gaussian", "genpo++") for s in (0, 1)
+    }
+    table = (tmp_path / "table.md").read_text()
+    assert table.count("| ring, ") == 2 and "better than gaussian" in table
+    for picture in ("learning.png", "ratios.png"):
+        assert (tmp_path / picture).stat().st_size > 10_000
+    with pytest.raises(SystemExit, match="other num_evals"):
+        run_main(compare, monkeypatch, *arguments[:5], 3, *arguments[6:], "--methods", "gaussian")
+
+
+def test_a_report_without_runs_says_what_to_do(monkeypatch, tmp_path):
+    with pytest.raises(SystemExit, match="train them first"):
+        run_main(compare, monkeypatch, "--only-report", "--out", tmp_path)
+
+
+def test_the_table_says_when_a_method_got_there():
+    curves = [curve("gaussian", 0, [0, 5, 10]), curve("gaussian", 1, [0, 9, 10]), curve("fpo", 0, [0, 1, 2])]
+    gaussian, fpo = compare.summarise(curves, ("gaussian", "fpo"))
+    # 80 % of the way from 0 to the best final return, 10.
+    assert gaussian["threshold"] == fpo["threshold"] == 8.0
+    assert gaussian["steps_to_threshold"] == np.median([200, 100])
+    assert gaussian["seconds_to_threshold"] == np.median([20, 10])
+    assert fpo["steps_to_threshold"] == np.inf
+    assert gaussian["area"].value == pytest.approx(np.mean([5.0, 7.0]))
+    assert fpo["improvement_over_first"].value == 0
+    assert "| - k | - |" in compare.to_markdown([gaussian, fpo])
+
+
+def test_a_search_gives_every_method_the_same_draws_and_ranks_them(tiny_presets, monkeypatch, tmp_path):
+    assert sweep.draw(0) == {} and sweep.draw(3) == sweep.draw(3) != sweep.draw(4)
+    arguments = ("--num-trials", 2, "--num-seeds", 1, "--num-timesteps", 512, "--envs", "ring", "--out", tmp_path)
+    run_main(sweep, monkeypatch, *arguments, "--methods", "gaussian", "fpo")
+    trials = json.loads((tmp_path / "table.json").read_text())
+    assert [(t["method"], t["trial"]) for t in sorted(trials, key=lambda t: (t["method"], t["trial"]))] == [
+        ("fpo", 0),
+        ("fpo", 1),
+        ("gaussian", 0),
+        ("gaussian", 1),
+    ]
+    assert max(trial["score"] for trial in trials if trial["method"] == "fpo") == pytest.approx(1.0)
+
+
+def test_a_step_is_a_kl_where_the_rate_follows_it_and_the_rate_where_it_is_fixed():
+    settings = {"initial_std": 0.5, "clip_range": 0.5, "step": 2.0}
+    options = sweep.Options()
+    flow, fpo = (sweep.make_config("ant", m, settings, options) for m in ("genpo++", "fpo"))
+    assert (flow.ppo.target_kl, flow.ppo.clip_range, flow.policy.initial_std) == (0.08, 0.1, 0.5)
+    assert (fpo.ppo.target_kl, fpo.ppo.clip_range, fpo.ppo.learning_rate) == (None, 0.025, 6e-4)
