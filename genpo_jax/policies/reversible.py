@@ -18,6 +18,7 @@ from genpo_jax.solvers import (
     HistorySolver,
     MultistepSolver,
     ReversibleSolver,
+    Velocity,
     VerletSolver,
 )
 
@@ -41,6 +42,15 @@ class ReversiblePolicy(Policy):
     as the log-determinant of a reversible solver is a constant and cancels. The ratio is exact for the density of
     the whole state (GenPO++, arXiv:2606.06967), not for the marginal of the executed action: as an importance
     weight it is unbiased for the action too, with more variance than the marginal ratio would have.
+
+    Args:
+        obs_size: numbers in an observation.
+        action_size: number d of action coordinates.
+        config: settings of the policy.
+        solver: evaluates the velocity at multiples of 1 / time_steps only.
+        evaluations: of the velocity per inverse.
+        time_steps: see `solver`.
+        rngs: of the initial parameters.
     """
 
     def __init__(
@@ -50,11 +60,13 @@ class ReversiblePolicy(Policy):
         config: PolicyConfig,
         solver: ReversibleSolver,
         evaluations: int,
+        time_steps: int,
         rngs: nnx.Rngs,
     ) -> None:
         self.velocity = make_velocity(obs_size, action_size, config, rngs)
         self.solver = solver
         self.evaluations = evaluations
+        self.time_steps = time_steps
         self.action_size = action_size
         log_scale = jnp.full((solver.num_states, action_size), jnp.log(config.initial_std / _still_std(solver)))
         self.log_scale = None if config.base == "standard" else nnx.Param(log_scale)
@@ -67,18 +79,18 @@ class ReversiblePolicy(Policy):
         """Draw actions `[..., d]`."""
         base = self._base()
         noise = base.sample(key, obs.shape[:-1])
-        state = self.solver.forward(self.velocity.condition(obs), self._mean(obs) + noise)
+        state = self.solver.forward(self._velocity(obs), self._mean(obs) + noise)
         return self.solver.output(state), ReversibleRecord(state, base.log_prob(noise))
 
     def log_ratio(self, obs: Array, record: Any) -> Array:
         """Return the log-ratio `[...]` of recorded states."""
-        noise = self.solver.inverse(self.velocity.condition(obs), record.state) - self._mean(obs)
+        noise = self.solver.inverse(self._velocity(obs), record.state) - self._mean(obs)
         return self._base().log_prob(noise) - record.log_base
 
     def mode(self, obs: Array) -> Array:
         """Return the actions `[..., d]` that zero noise flows to."""
         noise = jnp.zeros((*obs.shape[:-1], self.solver.num_states, self.action_size), obs.dtype)
-        return self.solver.output(self.solver.forward(self.velocity.condition(obs), self._mean(obs) + noise))
+        return self.solver.output(self.solver.forward(self._velocity(obs), self._mean(obs) + noise))
 
     def entropy(self) -> Array:
         """Return the entropy of the whole state, a scalar; its gradient is zero under the standard base."""
@@ -113,7 +125,12 @@ class ReversiblePolicy(Policy):
         """
         if self.mean is not None:
             raise ValueError("a policy with a conditioned base is no plain flow; build it with another base")
-        return Flow(self.solver, self.velocity.condition(obs), self._base())
+        return Flow(self.solver, self._velocity(obs), self._base())
+
+    def _velocity(self, obs: Array) -> Velocity:
+        """Return `v(x, t)` at the times of the solver, which are embedded together, and once."""
+        on_grid = self.velocity.condition(obs, jnp.arange(self.time_steps + 1) / self.time_steps)
+        return lambda x, t: on_grid(x, jnp.round(t * self.time_steps).astype(jnp.int32))
 
     def _mean(self, obs: Array) -> Array:
         """Return the mean `[..., 1, d]` of every iterate of the noise, or a scalar zero."""
@@ -163,7 +180,7 @@ def make_history_policy(obs_size: int, action_size: int, config: PolicyConfig, r
         solver = MultistepSolver(steps, order=config.solver_order, history_coef=coef)
     else:
         solver = HistorySolver(steps, HistorySolver.history_coef if coef is None else coef)
-    return ReversiblePolicy(obs_size, action_size, config, solver, steps, rngs)
+    return ReversiblePolicy(obs_size, action_size, config, solver, steps, steps, rngs)
 
 
 def make_coupled_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
@@ -172,10 +189,10 @@ def make_coupled_policy(obs_size: int, action_size: int, config: PolicyConfig, r
     Its published cost comes partly from Jacobians; their determinant is a constant, and here none is computed.
     """
     steps = config.num_steps or PUBLISHED_STEPS
-    return ReversiblePolicy(obs_size, action_size, config, CoupledSolver(steps), 2 * steps, rngs)
+    return ReversiblePolicy(obs_size, action_size, config, CoupledSolver(steps), 2 * steps, steps, rngs)
 
 
 def make_verlet_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
     """Build the self-adjoint flow policy, whose map keeps volumes."""
     steps = config.num_steps or PUBLISHED_STEPS
-    return ReversiblePolicy(obs_size, action_size, config, VerletSolver(steps), 2 * steps + 1, rngs)
+    return ReversiblePolicy(obs_size, action_size, config, VerletSolver(steps), 2 * steps + 1, 2 * steps, rngs)
