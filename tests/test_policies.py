@@ -212,3 +212,11 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
     with pytest.raises(ValueError, match="gaussian.*genpo"):
         make_policy(OBS, ACTION, PolicyConfig(method="ppo"), nnx.Rngs(0))  # type: ignore[arg-type]
     assert set(METHODS) >= {"gaussian", "genpo++"}
+
+
+@pytest.mark.parametrize("method", ["genpo++", "genpo", "saflow"])
+def test_the_solver_finds_its_times_among_those_embedded_together(method):
+    policy, obs = build(method=method), observations()
+    together = policy.sample(obs, jax.random.key(0))[0]
+    policy.time_steps = None
+    np.testing.assert_allclose(together, policy.sample(obs, jax.random.key(0))[0], rtol=1e-4, atol=1e-5)

@@ -47,10 +47,11 @@ class ReversiblePolicy(Policy):
         obs_size: numbers in an observation.
         action_size: number d of action coordinates.
         config: settings of the policy.
-        solver: evaluates the velocity at multiples of 1 / time_steps only.
-        evaluations: of the velocity per inverse.
-        time_steps: see `solver`.
+        solver: from noise to action.
         rngs: of the initial parameters.
+        evaluations: of the velocity per inverse, for the prediction of memory.
+        time_steps: the solver evaluates the velocity at multiples of 1 / time_steps alone: these are embedded
+            together. None: each time is embedded when the solver asks for it.
     """
 
     def __init__(
@@ -59,9 +60,10 @@ class ReversiblePolicy(Policy):
         action_size: int,
         config: PolicyConfig,
         solver: ReversibleSolver,
-        evaluations: int,
-        time_steps: int,
         rngs: nnx.Rngs,
+        *,
+        evaluations: int = 0,
+        time_steps: int | None = None,
     ) -> None:
         self.velocity = make_velocity(obs_size, action_size, config, rngs)
         self.solver = solver
@@ -128,9 +130,12 @@ class ReversiblePolicy(Policy):
         return Flow(self.solver, self._velocity(obs), self._base())
 
     def _velocity(self, obs: Array) -> Velocity:
-        """Return `v(x, t)` at the times of the solver, which are embedded together, and once."""
-        on_grid = self.velocity.condition(obs, jnp.arange(self.time_steps + 1) / self.time_steps)
-        return lambda x, t: on_grid(x, jnp.round(t * self.time_steps).astype(jnp.int32))
+        """Return `v(x, t)` for the times of the solver."""
+        if self.time_steps is None:
+            return self.velocity.condition(obs)
+        count = self.time_steps
+        on_grid = self.velocity.condition(obs, jnp.arange(count + 1) / count)
+        return lambda x, t: on_grid(x, jnp.round(t * count).astype(jnp.int32))
 
     def _mean(self, obs: Array) -> Array:
         """Return the mean `[..., 1, d]` of every iterate of the noise, or a scalar zero."""
@@ -180,7 +185,7 @@ def make_history_policy(obs_size: int, action_size: int, config: PolicyConfig, r
         solver = MultistepSolver(steps, order=config.solver_order, history_coef=coef)
     else:
         solver = HistorySolver(steps, HistorySolver.history_coef if coef is None else coef)
-    return ReversiblePolicy(obs_size, action_size, config, solver, steps, steps, rngs)
+    return ReversiblePolicy(obs_size, action_size, config, solver, rngs, evaluations=steps, time_steps=steps)
 
 
 def make_coupled_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
@@ -189,10 +194,14 @@ def make_coupled_policy(obs_size: int, action_size: int, config: PolicyConfig, r
     Its published cost comes partly from Jacobians; their determinant is a constant, and here none is computed.
     """
     steps = config.num_steps or PUBLISHED_STEPS
-    return ReversiblePolicy(obs_size, action_size, config, CoupledSolver(steps), 2 * steps, steps, rngs)
+    return ReversiblePolicy(
+        obs_size, action_size, config, CoupledSolver(steps), rngs, evaluations=2 * steps, time_steps=steps
+    )
 
 
 def make_verlet_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
     """Build the self-adjoint flow policy, whose map keeps volumes."""
     steps = config.num_steps or PUBLISHED_STEPS
-    return ReversiblePolicy(obs_size, action_size, config, VerletSolver(steps), 2 * steps + 1, 2 * steps, rngs)
+    return ReversiblePolicy(
+        obs_size, action_size, config, VerletSolver(steps), rngs, evaluations=2 * steps + 1, time_steps=2 * steps
+    )
