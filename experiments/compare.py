@@ -19,7 +19,7 @@ import tyro
 
 from experiments.compare_plots import draw_learning, draw_ratios
 from experiments.presets import preset
-from experiments.statistics import Interval, interquartile_mean, probability_of_improvement
+from experiments.statistics import interquartile_mean, probability_of_improvement
 from genpo_jax import run
 from genpo_jax.config import Config, Method
 from genpo_jax.sinks import CONFIG_FILE, METRICS_FILE, read_config, read_metrics
@@ -185,14 +185,10 @@ def report(curves: Sequence[Curve], options: Options) -> list[dict[str, Any]]:
     for env in dict.fromkeys(curve.env for curve in curves):
         rows += summarise([curve for curve in curves if curve.env == env], options.methods)
     (options.out / "table.md").write_text(to_markdown(rows))
-    (options.out / "table.json").write_text(json.dumps(rows, indent=2, default=_plain) + "\n")
+    (options.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
     draw_learning(curves, options.methods, options.out / "learning.png")
     draw_ratios(curves, options.methods, options.out / "ratios.png")
     return rows
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, Interval) else float(value)
 
 
 def _folders(options: Options) -> Iterable[tuple[str, Method, Path]]:

@@ -24,7 +24,7 @@ from rich.table import Table
 from experiments.presets import preset
 from genpo_jax import run
 from genpo_jax.agent import Agent
-from genpo_jax.config import Method
+from genpo_jax.config import METHODS_WITH_DENSITY, Method
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
 from genpo_jax.trainer import Trainer, TrainState
@@ -79,9 +79,9 @@ def variants(options: Options, env: str) -> list[Variant]:
     alpha = ALPHA[env] if options.alpha is None else options.alpha
     rows = []
     for method in options.methods:
-        bases = options.base if method in ("genpo++", "genpo", "saflow") else ("learned-scale",)
-        # The policies without a density of the action know no bonus.
-        bonuses = (0.0, alpha) if method in ("gaussian", "genpo++", "genpo", "saflow") else (0.0,)
+        # The methods without a density of the action know no bonus, and those without a solver no other base.
+        bonuses = (0.0, alpha) if method in METHODS_WITH_DENSITY else (0.0,)
+        bases = options.base if method in METHODS_WITH_DENSITY and method != "gaussian" else ("learned-scale",)
         rows += [Variant(method, base, bonus) for base in bases for bonus in bonuses]
     return rows
 

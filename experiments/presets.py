@@ -20,8 +20,12 @@ def _small(initial_std: float) -> PolicyConfig:
 
 # Long rollouts, small minibatches, and more KL than the published settings: both methods gain by them.
 SMALL_PPO = PPOConfig(unroll=128, num_minibatches=32, target_kl=0.03)
-# Their rewards are bounded, and a bonus on the entropy is in the same units.
-TOY_PPO = PPOConfig(unroll=64, num_minibatches=8, target_kl=0.02, normalize_rewards=False)
+TOY: dict = {
+    "num_timesteps": 500_000,
+    "env_options": EnvConfig(num_envs=64),
+    # Their rewards are bounded, and a bonus on the entropy is in the same units.
+    "ppo": PPOConfig(unroll=64, num_minibatches=8, target_kl=0.02, normalize_rewards=False),
+}
 
 # Env steps and what else differs; chosen from runs recorded in docs/results.md. A strong actuator needs little noise:
 # ant and humanoid fall over by a standard deviation of 1, and the pendulum's cart is thrown about by a quarter of that.
@@ -40,9 +44,7 @@ CPU: dict[str, dict] = {
         "env_options": EnvConfig(num_envs=64, episode_length=128),
         "ppo": PPOConfig(target_kl=0.02),
     },
-    "multigoal": {"num_timesteps": 500_000, "env_options": EnvConfig(num_envs=64), "ppo": TOY_PPO},
-    "ring": {"num_timesteps": 500_000, "env_options": EnvConfig(num_envs=64), "ppo": TOY_PPO},
-    "moons": {"num_timesteps": 500_000, "env_options": EnvConfig(num_envs=64), "ppo": TOY_PPO},
+    **dict.fromkeys(("multigoal", "ring", "moons"), TOY),
     "reacher": {"backend": "spring"},
     "hopper": {"backend": "spring"},
     "ant": {
@@ -56,7 +58,7 @@ CPU: dict[str, dict] = {
 }
 # Where a flow does best with other settings than a Gaussian.
 CPU_FLOW: dict[str, dict] = {
-    "hopper": {"backend": "spring", "policy": _small(1.5)},
+    "hopper": {"policy": _small(1.5)},
 }
 # What the papers of the other methods do differently in the update.
 METHODS: dict[str, dict] = {

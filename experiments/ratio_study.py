@@ -156,14 +156,11 @@ def study(method: Method, options: Options) -> list[dict[str, Any]]:
         state, _ = trainer.chunk(state)
         _, raw = env.reset(jax.random.key(0))
         obs = trainer.normalise(first, raw)["state"]
-        measured = compare(first.learner.params, jax.tree.map(lambda x: x[0], state.learner.params), obs, _key(seed))
+        after = jax.tree.map(lambda x: x[0], state.learner.params)
+        measured = compare(first.learner.params, after, obs, jax.random.key(1000 + seed))
         for drift, errors in zip(DRIFTS, jax.device_get(measured), strict=True):
             rows.append({"method": method, "seed": seed, "drift": drift} | {k: float(v) for k, v in errors.items()})
     return rows
-
-
-def _key(seed: int) -> Array:
-    return jax.random.key(1000 + seed)
 
 
 def _errors(true: Array, reported: Array) -> dict[str, Array]:
