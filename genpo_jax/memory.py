@@ -15,7 +15,9 @@ from genpo_jax.policies import make_policy
 
 FLOAT = 4
 # Arrays per hidden unit that the compiler plans for forward and backward pass together, as measured on a CPU.
-KEPT = {"mish": 4, "elu": 3, "swish": 3, "tanh": 2}
+KEPT = {"mish": 2, "elu": 3, "swish": 3, "tanh": 2}
+# Part of that which a unit of the velocity costs for each evaluation, by network.
+KEPT_BY_VELOCITY = {"encoder": 0.65, "concat": 0.9}
 # Advantage, value and its target, twice: in order, and dealt into minibatches; reward, flags and the episode so far.
 SCALARS_PER_TRANSITION = 12
 # Return, length, time limit and the two words of the key; the discounted return of the reward scale.
@@ -27,7 +29,7 @@ class Memory:
     """Bytes of one seed's training program, over all devices.
 
     Attributes:
-        learner: parameters, both moments of Adam and the gradient.
+        learner: parameters and both moments of Adam; the gradient lies in the workspace.
         environments: states, observations and the pool of fresh ones.
         transitions: observations and records of one rollout, in order and dealt into minibatches.
         workspace: the larger of what the value network needs for a whole rollout, and what the gradient needs for one
@@ -55,12 +57,12 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     """Return the memory that `Trainer.program` needs for each seed, arguments and temporaries.
 
     With T the unroll, B the environments, P the minibatches, n the observation numbers and r the recorded ones of a
-    transition, W and w the widths of hidden layers that are kept for the gradient (`gradient_units`) and of the widest:
+    transition, W the hidden units that are kept for the gradient (`gradient_units`) and w those of the widest layer:
 
-        learner       4 * 4 * parameters
+        learner       3 * 4 * parameters
         environments  2 B (state + 4 n) + 24 B
         transitions   4 T B (2 n + 2 r + 12)
-        workspace     4 T B max(2 w, (KEPT W + n + w) / P)
+        workspace     4 T B max(2 w, (KEPT W + n + w / 2) / P)
 
     Physics temporaries are left out: they live during a step of all environments only, and reuse the workspace. Shared
     by D devices, each holds the learner and 1 / D of the rest.
@@ -77,29 +79,32 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     transitions = num_envs * config.ppo.unroll
     obs = sum(observation_sizes.values())
     widest = max(policy.value_sizes + (policy.encoder_sizes if _is_encoded(policy) else policy.hidden_sizes))
-    gradient = KEPT[policy.activation] * gradient_units(policy, evaluations) + obs + widest
+    gradient = KEPT[policy.activation] * gradient_units(policy, evaluations) + obs + widest / 2
     workspace = max(2 * max(policy.value_sizes), gradient / config.ppo.num_minibatches)
     return Memory(
-        learner=4 * parameters,
+        learner=3 * parameters,
         environments=num_envs * (2 * (env_state_bytes + FLOAT * obs) + FLOAT * SCALARS_PER_ENV),
         transitions=transitions * (FLOAT * (2 * obs + SCALARS_PER_TRANSITION) + 2 * record),
         workspace=round(transitions * FLOAT * workspace),
     )
 
 
-def gradient_units(policy: PolicyConfig, evaluations: int) -> int:
-    """Return the number of hidden units whose activations are alive together in the gradient.
+def gradient_units(policy: PolicyConfig, evaluations: int) -> float:
+    """Return the number of hidden units whose activations are kept for the gradient of one transition.
 
-    Those of the encoder, or of the Gaussian mean, live throughout; with them live those of all evaluations of the
-    velocity head (`evaluations` per action), or those of the value network, whichever are more.
+    Those of the value network, of the encoder or the Gaussian mean, and, times KEPT_BY_VELOCITY, those of all
+    evaluations of the velocity (`evaluations` per action).
     """
-    value = sum(policy.value_sizes)
+    units = sum(policy.value_sizes)
     if policy.method == "gaussian":
-        return sum(policy.hidden_sizes) + value
-    mean = sum(policy.hidden_sizes) if policy.base == "conditioned" else 0
+        return units + sum(policy.hidden_sizes)
+    if policy.base == "conditioned":
+        units += sum(policy.hidden_sizes)
+    velocity = policy.hidden_sizes
     if _is_encoded(policy):
-        return mean + sum(policy.encoder_sizes) + max(evaluations * sum(policy.head_sizes), value)
-    return mean + max(evaluations * sum(policy.hidden_sizes), value)
+        units += sum(policy.encoder_sizes)
+        velocity = policy.head_sizes
+    return units + KEPT_BY_VELOCITY[policy.network] * evaluations * sum(velocity)
 
 
 def _is_encoded(policy: PolicyConfig) -> bool:

@@ -1,3 +1,4 @@
+import jax.numpy as jnp
 import pytest
 from probes import TargetEnv
 
@@ -9,7 +10,7 @@ from genpo_jax.trainer import Trainer
 HALF = {
     "hidden_sizes": (200, 100, 50),
     "encoder_sizes": (200, 100),
-    "head_sizes": (32, 32),
+    "head_sizes": (64,),
     "value_sizes": (200, 100, 50),
 }
 
@@ -27,13 +28,36 @@ def predicted(env, config):
     return predict(config, env.observation_sizes, env.action_size, state_bytes(env))
 
 
-@pytest.mark.parametrize("method", ["gaussian", "genpo++"])
-def test_the_prediction_is_near_what_the_compiler_plans(method):
-    env, config = TargetEnv(), make_config(2048, method, unroll=16)
+class WideEnv(TargetEnv):
+    """As many observations and actions as ant: with a single one the compiler simplifies the first layer away."""
+
+    action_size = 8
+
+    def __init__(self):
+        super().__init__()
+        self.observation_sizes = {"state": 27}
+
+    def reset(self, key):
+        state, obs = super().reset(key)
+        return state, self._widen(obs)
+
+    def step(self, state, action):
+        state, obs, reward, terminated = super().step(state, action)
+        return state, self._widen(obs), reward, terminated
+
+    def _widen(self, obs):
+        return {"state": obs["state"] * jnp.ones(27)}
+
+
+@pytest.mark.parametrize(
+    ("method", "num_minibatches"), [("gaussian", 2), ("gaussian", 32), ("genpo++", 2), ("genpo++", 32), ("genpo", 2)]
+)
+def test_the_prediction_is_within_15_percent_of_what_the_compiler_plans(method, num_minibatches):
+    env, config = WideEnv(), make_config(2048, method, unroll=16, num_minibatches=num_minibatches)
     trainer = Trainer(env, config)
     analysis = trainer.program.lower(trainer.abstract_state(1), trainer.last_update).compile().memory_analysis()
     planned = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
-    assert predicted(env, config).total == pytest.approx(planned, rel=0.25)
+    assert predicted(env, config).total == pytest.approx(planned, rel=0.15)
 
 
 def test_all_but_the_learner_is_proportional_to_the_number_of_environments():
@@ -57,6 +81,7 @@ def test_the_state_of_one_environment_counts_every_number_once():
 
 
 def test_the_head_is_kept_for_every_solver_step_beside_the_encoder():
-    assert gradient_units(PolicyConfig(**HALF), evaluations=10) == (200 + 100) + 10 * (32 + 32)
-    assert gradient_units(PolicyConfig(**HALF), evaluations=1) == (200 + 100) + (200 + 100 + 50)
-    assert gradient_units(PolicyConfig(**HALF, method="gaussian"), evaluations=0) == 2 * (200 + 100 + 50)
+    value, encoder, hidden, head = 350, 300, 350, 64
+    assert gradient_units(PolicyConfig(**HALF), evaluations=10) == value + encoder + 0.65 * 10 * head
+    assert gradient_units(PolicyConfig(**HALF, network="concat"), evaluations=5) == value + 0.9 * 5 * hidden
+    assert gradient_units(PolicyConfig(**HALF, method="gaussian"), evaluations=0) == value + hidden
