@@ -116,9 +116,9 @@ def area_under(curve: Curve) -> float:
 
 
 def first_above(curve: Curve, threshold: float) -> tuple[float, float]:
-    """Return env steps and seconds of the first evaluation at or above a return; infinite if there is none."""
+    """Return env steps and seconds of the first evaluation at or above a return; NaN if there is none."""
     above = np.flatnonzero(curve.returns >= threshold)
-    return (float(curve.env_steps[above[0]]), float(curve.seconds[above[0]])) if len(above) else (np.inf, np.inf)
+    return (float(curve.env_steps[above[0]]), float(curve.seconds[above[0]])) if len(above) else (np.nan, np.nan)
 
 
 def summarise(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str, Any]]:
@@ -132,7 +132,9 @@ def summarise(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str,
     reference = next(iter(finals))
     rows = []
     for method, found in by_method.items():
-        reached = np.array([first_above(curve, threshold) for curve in found])
+        # Seeds that never get there count as later than all others.
+        reached = np.nan_to_num([first_above(curve, threshold) for curve in found], nan=np.inf)
+        steps, seconds = (float(x) if np.isfinite(x) else None for x in np.median(reached, axis=0))
         rows.append(
             {
                 "env": found[0].env,
@@ -142,8 +144,8 @@ def summarise(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str,
                 "final": interquartile_mean(finals[method]),
                 "area": interquartile_mean([area_under(curve) for curve in found]),
                 "threshold": threshold,
-                "steps_to_threshold": float(np.median(reached[:, 0])),
-                "seconds_to_threshold": float(np.median(reached[:, 1])),
+                "steps_to_threshold": steps,
+                "seconds_to_threshold": seconds,
                 "seconds": float(np.mean([curve.seconds[-1] for curve in found])),
                 "improvement_over_first": probability_of_improvement(finals[method], finals[reference]),
                 "finals": finals[method],
@@ -161,16 +163,13 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     ]
     for row in rows:
         steps, seconds = row["steps_to_threshold"], row["seconds_to_threshold"]
+        reached = "- | -" if steps is None else f"{steps / 1e3:.0f} k | {seconds:.0f}"
         lines.append(
             f"| {row['env']}, {row['env_steps'] / 1e6:.2g} M | {row['method']} | {row['seeds']} | {row['final']} "
-            f"| {row['area']} | {row['threshold']:.0f} | {_number(steps / 1e3)} k | {_number(seconds)} "
+            f"| {row['area']} | {row['threshold']:.3g} | {reached} "
             f"| {row['seconds']:.0f} | {row['improvement_over_first']} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _number(value: float) -> str:
-    return f"{value:.0f}" if np.isfinite(value) else "-"
 
 
 def report(curves: Sequence[Curve], options: Options) -> list[dict[str, Any]]:

@@ -2,14 +2,16 @@
 
     python -m experiments.multimodality --envs ring moons multigoal --num-seeds 5
 
-Coverage is the entropy of the optima that are reached, over the logarithm of their number: of the six of the ring in
-each context, of the six goals. Maximising reward alone keeps no modes, however expressive the policy; with the bonus
-the optimum is known, p*(a) ~ exp(R(a) / alpha), and the total variation from it is reported for the bandits.
+Coverage is the entropy of the optima that are reached, over the logarithm of their number: of the six goals, or of six
+equal parts of the bandit's curve in each context. Maximising reward alone keeps no modes, however expressive the
+policy; with the bonus the optimum is known, p*(a) ~ exp(R(a) / alpha), and the total variation from it is reported for
+the bandits.
 """
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,10 @@ import tyro
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from scipy.special import entr
 
 from experiments.presets import preset
 from genpo_jax import run
-from genpo_jax.agent import Agent
 from genpo_jax.config import METHODS_WITH_DENSITY, Method
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
@@ -32,10 +34,9 @@ from genpo_jax.trainer import Trainer, TrainState
 # Cells of the square [-1, 1]^2 along a side.
 BINS = 32
 NUM_CONTEXTS = 4
-# How near to an optimum of the ring counts as reaching it: a quarter of the way to the next.
-NEAR = 0.15
-# Weight of the bonus by environment; the rewards of multigoal are ten times those of the bandits.
-ALPHA = {"ring": 0.1, "moons": 0.1, "multigoal": 0.5}
+NUM_ACTIONS, NUM_EPISODES = 50_000, 2000
+# Weight of the bonus by environment. multigoal pays it every step: more than this, and a long walk pays.
+ALPHA = {"ring": 0.1, "moons": 0.1, "multigoal": 0.05}
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Options:
     num_timesteps: int | None = None
     """Env steps of each seed. None: the preset's."""
     alpha: float | None = None
-    """Weight of the bonus. None: 0.1 for the bandits, 0.5 for multigoal."""
+    """Weight of the bonus. None: 0.1 for the bandits, 0.05 for multigoal."""
     base: tuple[str, ...] = ("learned-scale", "standard")
     """Base densities of the reversible flows."""
     out: Path = Path("results/multimodality")
@@ -99,58 +100,49 @@ def train(env: str, variant: Variant, options: Options) -> tuple[Trainer, TrainS
     return trainer, state
 
 
-def evaluate_bandit(env: Bandit, trainer: Trainer, state: TrainState, alpha: float) -> dict[str, Any]:
-    """Return coverage, return and distance from the soft optimum of one seed, and the density in the first context."""
+def evaluate_bandit(env: Bandit, trainer: Trainer, states: TrainState, alpha: float) -> list[dict[str, Any]]:
+    """Return coverage, return and distance from the soft optimum of each seed, and its density in the first context."""
     centers = (np.arange(BINS) + 0.5) / BINS * 2 - 1
-    cells = np.stack(np.meshgrid(centers, centers, indexing="ij"), axis=-1)
-    agent = trainer.merge(state.learner.params)
-    rows, densities = [], []
-    for i in range(NUM_CONTEXTS):
-        angle = 2 * np.pi * i / NUM_CONTEXTS / 6
-        context = jnp.array([np.cos(angle), np.sin(angle)], jnp.float32)
-        obs = trainer.normalise(state, {"state": jnp.tile(context, (100_000, 1))})
-        action = jnp.tanh(agent.sample(obs, jax.random.key(i))[0])
-        turned = turned_back(action, context)
-        target = np.exp(np.asarray(env.reward_of(turned_back(jnp.asarray(cells), context))) / alpha)
-        density, _, _ = np.histogram2d(*np.asarray(action).T, bins=BINS, range=[[-1, 1]] * 2)
-        density, target = density / density.sum(), target / target.sum()
-        squares = np.square(np.asarray(turned)[:, None] - env.points).sum(-1)
-        counts = np.bincount(squares.argmin(1)[squares.min(1) < NEAR**2], minlength=len(env.points))
-        positive = density[density > 0]
-        rows.append(
-            {
-                "coverage": coverage(counts),
-                "return": float(env.reward_of(turned).mean()),
-                "entropy": float(-(positive * np.log(positive * BINS**2 / 4)).sum()),
-                "total_variation": 0.5 * float(np.abs(density - target).sum()),
-            }
-        )
-        densities.append((density, target))
-    means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-    return means | {"picture": densities[0]}
-
-
-def evaluate_multigoal(env: MultiGoal, trainer: Trainer, state: TrainState) -> dict[str, Any]:
-    """Return coverage and return of one seed over 2000 episodes, and some of their ways."""
-    agent = trainer.merge(state.learner.params)
-    episodes = EpisodeEnv(env, env.default_episode_length)
-    ways, goals, returns = walk(agent, trainer, state, episodes, env)
-    counts = np.bincount(goals[goals >= 0], minlength=env.NUM_GOALS)
-    return {
-        "coverage": coverage(counts),
-        "return": float(returns.mean()),
-        "reached": float((goals >= 0).mean()),
-        "picture": ways[:, :60],
-    }
-
-
-def walk(
-    agent: Agent, trainer: Trainer, state: TrainState, episodes: EpisodeEnv, env: MultiGoal, count: int = 2000
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the ways `[T, count, 2]` of whole episodes (NaN after their end), the goals reached and the returns."""
+    cells = jnp.asarray(np.stack(np.meshgrid(centers, centers, indexing="ij"), axis=-1), jnp.float32)
+    angles = 2 * np.pi * np.arange(NUM_CONTEXTS) / NUM_CONTEXTS / env.NUM_ARCS
+    contexts = jnp.asarray(np.stack([np.cos(angles), np.sin(angles)], axis=-1), jnp.float32)
 
     @jax.jit
-    def go(key: jax.Array) -> Any:
+    @partial(jax.vmap, in_axes=(0, None))
+    def draw(state: TrainState, key: jax.Array) -> Any:
+        obs = {"state": jnp.repeat(contexts[:, None], NUM_ACTIONS, axis=1)}
+        action, _ = trainer.merge(state.learner.params).sample(trainer.normalise(state, obs), key)
+        action = trainer.env.bounded(action)
+        turned = turned_back(action, contexts[:, None])
+        return action, env.nearest_arc(turned), env.reward_of(turned)
+
+    targets = np.exp(np.asarray(env.reward_of(turned_back(cells, contexts[:, None, None]))) / alpha)
+    targets /= targets.sum(axis=(1, 2), keepdims=True)
+    results = []
+    for actions, arcs, rewards in zip(*jax.device_get(draw(states, jax.random.key(0))), strict=True):
+        densities = np.stack([np.histogram2d(*a.T, bins=BINS, range=[[-1, 1]] * 2)[0] / NUM_ACTIONS for a in actions])
+        counts = [np.bincount(arc[arc >= 0], minlength=env.NUM_ARCS) for arc in arcs]
+        results.append(
+            {
+                "coverage": float(np.mean([coverage(count) for count in counts])),
+                "return": float(rewards.mean()),
+                "entropy": float(entr(densities).sum(axis=(1, 2)).mean() + np.log(4 / BINS**2)),
+                "total_variation": 0.5 * float(np.abs(densities - targets).sum(axis=(1, 2)).mean()),
+                "picture": (densities[0], targets[0]),
+            }
+        )
+    return results
+
+
+def evaluate_multigoal(env: MultiGoal, trainer: Trainer, states: TrainState) -> list[dict[str, Any]]:
+    """Return coverage and return of each seed over whole episodes, and some of their ways `[T, n, 2]`."""
+    episodes = EpisodeEnv(env, env.default_episode_length, squash=trainer.config.env_options.squash)
+
+    @jax.jit
+    @partial(jax.vmap, in_axes=(0, None))
+    def walk(state: TrainState, key: jax.Array) -> Any:
+        agent = trainer.merge(state.learner.params)
+
         def step(carry: Any, key: jax.Array) -> Any:
             now, done, goal, total = carry
             action, _ = agent.sample(trainer.normalise(state, now.obs), key)
@@ -161,12 +153,20 @@ def walk(
             total = jnp.where(ends, timestep.episode_return, total)
             return (after, done | ends, goal, total), jnp.where(done[:, None], jnp.nan, position)
 
-        start = episodes.init(jax.random.split(key, count))
-        carry = (start, jnp.zeros(count, bool), jnp.full(count, -1), jnp.zeros(count))
+        start = episodes.init(jax.random.split(key, NUM_EPISODES))
+        carry = (start, jnp.zeros(NUM_EPISODES, bool), jnp.full(NUM_EPISODES, -1), jnp.zeros(NUM_EPISODES))
         (_, _, goal, total), ways = jax.lax.scan(step, carry, jax.random.split(key, env.default_episode_length))
         return ways, goal, total
 
-    return jax.device_get(go(jax.random.key(1)))
+    return [
+        {
+            "coverage": coverage(np.bincount(goals[goals >= 0], minlength=env.NUM_GOALS)),
+            "return": float(returns.mean()),
+            "reached": float((goals >= 0).mean()),
+            "picture": ways[:, :60],
+        }
+        for ways, goals, returns in zip(*jax.device_get(walk(states, jax.random.key(1))), strict=True)
+    ]
 
 
 def coverage(counts: np.ndarray) -> float:
@@ -184,14 +184,11 @@ def study(env_name: str, options: Options) -> list[dict[str, Any]]:
     rows = []
     for variant in track(variants(options, env_name), description=env_name, console=Console(stderr=True)):
         trainer, states = train(env_name, variant, options)
-        seeds = []
-        for i in range(options.num_seeds):
-            state = jax.tree.map(lambda x: x[0], trainer.select(states, i))
-            if isinstance(env, MultiGoal):
-                seeds.append(evaluate_multigoal(env, trainer, state))
-            else:
-                assert isinstance(env, Bandit)
-                seeds.append(evaluate_bandit(env, trainer, state, alpha))
+        if isinstance(env, MultiGoal):
+            seeds = evaluate_multigoal(env, trainer, states)
+        else:
+            assert isinstance(env, Bandit)
+            seeds = evaluate_bandit(env, trainer, states, alpha)
         rows.append({"env": env_name, "variant": variant, "alpha": alpha, "seeds": seeds})
     return rows
 

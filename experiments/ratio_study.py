@@ -3,15 +3,16 @@
     python -m experiments.ratio_study --env moons --num-seeds 3
 
 Each method trains a policy for a while, draws a batch of actions in one state, and makes one more update. Along the
-straight line from the parameters before to those after, and beyond, the ratio that the method reports is set against
-the true one, p_now(a) / p_then(a) of the executed action, which two action coordinates allow to compute: by importance
-sampling over the history (genpo++, genpo, saflow), by inverting the flow (fpo, fpo++), and by averaging the density
-of the last noise over many ways to it (policyflow, dppo, reinflow).
+straight line from the parameters before to those after, and beyond, at the same distances for all methods, the ratio
+that the method reports is set against the true one, p_now(a) / p_then(a) of the executed action. Two action
+coordinates allow to compute that: by importance sampling over the history (genpo++, genpo, saflow), by inverting the
+flow (fpo, fpo++), and by averaging the density of the last noise over many ways to it (policyflow, dppo, reinflow).
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,10 @@ from genpo_jax.policies.policyflow import PolicyFlowPolicy
 from genpo_jax.solvers import fit_history_proposal, marginal_log_ratio
 from genpo_jax.trainer import Trainer
 
-# Points along the line from the parameters before the update (0) to those after it (1), and beyond.
-DRIFTS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Distance of two policies: the root mean square of the true log-ratio. A KL divergence of 0.02 is a distance of 0.2.
+TYPICAL_DISTANCE = 0.2
+MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
+SEARCH_STEPS = 3
 NUM_HISTORIES = 4096
 NUM_WAYS = 50_000
 NEWTON_STEPS = 12
@@ -123,7 +126,7 @@ def _by_inversion(policy: FPOPolicy, obs: Array, action: Array) -> Array:
 
 
 def study(method: Method, options: Options) -> list[dict[str, Any]]:
-    """Return one row per seed and drift."""
+    """Return one row per seed and distance."""
     config = preset(options.env, method, accelerator=jax.default_backend() != "cpu")
     config = replace(config, num_timesteps=options.num_timesteps, updates_per_chunk=1)
     env = make(options.env)
@@ -132,20 +135,17 @@ def study(method: Method, options: Options) -> list[dict[str, Any]]:
     trainer = Trainer(env, config)
 
     @jax.jit
-    def compare(before: Any, after: Any, obs: Array, key: Array) -> list[dict[str, Array]]:
+    def compare(before: Any, after: Any, drift: Array, obs: Array, key: Array) -> dict[str, Array]:
+        """Set reported against true ratios at a point of the line through `before` (0) and `after` (1)."""
         then = trainer.merge(before).policy
+        now = trainer.merge(jax.tree.map(lambda a, b: a + drift * (b - a), before, after)).policy
         many = jnp.broadcast_to(obs, (options.batch_size, *obs.shape))
         action, record = then.sample(many, key)
-        rows = []
-        for drift in DRIFTS:
-            now = trainer.merge(jax.tree.map(lambda a, b, drift=drift: a + drift * (b - a), before, after)).policy
-            true = true_log_ratio(now, then, obs, action, key)
-            reported = now.log_ratio(many, record)
-            if isinstance(now, ChainPolicy) and reported.ndim > 1:
-                # The ratio of the chain is the product of those of its steps.
-                reported = reported.sum(axis=-1)
-            rows.append(_errors(true, reported))
-        return rows
+        reported = now.log_ratio(many, record)
+        if isinstance(now, ChainPolicy) and reported.ndim > 1:
+            # The ratio of the chain is the product of those of its steps.
+            reported = reported.sum(axis=-1)
+        return _errors(true_log_ratio(now, then, obs, action, key), reported)
 
     rows = []
     for seed in range(options.num_seeds):
@@ -157,9 +157,16 @@ def study(method: Method, options: Options) -> list[dict[str, Any]]:
         _, raw = env.reset(jax.random.key(0))
         obs = trainer.normalise(first, raw)["state"]
         after = jax.tree.map(lambda x: x[0], state.learner.params)
-        measured = compare(first.learner.params, after, obs, jax.random.key(1000 + seed))
-        for drift, errors in zip(DRIFTS, jax.device_get(measured), strict=True):
-            rows.append({"method": method, "seed": seed, "drift": drift} | {k: float(v) for k, v in errors.items()})
+        measure = partial(compare, first.learner.params, after, obs=obs, key=jax.random.key(1000 + seed))
+        drift = 0.1
+        for _ in range(SEARCH_STEPS):
+            drift *= TYPICAL_DISTANCE / float(measure(drift=drift)["distance"])
+        for multiple in MULTIPLES:
+            errors = jax.device_get(measure(drift=multiple * drift))
+            rows.append(
+                {"method": method, "seed": seed, "multiple": multiple, "drift": multiple * drift}
+                | {k: float(v) for k, v in errors.items()}
+            )
     return rows
 
 
@@ -192,7 +199,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
         for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
             points = [
-                [np.median([r[key] for r in rows if r["method"] == method and r["drift"] == d]) for d in DRIFTS]
+                [np.median([r[key] for r in rows if r["method"] == method and r["multiple"] == m]) for m in MULTIPLES]
                 for key in ("distance", name)
             ]
             axis.plot(*points, marker="o", markersize=3, label=method, color=COLORS[i % len(COLORS)])
@@ -213,11 +220,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def to_markdown(rows: list[dict[str, Any]]) -> str:
-    """Return medians over the seeds at the end of the update as a Markdown table."""
-    names = ("distance", "mean_ratio", "bias", "spread", "slope", "correlation")
+    """Return medians over the seeds, at the typical distance, as a Markdown table."""
+    names = ("drift", "distance", "true_mean_ratio", "mean_ratio", "bias", "spread", "slope", "correlation")
     lines = ["| method | " + " | ".join(names).replace("_", " ") + " |", "|---" * (len(names) + 1) + "|"]
     for method in dict.fromkeys(row["method"] for row in rows):
-        here = [row for row in rows if row["method"] == method and row["drift"] == 1.0]
+        here = [row for row in rows if row["method"] == method and row["multiple"] == 1.0]
         lines.append(f"| {method} | " + " | ".join(f"{np.median([row[n] for row in here]):.3g}" for n in names) + " |")
     return "\n".join(lines) + "\n"
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import compare, sweep
+from experiments import ablation, compare, sweep
 from genpo_jax.config import EnvConfig, PPOConfig
 
 TINY = {"num_timesteps": 512, "num_evals": 2}
@@ -29,6 +29,7 @@ def tiny_presets(monkeypatch):
     preset = compare.preset
     monkeypatch.setattr(compare, "preset", tiny)
     monkeypatch.setattr(sweep, "preset", tiny)
+    monkeypatch.setattr(ablation, "preset", tiny)
 
 
 def run_main(module, monkeypatch, *arguments):
@@ -72,10 +73,10 @@ def test_the_table_says_when_a_method_got_there():
     assert gaussian["threshold"] == fpo["threshold"] == 8.0
     assert gaussian["steps_to_threshold"] == np.median([200, 100])
     assert gaussian["seconds_to_threshold"] == np.median([20, 10])
-    assert fpo["steps_to_threshold"] == np.inf
+    assert fpo["steps_to_threshold"] is None
     assert gaussian["area"].value == pytest.approx(np.mean([5.0, 7.0]))
     assert fpo["improvement_over_first"].value == 0
-    assert "| - k | - |" in compare.to_markdown([gaussian, fpo])
+    assert "| - | - |" in compare.to_markdown([gaussian, fpo])
 
 
 def test_a_search_gives_every_method_the_same_draws_and_ranks_them(tiny_presets, monkeypatch, tmp_path):
@@ -98,3 +99,28 @@ def test_a_step_is_a_kl_where_the_rate_follows_it_and_the_rate_where_it_is_fixed
     flow, fpo = (sweep.make_config("ant", m, settings, options) for m in ("genpo++", "fpo"))
     assert (flow.ppo.target_kl, flow.ppo.clip_range, flow.policy.initial_std) == (0.08, 0.1, 0.5)
     assert (fpo.ppo.target_kl, fpo.ppo.clip_range, fpo.ppo.learning_rate) == (None, 0.025, 6e-4)
+
+
+def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_presets, monkeypatch, tmp_path):
+    arguments = ("--num-seeds", 2, "--num-timesteps", 512, "--num-evals", 2, "--out", tmp_path, "--envs", "ring")
+    run_main(ablation, monkeypatch, *arguments, "--variants", "preset", "M = 2")
+    table = (tmp_path / "table.md").read_text()
+    assert "| preset | " in table and "| M = 2 | " in table
+    first, _ = json.loads((tmp_path / "table.json").read_text())
+    assert len(first["finals"]) == 2 and first["improvement_over_first"][0] == 0.5
+    with pytest.raises(SystemExit, match="unknown variants M = 7"):
+        run_main(ablation, monkeypatch, *arguments, "--variants", "M = 7")
+
+
+@pytest.mark.parametrize("variant", [name for name in ablation.VARIANTS if name != "preset"])
+def test_every_variant_differs_from_the_preset_in_that_alone(variant):
+    options = ablation.Options()
+    start, changed = (ablation.make_config("ant", name, options) for name in ("preset", variant))
+    differences = [
+        name
+        for section in ("policy", "ppo")
+        for name, value in vars(getattr(start, section)).items()
+        if vars(getattr(changed, section))[name] != value
+    ]
+    assert len(differences) == (2 if variant == "order 2, M = 3" else 1)
+    assert replace(changed, policy=start.policy, ppo=start.ppo) == start

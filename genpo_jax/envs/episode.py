@@ -122,9 +122,8 @@ class EpisodeEnv:
 
     def step(self, state: EpisodeState, action: Array) -> tuple[EpisodeState, Timestep]:
         """Advance every environment by one action [B, d], unbounded; reset those that end."""
-        bounded = jnp.tanh(action) if self.squash == "tanh" else jnp.clip(action, -1, 1)
         env_state, obs, reward, terminated, length = jax.vmap(self._advance)(
-            state.env_state, bounded, state.episode_length, state.time_limit
+            state.env_state, self.bounded(action), state.episode_length, state.time_limit
         )
         nonfinite = ~(_acceptable(reward) & _acceptable(*obs.values()))
         terminated = terminated & ~nonfinite
@@ -138,6 +137,10 @@ class EpisodeEnv:
             episode_length=length,
         )
         return self._restart(state, env_state, timestep), timestep
+
+    def bounded(self, action: Array) -> Array:
+        """Map unbounded actions into [-1, 1]."""
+        return jnp.tanh(action) if self.squash == "tanh" else jnp.clip(action, -1, 1)
 
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
         """Put pool entries in place of the episodes that ended."""

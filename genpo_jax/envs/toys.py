@@ -58,10 +58,12 @@ class MultiGoal:
 class Bandit:
     """A contextual bandit on actions in the square: one step an episode, and the context turns the picture.
 
-    The observation is the cosine and sine of the angle. `reward_of` says how good an action is before it is turned.
+    The observation is the cosine and sine of the angle. Before it is turned, an action is as good as it is near to the
+    curve that the points lie on. `NUM_ARCS` parts of it, equally long, say how much of it a policy covers.
     """
 
-    WIDTH = 0.1
+    WIDTH = 0.15
+    NUM_ARCS = 6
     action_size = 2
     observation_sizes = {"state": 2}
     default_episode_length = 1
@@ -74,6 +76,12 @@ class Bandit:
         """Return `exp(-distance^2 / (2 WIDTH^2))` to the nearest of the points `[n, 2]`, for actions `[..., 2]`."""
         squares = jnp.square(action[..., None, :] - jnp.asarray(self.points, action.dtype)).sum(axis=-1)
         return jnp.exp(-squares.min(axis=-1) / (2 * self.WIDTH**2))
+
+    def nearest_arc(self, action: Array) -> Array:
+        """Return the index `[...]` of the part of the curve that actions `[..., 2]` are within a WIDTH of, or -1."""
+        squares = jnp.square(action[..., None, :] - jnp.asarray(self.points, action.dtype)).sum(axis=-1)
+        arc = squares.argmin(axis=-1) * self.NUM_ARCS // len(self.points)
+        return jnp.where(squares.min(axis=-1) <= self.WIDTH**2, arc, -1)
 
     def reset(self, key: Array) -> tuple[Array, Observation]:
         """Draw a context."""
@@ -98,12 +106,12 @@ def make(name: str) -> MultiGoal | Bandit:
 
 
 def ring() -> Bandit:
-    """Return the bandit with six narrow optima on a circle of radius 0.6."""
-    return Bandit("ring", 0.6 * _circle(6))
+    """Return the bandit whose optima are a circle beside the middle."""
+    return Bandit("ring", 0.55 * _circle(48) + np.array([0.25, 0.0]))
 
 
 def moons() -> Bandit:
-    """Return the bandit whose optima fill two half circles that reach into each other."""
+    """Return the bandit whose optima are two half circles that reach into each other."""
     angles = np.linspace(0, np.pi, 24)
     upper = np.stack([np.cos(angles) - 0.5, np.sin(angles) - 0.25], axis=-1)
     return Bandit("moons", 0.45 * np.concatenate([upper, -upper]))

@@ -1,0 +1,135 @@
+"""Change one setting at a time: which of them holds a method back, and where?
+
+    python -m experiments.ablation --method genpo++ --envs reacher hopper ant --num-seeds 3
+
+Every variant is the preset of its environment with one difference (`VARIANTS`); all seeds of a variant and an
+environment train in one program. What is done already is not done again.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import tyro
+
+from experiments.compare import read_curves, train
+from experiments.presets import preset
+from experiments.statistics import interquartile_mean, probability_of_improvement
+from genpo_jax import run
+from genpo_jax.config import Config, Method
+
+Change = Callable[[Config], Config]
+
+
+def _policy(**values: Any) -> Change:
+    return lambda config: replace(config, policy=replace(config.policy, **values))
+
+
+def _scaled_std(factor: float) -> Change:
+    return lambda config: _policy(initial_std=factor * config.policy.initial_std)(config)
+
+
+def _scaled_ppo(name: str, factor: float) -> Change:
+    return lambda config: replace(config, ppo=replace(config.ppo, **{name: factor * getattr(config.ppo, name)}))
+
+
+VARIANTS: dict[str, Change] = {
+    "preset": lambda config: config,
+    "base standard": _policy(base="standard"),
+    "base conditioned": _policy(base="conditioned"),
+    "initial std x 0.5": _scaled_std(0.5),
+    "initial std x 2": _scaled_std(2.0),
+    "target KL x 0.5": _scaled_ppo("target_kl", 0.5),
+    "target KL x 2": _scaled_ppo("target_kl", 2.0),
+    "clip range x 0.5": _scaled_ppo("clip_range", 0.5),
+    "clip range x 1.5": _scaled_ppo("clip_range", 1.5),
+    "sigma 0.5": _policy(history_coef=0.5),
+    "sigma 0.9": _policy(history_coef=0.9),
+    "M = 2": _policy(num_steps=2),
+    "M = 10": _policy(num_steps=10),
+    "order 2, M = 3": _policy(solver_order=2, num_steps=3),
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to vary."""
+
+    method: Method = "genpo++"
+    """Method."""
+    envs: tuple[str, ...] = ("reacher", "hopper", "ant")
+    """Environments."""
+    variants: tuple[str, ...] = tuple(VARIANTS)
+    """Which variants; the first is the one that the others are compared with."""
+    num_seeds: int = 3
+    """Seeds of each variant, trained in one program."""
+    num_timesteps: int | None = None
+    """Env steps of each seed. None: the preset's."""
+    num_evals: int = 5
+    """Evaluations of each seed, beside one before training."""
+    out: Path = Path("results/ablation")
+    """Folder for the runs, table.md and table.json."""
+
+
+def make_config(env: str, variant: str, options: Options) -> Config:
+    """Return the settings of all seeds of one variant on one environment."""
+    config = VARIANTS[variant](preset(env, options.method, accelerator=jax.default_backend() != "cpu"))
+    steps = options.num_timesteps or config.num_timesteps
+    return replace(config, num_seeds=options.num_seeds, num_timesteps=steps, num_evals=options.num_evals)
+
+
+def summarise(finals: dict[str, list[float]], env: str) -> list[dict[str, Any]]:
+    """Return a row for each variant of one environment, from its final returns."""
+    reference = next(iter(finals.values()))
+    return [
+        {
+            "env": env,
+            "variant": variant,
+            "final": interquartile_mean(values),
+            "improvement_over_first": probability_of_improvement(values, reference),
+            "finals": values,
+        }
+        for variant, values in finals.items()
+    ]
+
+
+def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
+    """Return final returns, and the probability to beat the first variant, as a Markdown table."""
+    envs = list(dict.fromkeys(row["env"] for row in rows))
+    cells = {(row["env"], row["variant"]): row for row in rows}
+    lines = ["| variant | " + " | ".join(f"{env} | P" for env in envs) + " |", "|---" * (1 + 2 * len(envs)) + "|"]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        found = [cells[env, variant] for env in envs if (env, variant) in cells]
+        cell = " | ".join(f"{row['final']} | {row['improvement_over_first'].value:.2f}" for row in found)
+        lines.append(f"| {variant} | {cell} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Run the command line."""
+    options = tyro.cli(Options, description=__doc__)
+    if unknown := [variant for variant in options.variants if variant not in VARIANTS]:
+        raise SystemExit(f"error: unknown variants {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
+    run.configure_jax()
+    rows: list[dict[str, Any]] = []
+    try:
+        for env in options.envs:
+            finals = {}
+            for variant in options.variants:
+                folder = options.out / "runs" / env / variant.replace(" ", "-")
+                print(f"{env}, {variant}: {folder}", flush=True)
+                train(make_config(env, variant, options), folder)
+                finals[variant] = [float(curve.returns[-1]) for curve in read_curves(folder)]
+            rows += summarise(finals, env)
+            (options.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+            (options.out / "table.md").write_text(to_markdown(rows))
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+    print(to_markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
