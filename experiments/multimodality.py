@@ -35,8 +35,6 @@ from genpo_jax.trainer import Trainer, TrainState
 BINS = 32
 NUM_CONTEXTS = 4
 NUM_ACTIONS, NUM_EPISODES = 50_000, 2000
-# Weight of the bonus by environment. multigoal pays it every step: more than this, and a long walk pays.
-ALPHA = {"ring": 0.1, "moons": 0.1, "multigoal": 0.05}
 
 
 @dataclass(frozen=True)
@@ -51,8 +49,10 @@ class Options:
     """Seeds, trained in one program."""
     num_timesteps: int | None = None
     """Env steps of each seed. None: the preset's."""
-    alpha: float | None = None
-    """Weight of the bonus. None: 0.1 for the bandits, 0.05 for multigoal."""
+    alpha: float = 0.2
+    """Weight of the bonus at the start: all optima are found."""
+    final_alpha: float = 0.1
+    """Weight of the bonus at the end: few actions miss them."""
     base: tuple[str, ...] = ("learned-scale", "standard")
     """Base densities of the reversible flows."""
     out: Path = Path("results/multimodality")
@@ -65,23 +65,22 @@ class Variant:
 
     method: Method
     base: str
-    alpha: float
+    bonus: bool
 
     @property
     def label(self) -> str:
         """A short name."""
         base = "" if self.method == "gaussian" or self.base == "learned-scale" else f", {self.base} base"
-        bonus = f", bonus {self.alpha:g}" if self.alpha else ""
+        bonus = ", bonus" if self.bonus else ""
         return f"{self.method}{base}{bonus}"
 
 
-def variants(options: Options, env: str) -> list[Variant]:
+def variants(options: Options) -> list[Variant]:
     """Return all rows for one environment."""
-    alpha = ALPHA[env] if options.alpha is None else options.alpha
     rows = []
     for method in options.methods:
         # The methods without a density of the action know no bonus, and those without a solver no other base.
-        bonuses = (0.0, alpha) if method in METHODS_WITH_DENSITY else (0.0,)
+        bonuses = (False, True) if method in METHODS_WITH_DENSITY else (False,)
         bases = options.base if method in METHODS_WITH_DENSITY and method != "gaussian" else ("learned-scale",)
         rows += [Variant(method, base, bonus) for base in bases for bonus in bonuses]
     return rows
@@ -90,7 +89,9 @@ def variants(options: Options, env: str) -> list[Variant]:
 def train(env: str, variant: Variant, options: Options) -> tuple[Trainer, TrainState]:
     """Train all seeds of one variant."""
     config = preset(env, variant.method, accelerator=jax.default_backend() != "cpu")
-    policy = replace(config.policy, base=variant.base, action_entropy_coef=variant.alpha)
+    policy = replace(config.policy, base=variant.base)
+    if variant.bonus:
+        policy = replace(policy, action_entropy_coef=options.alpha, final_action_entropy_coef=options.final_alpha)
     steps = options.num_timesteps or config.num_timesteps
     config = replace(config, num_seeds=options.num_seeds, num_timesteps=steps, policy=policy)
     trainer = Trainer(make(env), config)
@@ -180,16 +181,15 @@ def coverage(counts: np.ndarray) -> float:
 def study(env_name: str, options: Options) -> list[dict[str, Any]]:
     """Train and evaluate all variants on one environment."""
     env = make(env_name)
-    alpha = ALPHA[env_name] if options.alpha is None else options.alpha
     rows = []
-    for variant in track(variants(options, env_name), description=env_name, console=Console(stderr=True)):
+    for variant in track(variants(options), description=env_name, console=Console(stderr=True)):
         trainer, states = train(env_name, variant, options)
         if isinstance(env, MultiGoal):
             seeds = evaluate_multigoal(env, trainer, states)
         else:
             assert isinstance(env, Bandit)
-            seeds = evaluate_bandit(env, trainer, states, alpha)
-        rows.append({"env": env_name, "variant": variant, "alpha": alpha, "seeds": seeds})
+            seeds = evaluate_bandit(env, trainer, states, options.final_alpha)
+        rows.append({"env": env_name, "variant": variant, "alpha": options.final_alpha, "seeds": seeds})
     return rows
 
 

@@ -85,6 +85,8 @@ class PolicyConfig:
     action_entropy_coef: float = 0.0
     """Add this times the entropy of the executed action to the reward, for exploration (maximum-entropy RL). Exact for
     gaussian; for genpo++, genpo and saflow a lower bound, by a learned model of the solver's history."""
+    final_action_entropy_coef: float | None = None
+    """Move action_entropy_coef linearly to this value over the run; None: keep it."""
 
     def __post_init__(self) -> None:
         """Check the ranges; the solver checks its own two parameters."""
@@ -92,6 +94,9 @@ class PolicyConfig:
             value = getattr(self, name)
             _require(value is None or value >= 1, ">= 1 or None", name, value)
         _require(self.action_entropy_coef >= 0, ">= 0", "action_entropy_coef", self.action_entropy_coef)
+        final = self.final_action_entropy_coef
+        bonus_or_none = final is None or (final >= 0 and self.action_entropy_coef > 0)
+        _require(bonus_or_none, ">= 0 with an action_entropy_coef > 0, or None", "final_action_entropy_coef", final)
         if self.action_entropy_coef and self.method not in METHODS_WITH_DENSITY:
             raise ValueError(
                 f"action_entropy_coef needs a method that knows the density of its actions, got {self.method!r}; "

@@ -136,10 +136,11 @@ class Trainer:
     def update(self, state: TrainState, last_update: Array) -> tuple[TrainState, dict[str, Array]]:
         """Collect one rollout of one seed and improve on it; return the next state and scalar metrics."""
         key, shuffle_key = jax.random.split(state.key)
+        progress = jnp.minimum(state.num_updates / last_update, 1.0)
         agent = self.merge(state.learner.params)
         episodes, rollout = self._collect(state)
         task_reward = rollout.reward.mean()
-        rollout = rollout.replace(reward=rollout.reward + self._entropy_reward(agent, state, rollout))
+        rollout = rollout.replace(reward=rollout.reward + self._entropy_reward(agent, state, rollout, progress))
         # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
         reward_scale = state.reward_scale.absorb(rollout.reward, rollout.ended, self.config.ppo.gamma)
         scale = reward_scale.moments.std if self.config.ppo.normalize_rewards else 1.0
@@ -148,7 +149,7 @@ class Trainer:
             state.learner,
             batch,
             shuffle_key,
-            jnp.minimum(state.num_updates / last_update, 1.0),
+            progress,
             self.merge,
             self.optimizer,
             self.config.ppo,
@@ -224,11 +225,12 @@ class Trainer:
         run = sharding.locally(local, self.mesh, (None, None, 0), out_axes=(0, 1))
         return run(state.learner.params, state.obs_moments, state.episodes)
 
-    def _entropy_reward(self, agent: Agent, state: TrainState, rollout: Rollout) -> Array:
+    def _entropy_reward(self, agent: Agent, state: TrainState, rollout: Rollout, progress: Array) -> Array:
         """Return what the entropy of the action adds to the rewards `[T, B]`."""
-        coef = self.config.policy.action_entropy_coef
+        coef, final = self.config.policy.action_entropy_coef, self.config.policy.final_action_entropy_coef
         if not coef:
             return jnp.zeros(())
+        coef = coef if final is None else coef + progress * (final - coef)
         action, log_prob = agent.log_prob(self.normalise(state, rollout.obs), rollout.record)
         if self.config.env_options.squash == "tanh":
             # Of the action in its bounds: its entropy has a maximum, that of the unbounded one does not.

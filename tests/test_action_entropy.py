@@ -1,5 +1,7 @@
 """The entropy of the executed action: exact or bounded from below, and what its bonus does."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,3 +130,22 @@ def test_the_bonus_keeps_the_action_random(method):
         return float(jnp.tanh(action).std())
 
     assert spread(0.3) > 1.3 * spread(0.0)
+
+
+def test_the_weight_of_the_bonus_moves_linearly_over_the_run():
+    policy = PolicyConfig(method="gaussian", hidden_sizes=(8,), value_sizes=(8,))
+    policy = replace(policy, action_entropy_coef=0.4, final_action_entropy_coef=0.1)
+    config = Config(updates_per_chunk=1, env_options=EnvConfig(num_envs=4), policy=policy)
+    trainer = Trainer(make("ring"), config)
+    state = jax.tree.map(lambda x: x[0], trainer.init([0]))
+    agent = trainer.merge(state.learner.params)
+    _, rollout = trainer._collect(state)
+    first, half, last = (trainer._entropy_reward(agent, state, rollout, jnp.float32(x)) for x in (0.0, 0.5, 1.0))
+    np.testing.assert_allclose(first / last, 4.0, rtol=1e-5)
+    np.testing.assert_allclose(half, (first + last) / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("coef", "final"), [(0.1, -0.1), (0.0, 0.1)])
+def test_a_final_weight_needs_a_first_one_and_a_sign(coef, final):
+    with pytest.raises(ValueError, match="final_action_entropy_coef must be >= 0 with an action_entropy_coef > 0"):
+        PolicyConfig(action_entropy_coef=coef, final_action_entropy_coef=final)

@@ -18,12 +18,12 @@ class MultiGoal:
 
     NUM_GOALS = 6
     RADIUS = 5.0
-    SPEED = 0.5
+    SPEED = 1.0
     REACHED = 1.1
     name = "multigoal"
     action_size = 2
     observation_sizes = {"state": 2}
-    default_episode_length = 40
+    default_episode_length = 20
 
     @property
     def goals(self) -> np.ndarray:

@@ -13,7 +13,7 @@ def test_the_straight_way_to_every_goal_earns_the_best_return(goal):
     episodes = EpisodeEnv(env, env.default_episode_length, squash="clip")
     state = episodes.init(jax.random.split(jax.random.key(0), 1))
     direction = jnp.asarray(env.goals[goal] / env.RADIUS, jnp.float32)
-    for _ in range(8):
+    for _ in range(4):
         state, timestep = episodes.step(state, 1.0 * direction[None])
     assert timestep.terminated[0]
     np.testing.assert_allclose(timestep.episode_return[0], env.best_return, rtol=1e-5)
