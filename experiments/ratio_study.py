@@ -38,7 +38,9 @@ from genpo_jax.trainer import Trainer
 # Distance of two policies: the root mean square of the true log-ratio. A KL divergence of 0.02 is a distance of 0.2.
 TYPICAL_DISTANCE = 0.2
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
-SEARCH_STEPS = 3
+SEARCH_STEPS = 6
+# Below 1, as the distance grows faster than the drift where the noise of a policy shrinks.
+SEARCH_GAIN = 0.7
 NUM_HISTORIES = 4096
 NUM_WAYS = 50_000
 NEWTON_STEPS = 12
@@ -160,7 +162,7 @@ def study(method: Method, options: Options) -> list[dict[str, Any]]:
         measure = partial(compare, first.learner.params, after, obs=obs, key=jax.random.key(1000 + seed))
         drift = 0.1
         for _ in range(SEARCH_STEPS):
-            drift *= TYPICAL_DISTANCE / float(measure(drift=drift)["distance"])
+            drift *= (TYPICAL_DISTANCE / float(measure(drift=drift)["distance"])) ** SEARCH_GAIN
         for multiple in MULTIPLES:
             errors = jax.device_get(measure(drift=multiple * drift))
             rows.append(
