@@ -2,13 +2,15 @@
 
     python -m experiments.sweep --methods gaussian genpo++ fpo --envs reacher hopper --num-trials 8
 
-Trial 0 is the preset. The others draw a value of each setting in `SPACE` at random, the same draws for every method,
-and keep the rest of the preset. A trial's score is the mean over environments of its improvement over the untrained
+Trial 0 is the preset. The others draw a value of each setting in `SPACE` at random, no two alike and the same for every
+method, and keep the rest of the preset. A trial's score is the mean over environments of its improvement over the untrained
 policy, divided by that of the method's best trial there. Trials that are done already are not done again.
 """
 
+import itertools
 import json
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,24 @@ class Options:
     """Folder for the runs and table.json."""
 
 
-def draw(trial: int) -> dict[str, float]:
-    """Return the settings of a trial; none for trial 0."""
-    if trial == 0:
-        return {}
-    rng = np.random.default_rng(trial)
-    return {name: float(rng.choice(values)) for name, values in SPACE.items()}
+def draw(num_trials: int) -> list[dict[str, float]]:
+    """Return the settings of the trials: none for trial 0, then different ones at random.
+
+    Raises:
+        ValueError: if there are not as many.
+    """
+    largest = 1 + prod(len(values) for values in SPACE.values())
+    if not 1 <= num_trials <= largest:
+        raise ValueError(f"num_trials must be from 1 to {largest}, the preset and all of SPACE; got {num_trials}")
+    trials: list[dict[str, float]] = [{}]
+    for seed in itertools.count(1):
+        if len(trials) == num_trials:
+            break
+        rng = np.random.default_rng(seed)
+        settings = {name: float(rng.choice(values)) for name, values in SPACE.items()}
+        if settings not in trials:
+            trials.append(settings)
+    return trials
 
 
 def make_config(env: str, method: Method, settings: dict[str, float], options: Options) -> Config:
@@ -84,8 +98,8 @@ def improvement(curves: list[Curve]) -> float:
 def search(method: Method, options: Options) -> list[dict[str, Any]]:
     """Run all trials of one method; return them with their scores, the best first."""
     trials = []
-    for trial in range(options.num_trials):
-        settings, gains = draw(trial), {}
+    for trial, settings in enumerate(draw(options.num_trials)):
+        gains = {}
         for env in options.envs:
             folder = options.out / "runs" / method / f"trial-{trial}" / env
             print(f"{method}, trial {trial}, {env}: {settings or 'the preset'}", flush=True)

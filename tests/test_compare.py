@@ -80,7 +80,11 @@ def test_the_table_says_when_a_method_got_there():
 
 
 def test_a_search_gives_every_method_the_same_draws_and_ranks_them(tiny_presets, monkeypatch, tmp_path):
-    assert sweep.draw(0) == {} and sweep.draw(3) == sweep.draw(3) != sweep.draw(4)
+    every = sweep.draw(37)
+    assert every[0] == {} and every[:5] == sweep.draw(5)
+    assert len({tuple(settings.items()) for settings in every}) == 37
+    with pytest.raises(ValueError, match="num_trials must be from 1 to 37"):
+        sweep.draw(38)
     arguments = ("--num-trials", 2, "--num-seeds", 1, "--num-timesteps", 512, "--envs", "ring", "--out", tmp_path)
     run_main(sweep, monkeypatch, *arguments, "--methods", "gaussian", "fpo")
     trials = json.loads((tmp_path / "table.json").read_text())
