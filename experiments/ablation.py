@@ -42,7 +42,7 @@ VARIANTS: dict[str, Change] = {
     "base conditioned": _policy(base="conditioned"),
     "initial std x 0.5": _scaled_std(0.5),
     "initial std x 2": _scaled_std(2.0),
-    "target KL x 0.5": _scaled_ppo("target_kl", 0.5),
+    "target KL x 0.33": _scaled_ppo("target_kl", 0.33),
     "target KL x 2": _scaled_ppo("target_kl", 2.0),
     "clip range x 0.5": _scaled_ppo("clip_range", 0.5),
     "clip range x 1.5": _scaled_ppo("clip_range", 1.5),
@@ -51,6 +51,7 @@ VARIANTS: dict[str, Change] = {
     "M = 2": _policy(num_steps=2),
     "M = 10": _policy(num_steps=10),
     "order 2, M = 3": _policy(solver_order=2, num_steps=3),
+    "entropy bonus 0.02, fading": _policy(action_entropy_coef=0.02, final_action_entropy_coef=0.0),
 }
 
 
