@@ -3,8 +3,8 @@
     python -m experiments.sweep --methods gaussian genpo++ fpo --envs reacher hopper --num-trials 8
 
 Trial 0 is the preset. The others draw a value of each setting in `SPACE` at random, no two alike and the same for every
-method, and keep the rest of the preset. A trial's score is the mean over environments of its improvement over the untrained
-policy, divided by that of the method's best trial there. Trials that are done already are not done again.
+method, and keep the rest of the preset. A trial's score is the mean over environments of its improvement over the
+untrained policy, divided by that of the method's best trial there. Trials that are done already are not done again.
 """
 
 import itertools
