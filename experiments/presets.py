@@ -74,6 +74,14 @@ METHODS: dict[str, dict] = {
     },
     "policyflow": {"entropy_coef": 0.0025},
 }
+# Factors on the clip range and the step of an update (see `scale_update`) where a search with the same budget for every
+# family found better ones than the above on two cores (docs/comparison.md).
+CPU_UPDATE: dict[str, tuple[float, float]] = {
+    "fpo": (0.5, 0.5),
+    "policyflow": (1.5, 2.0),
+    "dppo": (1.5, 2.0),
+    "reinflow": (1.5, 2.0),
+}
 FULL: dict[str, dict] = {
     "humanoid": {"backend": "mjx", "num_timesteps": 100_000_000},
 }
@@ -96,8 +104,16 @@ def preset(env: str, method: str, accelerator: bool) -> Config:
         if method != "gaussian":
             differences = differences | CPU_FLOW.get(env, {})
     config = replace(config, **differences)
-    return replace(
-        config,
-        policy=replace(config.policy, method=method),
-        ppo=replace(config.ppo, **METHODS.get(method, {})),
-    )
+    ppo = replace(config.ppo, **METHODS.get(method, {}))
+    if not accelerator and method in CPU_UPDATE:
+        ppo = scale_update(ppo, *CPU_UPDATE[method])
+    return replace(config, policy=replace(config.policy, method=method), ppo=ppo)
+
+
+def scale_update(ppo: PPOConfig, clip_range: float, step: float) -> PPOConfig:
+    """Scale the clip range and how far an update may go: the KL that the rate follows, or the rate if it is fixed."""
+    ppo = replace(ppo, clip_range=ppo.clip_range * clip_range)
+    if ppo.target_kl is None:
+        return replace(ppo, learning_rate=ppo.learning_rate * step)
+    final = None if ppo.final_kl is None else ppo.final_kl * step
+    return replace(ppo, target_kl=ppo.target_kl * step, final_kl=final)

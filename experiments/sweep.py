@@ -4,7 +4,8 @@
 
 Trial 0 is the preset. The others draw a value of each setting in `SPACE` at random, no two alike and the same for every
 method, and keep the rest of the preset. A trial's score is the mean over environments of its improvement over the
-untrained policy, divided by that of the method's best trial there. Trials that are done already are not done again.
+preset's untrained policy, divided by that of the method's best trial there. Trials that are done already are not done
+again.
 """
 
 import itertools
@@ -18,13 +19,13 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.compare import Curve, read_curves, train
-from experiments.presets import METHODS, preset
+from experiments.compare import read_curves, train
+from experiments.presets import preset, scale_update
 from experiments.statistics import iqm
 from genpo_jax import run
 from genpo_jax.config import Config, Method
 
-# What a trial varies. Bounds and steps are factors on the method's own value, as those differ tenfold.
+# What a trial varies. Bounds and steps are factors on the preset's value, as those of the methods differ tenfold.
 SPACE: dict[str, tuple[float, ...]] = {
     "initial_std": (0.25, 0.5, 1.0, 1.5),
     "clip_range": (0.5, 1.0, 1.5),
@@ -71,40 +72,29 @@ def draw(num_trials: int) -> list[dict[str, float]]:
 
 
 def make_config(env: str, method: Method, settings: dict[str, float], options: Options) -> Config:
-    """Return the preset with the settings of a trial in it.
-
-    `step` scales how far an update may go: the KL that the learning rate follows, or the rate itself where it is fixed.
-    """
+    """Return the preset with the settings of a trial in it."""
     config = preset(env, method, accelerator=jax.default_backend() != "cpu")
     ppo, policy = config.ppo, config.policy
     if settings:
         policy = replace(policy, initial_std=settings["initial_std"])
-        clip_range = METHODS.get(method, {}).get("clip_range", 0.2) * settings["clip_range"]
-        step = settings["step"]
-        if ppo.target_kl is None:
-            ppo = replace(ppo, clip_range=clip_range, learning_rate=ppo.learning_rate * step)
-        else:
-            final = None if ppo.final_kl is None else ppo.final_kl * step
-            ppo = replace(ppo, clip_range=clip_range, target_kl=ppo.target_kl * step, final_kl=final)
+        ppo = scale_update(ppo, settings["clip_range"], settings["step"])
     steps = options.num_timesteps or config.num_timesteps
     return replace(config, ppo=ppo, policy=policy, num_seeds=options.num_seeds, num_timesteps=steps, num_evals=2)
 
 
-def improvement(curves: list[Curve]) -> float:
-    """Return the interquartile mean over seeds of the last return, less the mean of the first."""
-    return float(iqm([curve.returns[-1] for curve in curves]) - np.mean([curve.returns[0] for curve in curves]))
-
-
 def search(method: Method, options: Options) -> list[dict[str, Any]]:
     """Run all trials of one method; return them with their scores, the best first."""
-    trials = []
+    trials, untrained = [], {}
     for trial, settings in enumerate(draw(options.num_trials)):
         gains = {}
         for env in options.envs:
             folder = options.out / "runs" / method / f"trial-{trial}" / env
             print(f"{method}, trial {trial}, {env}: {settings or 'the preset'}", flush=True)
             train(make_config(env, method, settings, options), folder)
-            gains[env] = improvement(read_curves(folder))
+            curves = read_curves(folder)
+            # Of the preset for all trials: one with more noise begins lower, and would seem to improve more.
+            untrained.setdefault(env, np.mean([curve.returns[0] for curve in curves]))
+            gains[env] = float(iqm([curve.returns[-1] for curve in curves]) - untrained[env])
         trials.append({"method": method, "trial": trial, "settings": settings, "improvement": gains})
     best = {env: max(trial["improvement"][env] for trial in trials) for env in options.envs}
     for trial in trials:

@@ -101,8 +101,8 @@ def test_a_step_is_a_kl_where_the_rate_follows_it_and_the_rate_where_it_is_fixed
     settings = {"initial_std": 0.5, "clip_range": 0.5, "step": 2.0}
     options = sweep.Options()
     flow, fpo = (sweep.make_config("ant", m, settings, options) for m in ("genpo++", "fpo"))
-    assert (flow.ppo.target_kl, flow.ppo.clip_range, flow.policy.initial_std) == (0.08, 0.1, 0.5)
-    assert (fpo.ppo.target_kl, fpo.ppo.clip_range, fpo.ppo.learning_rate) == (None, 0.025, 6e-4)
+    assert (flow.ppo.target_kl, flow.ppo.clip_range, flow.policy.initial_std) == (0.08, 0.15, 0.5)
+    assert (fpo.ppo.target_kl, fpo.ppo.clip_range, fpo.ppo.learning_rate) == (None, 0.0125, 3e-4)
 
 
 def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_presets, monkeypatch, tmp_path):

@@ -76,7 +76,7 @@ def test_the_config_and_the_command_line_load_no_jax():
 
 
 def test_every_preset_is_valid_and_differs_between_methods_only_where_it_says_so():
-    from experiments.presets import CPU, CPU_FLOW, FULL, METHODS, preset
+    from experiments.presets import CPU, CPU_FLOW, CPU_UPDATE, FULL, METHODS, preset
 
     for env in {*CPU, *FULL, "walker2d", "CartpoleBalance"}:
         gaussian = preset(env, "gaussian", False)
@@ -84,6 +84,6 @@ def test_every_preset_is_valid_and_differs_between_methods_only_where_it_says_so
             config = preset(env, method, False)
             assert config.policy.method == method
             renamed = dataclasses.replace(config, policy=dataclasses.replace(config.policy, method="gaussian"))
-            same = method == "gaussian" or (env not in CPU_FLOW and method not in METHODS)
+            same = method == "gaussian" or (env not in CPU_FLOW and method not in {*METHODS, *CPU_UPDATE})
             assert (renamed == gaussian) == same
             assert preset(env, method, True).env_options.num_envs == 4096
