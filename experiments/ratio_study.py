@@ -7,6 +7,7 @@ straight line from the parameters before to those after, and beyond, at the same
 that the method reports is set against the true one, p_now(a) / p_then(a) of the executed action. Two action
 coordinates allow to compute that: by importance sampling over the history (genpo++, genpo, saflow), by inverting the
 flow (fpo, fpo++), and by averaging the density of the last noise over many ways to it (policyflow, dppo, reinflow).
+Methods that are done already are not done again.
 """
 
 import json
@@ -27,6 +28,7 @@ from experiments.presets import preset
 from genpo_jax import run
 from genpo_jax.config import Method
 from genpo_jax.envs import make
+from genpo_jax.files import write_atomically
 from genpo_jax.policies import Policy, ReversiblePolicy
 from genpo_jax.policies.chain import ChainPolicy
 from genpo_jax.policies.fpo import FPOPolicy
@@ -71,7 +73,7 @@ class Options:
     batch_size: int = 2048
     """Actions."""
     out: Path = Path("results/ratio_study")
-    """Folder for ratios.json and ratios.png."""
+    """Folder for ratios.png, table.md and the numbers, METHOD.json."""
 
 
 def true_log_ratio(now: Policy, then: Policy, obs: Array, action: Array, key: Array) -> Array:
@@ -125,6 +127,25 @@ def _by_inversion(policy: FPOPolicy, obs: Array, action: Array) -> Array:
 
     noise, log_det = jax.lax.fori_loop(0, policy.num_steps, undo, (action, jnp.zeros(())))
     return normal_log_prob(noise, jnp.full(noise.shape, jnp.log(policy.scale))) - log_det
+
+
+def resume(method: Method, options: Options) -> list[dict[str, Any]]:
+    """Return the rows of a method, from its file if it is there.
+
+    Raises:
+        ValueError: if the file has other settings.
+    """
+    path = options.out / f"{method}.json"
+    settings = {name: value for name, value in vars(options).items() if name not in ("methods", "out")}
+    if path.exists():
+        saved = json.loads(path.read_text())
+        if saved["settings"] != settings:
+            raise ValueError(f"{path} has other settings, {saved['settings']}; name another --out, or remove it")
+        return saved["rows"]
+    rows = study(method, options)
+    options.out.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, json.dumps({"settings": settings, "rows": rows}, indent=2).encode())
+    return rows
 
 
 def study(method: Method, options: Options) -> list[dict[str, Any]]:
@@ -238,13 +259,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     try:
         for method in options.methods:
-            rows += study(method, options)
+            rows += resume(method, options)
             print(to_markdown([row for row in rows if row["method"] == method]).splitlines()[-1], flush=True)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
     draw(rows, options.out / "ratios.png")
-    (options.out / "ratios.json").write_text(json.dumps(rows, indent=2) + "\n")
-    print(to_markdown(rows))
+    table = to_markdown(rows)
+    (options.out / "table.md").write_text(table)
+    print(table)
     print(f"picture and numbers are in {options.out}")
 
 

@@ -1,0 +1,56 @@
+import json
+from typing import get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from experiments import ratio_study
+from genpo_jax.config import Method, PolicyConfig
+from genpo_jax.policies import make_policy
+
+SMALL = {"hidden_sizes": (8,), "encoder_sizes": (8,), "head_sizes": (8,), "initial_std": 0.5}
+
+
+@pytest.mark.parametrize("method", get_args(Method))
+def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
+    config = PolicyConfig(method=method, **SMALL)
+    then = make_policy(2, 2, config, nnx.Rngs(0))
+    noise = nnx.Rngs(1)
+    now = nnx.clone(then)
+    params = nnx.state(now, nnx.Param)
+    nnx.update(now, jax.tree.map(lambda x: x + 0.1 * jax.random.normal(noise.params(), x.shape), params))
+    obs, key = jnp.array([0.3, -0.7]), jax.random.key(2)
+
+    @jax.jit
+    def ratios():
+        action, _ = then.sample(jnp.broadcast_to(obs, (2048, 2)), jax.random.key(3))
+        return jnp.exp(ratio_study.true_log_ratio(now, then, obs, action, key))
+
+    ratio = np.asarray(ratios())
+    # Far enough to tell a wrong density from a right one.
+    assert ratio.std() > 0.1
+    assert ratio.mean() == pytest.approx(1, abs=4 * ratio.std() / np.sqrt(ratio.size) + 0.01)
+
+
+def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_path):
+    def main(*arguments):
+        monkeypatch.setattr("sys.argv", ["ratio_study", "--out", str(tmp_path), *map(str, arguments)])
+        ratio_study.main()
+
+    arguments = ("--num-seeds", 1, "--num-timesteps", 8192, "--batch-size", 64, "--methods", "gaussian")
+    main(*arguments)
+    saved = json.loads((tmp_path / "gaussian.json").read_text())
+    assert [row["multiple"] for row in saved["rows"]] == list(ratio_study.MULTIPLES)
+    for row in saved["rows"]:
+        assert row["slope"] == pytest.approx(1, abs=1e-3) and row["correlation"] == pytest.approx(1, abs=1e-3)
+        assert row["spread"] < 1e-3
+    assert (tmp_path / "ratios.png").stat().st_size > 10_000
+    assert "| gaussian |" in (tmp_path / "table.md").read_text()
+
+    monkeypatch.setattr(ratio_study, "study", lambda *_: pytest.fail("the study was repeated"))
+    main(*arguments)
+    with pytest.raises(SystemExit, match="has other settings"):
+        main(*arguments, "--num-seeds", 2)
