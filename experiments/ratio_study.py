@@ -203,7 +203,7 @@ def _errors(true: Array, reported: Array) -> dict[str, Array]:
         "true_mean_ratio": expected.mean(),
         "bias": (ratio - expected).mean(),
         "spread": jnp.sqrt(jnp.square(ratio - expected).mean()),
-        "slope": jnp.cov(by_action.mean(axis=1), true)[0, 1] / true.var(),
+        "slope": jnp.cov(by_action.mean(axis=1), true, ddof=0)[0, 1] / true.var(),
         "correlation": jnp.corrcoef(by_action.mean(axis=1), true)[0, 1],
     }
 
