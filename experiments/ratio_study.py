@@ -43,8 +43,10 @@ MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 SEARCH_STEPS = 6
 # Below 1, as the distance grows faster than the drift where the noise of a policy shrinks.
 SEARCH_GAIN = 0.7
-NUM_HISTORIES = 4096
+NUM_HISTORIES = 512
 NUM_WAYS = 50_000
+# Actions at once: all of them with all their histories or ways would take many GiB.
+BATCH_OF_ACTIONS = 16
 NEWTON_STEPS = 12
 
 
@@ -70,7 +72,7 @@ class Options:
     """Seeds."""
     num_timesteps: int = 200_000
     """Env steps before the update that is studied."""
-    batch_size: int = 2048
+    batch_size: int = 1024
     """Actions."""
     out: Path = Path("results/ratio_study")
     """Folder for ratios.png, table.md and the numbers, METHOD.json."""
@@ -84,7 +86,11 @@ def true_log_ratio(now: Policy, then: Policy, obs: Array, action: Array, key: Ar
     """
     if isinstance(now, ReversiblePolicy) and isinstance(then, ReversiblePolicy):
         proposal = fit_history_proposal(then.flow(obs), key, 10_000)
-        return marginal_log_ratio(now.flow(obs), then.flow(obs), proposal, action, key, NUM_HISTORIES).value
+
+        def one(action_and_key: tuple[Array, Array]) -> Array:
+            return marginal_log_ratio(now.flow(obs), then.flow(obs), proposal, *action_and_key, NUM_HISTORIES).value
+
+        return jax.lax.map(one, (action, jax.random.split(key, len(action))), batch_size=BATCH_OF_ACTIONS)
     return _log_prob(now, obs, key)(action) - _log_prob(then, obs, key)(action)
 
 
@@ -109,7 +115,7 @@ def _mixture(centers: Array, log_std: Array) -> Callable[[Array], Array]:
     def log_prob(action: Array) -> Array:
         return jax.nn.logsumexp(normal_log_prob(action - centers, log_std)) - jnp.log(len(centers))
 
-    return lambda actions: jax.lax.map(log_prob, actions, batch_size=16)
+    return lambda actions: jax.lax.map(log_prob, actions, batch_size=BATCH_OF_ACTIONS)
 
 
 def _by_inversion(policy: FPOPolicy, obs: Array, action: Array) -> Array:
