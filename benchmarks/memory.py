@@ -45,7 +45,7 @@ class MemoryOptions:
 def measure(env: Environment, config: Config) -> dict[str, Any]:
     """Return measured and predicted bytes of one configuration."""
     trainer = Trainer(env, config)
-    program = trainer.program.lower(trainer.abstract_state(1), trainer.last_update).compile()
+    program = trainer.program.lower(trainer.abstract_state(1), trainer.settings).compile()
     analysis: Any = program.memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     fresh = analysis.output_size_in_bytes - analysis.alias_size_in_bytes

@@ -120,7 +120,7 @@ class Programs:
 
     def full(self) -> Contender:
         """Run a whole chunk: rollout, advantages, update, statistics."""
-        return compiled(self.trainer.program, self._state(), self.trainer.last_update)
+        return compiled(self.trainer.program, self._state(), self.trainer.settings)
 
     def env(self) -> Contender:
         """Step the environments with random actions, no policy."""
@@ -144,9 +144,7 @@ class Programs:
 
         def improve(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
             start = jnp.zeros(())
-            return ppo.improve(
-                learner, batch, key, start, trainer.merge, trainer.optimizer, ppo_config, trainer.shuffle
-            )
+            return ppo.improve(learner, batch, key, start, trainer.merge, ppo_config, trainer.shuffle)
 
         def call(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
             return learner, jax.vmap(improve, in_axes=(0, 0, None))(learner, batch, key)
@@ -186,6 +184,6 @@ class Programs:
     def _batch(self) -> ppo.Batch:
         def make(state: TrainState, rollout: Any) -> ppo.Batch:
             agent = self.trainer.merge(state.learner.params)
-            return self.trainer._make_batch(agent, state, rollout, state.episodes.obs)
+            return self.trainer._make_batch(agent, state, rollout, state.episodes.obs, self.config.ppo)
 
         return jax.jit(jax.vmap(make))(*self._rollout.executable(self._state()))

@@ -1,6 +1,7 @@
 """Clipped PPO on recorded actions, whatever the policy (Schulman et al. 2017, arXiv:1707.06347)."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
 
@@ -18,6 +19,25 @@ Tree = TypeVar("Tree")
 # Largest factor by which the learning rate changes after one update, and how strongly it answers to the KL.
 LEARNING_RATE_FACTOR = 1.5
 LEARNING_RATE_GAIN = 0.5
+
+# The numbers of a PPOConfig are data, so that a program serves all of their values; what shapes it is not.
+NUMBERS = [field.name for field in dataclasses.fields(PPOConfig) if field.type in (float, float | None)]
+SHAPES = [field.name for field in dataclasses.fields(PPOConfig) if field.name not in NUMBERS]
+
+
+def _flatten(config: PPOConfig) -> tuple[list[Any], tuple[Any, ...]]:
+    return [getattr(config, name) for name in NUMBERS], tuple(getattr(config, name) for name in SHAPES)
+
+
+def _unflatten(shapes: tuple[Any, ...], numbers: Iterable[Any]) -> PPOConfig:
+    # Without its checks: a traced number has no range yet, and it was checked when it was set.
+    config = object.__new__(PPOConfig)
+    for name, value in zip((*NUMBERS, *SHAPES), (*numbers, *shapes), strict=True):
+        object.__setattr__(config, name, value)
+    return config
+
+
+jax.tree_util.register_pytree_node(PPOConfig, _flatten, _unflatten)
 
 
 class Batch(PyTreeNode):
@@ -107,7 +127,6 @@ def improve(
     key: Array,
     progress: Array,
     merge: Callable[[Any], Agent],
-    optimizer: optax.GradientTransformation,
     config: PPOConfig,
     shuffle: Callable[[Batch, Array], Batch] | None = None,
 ) -> tuple[Learner, dict[str, Array]]:
@@ -119,7 +138,6 @@ def improve(
         key: typed PRNG key, for the shuffles.
         progress: part of the run that is done, in [0, 1].
         merge: turns parameters into an agent.
-        optimizer: from `make_optimizer`.
         config: settings of the update.
         shuffle: `deal` for this number of minibatches, or a sharded form of it.
 
@@ -128,6 +146,7 @@ def improve(
         minibatch, where the parameters have not changed yet and every log-ratio should be 0.
     """
     num_groups = batch.advantage.shape[0]
+    optimizer = make_optimizer(config)
     if shuffle is None:
         shuffle = partial(deal, num_minibatches=config.num_minibatches)
 

@@ -66,7 +66,7 @@ class Run:
             stopped = False
             while env_steps < self.total_steps and not stopped:
                 started = time.monotonic()
-                state, metrics = program(state, self.trainer.last_update)
+                state, metrics = program(state, self.trainer.settings)
                 metrics = jax.device_get(metrics)
                 before, env_steps = env_steps, env_steps + self.steps_per_chunk
                 steps_per_second = self.config.num_seeds * self.steps_per_chunk / (time.monotonic() - started)
@@ -134,7 +134,7 @@ class Run:
     def _compile(self, state: TrainState, progress: Progress) -> Any:
         started = time.monotonic()
         progress.message("compiling ...")
-        program = self.trainer.program.lower(state, self.trainer.last_update).compile()
+        program = self.trainer.program.lower(state, self.trainer.settings).compile()
         self.compile_seconds = time.monotonic() - started
         progress.message(f"compiled in {self.compile_seconds:.1f} s")
         return program

@@ -13,7 +13,7 @@ from jax import Array
 from genpo_jax import normalizer, ppo, sharding
 from genpo_jax.advantage import generalized_advantages
 from genpo_jax.agent import Agent
-from genpo_jax.config import Config
+from genpo_jax.config import Config, PPOConfig
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Observation
 from genpo_jax.normalizer import RewardScale, RunningMoments
 from genpo_jax.rollout import Rollout, collect
@@ -48,6 +48,18 @@ class TrainState(PyTreeNode):
     num_updates: Array
 
 
+class Settings(PyTreeNode):
+    """Numbers that the programs read when they run, so that others need not be compiled anew.
+
+    Attributes:
+        last_update: updates in the whole run.
+        ppo: settings of the update.
+    """
+
+    last_update: Array
+    ppo: PPOConfig
+
+
 class Trainer:
     """PPO on vmapped environments, for any number of seeds and devices.
 
@@ -67,7 +79,6 @@ class Trainer:
             options.action_repeat,
             options.squash,
         )
-        self.optimizer = ppo.make_optimizer(ppo_config)
         self.graph = nnx.graphdef(nnx.eval_shape(lambda: self._make_agent(jax.random.key(0))))
         self.mesh = sharding.make_mesh()
         self.num_groups = sharding.num_groups(
@@ -77,7 +88,7 @@ class Trainer:
         self.shuffle = sharding.locally(deal, self.mesh, (0, 0), out_axes=1)
         self.state_sharding = self._state_sharding()
         self.metrics_sharding = sharding.replicated(self.mesh)
-        self._init = jax.jit(jax.vmap(self._init_seed), out_shardings=self.state_sharding)
+        self._init = jax.jit(jax.vmap(self._init_seed, in_axes=(0, None)), out_shardings=self.state_sharding)
         self.program = jax.jit(
             jax.vmap(self._chunk, in_axes=(0, None)),
             donate_argnums=0,
@@ -96,16 +107,17 @@ class Trainer:
 
     def init(self, seeds: Sequence[int]) -> TrainState:
         """Return the state of new runs with these seeds."""
-        return self._init(jnp.stack([jax.random.key(seed) for seed in seeds]))
+        return self._init(jnp.stack([jax.random.key(seed) for seed in seeds]), self.settings)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         """Run `updates_per_chunk` updates; return the next state and metrics, each `[S]`. Consumes `state`."""
-        return self.program(state, self.last_update)
+        return self.program(state, self.settings)
 
     @property
-    def last_update(self) -> Array:
-        """Updates in the whole run; an argument of the program, so that a longer run need not be compiled anew."""
-        return jnp.asarray(self.config.num_updates, jnp.float32)
+    def settings(self) -> Settings:
+        """The second argument of `program`."""
+        settings = Settings(jnp.asarray(self.config.num_updates), self.config.ppo)
+        return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), settings)
 
     def abstract_state(self, num_seeds: int) -> TrainState:
         """Return shapes, types and shardings of the state of that many seeds."""
@@ -133,26 +145,26 @@ class Trainer:
         """Standardise observations by the statistics in `state`."""
         return normalizer.standardise_each(state.obs_moments, obs)
 
-    def update(self, state: TrainState, last_update: Array) -> tuple[TrainState, dict[str, Array]]:
+    def update(self, state: TrainState, settings: Settings) -> tuple[TrainState, dict[str, Array]]:
         """Collect one rollout of one seed and improve on it; return the next state and scalar metrics."""
         key, shuffle_key = jax.random.split(state.key)
-        progress = jnp.minimum(state.num_updates / last_update, 1.0)
+        progress = jnp.minimum(state.num_updates / settings.last_update, 1.0)
         agent = self.merge(state.learner.params)
         episodes, rollout = self._collect(state)
         task_reward = rollout.reward.mean()
         rollout = rollout.replace(reward=rollout.reward + self._entropy_reward(agent, state, rollout, progress))
         # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
-        reward_scale = state.reward_scale.absorb(rollout.reward, rollout.ended, self.config.ppo.gamma)
-        scale = reward_scale.moments.std if self.config.ppo.normalize_rewards else 1.0
-        batch = self._make_batch(agent, state, rollout.replace(reward=rollout.reward / scale), episodes.obs)
+        reward_scale = state.reward_scale.absorb(rollout.reward, rollout.ended, settings.ppo.gamma)
+        scale = reward_scale.moments.std if settings.ppo.normalize_rewards else 1.0
+        scaled = rollout.replace(reward=rollout.reward / scale)
+        batch = self._make_batch(agent, state, scaled, episodes.obs, settings.ppo)
         learner, metrics = ppo.improve(
             state.learner,
             batch,
             shuffle_key,
             progress,
             self.merge,
-            self.optimizer,
-            self.config.ppo,
+            settings.ppo,
             self.shuffle,
         )
         metrics["train/skipped_gradients"] = (
@@ -171,15 +183,15 @@ class Trainer:
     def _make_agent(self, key: Array) -> Agent:
         return Agent(self.env.env, self.config.policy, nnx.Rngs(key))
 
-    def _init_seed(self, key: Array) -> TrainState:
+    def _init_seed(self, key: Array, settings: Settings) -> TrainState:
         key, agent_key, env_key = jax.random.split(key, 3)
         params = nnx.state(self._make_agent(agent_key), nnx.Param)
-        ppo_config, num_envs = self.config.ppo, self.config.env_options.num_envs
-        sizes = self.env.env.observation_sizes if ppo_config.normalize_observations else {}
+        num_envs = self.config.env_options.num_envs
+        sizes = self.env.env.observation_sizes if settings.ppo.normalize_observations else {}
         start = sharding.locally(partial(self.env.init, stagger=True), self.mesh, (0,), out_axes=0)
         return TrainState(
             learner=ppo.Learner(
-                params, self.optimizer.init(params), jnp.asarray(ppo_config.learning_rate, jnp.float32)
+                params, ppo.make_optimizer(settings.ppo).init(params), jnp.asarray(settings.ppo.learning_rate)
             ),
             obs_moments=normalizer.create_for(sizes),
             reward_scale=RewardScale.create(num_envs),
@@ -201,9 +213,9 @@ class Trainer:
             num_updates=everywhere,
         )
 
-    def _chunk(self, state: TrainState, last_update: Array) -> tuple[TrainState, dict[str, Array]]:
+    def _chunk(self, state: TrainState, settings: Settings) -> tuple[TrainState, dict[str, Array]]:
         state, metrics = jax.lax.scan(
-            lambda state, _: self.update(state, last_update), state, length=self.config.updates_per_chunk
+            lambda state, _: self.update(state, settings), state, length=self.config.updates_per_chunk
         )
         # Without an episode that ended there is no return to report: 0 / 0 is NaN, which sinks write as null.
         episodes = metrics["train/episodes"].sum()
@@ -237,7 +249,9 @@ class Trainer:
             log_prob -= log_tanh_slope(action).sum(axis=-1)
         return -coef * jnp.where(rollout.nonfinite, 0.0, log_prob)
 
-    def _make_batch(self, agent: Agent, state: TrainState, rollout: Rollout, last_obs: Observation) -> ppo.Batch:
+    def _make_batch(
+        self, agent: Agent, state: TrainState, rollout: Rollout, last_obs: Observation, config: PPOConfig
+    ) -> ppo.Batch:
         obs = self.normalise(state, rollout.obs)
         value = agent.value_of(obs)
         after = jnp.concatenate([value[1:], agent.value_of(self.normalise(state, last_obs))[None]])
@@ -250,8 +264,8 @@ class Trainer:
             jnp.where(rollout.truncated, final, after),
             rollout.terminated,
             rollout.truncated,
-            gamma=self.config.ppo.gamma,
-            gae_lambda=self.config.ppo.gae_lambda,
+            gamma=config.gamma,
+            gae_lambda=config.gae_lambda,
         )
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
         batch = ppo.Batch(obs, rollout.record, value, value_target, advantage)

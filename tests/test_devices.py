@@ -28,7 +28,7 @@ trainer = Trainer(TargetEnv(), config)
 def gradient(state):
     agent = trainer.merge(state.learner.params)
     episodes, rollout = trainer._collect(state)
-    batch = trainer._make_batch(agent, state, rollout, episodes.obs)
+    batch = trainer._make_batch(agent, state, rollout, episodes.obs, config.ppo)
     # Away from the old parameters, where the clipping acts too.
     moved = jax.tree.map(lambda p: p + 0.05, state.learner.params)
     return jax.grad(lambda p: ppo.loss(trainer.merge(p), batch, config.ppo)[0])(moved)
@@ -38,7 +38,7 @@ def numbers(tree):
 
 state = trainer.init([0])
 result = {"devices": jax.device_count(), "gradient": numbers(jax.jit(jax.vmap(gradient))(state))}
-text = trainer.program.lower(state, trainer.last_update).compile().as_text()
+text = trainer.program.lower(state, trainer.settings).compile().as_text()
 names = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 result["collectives"] = {name: text.count(f" {name}(") + text.count(f" {name}-start(") for name in names}
 for _ in range(2):

@@ -55,7 +55,7 @@ class WideEnv(TargetEnv):
 def test_the_prediction_is_within_15_percent_of_what_the_compiler_plans(method, num_minibatches):
     env, config = WideEnv(), make_config(2048, method, unroll=16, num_minibatches=num_minibatches)
     trainer = Trainer(env, config)
-    analysis = trainer.program.lower(trainer.abstract_state(1), trainer.last_update).compile().memory_analysis()
+    analysis = trainer.program.lower(trainer.abstract_state(1), trainer.settings).compile().memory_analysis()
     planned = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
     assert predicted(env, config).total == pytest.approx(planned, rel=0.15)
 

@@ -126,10 +126,9 @@ def test_a_deal_gives_every_transition_once_and_keeps_leaves_together_and_groups
 def improve_toy(batch, config, weight=0.0):
     graph, params = nnx.split(toy_agent(weight), nnx.Param)
     # The learner tells policy from value by the first name on the path.
-    optimizer = ppo.make_optimizer(config)
-    learner = ppo.Learner(params, optimizer.init(params), jnp.asarray(config.learning_rate))
+    learner = ppo.Learner(params, ppo.make_optimizer(config).init(params), jnp.asarray(config.learning_rate))
     merge = lambda p: nnx.merge(graph, p)  # noqa: E731
-    return ppo.improve(learner, batch, jax.random.key(0), jnp.asarray(0.0), merge, optimizer, config)
+    return ppo.improve(learner, batch, jax.random.key(0), jnp.asarray(0.0), merge, config)
 
 
 def test_a_non_finite_gradient_is_skipped_and_counted():

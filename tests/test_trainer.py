@@ -91,6 +91,40 @@ def test_a_chunk_compiles_once_and_donates_its_state():
     assert after.num_updates.tolist() == [16]
 
 
+def test_one_program_serves_all_numbers_of_the_update():
+    def programs(**ppo):
+        trainer = make_trainer(TargetEnv(), value_clip=0.2, **ppo)
+        keys = jnp.stack([jax.random.key(0)])
+        init = trainer._init.lower(keys, trainer.settings)
+        return [p.as_text() for p in (init, trainer.program.lower(trainer.abstract_state(1), trainer.settings))]
+
+    others = {"learning_rate": 2e-3, "clip_range": 0.3, "target_kl": 0.1, "gamma": 0.9, "max_grad_norm": 2.0}
+    assert programs() == programs(**others)
+    assert programs() != programs(num_epochs=3)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"learning_rate": 1e-4, "target_kl": None},
+        {"value_learning_rate": 1e-5},
+        {"clip_range": 0.01},
+        {"gamma": 0.5},
+        {"gae_lambda": 0.5},
+        {"value_coef": 0.1},
+        {"value_clip": 0.01},
+        {"max_grad_norm": 1e-6},
+    ],
+)
+def test_every_number_of_the_update_has_its_effect(other):
+    # Three updates: the advantage needs values that are not zero, and the clips need parameters that moved.
+    common = {"target_kl": 0.1, "value_clip": 1.0, "unroll": 4, "updates": 3}
+    state, _ = train(make_trainer(TargetEnv(), **common), 1)
+    changed, _ = train(make_trainer(TargetEnv(), **common | other), 1)
+    leaves = [jax.tree.leaves(s.learner.params) for s in (state, changed)]
+    assert any(not np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
 def test_a_chunk_of_four_updates_equals_four_updates():
     state, _ = train(make_trainer(TargetEnv(), updates=4), 1)
     other, _ = train(make_trainer(TargetEnv(), updates=1), 4)
