@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import get_args
 
 import jax
@@ -7,6 +8,7 @@ import pytest
 from probes import ClockEnv, ConstantEnv, TargetEnv
 
 from experiments.presets import METHODS
+from genpo_jax import ppo
 from genpo_jax.config import Config, EnvConfig, Method, PolicyConfig, PPOConfig
 from genpo_jax.evaluation import Evaluator
 from genpo_jax.trainer import Trainer
@@ -14,14 +16,14 @@ from genpo_jax.trainer import Trainer
 TINY = {"hidden_sizes": (32,), "encoder_sizes": (32,), "head_sizes": (32,), "value_sizes": (32,)}
 
 
-def make_trainer(env, method="genpo++", updates=4, **ppo):
+def make_trainer(env, method="genpo++", updates=4, **update):
     options = {
         "unroll": 8,
         "num_minibatches": 2,
         "num_epochs": 4,
         "learning_rate": 1e-3,
         "max_learning_rate": 1e-2,
-    } | ppo
+    } | update
     config = Config(
         env="probe",
         updates_per_chunk=updates,
@@ -91,38 +93,45 @@ def test_a_chunk_compiles_once_and_donates_its_state():
     assert after.num_updates.tolist() == [16]
 
 
-def test_one_program_serves_all_numbers_of_the_update():
-    def programs(**ppo):
-        trainer = make_trainer(TargetEnv(), value_clip=0.2, **ppo)
-        keys = jnp.stack([jax.random.key(0)])
-        init = trainer._init.lower(keys, trainer.settings)
-        return [p.as_text() for p in (init, trainer.program.lower(trainer.abstract_state(1), trainer.settings))]
+# Another value for every number of the update, far enough from the first to be felt within a few updates.
+NUMBERS = {
+    "learning_rate": 2e-3,
+    "value_learning_rate": 1e-4,
+    "target_kl": 10.0,
+    "final_kl": 1e6,
+    "min_learning_rate": 1e-3,
+    "max_learning_rate": 1e-3,
+    "clip_range": 0.01,
+    "value_clip": 0.01,
+    "gamma": 0.5,
+    "gae_lambda": 0.5,
+    "value_coef": 0.1,
+    "entropy_coef": 0.1,
+    "max_grad_norm": 1e-6,
+}
 
-    others = {"learning_rate": 2e-3, "clip_range": 0.3, "target_kl": 0.1, "gamma": 0.9, "max_grad_norm": 2.0}
-    assert programs() == programs(**others)
-    assert programs() != programs(num_epochs=3)
+
+@pytest.fixture(scope="module")
+def trainer_of_numbers():
+    return make_trainer(TargetEnv(), updates=3, unroll=4, target_kl=1e-6, final_kl=1e-6, value_clip=1.0)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"learning_rate": 1e-4, "target_kl": None},
-        {"value_learning_rate": 1e-5},
-        {"clip_range": 0.01},
-        {"gamma": 0.5},
-        {"gae_lambda": 0.5},
-        {"value_coef": 0.1},
-        {"value_clip": 0.01},
-        {"max_grad_norm": 1e-6},
-    ],
-)
-def test_every_number_of_the_update_has_its_effect(other):
-    # Three updates: the advantage needs values that are not zero, and the clips need parameters that moved.
-    common = {"target_kl": 0.1, "value_clip": 1.0, "unroll": 4, "updates": 3}
-    state, _ = train(make_trainer(TargetEnv(), **common), 1)
-    changed, _ = train(make_trainer(TargetEnv(), **common | other), 1)
-    leaves = [jax.tree.leaves(s.learner.params) for s in (state, changed)]
-    assert any(not np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+@pytest.mark.parametrize("name", ppo.NUMBERS)
+def test_one_program_serves_every_number_of_the_update_and_heeds_it(trainer_of_numbers, name):
+    trainer, keys = trainer_of_numbers, jnp.stack([jax.random.key(0)])
+
+    def parameters(settings):
+        state, _ = trainer.program(trainer._init(keys, settings), settings)
+        return jax.tree.leaves(state.learner.params)
+
+    def changed(settings, **numbers):
+        return settings.replace(ppo=replace(settings.ppo, **{k: jnp.float32(v) for k, v in numbers.items()}))
+
+    # Rates fall to their lower bound, or rise to the upper one.
+    settings = changed(trainer.settings, target_kl=10.0) if name == "max_learning_rate" else trainer.settings
+    leaves = zip(parameters(settings), parameters(changed(settings, **{name: NUMBERS[name]})), strict=True)
+    assert not all(np.array_equal(a, b) for a, b in leaves)
+    assert trainer.program._cache_size() == trainer._init._cache_size() == 1
 
 
 def test_a_chunk_of_four_updates_equals_four_updates():
