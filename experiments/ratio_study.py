@@ -214,12 +214,17 @@ def _errors(true: Array, reported: Array) -> dict[str, Array]:
     }
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def bias_error(row: dict[str, Any], batch_size: int) -> float:
+    """Return two standard errors of a bias that is the mean over a batch of actions."""
+    return 2 * np.sqrt((row["spread"] ** 2 - row["bias"] ** 2) / batch_size)
+
+
+def draw(rows: list[dict[str, Any]], batch_size: int, path: Path) -> None:
     """Draw errors of the ratio against the distance of the policies."""
     from matplotlib.figure import Figure
 
     titles = {
-        "bias": "bias: mean of reported - true ratio",
+        "bias": "bias: mean of reported - true ratio, two standard errors",
         "spread": "root mean square of reported - true ratio",
         "slope": "slope of reported on true log-ratio",
         "correlation": "correlation of reported and true log-ratio",
@@ -227,11 +232,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(15, 4), layout="constrained")
     for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
         for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
-            points = [
-                [np.median([r[key] for r in rows if r["method"] == method and r["multiple"] == m]) for m in MULTIPLES]
-                for key in ("distance", name)
-            ]
-            axis.plot(*points, marker="o", markersize=3, label=method, color=COLORS[i % len(COLORS)])
+            here = [[r for r in rows if r["method"] == method and r["multiple"] == m] for m in MULTIPLES]
+            points = [[np.median([r[key] for r in seeds]) for seeds in here] for key in ("distance", name)]
+            errors = [np.median([bias_error(r, batch_size) for r in seeds]) for seeds in here]
+            style = {"marker": "o", "markersize": 3, "elinewidth": 0.5, "color": COLORS[i % len(COLORS)]}
+            axis.errorbar(*points, errors if name == "bias" else None, label=method, **style)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("root mean square of the true log-ratio", fontsize=9)
         axis.set_xscale("log")
@@ -242,18 +247,19 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
             axis.set_yscale("log")
         axis.spines[["top", "right"]].set_visible(False)
         if name == "slope":
-            axis.set_ylim(-0.5, 2.0)
-    figure.axes[0].legend(fontsize=8, frameon=False)
+            axis.set_ylim(-0.5, 4.0)
+    figure.axes[1].legend(fontsize=8, frameon=False, loc=(0.05, 0.15))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
 
-def to_markdown(rows: list[dict[str, Any]]) -> str:
+def to_markdown(rows: list[dict[str, Any]], batch_size: int) -> str:
     """Return medians over the seeds, at the typical distance, as a Markdown table."""
-    names = ("drift", "distance", "true_mean_ratio", "mean_ratio", "bias", "spread", "slope", "correlation")
+    names = ("drift", "distance", "true_mean_ratio", "bias", "bias_error", "spread", "slope", "correlation")
     lines = ["| method | " + " | ".join(names).replace("_", " ") + " |", "|---" * (len(names) + 1) + "|"]
+    rows = [row | {"bias_error": bias_error(row, batch_size)} for row in rows if row["multiple"] == 1.0]
     for method in dict.fromkeys(row["method"] for row in rows):
-        here = [row for row in rows if row["method"] == method and row["multiple"] == 1.0]
+        here = [row for row in rows if row["method"] == method]
         lines.append(f"| {method} | " + " | ".join(f"{np.median([row[n] for row in here]):.3g}" for n in names) + " |")
     return "\n".join(lines) + "\n"
 
@@ -263,14 +269,15 @@ def main() -> None:
     options = tyro.cli(Options, description=__doc__)
     run.configure_jax()
     rows: list[dict[str, Any]] = []
+    table = ""
     try:
         for method in options.methods:
             rows += resume(method, options)
-            print(to_markdown([row for row in rows if row["method"] == method]).splitlines()[-1], flush=True)
+            table = to_markdown(rows, options.batch_size)
+            print(table.splitlines()[-1], flush=True)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from error
-    draw(rows, options.out / "ratios.png")
-    table = to_markdown(rows)
+    draw(rows, options.batch_size, options.out / "ratios.png")
     (options.out / "table.md").write_text(table)
     print(table)
     print(f"picture and numbers are in {options.out}")
