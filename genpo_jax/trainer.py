@@ -64,7 +64,7 @@ class Trainer:
     """PPO on vmapped environments, for any number of seeds and devices.
 
     `init` makes the state of S seeds, `chunk` runs `updates_per_chunk` updates of each of them. Seeds share nothing
-    but the program. Environments are spread over all devices.
+    but the program, which takes a state and `settings`. Environments are spread over all devices.
 
     Raises:
         ValueError: if the devices cannot share environments and minibatches evenly.
@@ -88,6 +88,8 @@ class Trainer:
         self.shuffle = sharding.locally(deal, self.mesh, (0, 0), out_axes=1)
         self.state_sharding = self._state_sharding()
         self.metrics_sharding = sharding.replicated(self.mesh)
+        settings = Settings(jnp.asarray(config.num_updates), ppo_config)
+        self.settings = jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), settings)
         self._init = jax.jit(jax.vmap(self._init_seed, in_axes=(0, None)), out_shardings=self.state_sharding)
         self.program = jax.jit(
             jax.vmap(self._chunk, in_axes=(0, None)),
@@ -112,12 +114,6 @@ class Trainer:
     def chunk(self, state: TrainState) -> tuple[TrainState, dict[str, Array]]:
         """Run `updates_per_chunk` updates; return the next state and metrics, each `[S]`. Consumes `state`."""
         return self.program(state, self.settings)
-
-    @property
-    def settings(self) -> Settings:
-        """The second argument of `program`."""
-        settings = Settings(jnp.asarray(self.config.num_updates), self.config.ppo)
-        return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), settings)
 
     def abstract_state(self, num_seeds: int) -> TrainState:
         """Return shapes, types and shardings of the state of that many seeds."""
