@@ -160,7 +160,8 @@ class Run:
         return self.folders + [folder for folder in [self.run_dir] if folder not in self.folders]
 
     def _writer(self, folder: Path, env_steps: int) -> MetricsWriter:
-        return MetricsWriter(folder, resume_at=env_steps if self.config.resume else None)
+        # The checkpoint at 0 is older than the evaluation there, which will be made again.
+        return MetricsWriter(folder, resume_at=(env_steps or -1) if self.config.resume else None)
 
     def _record(self, env_steps: int, metrics: dict[str, Any], progress: Progress) -> dict[str, float]:
         """Write metrics, `[S]` or one number for all seeds; return their means over the seeds."""

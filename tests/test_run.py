@@ -123,6 +123,14 @@ def test_one_seed_of_several_can_be_resumed_alone(tmp_path):
     assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
 
 
+def test_a_run_that_was_killed_before_its_first_save_is_evaluated_once_before_training(tmp_path):
+    run.train(replace(CONFIG, num_timesteps=64), tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "64")
+    run.train(replace(CONFIG, resume=True), tmp_path)
+    lines = read_metrics(tmp_path / "metrics.jsonl")
+    assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
+
+
 def test_half_a_run_and_its_continuation_equal_the_whole_bit_for_bit(tmp_path):
     config = replace(CONFIG, checkpoint_minutes=0.0)
     run.train(config, tmp_path / "whole")
