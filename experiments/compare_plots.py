@@ -85,7 +85,10 @@ def _finish(figure: Any, axes: Any, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         if axis.get_xlabel() != "minutes":
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axes[0, 0].legend(fontsize=8, framealpha=0.85, edgecolor="none")
+    # Not every method has run everywhere.
+    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
+    columns = min(len(lines), 3 * len(axes[0]))
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=columns, frameon=False)
     figure.savefig(path, dpi=130)
 
 
