@@ -72,6 +72,7 @@ def train(config: Config, folder: Path) -> None:
 
     Raises:
         ValueError: if the folder holds a run with other settings.
+        SystemExit: if the run was asked to stop before its end.
     """
     if (folder / CONFIG_FILE).exists():
         saved = read_config(folder)["config"]
@@ -85,6 +86,8 @@ def train(config: Config, folder: Path) -> None:
             return
         config = replace(config, resume=True)
     run.train(config, folder)
+    if read_metrics(folder / METRICS_FILE)[-1]["env_steps"] < config.num_timesteps:
+        raise SystemExit(f"stopped within {folder}; the same command goes on from there")
 
 
 def read_curves(folder: Path) -> list[Curve]:

@@ -5,7 +5,7 @@
 Coverage is the entropy of the optima that are reached, over the logarithm of their number: of the six goals, or of six
 equal parts of the bandit's curve in each context. Maximising reward alone keeps no modes, however expressive the
 policy; with the bonus the optimum is known, p*(a) ~ exp(R(a) / alpha), and the total variation from it is reported for
-the bandits.
+the bandits. What is trained already is not trained again.
 """
 
 import json
@@ -20,13 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 from scipy.special import entr
 
+from experiments.compare import train
 from experiments.presets import preset
 from genpo_jax import run
-from genpo_jax.config import METHODS_WITH_DENSITY, Method
+from genpo_jax.config import METHODS_WITH_DENSITY, Config, Method
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
 from genpo_jax.trainer import Trainer, TrainState
@@ -56,7 +56,7 @@ class Options:
     base: tuple[str, ...] = ("learned-scale", "standard")
     """Base densities of the reversible flows."""
     out: Path = Path("results/multimodality")
-    """Folder for table.json and a picture per environment."""
+    """Folder for the runs, and numbers and a picture per environment."""
 
 
 @dataclass(frozen=True)
@@ -86,19 +86,14 @@ def variants(options: Options) -> list[Variant]:
     return rows
 
 
-def train(env: str, variant: Variant, options: Options) -> tuple[Trainer, TrainState]:
-    """Train all seeds of one variant."""
+def make_config(env: str, variant: Variant, options: Options) -> Config:
+    """Return the settings of all seeds of one variant on one environment."""
     config = preset(env, variant.method, accelerator=jax.default_backend() != "cpu")
     policy = replace(config.policy, base=variant.base)
     if variant.bonus:
         policy = replace(policy, action_entropy_coef=options.alpha, final_action_entropy_coef=options.final_alpha)
     steps = options.num_timesteps or config.num_timesteps
-    config = replace(config, num_seeds=options.num_seeds, num_timesteps=steps, policy=policy)
-    trainer = Trainer(make(env), config)
-    state = trainer.init(config.seeds)
-    for _ in range(config.num_chunks):
-        state, _ = trainer.chunk(state)
-    return trainer, state
+    return replace(config, num_seeds=options.num_seeds, num_timesteps=steps, policy=policy)
 
 
 def evaluate_bandit(env: Bandit, trainer: Trainer, states: TrainState, alpha: float) -> list[dict[str, Any]]:
@@ -182,13 +177,18 @@ def study(env_name: str, options: Options) -> list[dict[str, Any]]:
     """Train and evaluate all variants on one environment."""
     env = make(env_name)
     rows = []
-    for variant in track(variants(options), description=env_name, console=Console(stderr=True)):
-        trainer, states = train(env_name, variant, options)
+    for variant in variants(options):
+        print(f"{env_name}, {variant.label}", flush=True)
+        config = make_config(env_name, variant, options)
+        folder = options.out / "runs" / env_name / variant.label.replace(", ", "-").replace(" ", "-")
+        train(config, folder)
+        trained = run.Run(replace(config, resume=True), folder)
+        _, states = trained.restore()
         if isinstance(env, MultiGoal):
-            seeds = evaluate_multigoal(env, trainer, states)
+            seeds = evaluate_multigoal(env, trained.trainer, states)
         else:
             assert isinstance(env, Bandit)
-            seeds = evaluate_bandit(env, trainer, states, options.final_alpha)
+            seeds = evaluate_bandit(env, trained.trainer, states, options.final_alpha)
         rows.append({"env": env_name, "variant": variant, "alpha": options.final_alpha, "seeds": seeds})
     return rows
 
@@ -237,20 +237,28 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def report(rows: Sequence[dict[str, Any]], console: Console, out: Path) -> None:
+    """Print the table of one environment and write its numbers and its picture."""
+    env = rows[0]["env"]
+    show(rows, console)
+    draw(rows, out / f"{env}.png")
+    numbers = [
+        asdict(row["variant"]) | {"seeds": [{k: v for k, v in s.items() if k != "picture"} for s in row["seeds"]]}
+        for row in rows
+    ]
+    (out / f"{env}.json").write_text(json.dumps(numbers, indent=2) + "\n")
+
+
 def main() -> None:
     """Run the command line."""
     options = tyro.cli(Options, description=__doc__)
     run.configure_jax()
     console = Console(width=150)
-    for env in options.envs:
-        rows = study(env, options)
-        show(rows, console)
-        draw(rows, options.out / f"{env}.png")
-        numbers = [
-            asdict(row["variant"]) | {"seeds": [{k: v for k, v in s.items() if k != "picture"} for s in row["seeds"]]}
-            for row in rows
-        ]
-        (options.out / f"{env}.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    try:
+        for env in options.envs:
+            report(study(env, options), console, options.out)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
     console.print(f"pictures and numbers are in {options.out}")
 
 

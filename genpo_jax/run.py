@@ -89,34 +89,12 @@ class Run:
             checkpointer.close()
         return last
 
-    @property
-    def steps_per_chunk(self) -> int:
-        """Env steps per chunk, of each seed."""
-        return self.config.steps_per_update * self.config.updates_per_chunk
+    def restore(self) -> tuple[int, TrainState]:
+        """Return the env steps and the state, of all seeds, of the newest checkpoint that every seed has.
 
-    @property
-    def total_steps(self) -> int:
-        """Env steps of the whole run, of each seed."""
-        return self.config.num_chunks * self.steps_per_chunk
-
-    def _start(self) -> tuple[TrainState, int]:
-        self.previous_seconds = 0.0
-        if self.config.resume:
-            env_steps, state = self._restore()
-        else:
-            env_steps, state = 0, self.trainer.init(self.config.seeds)
-            # From here on there is always something to resume.
-            self._save(0, state)
-        self.saved_steps = env_steps
-        if is_writer():
-            device = jax.devices()[0].device_kind, jax.device_count()
-            settings = replace(self.config, resume=False, run_dir=None)
-            write_config(self.run_dir, settings.to_dict(), *device)
-            for folder, seed in zip(self.folders, self.config.seeds, strict=True):
-                write_config(folder, replace(settings, seed=seed, num_seeds=1).to_dict(), *device)
-        return state, env_steps
-
-    def _restore(self) -> tuple[int, TrainState]:
+        Raises:
+            ValueError: if there is none.
+        """
         one = self.trainer.abstract_state(1)
         if len(self.checkpointers) == 1:
             env_steps, state, meta = self.checkpointers[0].restore(one)
@@ -130,6 +108,33 @@ class Run:
                 self.previous_seconds = max(meta["wall_seconds"] for _, _, meta in restored)
                 return env_steps, self.trainer.join([state for _, state, _ in restored])
         raise ValueError(f"no step has an intact checkpoint of every seed in {self.run_dir}; start a new run")
+
+    @property
+    def steps_per_chunk(self) -> int:
+        """Env steps per chunk, of each seed."""
+        return self.config.steps_per_update * self.config.updates_per_chunk
+
+    @property
+    def total_steps(self) -> int:
+        """Env steps of the whole run, of each seed."""
+        return self.config.num_chunks * self.steps_per_chunk
+
+    def _start(self) -> tuple[TrainState, int]:
+        self.previous_seconds = 0.0
+        if self.config.resume:
+            env_steps, state = self.restore()
+        else:
+            env_steps, state = 0, self.trainer.init(self.config.seeds)
+            # From here on there is always something to resume.
+            self._save(0, state)
+        self.saved_steps = env_steps
+        if is_writer():
+            device = jax.devices()[0].device_kind, jax.device_count()
+            settings = replace(self.config, resume=False, run_dir=None)
+            write_config(self.run_dir, settings.to_dict(), *device)
+            for folder, seed in zip(self.folders, self.config.seeds, strict=True):
+                write_config(folder, replace(settings, seed=seed, num_seeds=1).to_dict(), *device)
+        return state, env_steps
 
     def _compile(self, state: TrainState, progress: Progress) -> Any:
         started = time.monotonic()
