@@ -7,29 +7,6 @@ import numpy as np
 import pytest
 
 from experiments import ablation, compare, sweep
-from genpo_jax.config import EnvConfig, PPOConfig
-
-TINY = {"num_timesteps": 512, "num_evals": 2}
-
-
-@pytest.fixture
-def tiny_presets(monkeypatch):
-    def tiny(env, method, accelerator):
-        config = preset(env, method, accelerator)
-        sizes = {name: (8,) for name in ("hidden_sizes", "encoder_sizes", "head_sizes", "value_sizes")}
-        return replace(
-            config,
-            updates_per_chunk=2,
-            eval_envs=4,
-            env_options=EnvConfig(num_envs=16),
-            policy=replace(config.policy, **sizes),
-            ppo=PPOConfig(unroll=8, num_minibatches=2),
-        )
-
-    preset = compare.preset
-    monkeypatch.setattr(compare, "preset", tiny)
-    monkeypatch.setattr(sweep, "preset", tiny)
-    monkeypatch.setattr(ablation, "preset", tiny)
 
 
 def run_main(module, monkeypatch, *arguments):
@@ -59,6 +36,17 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
         assert (tmp_path / picture).stat().st_size > 10_000
     with pytest.raises(SystemExit, match="other num_evals"):
         run_main(compare, monkeypatch, *arguments[:5], 3, *arguments[6:], "--methods", "gaussian")
+
+
+def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(tiny_presets, monkeypatch, tmp_path):
+    def stopped(config, run_dir):
+        run_dir.mkdir(parents=True)
+        (run_dir / "metrics.jsonl").write_text('{"env_steps": 256, "wall_seconds": 1.0}\n')
+
+    monkeypatch.setattr(compare.run, "train", stopped)
+    with pytest.raises(SystemExit, match="stopped within .*gaussian; the same command goes on"):
+        run_main(compare, monkeypatch, "--envs", "ring", "--num-timesteps", 512, "--out", tmp_path)
+    assert not (tmp_path / "table.md").exists()
 
 
 def test_a_report_without_runs_says_what_to_do(monkeypatch, tmp_path):

@@ -47,6 +47,12 @@ def first_seed(tree):
     return jax.tree.map(lambda x: x[0], tree)
 
 
+@pytest.fixture(scope="module")
+def trainer():
+    """A trainer for tests of no setting in particular, so that its program is traced once."""
+    return make_trainer(TargetEnv())
+
+
 @pytest.mark.parametrize("method", get_args(Method))
 def test_a_policy_learns_an_action_that_follows_the_observation(method):
     # As published, fpo++ learns on small steps; fpo has to, as its actions run off to the edge on larger ones.
@@ -82,14 +88,14 @@ def test_the_ratio_is_one_on_the_first_minibatch_of_every_update(method):
     assert history[-1]["train/kl"] > 1e-4
 
 
-def test_a_chunk_compiles_once_and_donates_its_state():
-    trainer = make_trainer(TargetEnv())
+def test_a_chunk_compiles_once_and_donates_its_state(trainer):
     state = trainer.init([0])
     after, _ = trainer.chunk(state)
+    compiled = trainer.program._cache_size()
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.learner.params))
     for _ in range(3):
         after, _ = trainer.chunk(after)
-    assert trainer.program._cache_size() == 1
+    assert trainer.program._cache_size() == compiled
     assert after.num_updates.tolist() == [16]
 
 
@@ -134,21 +140,20 @@ def test_one_program_serves_every_number_of_the_update_and_heeds_it(trainer_of_n
     assert trainer.program._cache_size() == trainer._init._cache_size() == 1
 
 
-def test_a_chunk_of_four_updates_equals_four_updates():
-    state, _ = train(make_trainer(TargetEnv(), updates=4), 1)
+def test_a_chunk_of_four_updates_equals_four_updates(trainer):
+    state, _ = train(trainer, 1)
     other, _ = train(make_trainer(TargetEnv(), updates=1), 4)
     for a, b in zip(jax.tree.leaves(state.learner.params), jax.tree.leaves(other.learner.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another():
-    trainer = make_trainer(TargetEnv())
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(trainer):
     runs = [train(trainer, 2, seed)[1][-1]["train/reward"] for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
 
 
-def test_metrics_are_finite_scalars_and_episodes_are_counted():
-    _, history = train(make_trainer(TargetEnv()), 2)
+def test_metrics_are_finite_scalars_and_episodes_are_counted(trainer):
+    _, history = train(trainer, 2)
     for name, value in history[-1].items():
         assert value.shape == (), name
         assert np.isfinite(value), name
@@ -186,8 +191,7 @@ def test_an_environment_without_a_state_observation_is_refused():
         make_trainer(env)
 
 
-def test_seeds_trained_in_one_program_equal_single_runs():
-    trainer = make_trainer(TargetEnv())
+def test_seeds_trained_in_one_program_equal_single_runs(trainer):
     state = trainer.init([0, 1, 2])
     for _ in range(2):
         state, metrics = trainer.chunk(state)
@@ -198,8 +202,7 @@ def test_seeds_trained_in_one_program_equal_single_runs():
         np.testing.assert_allclose(metrics["train/reward"][seed], history[-1]["train/reward"], rtol=1e-4)
 
 
-def test_single_seeds_can_be_taken_out_and_put_together():
-    trainer = make_trainer(TargetEnv())
+def test_single_seeds_can_be_taken_out_and_put_together(trainer):
     state = trainer.init([4, 5])
     parts = [trainer.select(state, i) for i in range(2)]
     second = jax.tree.map(lambda x: x[1:], state)
@@ -244,8 +247,7 @@ def test_evaluation_counts_whole_first_episodes_and_changes_nothing():
     assert metrics["eval/return_zero_std"] == 0
 
 
-def test_evaluation_tells_zero_noise_from_random_noise():
-    trainer = make_trainer(TargetEnv())
+def test_evaluation_tells_zero_noise_from_random_noise(trainer):
     state = trainer.init([0])
     for _ in range(10):
         state, _ = trainer.chunk(state)
