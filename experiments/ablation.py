@@ -117,12 +117,14 @@ def main() -> None:
     run.configure_jax()
     rows: list[dict[str, Any]] = []
     try:
+        # All of them before the first is trained: a variant that the method does not know would end the study midway.
+        configs = {(env, name): make_config(env, name, options) for env in options.envs for name in options.variants}
         for env in options.envs:
             finals = {}
             for variant in options.variants:
                 folder = options.out / "runs" / env / variant.replace(" ", "-")
                 print(f"{env}, {variant}: {folder}", flush=True)
-                train(make_config(env, variant, options), folder)
+                train(configs[env, variant], folder)
                 finals[variant] = [float(curve.returns[-1]) for curve in read_curves(folder)]
             rows += summarise(finals, env)
             (options.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")

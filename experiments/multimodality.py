@@ -55,6 +55,8 @@ class Options:
     """Weight of the bonus at the end: few actions miss them."""
     base: tuple[str, ...] = ("learned-scale", "standard")
     """Base densities of the reversible flows."""
+    num_steps: int | None = None
+    """Solver steps of the flows. None: as published."""
     out: Path = Path("results/multimodality")
     """Folder for the runs, and numbers and a picture per environment."""
 
@@ -89,7 +91,7 @@ def variants(options: Options) -> list[Variant]:
 def make_config(env: str, variant: Variant, options: Options) -> Config:
     """Return the settings of all seeds of one variant on one environment."""
     config = preset(env, variant.method, accelerator=jax.default_backend() != "cpu")
-    policy = replace(config.policy, base=variant.base)
+    policy = replace(config.policy, base=variant.base, num_steps=options.num_steps)
     if variant.bonus:
         policy = replace(policy, action_entropy_coef=options.alpha, final_action_entropy_coef=options.final_alpha)
     steps = options.num_timesteps or config.num_timesteps

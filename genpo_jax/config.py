@@ -76,6 +76,8 @@ class PolicyConfig:
     """None: the published history solver; 1, 2 or 3: the multistep solver of that order (docs/solvers.md)."""
     history_coef: float | None = None
     """Solver coefficient sigma, the weight of the oldest iterate. None: 0.75, or the multistep solver's own."""
+    mix: float | None = None
+    """genpo: weight of an iterate in its mix with the other, which ends each step of the coupled solver. None: 0.95."""
     base: Literal["standard", "learned-scale", "conditioned"] = "learned-scale"
     """Density of the noise: N(0, I); independent normals with a learned scale per coordinate; or the same about a mean
     that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy."""
@@ -89,7 +91,7 @@ class PolicyConfig:
     """Move action_entropy_coef linearly to this value over the run; None: keep it."""
 
     def __post_init__(self) -> None:
-        """Check the ranges; the solver checks its own two parameters."""
+        """Check the ranges; the solver checks its own parameters."""
         for name in ("num_steps", "num_samples"):
             value = getattr(self, name)
             _require(value is None or value >= 1, ">= 1 or None", name, value)
@@ -104,6 +106,10 @@ class PolicyConfig:
             )
         for name in ("hidden_sizes", "encoder_sizes", "head_sizes", "value_sizes"):
             _require_sizes(name, getattr(self, name))
+        for name, method in (("solver_order", "genpo++"), ("history_coef", "genpo++"), ("mix", "genpo")):
+            value = getattr(self, name)
+            known = value is None or self.method == method
+            _require(known, f"None for method {self.method!r}, whose solver has none", name, value)
         _require(self.initial_std > 0, "> 0", "initial_std", self.initial_std)
         even = self.time_embedding >= 2 and self.time_embedding % 2 == 0
         _require(even, "even and >= 2", "time_embedding", self.time_embedding)

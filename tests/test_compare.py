@@ -104,6 +104,13 @@ def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_preset
         run_main(ablation, monkeypatch, *arguments, "--variants", "M = 7")
 
 
+def test_an_ablation_is_refused_whole_where_the_method_lacks_one_of_the_settings(monkeypatch, tmp_path):
+    variants = ("--variants", "preset", "sigma 0.5")
+    with pytest.raises(SystemExit, match="history_coef must be None for method 'gaussian'"):
+        run_main(ablation, monkeypatch, "--method", "gaussian", *variants, "--out", tmp_path / "study")
+    assert not (tmp_path / "study").exists()
+
+
 @pytest.mark.parametrize("variant", [name for name in ablation.VARIANTS if name != "preset"])
 def test_every_variant_differs_from_the_preset_in_what_it_names(variant):
     options = ablation.Options()

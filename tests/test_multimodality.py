@@ -100,7 +100,7 @@ def test_a_study_writes_numbers_and_pictures_and_trains_nothing_twice(tiny_prese
 
 
 def test_only_policies_with_a_density_are_tried_with_the_bonus_and_flows_with_every_base():
-    options = multimodality.Options(methods=("gaussian", "genpo++", "fpo"), alpha=0.3, final_alpha=0.2)
+    options = multimodality.Options(methods=("gaussian", "genpo++", "fpo"), alpha=0.3, final_alpha=0.2, num_steps=7)
     rows = multimodality.variants(options)
     assert [row.label for row in rows] == [
         *("gaussian", "gaussian, bonus", "genpo++", "genpo++, bonus"),
@@ -109,4 +109,5 @@ def test_only_policies_with_a_density_are_tried_with_the_bonus_and_flows_with_ev
     policies = [multimodality.make_config("ring", row, options).policy for row in rows]
     assert [policy.action_entropy_coef for policy in policies] == [0, 0.3, 0, 0.3, 0, 0.3, 0]
     assert policies[1].final_action_entropy_coef == 0.2
+    assert {policy.num_steps for policy in policies} == {7}
     assert [policy.base for policy in policies[2:6]] == ["learned-scale"] * 2 + ["standard"] * 2

@@ -44,6 +44,7 @@ VARIANTS = [
     {"method": "genpo++", "num_steps": 3, "solver_order": 2},
     {"method": "genpo++", "base": "conditioned"},
     {"method": "genpo"},
+    {"method": "genpo", "mix": 1.0},
     {"method": "saflow"},
     {"method": "dppo"},
     {"method": "reinflow"},

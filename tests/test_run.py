@@ -243,6 +243,8 @@ def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(t
         (["--env", "fast", "--backend", "spring"], "no backend 'spring'"),
         (["--num-minibatches", "7"], "not divisible"),
         (["--history-coef", "0"], "history_coef must"),
+        (["--mix", "0.9"], "mix must be None for method 'genpo++'"),
+        (["--method", "genpo", "--mix", "1.5"], "mix must satisfy 0 < mix <= 1"),
         (["--num-steps", "60"], "round-trip error"),
         (["--resume"], "holds no config.json"),
     ],

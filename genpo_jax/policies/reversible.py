@@ -194,9 +194,8 @@ def make_coupled_policy(obs_size: int, action_size: int, config: PolicyConfig, r
     Its published cost comes partly from Jacobians; their determinant is a constant, and here none is computed.
     """
     steps = config.num_steps or PUBLISHED_STEPS
-    return ReversiblePolicy(
-        obs_size, action_size, config, CoupledSolver(steps), rngs, evaluations=2 * steps, time_steps=steps
-    )
+    solver = CoupledSolver(steps, CoupledSolver.mix if config.mix is None else config.mix)
+    return ReversiblePolicy(obs_size, action_size, config, solver, rngs, evaluations=2 * steps, time_steps=steps)
 
 
 def make_verlet_policy(obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> ReversiblePolicy:
