@@ -11,7 +11,7 @@ import pytest
 from genpo_jax.sinks import read_config, read_metrics
 
 OPTIONS = (
-    *("--env", "inverted_pendulum", "--num-envs", "16", "--unroll", "16", "--num-minibatches", "4"),
+    *("--env", "multigoal", "--num-envs", "16", "--unroll", "16", "--num-minibatches", "4"),
     *("--updates-per-chunk", "2", "--num-evals", "1", "--eval-envs", "2", "--episode-length", "50"),
 )
 
