@@ -33,7 +33,15 @@ def _scaled_std(factor: float) -> Change:
 
 
 def _scaled_ppo(name: str, factor: float) -> Change:
-    return lambda config: replace(config, ppo=replace(config.ppo, **{name: factor * getattr(config.ppo, name)}))
+    def change(config: Config) -> Config:
+        value = getattr(config.ppo, name)
+        if value is None:
+            raise ValueError(
+                f"{name} must be a number to be varied, got None for {config.policy.method!r}; leave it out"
+            )
+        return replace(config, ppo=replace(config.ppo, **{name: factor * value}))
+
+    return change
 
 
 VARIANTS: dict[str, Change] = {

@@ -109,7 +109,7 @@ class PolicyConfig:
         for name, method in (("solver_order", "genpo++"), ("history_coef", "genpo++"), ("mix", "genpo")):
             value = getattr(self, name)
             known = value is None or self.method == method
-            _require(known, f"None for method {self.method!r}, whose solver has none", name, value)
+            _require(known, f"None for method {self.method!r}, whose solver has none", name, value, "leave it out")
         _require(self.initial_std > 0, "> 0", "initial_std", self.initial_std)
         even = self.time_embedding >= 2 and self.time_embedding % 2 == 0
         _require(even, "even and >= 2", "time_embedding", self.time_embedding)

@@ -104,10 +104,18 @@ def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_preset
         run_main(ablation, monkeypatch, *arguments, "--variants", "M = 7")
 
 
-def test_an_ablation_is_refused_whole_where_the_method_lacks_one_of_the_settings(monkeypatch, tmp_path):
-    variants = ("--variants", "preset", "sigma 0.5")
-    with pytest.raises(SystemExit, match="history_coef must be None for method 'gaussian'"):
-        run_main(ablation, monkeypatch, "--method", "gaussian", *variants, "--out", tmp_path / "study")
+@pytest.mark.parametrize(
+    ("method", "variant", "message"),
+    [
+        ("gaussian", "sigma 0.5", "history_coef must be None for method 'gaussian'"),
+        ("fpo", "target KL x 2", "target_kl must be a number to be varied, got None for 'fpo'"),
+    ],
+)
+def test_an_ablation_is_refused_whole_where_the_method_lacks_a_setting(monkeypatch, tmp_path, method, variant, message):
+    with pytest.raises(SystemExit, match=message):
+        run_main(
+            ablation, monkeypatch, "--method", method, "--variants", "preset", variant, "--out", tmp_path / "study"
+        )
     assert not (tmp_path / "study").exists()
 
 
