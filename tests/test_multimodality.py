@@ -83,14 +83,14 @@ def test_a_study_writes_numbers_and_pictures_and_trains_nothing_twice(tiny_prese
     monkeypatch.setattr(multimodality, "NUM_EPISODES", 100)
 
     def main(*more):
-        arguments = ("--envs", "ring", "multigoal", "--methods", "fpo", "--num-seeds", "2", "--out", tmp_path)
+        arguments = ("--envs", "ring", "multigoal", "--methods", "reinflow", "--num-seeds", "2", "--out", tmp_path)
         monkeypatch.setattr("sys.argv", ["multimodality", *map(str, arguments), "--num-timesteps", "512", *more])
         multimodality.main()
 
     main()
     for env in ("ring", "multigoal"):
         rows = json.loads((tmp_path / f"{env}.json").read_text())
-        assert [(row["method"], row["bonus"], len(row["seeds"])) for row in rows] == [("fpo", False, 2)]
+        assert [(row["method"], row["bonus"], len(row["seeds"])) for row in rows] == [("reinflow", False, 2)]
         assert (tmp_path / f"{env}.png").stat().st_size > 10_000
     before = {path: path.read_bytes() for path in tmp_path.rglob("metrics.jsonl")}
     main()
