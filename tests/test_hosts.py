@@ -13,6 +13,8 @@ from genpo_jax.sinks import read_config, read_metrics
 OPTIONS = (
     *("--env", "multigoal", "--num-envs", "16", "--unroll", "16", "--num-minibatches", "4"),
     *("--updates-per-chunk", "2", "--num-evals", "1", "--eval-envs", "2", "--episode-length", "50"),
+    # The toy's preset leaves rewards alone; their moments, too, are to be those of all hosts together.
+    "--normalize-rewards",
 )
 
 
