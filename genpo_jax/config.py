@@ -73,9 +73,9 @@ class PolicyConfig:
     num_samples: int | None = None
     """fpo, fpo++: samples per action of the flow-matching loss. None: as published, 8 and 16."""
     solver_order: int | None = None
-    """None: the published history solver; 1, 2 or 3: the multistep solver of that order (docs/solvers.md)."""
+    """genpo++: order 1, 2 or 3 of a multistep solver (docs/solvers.md). None: the published history solver."""
     history_coef: float | None = None
-    """Solver coefficient sigma, the weight of the oldest iterate. None: 0.75, or the multistep solver's own."""
+    """genpo++: coefficient sigma, the weight of the oldest iterate. None: 0.75, or the multistep solver's own."""
     mix: float | None = None
     """genpo: weight of an iterate in its mix with the other, which ends each step of the coupled solver. None: 0.95."""
     base: Literal["standard", "learned-scale", "conditioned"] = "learned-scale"
