@@ -27,6 +27,9 @@ SHORT = {
     "steady": f"--env inverted_pendulum {SMALL}",
     "memory": "--envs inverted_pendulum --env-counts 64 512 --minibatch-counts 4",
     "seeds": "--num-seeds 2 --num-timesteps 20000",
+    "brax_ppo": "--env inverted_pendulum --num-timesteps 20000 --seeds 0",
+    "solver_cost": "--batch 256 --repeats 3",
+    "solver_sigma": "--orders 1 --sigmas 0.5 0.75 --step-counts 3 5",
 }
 
 

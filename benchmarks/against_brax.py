@@ -11,16 +11,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-import tyro
-
 from benchmarks import env_overhead
 from benchmarks.brax_ppo import import_brax_ppo
 from benchmarks.programs import Options, Programs
-from benchmarks.timing import Contender, rates, ratios, report
+from benchmarks.timing import Contender, rates, ratios, report, run_benchmark
 from genpo_jax import envs
-from genpo_jax.config import Method
 from genpo_jax.envs.brax import BraxEnvironment
-from genpo_jax.run import configure_jax
 
 WARM_UP = 2
 STEP, ROLLOUT = "training step", "bare rollout"
@@ -30,7 +26,7 @@ STEP, ROLLOUT = "training step", "bare rollout"
 class AgainstOptions(Options):
     """What to measure."""
 
-    methods: tuple[Method, ...] = ("gaussian",)
+    methods: tuple[str, ...] = ("gaussian",)
     """Our contenders."""
     updates: int = 4
     """Updates per program, ours and Brax's."""
@@ -91,12 +87,10 @@ def measure(options: AgainstOptions) -> tuple[list[float], dict[str, Contender]]
     return brax_samples[WARM_UP:], contenders
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(AgainstOptions, description=__doc__)
+def main(options: AgainstOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
     if options.num_seeds != 1:
-        raise SystemExit("error: Brax trains one seed at a time; leave --num-seeds out")
-    configure_jax()
+        raise ValueError("Brax trains one seed at a time; leave --num-seeds out")
     brax_samples, contenders = measure(options)
     steps = options.steps * options.updates
     rows = [_row(STEP, "brax", steps, brax_samples, brax_samples)]
@@ -121,4 +115,4 @@ def _row(what: str, name: str, steps: int, samples: list[float], base: list[floa
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(AgainstOptions, main, __doc__)

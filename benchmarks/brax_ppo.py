@@ -17,9 +17,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.timing import run_benchmark
 
 SHARED = {
     "episode_length": 1000,
@@ -121,11 +122,10 @@ def train(config: Config, seed: int) -> dict[str, float]:
     return last | {"seed": seed, "wall_seconds": time.monotonic() - started}
 
 
-def main() -> None:
-    """Run the command line."""
-    config = tyro.cli(Config, description=__doc__)
+def main(config: Config) -> None:
+    """Measure, print one table, write JSON where asked."""
     if config.env not in NOTEBOOK:
-        raise SystemExit(f"error: no settings for {config.env!r}; choose one of {', '.join(NOTEBOOK)}")
+        raise ValueError(f"no settings for {config.env!r}; choose one of {', '.join(NOTEBOOK)}")
     results = [train(config, seed) for seed in config.seeds]
     table = Table("seed", "env steps", "return", "wall s", title=f"Brax PPO, {config.env}, {config.backend}")
     for result in results:
@@ -138,4 +138,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(Config, main, __doc__)

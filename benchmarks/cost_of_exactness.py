@@ -10,11 +10,8 @@ field, run whole at every solver step.
 from dataclasses import dataclass
 from typing import Any
 
-import tyro
-
 from benchmarks.programs import Options, Part, Programs
-from benchmarks.timing import Contender, interleave, ratios, report, spread
-from genpo_jax.run import configure_jax
+from benchmarks.timing import Contender, interleave, ratios, report, run_benchmark, spread
 
 PARTS: tuple[Part, ...] = ("full", "update", "gradient")
 BASELINE = "gaussian"
@@ -46,7 +43,7 @@ def measure(options: CostOptions) -> dict[tuple[str, Part], Contender]:
     return contenders
 
 
-def summarise(options: CostOptions, contenders: dict[tuple[str, Part], Contender]) -> list[dict[str, Any]]:
+def summarize(options: CostOptions, contenders: dict[tuple[str, Part], Contender]) -> list[dict[str, Any]]:
     """Return a row for each part and method, with its time over the Gaussian's, and over GenPO's with its network."""
 
     def over(name: str, part: Part) -> Any:
@@ -68,14 +65,12 @@ def summarise(options: CostOptions, contenders: dict[tuple[str, Part], Contender
     return rows
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(CostOptions, description=__doc__)
+def main(options: CostOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
     if unknown := sorted(set(options.methods) - set(METHODS)):
-        raise SystemExit(f"error: unknown methods {', '.join(unknown)}; choose from {', '.join(METHODS)}")
-    configure_jax()
-    report(options.title, options, summarise(options, measure(options)))
+        raise ValueError(f"unknown methods {', '.join(unknown)}; choose from {', '.join(METHODS)}")
+    report(options.title, options, summarize(options, measure(options)))
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(CostOptions, main, __doc__)

@@ -11,11 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 from jax import Array
 
 from benchmarks.programs import env_scan
-from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report
+from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report, run_benchmark
 from genpo_jax.envs.brax import BraxEnvironment
 from genpo_jax.envs.episode import EpisodeEnv
 
@@ -83,7 +82,7 @@ def measure(config: Config) -> dict[str, Contender]:
     return contenders
 
 
-def summarise(contenders: dict[str, Contender], steps: int) -> list[dict[str, Any]]:
+def summarize(contenders: dict[str, Contender], steps: int) -> list[dict[str, Any]]:
     """Return a row for each contender, with its time relative to Brax's; `steps` is env steps per call."""
     return [
         {
@@ -96,12 +95,11 @@ def summarise(contenders: dict[str, Contender], steps: int) -> list[dict[str, An
     ]
 
 
-def main() -> None:
+def main(config: Config) -> None:
     """Measure, print one table, write JSON where asked."""
-    config = tyro.cli(Config, description=__doc__)
-    rows = summarise(measure(config), config.unroll * config.num_envs)
+    rows = summarize(measure(config), config.unroll * config.num_envs)
     report(f"{config.env} ({config.backend}), {config.num_envs} envs, T = {config.unroll}", config, rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(Config, main, __doc__)

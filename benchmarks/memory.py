@@ -1,4 +1,4 @@
-"""Measure the memory of the training program, as XLA plans it, against `genpo_jax.memory.predict`.
+"""Measure the memory of the training program, as XLA plans it, against `genpo_jax.training.memory.predict`.
 
     python -m benchmarks.memory --envs ant humanoid --env-counts 64 512 2048
 
@@ -11,15 +11,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import tyro
-
 from benchmarks.programs import Options
-from benchmarks.timing import report
-from genpo_jax.config import Config, Method
+from benchmarks.timing import report, run_benchmark
+from genpo_jax.config import Config
 from genpo_jax.envs import Environment
-from genpo_jax.memory import predict, state_bytes
-from genpo_jax.run import configure_jax
-from genpo_jax.trainer import Trainer
+from genpo_jax.training.memory import predict, state_bytes
+from genpo_jax.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -30,7 +27,7 @@ class MemoryOptions:
     """Environments."""
     backend: str | None = None
     """Physics backend; None: the environment's default."""
-    methods: tuple[Method, ...] = ("genpo++", "gaussian")
+    methods: tuple[str, ...] = ("genpo++", "gaussian")
     """Methods."""
     env_counts: tuple[int, ...] = (64, 512, 2048)
     """Environments side by side."""
@@ -45,7 +42,7 @@ class MemoryOptions:
 def measure(env: Environment, config: Config) -> dict[str, Any]:
     """Return measured and predicted bytes of one configuration."""
     trainer = Trainer(env, config)
-    program = trainer.program.lower(trainer.abstract_state(1), trainer.settings).compile()
+    program = trainer.program.lower(trainer.abstract_state(1), trainer.hyper).compile()
     analysis: Any = program.memory_analysis()
     arguments, temporaries = analysis.argument_size_in_bytes, analysis.temp_size_in_bytes
     fresh = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
@@ -63,10 +60,8 @@ def measure(env: Environment, config: Config) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(MemoryOptions, description=__doc__)
-    configure_jax()
+def main(options: MemoryOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
     rows = []
     for name in options.envs:
         base = Options(env=name, backend=options.backend)
@@ -80,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(MemoryOptions, main, __doc__)

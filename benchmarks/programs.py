@@ -11,11 +11,16 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.timing import Contender, compiled
-from genpo_jax import envs, ppo, sharding
-from genpo_jax.config import Config, EnvConfig, Method, PolicyConfig, PPOConfig
+from genpo_jax import envs
+from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState
-from genpo_jax.trainer import Trainer, TrainState
+from genpo_jax.methods import FlowMethod, NetworksConfig, method_of
+from genpo_jax.presets import apply
+from genpo_jax.training import ppo, sharding
+from genpo_jax.training.algorithm import TrainState
+from genpo_jax.training.trainer import Trainer
 
+Activation = Literal["mish", "elu", "swish", "tanh"]
 Part = Literal["env", "rollout", "update", "full", "gradient"]
 
 
@@ -41,7 +46,7 @@ class Options:
     """Hidden layers of the Gaussian mean, of the concat velocity field and of the value network."""
     encoder_sizes: tuple[int, ...] = (400, 200)
     """Layers of the observation encoder."""
-    head_sizes: tuple[int, ...] = PolicyConfig.head_sizes
+    head_sizes: tuple[int, ...] = FlowMethod.head_sizes
     """Hidden layers of the velocity head."""
     rounds: int = 10
     """Timed samples of each contender."""
@@ -64,24 +69,24 @@ class Options:
         """Return the environment."""
         return envs.make(self.env, self.backend)
 
-    def config(self, method: Method, **policy: Any) -> Config:
-        """Return the settings of a training run of one update per chunk."""
+    def config(self, method: str, activation: Activation = "mish", **settings: Any) -> Config:
+        """Return the settings of a training run of one update per chunk; `settings` are the method's."""
         sizes = {
             "hidden_sizes": self.hidden_sizes,
-            "value_sizes": self.hidden_sizes,
             "encoder_sizes": self.encoder_sizes,
             "head_sizes": self.head_sizes,
         }
-        settings: dict[str, Any] = sizes | policy
-        return Config(
+        config = Config(
             env=self.env,
             backend=self.backend,
             updates_per_chunk=1,
             num_seeds=self.num_seeds,
             env_options=EnvConfig(num_envs=self.num_envs),
-            policy=PolicyConfig(method=method, **settings),
+            method=method_of(method)(),
+            networks=NetworksConfig(value_sizes=self.hidden_sizes, activation=activation),
             ppo=PPOConfig(unroll=self.unroll, num_minibatches=self.num_minibatches, num_epochs=self.num_epochs),
         )
+        return apply(config, {"method": sizes | settings})
 
 
 def env_scan(env: EpisodeEnv, refresh: bool = True) -> Callable[[EpisodeState, Array], Any]:
@@ -120,7 +125,7 @@ class Programs:
 
     def full(self) -> Contender:
         """Run a whole chunk: rollout, advantages, update, statistics."""
-        return compiled(self.trainer.program, self._state(), self.trainer.settings)
+        return compiled(self.trainer.program, self._state(), self.trainer.hyper)
 
     def env(self) -> Contender:
         """Step the environments with random actions, no policy."""
@@ -140,11 +145,11 @@ class Programs:
 
     def update(self) -> Contender:
         """Run all epochs of minibatches, on the same batch and from the same parameters in every call."""
-        trainer, ppo_config = self.trainer, self.config.ppo
+        trainer, algorithm = self.trainer, self.trainer.algorithm
 
         def improve(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
             start = jnp.zeros(())
-            return ppo.improve(learner, batch, key, start, trainer.merge, ppo_config, trainer.shuffle)
+            return ppo.improve(learner, batch, key, start, algorithm.make_agent, trainer.hyper, algorithm.shuffle)
 
         def call(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
             return learner, jax.vmap(improve, in_axes=(0, 0, None))(learner, batch, key)
@@ -155,11 +160,11 @@ class Programs:
         )
 
     def gradient(self) -> Contender:
-        """Differentiate mean(ratio * advantage) on one minibatch: the policy alone, no value loss, no optimiser."""
+        """Differentiate mean(ratio * advantage) on one minibatch: the policy alone, no value loss, no optimizer."""
         trainer, parts = self.trainer, self.config.ppo.num_minibatches
 
         def objective(params: Any, batch: ppo.Batch) -> Array:
-            log_ratio = trainer.merge(params).log_ratio(batch.obs, batch.record)
+            log_ratio = trainer.algorithm.make_agent(params).log_ratio(batch.obs, batch.record)
             return (jnp.exp(log_ratio) * batch.advantage).mean()
 
         def call(params: Any, batch: ppo.Batch) -> Any:
@@ -175,7 +180,8 @@ class Programs:
     @cached_property
     def _rollout(self) -> Contender:
         def call(state: TrainState) -> Any:
-            episodes, rollout = jax.vmap(self.trainer._collect)(state)
+            collect = jax.vmap(self.trainer.algorithm.collect)
+            episodes, rollout = collect(state.learner.params, state.obs_moments, state.episodes)
             return state.replace(episodes=episodes), rollout
 
         return compiled(call, self._state(), out_shardings=(self.trainer.state_sharding, None))
@@ -183,7 +189,8 @@ class Programs:
     @cached_property
     def _batch(self) -> ppo.Batch:
         def make(state: TrainState, rollout: Any) -> ppo.Batch:
-            agent = self.trainer.merge(state.learner.params)
-            return self.trainer._make_batch(agent, state, rollout, state.episodes.obs, self.config.ppo)
+            algorithm = self.trainer.algorithm
+            agent = algorithm.make_agent(state.learner.params)
+            return algorithm.make_batch(agent, state, rollout, state.episodes.obs, self.trainer.hyper)
 
         return jax.jit(jax.vmap(make))(*self._rollout.executable(self._state()))

@@ -17,19 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import tyro
 
 from benchmarks.programs import Options, Programs
-from benchmarks.timing import Contender, Spread, interleave, rates, report
-from genpo_jax.config import Method
-from genpo_jax.run import configure_jax
+from benchmarks.timing import Contender, Spread, interleave, rates, report, run_benchmark
 
 
 @dataclass(frozen=True)
 class ScalingOptions(Options):
     """What to measure; the other sizes stay as given."""
 
-    method: Method = "genpo++"
+    method: str = "genpo++"
     """Method to train."""
     env_counts: tuple[int, ...] = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
     """Numbers of environments."""
@@ -39,7 +36,7 @@ class ScalingOptions(Options):
     """Numbers of virtual devices, on a CPU."""
 
 
-def measure(variants: dict[int, Options], method: Method) -> dict[int, Spread]:
+def measure(variants: dict[int, Options], method: str) -> dict[int, Spread]:
     """Return env steps per second of each variant, interleaved."""
     if not variants:
         return {}
@@ -87,10 +84,8 @@ def _arguments(options: Options) -> list[str]:
     return arguments
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(ScalingOptions, description=__doc__)
-    configure_jax()
+def main(options: ScalingOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
     measured = {
         "envs": measure({count: replace(options, num_envs=count) for count in options.env_counts}, options.method),
         "seeds": measure({count: replace(options, num_seeds=count) for count in options.seed_counts}, options.method),
@@ -108,4 +103,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(ScalingOptions, main, __doc__)

@@ -14,9 +14,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from benchmarks.timing import report
+from benchmarks.timing import report, run_benchmark
 
 
 @dataclass(frozen=True)
@@ -63,9 +61,8 @@ def one_by_one(options: SeedsOptions, cache: Path) -> float:
     return time.perf_counter() - start
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(SeedsOptions, description=__doc__)
+def main(options: SeedsOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
     rows = []
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         for cache in ("cold", "warm"):
@@ -82,4 +79,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(SeedsOptions, main, __doc__)

@@ -1,6 +1,6 @@
 """Time a solver against a bare loop of the same network calls, and the import of the solvers.
 
-    python -m benchmarks.solver_cost [--batch 4096] [--num-steps 5] [--repeats 15]
+    python -m benchmarks.solver_cost --batch 4096 --num-steps 5 --repeats 15
 
 The network is the published one for Humanoid: observation 244 and time embedding concatenated with the
 action (17), hidden layers 400, 200, 100, one call on the whole batch. The bare loop is `x <- x + dt v(x, t)`
@@ -9,15 +9,17 @@ slow moment of a shared machine hits both. The import time is the median differe
 `import genpo_jax.solvers`.
 """
 
-import argparse
 import statistics
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from benchmarks.timing import ratios, seconds
+from benchmarks.timing import ratios, report, run_benchmark, seconds, spread
 from genpo_jax.solvers import (
     EULER,
     BelmSolver,
@@ -25,6 +27,7 @@ from genpo_jax.solvers import (
     HistorySolver,
     MultistepSolver,
     RungeKuttaSolver,
+    StepSolver,
     VerletSolver,
 )
 
@@ -74,71 +77,100 @@ def import_seconds(repeats: int = 5) -> float:
     return statistics.median(float(run.stdout) for run in runs)
 
 
-def measure_gradient(params: list, obs: jax.Array, num_steps: int, repeats: int) -> None:
-    """Print what constant memory costs: the gradient of the inverse against that of a plain scan."""
+@dataclass(frozen=True)
+class SolverCostOptions:
+    """What to time."""
+
+    only: tuple[str, ...] = ()
+    """Names of solvers; none: all."""
+    batch: int = 4096
+    """Observations in one call of the network."""
+    num_steps: int = 5
+    """Solver steps M."""
+    repeats: int = 15
+    """Timed pairs of solver and loop."""
+    json: Path | None = None
+    """Where to write the result."""
+
+
+def solvers(num_steps: int) -> dict[str, StepSolver]:
+    """Return the solvers that are timed."""
+    return {
+        "history": HistorySolver(num_steps),
+        "multistep-1": MultistepSolver(num_steps, 1),
+        "multistep-2": MultistepSolver(num_steps, 2),
+        "multistep-3": MultistepSolver(num_steps, 3),
+        "belm": BelmSolver(num_steps),
+        "coupled": CoupledSolver(num_steps),
+        "verlet": VerletSolver(num_steps),
+        "rk-euler": RungeKuttaSolver(num_steps, EULER),
+        "rk-midpoint": RungeKuttaSolver(num_steps),
+    }
+
+
+def row(name: str, what: str, calls: int, base: list[float], mine: list[float]) -> dict[str, Any]:
+    """Return one row of the table."""
+    return {
+        "solver": name,
+        "what": what,
+        "calls": calls,
+        "base_ms": spread([1e3 * sample for sample in base]),
+        "ms": spread([1e3 * sample for sample in mine]),
+        "over_base": ratios(mine, base),
+    }
+
+
+def in_turn(base: Any, mine: Any, repeats: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of two calls that alternate, after one of each that compiles."""
+    for call in (base, mine):
+        seconds(call)
+    pairs = [(seconds(base), seconds(mine)) for _ in range(repeats)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def time_solver(name: str, solver: StepSolver, options: SolverCostOptions, params: list, obs: jax.Array) -> list[dict]:
+    """Return a row for each direction, against the bare loop."""
+    state = jax.random.normal(jax.random.key(2), (options.batch, solver.num_states, ACTION))
+    calls = len(solver.evaluation_times)
+    bare, rows = jax.jit(loop(calls)), []
+    for direction in ("forward", "inverse"):
+        method = getattr(solver, direction)
+        run = jax.jit(lambda params, obs, state, method=method: method(make_velocity(params, obs), state))
+        samples = in_turn(
+            lambda: bare(params, obs, state[:, 0]), lambda run=run: run(params, obs, state), options.repeats
+        )
+        rows.append(row(name, direction, calls, *samples))
+    return rows
+
+
+def time_constant_memory(options: SolverCostOptions, params: list, obs: jax.Array) -> dict[str, Any]:
+    """Return what constant memory costs: the gradient of the inverse against that of a plain scan."""
     state = jax.random.normal(jax.random.key(2), (len(obs), 2, ACTION))
-    runs = [
+    plain, walked = (
         jax.jit(jax.grad(lambda p, o, s, solver=solver: solver.inverse(make_velocity(p, o), s).sum()))
         for solver in (
-            HistorySolver(num_steps, unroll=False),
-            HistorySolver(num_steps, constant_memory=True),
+            HistorySolver(options.num_steps, unroll=False),
+            HistorySolver(options.num_steps, constant_memory=True),
         )
-    ]
-    for run in runs:
-        seconds(run, params, obs, state)
-    pairs = [[seconds(run, params, obs, state) for run in runs] for _ in range(repeats)]
-    plain, walked = (1e3 * statistics.median(column) for column in zip(*pairs, strict=True))
-    print(f"gradient of the history inverse: scan {plain:.1f} ms, constant memory {walked:.1f} ms")
+    )
+    samples = in_turn(lambda: plain(params, obs, state), lambda: walked(params, obs, state), options.repeats)
+    return row("history", "gradient, constant memory", options.num_steps, *samples)
 
 
-def main() -> None:
-    """Print one row for each solver and direction, and the price of constant memory."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--only", nargs="*", help="names of solvers; default: all")
-    parser.add_argument("--batch", type=int, default=4096)
-    parser.add_argument("--num-steps", type=int, default=5)
-    parser.add_argument("--repeats", type=int, default=15)
-    args = parser.parse_args()
-    m = args.num_steps
-    print(f"device {jax.devices()[0].platform}, batch {args.batch}, M = {m}")
-    print(f"import genpo_jax.solvers after jax: {1e3 * import_seconds():.1f} ms")
-    solvers = {
-        "history": (HistorySolver(m), m),
-        "multistep-1": (MultistepSolver(m, 1), m),
-        "multistep-2": (MultistepSolver(m, 2), m),
-        "multistep-3": (MultistepSolver(m, 3), m),
-        "belm": (BelmSolver(m), m),
-        "coupled": (CoupledSolver(m), 2 * m),
-        "verlet": (VerletSolver(m), 2 * m + 1),
-        "rk-euler": (RungeKuttaSolver(m, EULER), 2 * m),
-        "rk-midpoint": (RungeKuttaSolver(m), 4 * m),
-    }
+def main(options: SolverCostOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
+    available = solvers(options.num_steps)
+    if unknown := sorted(set(options.only) - set(available)):
+        raise ValueError(f"unknown solvers {', '.join(unknown)}; choose from {', '.join(available)}")
     params = init_network(jax.random.key(0))
-    obs = jax.random.normal(jax.random.key(1), (args.batch, OBS))
-    print("solver        direction  calls  loop ms  solver ms  quotient (quartiles)")
-    for name, (solver, calls) in solvers.items():
-        if args.only is not None and name not in args.only:
-            continue
-        state = jax.random.normal(jax.random.key(2), (args.batch, solver.num_states, ACTION))
-        bare = jax.jit(loop(calls))
-        for direction in ("forward", "inverse"):
-            method = getattr(solver, direction)
-            run = jax.jit(lambda params, obs, state, method=method: method(make_velocity(params, obs), state))
-            seconds(bare, params, obs, state[:, 0])
-            seconds(run, params, obs, state)
-            pairs = [
-                (seconds(bare, params, obs, state[:, 0]), seconds(run, params, obs, state)) for _ in range(args.repeats)
-            ]
-            bare_samples, run_samples = zip(*pairs, strict=True)
-            bare_ms, run_ms = (1e3 * statistics.median(samples) for samples in (bare_samples, run_samples))
-            middle, low, high = ratios(run_samples, bare_samples)
-            print(
-                f"{name:13s} {direction:9s} {calls:6d} {bare_ms:8.1f} {run_ms:10.1f}"
-                f"  {middle:.3f} ({low:.3f}-{high:.3f})",
-                flush=True,
-            )
-    measure_gradient(params, obs, m, args.repeats)
+    obs = jax.random.normal(jax.random.key(1), (options.batch, OBS))
+    rows = []
+    for name in options.only or available:
+        rows += time_solver(name, available[name], options, params, obs)
+    rows.append(time_constant_memory(options, params, obs))
+    title = f"batch {options.batch}, M = {options.num_steps}, import after jax: {1e3 * import_seconds():.1f} ms"
+    report(title, options, rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(SolverCostOptions, main, __doc__)

@@ -12,16 +12,18 @@ noise.
 
 import functools
 import math
+from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.timing import report, run_benchmark
 from genpo_jax.solvers import RK4, MultistepSolver, RungeKuttaSolver
 from genpo_jax.solvers.base import MAX_ROUND_TRIP_ERROR
 
 BATCH, SIZE, WIDTH = 64, 3, 16
-STEPS = (3, 5, 10)
 SIGMAS = (-0.5, -0.3, -0.1, *(round(0.05 * i, 2) for i in range(1, 21)))
 
 
@@ -69,35 +71,62 @@ def build(num_steps: int, order: int, sigma: float):
     return MultistepSolver(num_steps, order, sigma, unroll=False, max_error=math.inf)
 
 
-def main() -> None:
-    """Print one row for each order and σ, and the recommended σ of each order."""
+@dataclass(frozen=True)
+class SolverSigmaOptions:
+    """What to try."""
+
+    orders: tuple[int, ...] = (1, 2, 3)
+    """Orders of the solver."""
+    sigmas: tuple[float, ...] = SIGMAS
+    """History coefficients."""
+    step_counts: tuple[int, ...] = (3, 5, 10)
+    """Numbers of steps over which the error is averaged."""
+    json: Path | None = None
+    """Where to write the result."""
+
+
+def main(options: SolverSigmaOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
     jax.config.update("jax_enable_x64", True)
     start = jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, SIZE)))
     fields = velocities()
     exact = RungeKuttaSolver(500, RK4, 1.0, unroll=False)
     targets = {name: integrate(exact, velocity, start) for name, velocity in fields.items()}
-    columns = [f"{name[:7]} M={m}" for name in fields for m in STEPS]
-    print("order  sigma  std(v=0)  round trip M=20   mean   " + "  ".join(columns))
-    for order in (1, 2, 3):
-        best = (math.inf, 0.0)
-        for sigma in SIGMAS:
+    rows = []
+    for order in options.orders:
+        tried = []
+        for sigma in options.sigmas:
             try:
-                solvers = {m: build(m, order, sigma) for m in (*STEPS, 20)}
+                solvers = {m: build(m, order, sigma) for m in (*options.step_counts, 20)}
             except ValueError:  # not zero-stable
                 continue
-            errors = [
-                float(jnp.sqrt(jnp.mean((integrate(solvers[m], velocity, start) - targets[name]) ** 2)))
+            errors = {
+                f"{name}, M = {m}": float(
+                    jnp.sqrt(jnp.mean((integrate(solvers[m], velocity, start) - targets[name]) ** 2))
+                )
                 for name, velocity in fields.items()
-                for m in STEPS
-            ]
-            mean = math.exp(np.log(errors).mean())
+                for m in options.step_counts
+            }
             round_trip, std = solvers[20].round_trip_error(jnp.float32), zero_velocity_std(solvers[5])
-            row = "  ".join(f"{error:11.1e}" for error in errors)
-            print(f"{order:5d} {sigma:6.2f} {std:9.2f} {round_trip:16.1e} {mean:6.3f}   {row}", flush=True)
-            if round_trip <= MAX_ROUND_TRIP_ERROR and std <= 1:
-                best = min(best, (mean, sigma))
-        print(f"order {order}: sigma = {best[1]} (mean error {best[0]:.3f})", flush=True)
+            tried.append(
+                {
+                    "order": order,
+                    "sigma": sigma,
+                    "best": "",
+                    "mean_error": math.exp(np.log(list(errors.values())).mean()),
+                    "std_at_zero_velocity": std,
+                    "round_trip_at_20": round_trip,
+                }
+                | errors
+            )
+        allowed = [r for r in tried if r["round_trip_at_20"] <= MAX_ROUND_TRIP_ERROR and r["std_at_zero_velocity"] <= 1]
+        if allowed:
+            min(allowed, key=lambda r: r["mean_error"])["best"] = "*"
+        rows += tried
+    if not rows:
+        raise ValueError(f"no rule is zero-stable for sigmas = {options.sigmas}; try some in (0, 1)")
+    report("errors of the multistep rules", options, rows)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(SolverSigmaOptions, main, __doc__)

@@ -10,20 +10,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
-import tyro
 
 from benchmarks.programs import Options
-from benchmarks.timing import report, spread
-from genpo_jax.config import Method
-from genpo_jax.run import configure_jax
-from genpo_jax.trainer import Trainer
+from benchmarks.timing import report, run_benchmark, spread
+from genpo_jax.training.trainer import Trainer
 
 
 @dataclass(frozen=True)
 class SteadyOptions(Options):
     """What to measure."""
 
-    method: Method = "genpo++"
+    method: str = "genpo++"
     """Method to train."""
     chunks: int = 100
     """Chunks after the one that compiles."""
@@ -53,10 +50,8 @@ def measure(options: SteadyOptions) -> list[dict[str, Any]]:
     return history
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(SteadyOptions, description=__doc__)
-    configure_jax()
+def main(options: SteadyOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
     compiling, *history = measure(options)
     ends = {"first": history[: options.window], "last": history[-options.window :]}
     base = spread([chunk["seconds"] for chunk in history[: options.window]]).median
@@ -81,4 +76,4 @@ def _counts(chunk: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(SteadyOptions, main, __doc__)

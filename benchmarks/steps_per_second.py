@@ -8,19 +8,15 @@ on one batch, `full` is the training program. All run in turn, in one process.
 
 from dataclasses import dataclass
 
-import tyro
-
 from benchmarks.programs import Options, Part, Programs
-from benchmarks.timing import Contender, interleave, rates, ratios, report, spread
-from genpo_jax.config import Method
-from genpo_jax.run import configure_jax
+from benchmarks.timing import Contender, interleave, rates, ratios, report, run_benchmark, spread
 
 
 @dataclass(frozen=True)
 class StepsOptions(Options):
     """What to measure."""
 
-    methods: tuple[Method, ...] = ("genpo++", "gaussian")
+    methods: tuple[str, ...] = ("genpo++", "gaussian")
     """Methods to compare."""
     parts: tuple[Part, ...] = ("env", "rollout", "update", "full")
     """Parts of the training program."""
@@ -41,10 +37,8 @@ def measure(options: StepsOptions) -> dict[tuple[str, Part], Contender]:
     return contenders
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(StepsOptions, description=__doc__)
-    configure_jax()
+def main(options: StepsOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
     contenders = measure(options)
     bare = contenders.get(("any", "env"))
     rows = [
@@ -62,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(StepsOptions, main, __doc__)

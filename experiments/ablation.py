@@ -6,39 +6,39 @@ Every variant is the preset of its environment with one difference (`VARIANTS`);
 environment train in one program. What is done already is not done again.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import jax
-import tyro
-
-from experiments.compare import read_curves, train
-from experiments.presets import preset
 from experiments.statistics import interquartile_mean, probability_of_improvement
-from genpo_jax import run
-from genpo_jax.config import Config, Method
+from experiments.study import check_choices, read_curves, run_study, study_config, train
+from genpo_jax.config import Config
 
 Change = Callable[[Config], Config]
 
 
-def _policy(**values: Any) -> Change:
-    return lambda config: replace(config, policy=replace(config.policy, **values))
+def _method(**values: Any) -> Change:
+    def change(config: Config) -> Config:
+        known = {f.name for f in dataclasses.fields(config.method)}
+        if missing := sorted(set(values) - known):
+            raise ValueError(f"method {config.method.name!r} has no {', '.join(missing)} to be varied; leave it out")
+        return replace(config, method=replace(config.method, **values))
+
+    return change
 
 
 def _scaled_std(factor: float) -> Change:
-    return lambda config: _policy(initial_std=factor * config.policy.initial_std)(config)
+    return lambda config: _method(initial_std=factor * config.method.initial_std)(config)
 
 
 def _scaled_ppo(name: str, factor: float) -> Change:
     def change(config: Config) -> Config:
         value = getattr(config.ppo, name)
         if value is None:
-            raise ValueError(
-                f"{name} must be a number to be varied, got None for {config.policy.method!r}; leave it out"
-            )
+            raise ValueError(f"{name} must be a number to be varied, got None for {config.method.name!r}; leave it out")
         return replace(config, ppo=replace(config.ppo, **{name: factor * value}))
 
     return change
@@ -46,20 +46,20 @@ def _scaled_ppo(name: str, factor: float) -> Change:
 
 VARIANTS: dict[str, Change] = {
     "preset": lambda config: config,
-    "base standard": _policy(base="standard"),
-    "base conditioned": _policy(base="conditioned"),
+    "base standard": _method(base="standard"),
+    "base conditioned": _method(base="conditioned"),
     "initial std x 0.5": _scaled_std(0.5),
     "initial std x 2": _scaled_std(2.0),
     "target KL x 0.33": _scaled_ppo("target_kl", 0.33),
     "target KL x 2": _scaled_ppo("target_kl", 2.0),
     "clip range x 0.5": _scaled_ppo("clip_range", 0.5),
     "clip range x 1.5": _scaled_ppo("clip_range", 1.5),
-    "sigma 0.5": _policy(history_coef=0.5),
-    "sigma 0.9": _policy(history_coef=0.9),
-    "M = 2": _policy(num_steps=2),
-    "M = 10": _policy(num_steps=10),
-    "order 2, M = 3": _policy(solver_order=2, num_steps=3),
-    "entropy bonus 0.02, fading": _policy(action_entropy_coef=0.02, final_action_entropy_coef=0.0),
+    "sigma 0.5": _method(history_coef=0.5),
+    "sigma 0.9": _method(history_coef=0.9),
+    "M = 2": _method(num_steps=2),
+    "M = 10": _method(num_steps=10),
+    "order 2, M = 3": _method(solver="multistep-2", history_coef=0.45, num_steps=3),
+    "entropy bonus 0.02, fading": _method(action_entropy_coef=0.02, final_action_entropy_coef=0.0),
 }
 
 
@@ -67,7 +67,7 @@ VARIANTS: dict[str, Change] = {
 class Options:
     """What to vary."""
 
-    method: Method = "genpo++"
+    method: str = "genpo++"
     """Method."""
     envs: tuple[str, ...] = ("reacher", "hopper", "ant")
     """Environments."""
@@ -85,12 +85,11 @@ class Options:
 
 def make_config(env: str, variant: str, options: Options) -> Config:
     """Return the settings of all seeds of one variant on one environment."""
-    config = VARIANTS[variant](preset(env, options.method, accelerator=jax.default_backend() != "cpu"))
-    steps = options.num_timesteps or config.num_timesteps
-    return replace(config, num_seeds=options.num_seeds, num_timesteps=steps, num_evals=options.num_evals)
+    sizes = (options.num_seeds, options.num_timesteps, options.num_evals)
+    return VARIANTS[variant](study_config(env, options.method, *sizes))
 
 
-def summarise(finals: dict[str, list[float]], env: str) -> list[dict[str, Any]]:
+def summarize(finals: dict[str, list[float]], env: str) -> list[dict[str, Any]]:
     """Return a row for each variant of one environment, from its final returns."""
     reference = next(iter(finals.values()))
     return [
@@ -117,30 +116,26 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(Options, description=__doc__)
+def study(options: Options) -> None:
+    """Train what is not trained yet, and report on all of it."""
+    check_choices(options.envs, [options.method], options.num_seeds)
     if unknown := [variant for variant in options.variants if variant not in VARIANTS]:
-        raise SystemExit(f"error: unknown variants {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
-    run.configure_jax()
+        raise ValueError(f"unknown variants {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
+    # All of them before the first is trained: a variant that the method does not know would end the study midway.
+    configs = {(env, name): make_config(env, name, options) for env in options.envs for name in options.variants}
     rows: list[dict[str, Any]] = []
-    try:
-        # All of them before the first is trained: a variant that the method does not know would end the study midway.
-        configs = {(env, name): make_config(env, name, options) for env in options.envs for name in options.variants}
-        for env in options.envs:
-            finals = {}
-            for variant in options.variants:
-                folder = options.out / "runs" / env / variant.replace(" ", "-")
-                print(f"{env}, {variant}: {folder}", flush=True)
-                train(configs[env, variant], folder)
-                finals[variant] = [float(curve.returns[-1]) for curve in read_curves(folder)]
-            rows += summarise(finals, env)
-            (options.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
-            (options.out / "table.md").write_text(to_markdown(rows))
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    for env in options.envs:
+        finals = {}
+        for variant in options.variants:
+            folder = options.out / "runs" / env / variant.replace(" ", "-")
+            print(f"{env}, {variant}: {folder}", flush=True)
+            train(configs[env, variant], folder)
+            finals[variant] = [float(curve.returns[-1]) for curve in read_curves(folder)]
+        rows += summarize(finals, env)
+        (options.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (options.out / "table.md").write_text(to_markdown(rows))
     print(to_markdown(rows))
 
 
 if __name__ == "__main__":
-    main()
+    run_study(Options, study, __doc__)

@@ -2,27 +2,23 @@
 
     python -m experiments.compare --envs reacher hopper ant --methods gaussian genpo++ --num-seeds 5
 
-Every method trains with the preset of its environment (experiments/presets.py); all seeds of a method and an
+Every method trains with the preset of its environment (genpo_jax/presets.py); all seeds of a method and an
 environment train in one program. What is done already is not done again, so that the same command goes on where it was
 stopped, and a call with one environment and method makes a single row.
 """
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-import tyro
 
 from experiments.compare_plots import draw_learning, draw_ratios
-from experiments.presets import preset
 from experiments.statistics import interquartile_mean, probability_of_improvement
-from genpo_jax import run
-from genpo_jax.config import Config, Method
-from genpo_jax.sinks import CONFIG_FILE, METRICS_FILE, read_config, read_metrics
+from experiments.study import Curve, check_choices, read_curves, run_study, study_config, train
+from genpo_jax.runs.metrics import METRICS_FILE
 
 # Part of the best method's improvement over the untrained policy that a seed must reach to be counted as there.
 THRESHOLD = 0.8
@@ -34,7 +30,7 @@ class Options:
 
     envs: tuple[str, ...] = ("inverted_pendulum", "reacher", "hopper", "ant")
     """Environments, of Brax, MuJoCo Playground or our own."""
-    methods: tuple[Method, ...] = ("gaussian", "genpo++")
+    methods: tuple[str, ...] = ("gaussian", "genpo++")
     """Methods; the first is the one that the others are compared with."""
     num_seeds: int = 5
     """Seeds 0, 1, ... of every method, trained in one program."""
@@ -48,71 +44,6 @@ class Options:
     """Train nothing; report on the runs that are there."""
 
 
-class Curve(NamedTuple):
-    """The evaluations of one seed, in order, and its training metrics."""
-
-    env: str
-    method: str
-    seed: int
-    env_steps: np.ndarray
-    seconds: np.ndarray
-    returns: np.ndarray
-    training: list[dict[str, Any]]
-
-
-def make_config(env: str, method: Method, options: Options) -> Config:
-    """Return the settings of all seeds of one method on one environment."""
-    config = preset(env, method, accelerator=jax.default_backend() != "cpu")
-    steps = options.num_timesteps or config.num_timesteps
-    return replace(config, num_seeds=options.num_seeds, num_timesteps=steps, num_evals=options.num_evals)
-
-
-def train(config: Config, folder: Path) -> None:
-    """Train, or go on training, unless it is done.
-
-    Raises:
-        ValueError: if the folder holds a run with other settings.
-        SystemExit: if the run was asked to stop before its end.
-    """
-    if (folder / CONFIG_FILE).exists():
-        saved = read_config(folder)["config"]
-        if saved != json.loads(json.dumps(config.to_dict())):
-            different = sorted(name for name, value in config.to_dict().items() if saved.get(name) != value)
-            raise ValueError(
-                f"{folder} holds a run with other {', '.join(different)}; name another --out, or remove it"
-            )
-        done = read_metrics(folder / METRICS_FILE)
-        if done and done[-1]["env_steps"] >= config.num_timesteps:
-            return
-        config = replace(config, resume=True)
-    run.train(config, folder)
-    if read_metrics(folder / METRICS_FILE)[-1]["env_steps"] < config.num_timesteps:
-        raise SystemExit(f"stopped within {folder}; the same command goes on from there")
-
-
-def read_curves(folder: Path) -> list[Curve]:
-    """Return the curves of all seeds of a run."""
-    config = Config.from_dict(read_config(folder)["config"])
-    folders = [folder] if config.num_seeds == 1 else [folder / f"seed-{seed}" for seed in config.seeds]
-    curves = []
-    for seed, path in zip(config.seeds, folders, strict=True):
-        lines = read_metrics(path / METRICS_FILE)
-        evals = [line for line in lines if line.get("eval/return_random") is not None]
-        curves.append(
-            Curve(
-                config.env,
-                config.policy.method,
-                seed,
-                np.array([line["env_steps"] for line in evals]),
-                # Seeds in one program share its time.
-                np.array([line["wall_seconds"] for line in evals]) / config.num_seeds,
-                np.array([line["eval/return_random"] for line in evals]),
-                [line for line in lines if "train/kl" in line],
-            )
-        )
-    return curves
-
-
 def area_under(curve: Curve) -> float:
     """Return the mean return over the env steps of a run."""
     return float(np.trapezoid(curve.returns, curve.env_steps) / (curve.env_steps[-1] - curve.env_steps[0]))
@@ -124,7 +55,7 @@ def first_above(curve: Curve, threshold: float) -> tuple[float, float]:
     return (float(curve.env_steps[above[0]]), float(curve.seconds[above[0]])) if len(above) else (np.nan, np.nan)
 
 
-def summarise(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str, Any]]:
+def summarize(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str, Any]]:
     """Return a row of statistics for each method of one environment."""
     by_method = {method: [curve for curve in curves if curve.method == method] for method in methods}
     by_method = {method: found for method, found in by_method.items() if found}
@@ -185,7 +116,7 @@ def report(curves: Sequence[Curve], options: Options) -> list[dict[str, Any]]:
                 file.write(json.dumps(line | {"seconds": float(seconds), "return": float(value)}) + "\n")
     rows = []
     for env in dict.fromkeys(curve.env for curve in curves):
-        rows += summarise([curve for curve in curves if curve.env == env], options.methods)
+        rows += summarize([curve for curve in curves if curve.env == env], options.methods)
     (options.out / "table.md").write_text(to_markdown(rows))
     (options.out / "table.json").write_text(json.dumps(rows, indent=2) + "\n")
     draw_learning(curves, options.methods, options.out / "learning.png")
@@ -193,31 +124,26 @@ def report(curves: Sequence[Curve], options: Options) -> list[dict[str, Any]]:
     return rows
 
 
-def _folders(options: Options) -> Iterable[tuple[str, Method, Path]]:
+def _folders(options: Options) -> Iterable[tuple[str, str, Path]]:
     for env in options.envs:
         for method in options.methods:
             yield env, method, options.out / "runs" / env / method
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(Options, description=__doc__)
-    run.configure_jax()
-    try:
-        for env, method, folder in _folders(options):
-            if not options.only_report:
-                print(f"{env}, {method}: {folder}", flush=True)
-                train(make_config(env, method, options), folder)
-        found = [folder for _, _, folder in _folders(options) if (folder / METRICS_FILE).exists()]
-        curves = [curve for folder in found for curve in read_curves(folder) if len(curve.returns) > 1]
-        if not curves:
-            raise ValueError(f"there are no runs with evaluations in {options.out / 'runs'}; train them first")
-        rows = report(curves, options)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
-    print(to_markdown(rows))
+def study(options: Options) -> None:
+    """Train what is not trained yet, and report on all of it."""
+    check_choices(options.envs, options.methods, options.num_seeds)
+    for env, method, folder in _folders(options):
+        if not options.only_report:
+            print(f"{env}, {method}: {folder}", flush=True)
+            train(study_config(env, method, options.num_seeds, options.num_timesteps, options.num_evals), folder)
+    found = [folder for _, _, folder in _folders(options) if (folder / METRICS_FILE).exists()]
+    curves = [curve for folder in found for curve in read_curves(folder) if len(curve.returns) > 1]
+    if not curves:
+        raise ValueError(f"there are no runs with evaluations in {options.out / 'runs'}; train them first")
+    print(to_markdown(report(curves, options)))
     print(f"tables and pictures are in {options.out}")
 
 
 if __name__ == "__main__":
-    main()
+    run_study(Options, study, __doc__)

@@ -8,7 +8,7 @@ import numpy as np
 
 from experiments.statistics import iqm
 
-# Colours that can be told apart with any colour vision (Okabe and Ito).
+# Colors that can be told apart with any color vision (Okabe and Ito).
 COLORS = ("#E69F00", "#0072B2", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#000000", "#F0E442", "#8a8a8a")
 DIAGNOSTICS = {
     "train/first_ratio_error": "largest |log ratio|\nbefore the first step",

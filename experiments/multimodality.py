@@ -3,7 +3,7 @@
     python -m experiments.multimodality --envs ring moons multigoal --num-seeds 5
 
 Coverage is the entropy of the optima that are reached, over the logarithm of their number: of the six goals, or of six
-equal parts of the bandit's curve in each context. Maximising reward alone keeps no modes, however expressive the
+equal parts of the bandit's curve in each context. Maximizing reward alone keeps no modes, however expressive the
 policy; with the bonus the optimum is known, p*(a) ~ exp(R(a) / alpha), and the total variation from it is reported for
 the bandits. What is trained already is not trained again.
 """
@@ -18,18 +18,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
 from scipy.special import entr
 
-from experiments.compare import train
-from experiments.presets import preset
-from genpo_jax import run
-from genpo_jax.config import METHODS_WITH_DENSITY, Config, Method
+from experiments.study import check_choices, run_study, study_config, train
+from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
-from genpo_jax.trainer import Trainer, TrainState
+from genpo_jax.methods import METHODS, FlowMethod, ReversibleMethod
+from genpo_jax.runs.run import Run
+from genpo_jax.training.algorithm import TrainState
+from genpo_jax.training.trainer import Trainer
 
 # Cells of the square [-1, 1]^2 along a side.
 BINS = 32
@@ -43,7 +43,7 @@ class Options:
 
     envs: tuple[str, ...] = ("ring", "moons", "multigoal")
     """Toys: ring, moons, multigoal."""
-    methods: tuple[Method, ...] = ("gaussian", "genpo++", "genpo", "saflow")
+    methods: tuple[str, ...] = ("gaussian", "genpo++", "genpo", "saflow")
     """Methods, each with and without the bonus."""
     num_seeds: int = 5
     """Seeds, trained in one program."""
@@ -65,7 +65,7 @@ class Options:
 class Variant:
     """One row of the table."""
 
-    method: Method
+    method: str
     base: str
     bonus: bool
 
@@ -82,20 +82,23 @@ def variants(options: Options) -> list[Variant]:
     rows = []
     for method in options.methods:
         # The methods without a density of the action know no bonus, and those without a solver no other base.
-        bonuses = (False, True) if method in METHODS_WITH_DENSITY else (False,)
-        bases = options.base if method in METHODS_WITH_DENSITY and method != "gaussian" else ("learned-scale",)
+        bonuses = (False, True) if METHODS[method].has_density else (False,)
+        bases = options.base if issubclass(METHODS[method], ReversibleMethod) else ("learned-scale",)
         rows += [Variant(method, base, bonus) for base in bases for bonus in bonuses]
     return rows
 
 
 def make_config(env: str, variant: Variant, options: Options) -> Config:
     """Return the settings of all seeds of one variant on one environment."""
-    config = preset(env, variant.method, accelerator=jax.default_backend() != "cpu")
-    policy = replace(config.policy, base=variant.base, num_steps=options.num_steps)
+    config = study_config(env, variant.method, options.num_seeds, options.num_timesteps)
+    changed: dict[str, Any] = {}
+    if isinstance(config.method, ReversibleMethod):
+        changed["base"] = variant.base
+    if isinstance(config.method, FlowMethod) and options.num_steps is not None:
+        changed["num_steps"] = options.num_steps
     if variant.bonus:
-        policy = replace(policy, action_entropy_coef=options.alpha, final_action_entropy_coef=options.final_alpha)
-    steps = options.num_timesteps or config.num_timesteps
-    return replace(config, num_seeds=options.num_seeds, num_timesteps=steps, policy=policy)
+        changed |= {"action_entropy_coef": options.alpha, "final_action_entropy_coef": options.final_alpha}
+    return replace(config, method=replace(config.method, **changed))
 
 
 def evaluate_bandit(env: Bandit, trainer: Trainer, states: TrainState, alpha: float) -> list[dict[str, Any]]:
@@ -109,7 +112,8 @@ def evaluate_bandit(env: Bandit, trainer: Trainer, states: TrainState, alpha: fl
     @partial(jax.vmap, in_axes=(0, None))
     def draw(state: TrainState, key: jax.Array) -> Any:
         obs = {"state": jnp.repeat(contexts[:, None], NUM_ACTIONS, axis=1)}
-        action, _ = trainer.merge(state.learner.params).sample(trainer.normalise(state, obs), key)
+        algorithm = trainer.algorithm
+        action, _ = algorithm.make_agent(state.learner.params).sample(algorithm.normalize(state, obs), key)
         action = trainer.env.bounded(action)
         turned = turned_back(action, contexts[:, None])
         return action, env.nearest_arc(turned), env.reward_of(turned)
@@ -139,11 +143,11 @@ def evaluate_multigoal(env: MultiGoal, trainer: Trainer, states: TrainState) -> 
     @jax.jit
     @partial(jax.vmap, in_axes=(0, None))
     def walk(state: TrainState, key: jax.Array) -> Any:
-        agent = trainer.merge(state.learner.params)
+        agent = trainer.algorithm.make_agent(state.learner.params)
 
         def step(carry: Any, key: jax.Array) -> Any:
             now, done, goal, total = carry
-            action, _ = agent.sample(trainer.normalise(state, now.obs), key)
+            action, _ = agent.sample(trainer.algorithm.normalize(state, now.obs), key)
             after, timestep = episodes.step(now, action)
             position = timestep.next_obs["state"]
             ends = ~done & (timestep.terminated | timestep.truncated)
@@ -175,7 +179,7 @@ def coverage(counts: np.ndarray) -> float:
     return float(-(share * np.log(share)).sum() / np.log(len(counts))) + 0.0
 
 
-def study(env_name: str, options: Options) -> list[dict[str, Any]]:
+def train_and_evaluate(env_name: str, options: Options) -> list[dict[str, Any]]:
     """Train and evaluate all variants on one environment."""
     env = make(env_name)
     rows = []
@@ -184,7 +188,7 @@ def study(env_name: str, options: Options) -> list[dict[str, Any]]:
         config = make_config(env_name, variant, options)
         folder = options.out / "runs" / env_name / variant.label.replace(", ", "-").replace(" ", "-")
         train(config, folder)
-        trained = run.Run(replace(config, resume=True), folder)
+        trained = Run(env, config, folder, resume=True)
         _, states = trained.restore()
         if isinstance(env, MultiGoal):
             seeds = evaluate_multigoal(env, trained.trainer, states)
@@ -251,18 +255,16 @@ def report(rows: Sequence[dict[str, Any]], console: Console, out: Path) -> None:
     (out / f"{env}.json").write_text(json.dumps(numbers, indent=2) + "\n")
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(Options, description=__doc__)
-    run.configure_jax()
+def study(options: Options) -> None:
+    """Train and evaluate everything on every environment."""
+    check_choices(options.envs, options.methods, options.num_seeds)
+    if unknown := [name for name in options.envs if not isinstance(make(name), Bandit | MultiGoal)]:
+        raise ValueError(f"envs must be toys, got {', '.join(unknown)}; choose from ring, moons, multigoal")
     console = Console(width=150)
-    try:
-        for env in options.envs:
-            report(study(env, options), console, options.out)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    for env in options.envs:
+        report(train_and_evaluate(env, options), console, options.out)
     console.print(f"pictures and numbers are in {options.out}")
 
 
 if __name__ == "__main__":
-    main()
+    run_study(Options, study, __doc__)

@@ -15,15 +15,12 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-import tyro
 
-from experiments.compare import read_curves, train
-from experiments.presets import preset, scale_update
 from experiments.statistics import iqm
-from genpo_jax import run
-from genpo_jax.config import Config, Method
+from experiments.study import check_choices, read_curves, run_study, study_config, train
+from genpo_jax.config import Config
+from genpo_jax.presets import scale_update
 
 # What a trial varies. Bounds and steps are factors on the preset's value, as those of the methods differ tenfold.
 SPACE: dict[str, tuple[float, ...]] = {
@@ -37,7 +34,7 @@ SPACE: dict[str, tuple[float, ...]] = {
 class Options:
     """What to search."""
 
-    methods: tuple[Method, ...] = ("gaussian", "genpo++")
+    methods: tuple[str, ...] = ("gaussian", "genpo++")
     """Methods, each with the same number of trials."""
     envs: tuple[str, ...] = ("reacher", "hopper")
     """Environments; every trial trains on all of them."""
@@ -71,18 +68,16 @@ def draw(num_trials: int) -> list[dict[str, float]]:
     return trials
 
 
-def make_config(env: str, method: Method, settings: dict[str, float], options: Options) -> Config:
+def make_config(env: str, method: str, settings: dict[str, float], options: Options) -> Config:
     """Return the preset with the settings of a trial in it."""
-    config = preset(env, method, accelerator=jax.default_backend() != "cpu")
-    ppo, policy = config.ppo, config.policy
-    if settings:
-        policy = replace(policy, initial_std=settings["initial_std"])
-        ppo = scale_update(ppo, settings["clip_range"], settings["step"])
-    steps = options.num_timesteps or config.num_timesteps
-    return replace(config, ppo=ppo, policy=policy, num_seeds=options.num_seeds, num_timesteps=steps, num_evals=2)
+    config = study_config(env, method, options.num_seeds, options.num_timesteps, num_evals=2)
+    if not settings:
+        return config
+    initial = replace(config.method, initial_std=settings["initial_std"])
+    return replace(config, ppo=scale_update(config.ppo, settings["clip_range"], settings["step"]), method=initial)
 
 
-def search(method: Method, options: Options) -> list[dict[str, Any]]:
+def search(method: str, options: Options) -> list[dict[str, Any]]:
     """Run all trials of one method; return them with their scores, the best first."""
     trials, untrained = [], {}
     for trial, settings in enumerate(draw(options.num_trials)):
@@ -113,19 +108,16 @@ def to_markdown(trials: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(Options, description=__doc__)
-    run.configure_jax()
+def study(options: Options) -> None:
+    """Search for every method what is not searched yet."""
+    check_choices(options.envs, options.methods, options.num_seeds)
+    draw(options.num_trials)
     trials: list[dict[str, Any]] = []
-    try:
-        for method in options.methods:
-            trials += search(method, options)
-            (options.out / "table.json").write_text(json.dumps(trials, indent=2) + "\n")
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from error
+    for method in options.methods:
+        trials += search(method, options)
+        (options.out / "table.json").write_text(json.dumps(trials, indent=2) + "\n")
     print(to_markdown(trials))
 
 
 if __name__ == "__main__":
-    main()
+    run_study(Options, study, __doc__)

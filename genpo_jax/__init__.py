@@ -1,1 +1,102 @@
-"""Train generative robot policies by on-policy RL with exact likelihood ratios."""
+"""Train generative robot policies by on-policy RL with exact likelihood ratios, in JAX.
+
+    import genpo_jax
+
+    run = genpo_jax.train("hopper", genpo_jax.preset("hopper", "genpo++"))
+    policy = genpo_jax.load(run.run_dir)
+    action = policy(obs)
+
+The solvers are a library of their own that needs only jax: `genpo_jax.solvers`.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from genpo_jax.config import Config, EnvConfig, PPOConfig
+    from genpo_jax.envs import Environment
+    from genpo_jax.envs import make as make_env
+    from genpo_jax.envs import register as register_env
+    from genpo_jax.methods import METHODS, NetworksConfig
+    from genpo_jax.policy import TrainedPolicy
+    from genpo_jax.presets import preset
+    from genpo_jax.runs.load import load
+    from genpo_jax.runs.run import Run, train
+    from genpo_jax.runtime import configure_jax
+
+__version__ = "0.2.0"
+
+# Public names and where they live: imported when asked for, as jax and physics take seconds.
+_HOMES = {
+    "Config": "genpo_jax.config",
+    "EnvConfig": "genpo_jax.config",
+    "Environment": "genpo_jax.envs",
+    "METHODS": "genpo_jax.methods",
+    "NetworksConfig": "genpo_jax.methods",
+    "PPOConfig": "genpo_jax.config",
+    "Run": "genpo_jax.runs.run",
+    "TrainedPolicy": "genpo_jax.policy",
+    "configure_jax": "genpo_jax.runtime",
+    "load": "genpo_jax.runs.load",
+    "make_env": "genpo_jax.envs:make",
+    "preset": "genpo_jax.presets",
+    "register_env": "genpo_jax.envs:register",
+    "train": "genpo_jax.runs.run",
+}
+# What `pip install genpo-jax` leaves out, by the extra that brings it.
+_EXTRAS = {
+    "brax": "train",
+    "chex": "train",
+    "flax": "train",
+    "matplotlib": "train",
+    "mujoco": "train",
+    "mujoco_playground": "playground",
+    "optax": "train",
+    "orbax": "train",
+    "rich": "train",
+    "tensorboardX": "train",
+    "tyro": "train",
+}
+
+__all__ = [
+    "METHODS",
+    "Config",
+    "EnvConfig",
+    "Environment",
+    "NetworksConfig",
+    "PPOConfig",
+    "Run",
+    "TrainedPolicy",
+    "__version__",
+    "configure_jax",
+    "load",
+    "make_env",
+    "preset",
+    "register_env",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'genpo_jax' has no attribute '{name}'")
+    module, _, attribute = _HOMES[name].partition(":")
+    try:
+        value = getattr(importlib.import_module(module), attribute or name)
+    except ModuleNotFoundError as error:
+        raise explained(error) from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
+    """Return the error of an import that failed, with which extra brings what is missing."""
+    package = (error.name or "").partition(".")[0]
+    if package not in _EXTRAS:
+        return error
+    message = f"{package} is not installed; pip install 'genpo-jax[{_EXTRAS[package]}]'"
+    return ModuleNotFoundError(message, name=error.name, path=error.path)

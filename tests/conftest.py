@@ -5,29 +5,32 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# Every call in these packages is checked against the shapes and types of its annotations.
+os.environ["GENPO_JAX_CHECK_SHAPES"] = "1"
+install_import_hook(["genpo_jax.solvers", "genpo_jax.policies", "genpo_jax.training"], "shape_checks.check")
 
 
 @pytest.fixture
 def tiny_presets(monkeypatch):
     # Imported late: the compilation cache must be set before jax is.
-    from experiments import ablation, compare, multimodality, sweep
-    from experiments.presets import preset
+    from experiments import study
     from genpo_jax.config import EnvConfig, PPOConfig
+    from genpo_jax.presets import apply, preset
 
-    def tiny(env, method, accelerator):
-        config = preset(env, method, accelerator)
-        sizes = {name: (8,) for name in ("hidden_sizes", "encoder_sizes", "head_sizes", "value_sizes")}
+    sizes = {name: (8,) for name in ("hidden_sizes", "encoder_sizes", "head_sizes")}
+
+    def tiny(env, method):
+        config = apply(preset(env, method, False), {"method": sizes, "networks": {"value_sizes": (8,)}})
         return replace(
             config,
             updates_per_chunk=2,
             eval_envs=4,
             env_options=EnvConfig(num_envs=16),
-            policy=replace(config.policy, **sizes),
             ppo=PPOConfig(unroll=8, num_minibatches=2),
         )
 
-    for study in (ablation, compare, multimodality, sweep):
-        monkeypatch.setattr(study, "preset", tiny)
+    monkeypatch.setattr(study, "preset", tiny)

@@ -30,7 +30,7 @@ class TargetEnv:
         if self.nan_at is not None:
             reward = jnp.where(count == self.nan_at, jnp.nan, reward)
         state, obs = self._draw(key, count + 1)
-        return state, obs, reward, jnp.asarray(False)
+        return state, obs, reward, jnp.asarray(False), {"target": x[0] / 2}
 
 
 class ConstantEnv:
@@ -48,7 +48,7 @@ class ConstantEnv:
         return jnp.zeros(()), {"state": jnp.zeros(1)}
 
     def step(self, state, action):
-        return state, {"state": jnp.zeros(1)}, jnp.ones(()), jnp.asarray(self.terminates)
+        return state, {"state": jnp.zeros(1)}, jnp.ones(()), jnp.asarray(self.terminates), {"steps": 1.0}
 
 
 class ClockEnv:
@@ -63,4 +63,4 @@ class ClockEnv:
         return jnp.zeros(()), {"state": jnp.zeros(1)}
 
     def step(self, state, action):
-        return state + 1, {"state": (state + 1)[None]}, jnp.ones(()), jnp.asarray(False)
+        return state + 1, {"state": (state + 1)[None]}, jnp.ones(()), jnp.asarray(False), {}

@@ -1,25 +1,24 @@
 """The entropy of the executed action: exact or bounded from below, and what its bonus does."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
-from test_policies import SMALL, build, observations
+from settings import networks, sized
+from test_policies import build, fresh, observations
 
-from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
+from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs import make
-from genpo_jax.policies import make_policy
-from genpo_jax.trainer import Trainer, log_tanh_slope
+from genpo_jax.methods import GenPOPlusPlus
+from genpo_jax.training.algorithm import log_tanh_slope
+from genpo_jax.training.trainer import Trainer
 
 
 def with_history_model(method, action_size, steps=300):
     """Return a policy with a large velocity, and its history model fitted to its own samples."""
-    options = PolicyConfig(**SMALL, method=method, action_entropy_coef=0.1)
-    policy = make_policy(2, action_size, options, nnx.Rngs(0))
+    policy = fresh(obs_size=2, action_size=action_size, method=method, action_entropy_coef=0.1)
     policy.velocity.head.output.kernel[...] *= 100.0
     obs = jnp.broadcast_to(jnp.array([[0.3, -0.5]]), (20_000, 2))
     _, record = policy.sample(obs, jax.random.key(1))
@@ -28,11 +27,11 @@ def with_history_model(method, action_size, steps=300):
 
     @jax.jit
     def fit(model, state):
-        gradient = jax.grad(lambda m: nnx.merge(graph, m, rest).penalty(obs, record))(model)
+        gradient = jax.grad(lambda m: nnx.merge(graph, m, rest).auxiliary_loss(obs, record))(model)
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(model, updates), state
 
-    before = policy.log_prob(obs, record)[1].mean()
+    before = policy.action_log_prob(obs, record).mean()
     state = optimizer.init(model)
     for _ in range(steps):
         model, state = fit(model, state)
@@ -45,7 +44,7 @@ def grid_entropy(policy, obs, points):
     action, rest = jnp.meshgrid(span, span, indexing="ij")
     state = policy.solver.join(action[..., None], rest[..., None, None])
     noise = policy.solver.inverse(policy.velocity.condition(obs[0]), state)
-    density = jnp.exp(policy._base().log_prob(noise) - policy.solver.log_det(1))
+    density = jnp.exp(policy.base.log_prob(noise) - policy.solver.log_det(1))
     step = span[1] - span[0]
     marginal = density.sum(axis=1) * step
     np.testing.assert_allclose(marginal.sum() * step, 1.0, atol=0.01)
@@ -57,7 +56,7 @@ def test_in_one_dimension_the_bound_is_below_the_entropy_and_near_it(method):
     policy, obs, before = with_history_model(method, 1)
     true = float(grid_entropy(policy, obs, 601))
     _, record = policy.sample(obs, jax.random.key(2))
-    bound = -float(policy.log_prob(obs, record)[1].mean())
+    bound = -float(policy.action_log_prob(obs, record).mean())
     assert -before < bound, "learning the history must tighten the bound"
     assert true - 0.05 < bound < true + 0.02
 
@@ -70,15 +69,15 @@ def test_in_two_dimensions_the_bound_is_below_the_entropy_and_near_it():
     share = counts[counts > 0] / counts.sum()
     area = (edges[0][1] - edges[0][0]) * (edges[1][1] - edges[1][0])
     true = -(share * np.log(share / area)).sum()
-    bound = -float(policy.log_prob(jnp.broadcast_to(obs[:1], (1_000_000, 2)), record)[1].mean())
+    bound = -float(policy.action_log_prob(jnp.broadcast_to(obs[:1], (1_000_000, 2)), record).mean())
     assert true - 0.12 < bound < true + 0.02
 
 
 def test_the_gaussian_knows_its_density_exactly():
     policy, obs = build(method="gaussian"), observations(50_000)
     action, record = policy.sample(obs, jax.random.key(0))
-    executed, log_prob = policy.log_prob(obs, record)
-    np.testing.assert_array_equal(executed, action)
+    log_prob = policy.action_log_prob(obs, record)
+    np.testing.assert_array_equal(policy.recorded_action(record), action)
     np.testing.assert_allclose(-log_prob.mean(), policy.entropy(), atol=0.02)
 
 
@@ -86,7 +85,7 @@ def test_the_penalty_trains_the_history_model_alone():
     policy, obs = build(action_entropy_coef=0.1), observations()
     _, record = policy.sample(obs, jax.random.key(0))
     graph, params = nnx.split(policy)
-    gradient = jax.grad(lambda p: nnx.merge(graph, p).penalty(obs, record))(params)
+    gradient = jax.grad(lambda p: nnx.merge(graph, p).auxiliary_loss(obs, record))(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert bool(jnp.any(leaf != 0)) == (path[0].key == "history"), path
 
@@ -95,7 +94,7 @@ def test_without_the_bonus_there_is_no_history_model_to_ask():
     policy, obs = build(), observations()
     _, record = policy.sample(obs, jax.random.key(0))
     with pytest.raises(ValueError, match="action_entropy_coef > 0"):
-        policy.log_prob(obs, record)
+        policy.action_log_prob(obs, record)
 
 
 def test_the_slope_of_tanh_is_computed_without_cancellation():
@@ -111,21 +110,15 @@ def test_the_bonus_keeps_the_action_random(method):
         config = Config(
             updates_per_chunk=5,
             env_options=EnvConfig(num_envs=256),
-            policy=PolicyConfig(
-                method=method,
-                hidden_sizes=(32,),
-                encoder_sizes=(32,),
-                head_sizes=(32,),
-                value_sizes=(32,),
-                action_entropy_coef=coef,
-            ),
+            method=sized((32,), method, action_entropy_coef=coef),
+            networks=networks((32,)),
             ppo=PPOConfig(unroll=4, num_minibatches=4, normalize_rewards=False, target_kl=0.02, gamma=0.0),
         )
         trainer = Trainer(make("ring"), config)
         state = trainer.init([0])
         for _ in range(16):
             state, _ = trainer.chunk(state)
-        agent = trainer.merge(jax.tree.map(lambda x: x[0], state.learner.params))
+        agent = trainer.algorithm.make_agent(jax.tree.map(lambda x: x[0], state.learner.params))
         action, _ = agent.sample({"state": jnp.tile(jnp.array([1.0, 0.0]), (2000, 1))}, jax.random.key(0))
         return float(jnp.tanh(action).std())
 
@@ -133,14 +126,15 @@ def test_the_bonus_keeps_the_action_random(method):
 
 
 def test_the_weight_of_the_bonus_moves_linearly_over_the_run():
-    policy = PolicyConfig(method="gaussian", hidden_sizes=(8,), value_sizes=(8,))
-    policy = replace(policy, action_entropy_coef=0.4, final_action_entropy_coef=0.1)
-    config = Config(updates_per_chunk=1, env_options=EnvConfig(num_envs=4), policy=policy)
+    method = sized((8,), "gaussian", action_entropy_coef=0.4, final_action_entropy_coef=0.1)
+    config = Config(updates_per_chunk=1, env_options=EnvConfig(num_envs=4), method=method, networks=networks((8,)))
     trainer = Trainer(make("ring"), config)
-    state = jax.tree.map(lambda x: x[0], trainer.init([0]))
-    agent = trainer.merge(state.learner.params)
-    _, rollout = trainer._collect(state)
-    first, half, last = (trainer._entropy_reward(agent, state, rollout, jnp.float32(x)) for x in (0.0, 0.5, 1.0))
+    algorithm, state = trainer.algorithm, jax.tree.map(lambda x: x[0], trainer.init([0]))
+    agent = algorithm.make_agent(state.learner.params)
+    _, rollout = algorithm.collect(state.learner.params, state.obs_moments, state.episodes)
+    first, half, last = (
+        algorithm.entropy_bonus(agent, state, rollout, trainer.hyper, jnp.float32(x)) for x in (0.0, 0.5, 1.0)
+    )
     np.testing.assert_allclose(first / last, 4.0, rtol=1e-5)
     np.testing.assert_allclose(half, (first + last) / 2, rtol=1e-5)
 
@@ -148,4 +142,4 @@ def test_the_weight_of_the_bonus_moves_linearly_over_the_run():
 @pytest.mark.parametrize(("coef", "final"), [(0.1, -0.1), (0.0, 0.1)])
 def test_a_final_weight_needs_a_first_one_and_a_sign(coef, final):
     with pytest.raises(ValueError, match="final_action_entropy_coef must be >= 0 with an action_entropy_coef > 0"):
-        PolicyConfig(action_entropy_coef=coef, final_action_entropy_coef=final)
+        GenPOPlusPlus(action_entropy_coef=coef, final_action_entropy_coef=final)

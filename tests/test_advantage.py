@@ -1,7 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from genpo_jax.advantage import generalized_advantages
+from genpo_jax.training.advantage import generalized_advantages
 
 GAMMA, LAMBDA = 0.5, 0.5
 NO = jnp.zeros((3, 1), bool)

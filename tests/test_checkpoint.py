@@ -12,8 +12,8 @@ import numpy as np
 import optax
 import pytest
 
-from genpo_jax.checkpoint import Checkpointer
-from genpo_jax.manifest import MANIFEST
+from genpo_jax.runs.checkpoint import Checkpointer
+from genpo_jax.runs.manifest import MANIFEST
 
 
 def make_state(seed: int = 0):
@@ -170,6 +170,18 @@ def test_a_state_of_another_configuration_raises_with_the_leaf(directory, change
         Checkpointer(directory).restore(ABSTRACT | change)
 
 
+def test_single_arrays_are_restored_by_their_path(directory):
+    wanted = {"['params']['w']": ABSTRACT["params"]["w"], "['half']": ABSTRACT["half"]}
+    for step, seed in ((None, 2), (100, 1)):
+        arrays = Checkpointer(directory).restore_leaves(wanted, at=step)
+        state = make_state(seed)
+        assert_same_bits(arrays, {"['params']['w']": state["params"]["w"], "['half']": state["half"]})
+    with pytest.raises(ValueError, match=r"state\['params'\]\['other'\]: nothing saved, float32\[16,8\] expected"):
+        Checkpointer(directory).restore_leaves({"['params']['other']": ABSTRACT["params"]["w"]})
+    with pytest.raises(FileNotFoundError, match="no checkpoint in .* of step 300; there are 100, 200"):
+        Checkpointer(directory).restore_leaves(wanted, at=300)
+
+
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
     checkpointer = Checkpointer(tmp_path, keep=2)
     for step in (1, 2, 3):
@@ -213,7 +225,7 @@ def test_a_failed_save_leaves_the_last_checkpoint(directory, monkeypatch):
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("genpo_jax.manifest.write_atomically", disk_full)
+    monkeypatch.setattr("genpo_jax.runs.manifest.write_atomically", disk_full)
     for step in (200, 300):
         with pytest.raises(OSError, match="No space left"):
             Checkpointer(directory).save(step, make_state(9), {})
@@ -227,8 +239,8 @@ KILLED_IN_MID_SAVE = """
 import os, signal, sys, threading
 from pathlib import Path
 import jax, jax.numpy as jnp
-import genpo_jax.manifest
-from genpo_jax.checkpoint import Checkpointer
+import genpo_jax.runs.manifest
+from genpo_jax.runs.checkpoint import Checkpointer
 
 directory, step, moment = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 checkpointer = Checkpointer(directory, keep=1)
@@ -248,7 +260,7 @@ def kill_when_orbax_has_begun():
 if moment == "arrays":
     threading.Thread(target=kill_when_orbax_has_begun, daemon=True).start()
 else:
-    genpo_jax.manifest.write_atomically = kill
+    genpo_jax.runs.manifest.write_atomically = kill
 checkpointer.save(step, make(2), {"n": 2})
 """
 
@@ -271,7 +283,7 @@ SAVED_ON_FOUR_DEVICES = """
 import sys
 import jax, jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from genpo_jax.checkpoint import Checkpointer
+from genpo_jax.runs.checkpoint import Checkpointer
 
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 split = NamedSharding(mesh, PartitionSpec("data"))

@@ -2,21 +2,22 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from experiments import ablation, compare, sweep
+from experiments import ablation, compare, study, sweep
 
 
 def run_main(module, monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["program", *map(str, arguments)])
-    module.main()
+    study.run_study(module.Options, module.study, module.__doc__)
 
 
 def curve(method, seed, returns, env="ring"):
     steps = np.arange(len(returns)) * 100
-    return compare.Curve(env, method, seed, steps, steps / 10, np.array(returns, float), [])
+    return study.Curve(env, method, seed, steps, steps / 10, np.array(returns, float), [])
 
 
 def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, monkeypatch, tmp_path):
@@ -39,11 +40,7 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
 
 
 def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(tiny_presets, monkeypatch, tmp_path):
-    def stopped(config, run_dir):
-        run_dir.mkdir(parents=True)
-        (run_dir / "metrics.jsonl").write_text('{"env_steps": 256, "wall_seconds": 1.0}\n')
-
-    monkeypatch.setattr(compare.run, "train", stopped)
+    monkeypatch.setattr(study, "start_run", lambda *_, **__: SimpleNamespace(stopped=True))
     with pytest.raises(SystemExit, match="stopped within .*gaussian; the same command goes on"):
         run_main(compare, monkeypatch, "--envs", "ring", "--num-timesteps", 512, "--out", tmp_path)
     assert not (tmp_path / "table.md").exists()
@@ -54,9 +51,29 @@ def test_a_report_without_runs_says_what_to_do(monkeypatch, tmp_path):
         run_main(compare, monkeypatch, "--only-report", "--out", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--envs",), "envs must name at least one"),
+        (("--methods",), "methods must name at least one"),
+        (("--num-seeds", 0), "num_seeds must be >= 1, got 0"),
+        (("--envs", "ring", "hoper"), "no environment 'hoper'; did you mean 'hopper'"),
+        (("--methods", "gaussian", "ppo"), "method must be one of"),
+    ],
+)
+def test_a_study_of_nothing_or_of_what_does_not_exist_is_refused_before_it_trains(
+    monkeypatch, tmp_path, arguments, message
+):
+    monkeypatch.setattr(study, "start_run", lambda *_, **__: pytest.fail("something was trained"))
+    for module in (compare, sweep):
+        with pytest.raises(SystemExit, match=message):
+            run_main(module, monkeypatch, "--out", tmp_path / "study", *arguments)
+    assert not (tmp_path / "study").exists()
+
+
 def test_the_table_says_when_a_method_got_there():
     curves = [curve("gaussian", 0, [0, 5, 10]), curve("gaussian", 1, [0, 9, 10]), curve("fpo", 0, [0, 1, 2])]
-    gaussian, fpo = compare.summarise(curves, ("gaussian", "fpo"))
+    gaussian, fpo = compare.summarize(curves, ("gaussian", "fpo"))
     # 80 % of the way from 0 to the best final return, 10.
     assert gaussian["threshold"] == fpo["threshold"] == 8.0
     assert gaussian["steps_to_threshold"] == np.median([200, 100])
@@ -89,7 +106,7 @@ def test_a_step_is_a_kl_where_the_rate_follows_it_and_the_rate_where_it_is_fixed
     settings = {"initial_std": 0.5, "clip_range": 0.5, "step": 2.0}
     options = sweep.Options()
     flow, fpo = (sweep.make_config("ant", m, settings, options) for m in ("genpo++", "fpo"))
-    assert (flow.ppo.target_kl, flow.ppo.clip_range, flow.policy.initial_std) == (0.08, 0.15, 0.5)
+    assert (flow.ppo.target_kl, flow.ppo.clip_range, flow.method.initial_std) == (0.08, 0.15, 0.5)
     assert (fpo.ppo.target_kl, fpo.ppo.clip_range, fpo.ppo.learning_rate) == (None, 0.0125, 3e-4)
 
 
@@ -107,7 +124,7 @@ def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_preset
 @pytest.mark.parametrize(
     ("method", "variant", "message"),
     [
-        ("gaussian", "sigma 0.5", "history_coef must be None for method 'gaussian'"),
+        ("gaussian", "sigma 0.5", "method 'gaussian' has no history_coef to be varied"),
         ("fpo", "target KL x 2", "target_kl must be a number to be varied, got None for 'fpo'"),
     ],
 )
@@ -125,9 +142,10 @@ def test_every_variant_differs_from_the_preset_in_what_it_names(variant):
     start, changed = (ablation.make_config("ant", name, options) for name in ("preset", variant))
     differences = [
         name
-        for section in ("policy", "ppo")
+        for section in ("method", "ppo")
         for name, value in vars(getattr(start, section)).items()
         if vars(getattr(changed, section))[name] != value
     ]
-    assert len(differences) == variant.count(",") + 1
-    assert replace(changed, policy=start.policy, ppo=start.ppo) == start
+    expected = {"order 2, M = 3": 3, "entropy bonus 0.02, fading": 2}.get(variant, 1)
+    assert len(differences) == expected
+    assert replace(changed, method=start.method, ppo=start.ppo) == start

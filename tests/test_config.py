@@ -2,22 +2,23 @@ import dataclasses
 import json
 import subprocess
 import sys
-from typing import get_args
 
 import pytest
 
-from genpo_jax.config import Config, EnvConfig, HostsConfig, Method, PolicyConfig, PPOConfig
+from genpo_jax.cli import HostsConfig
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.methods import FPO, METHODS, GenPOPlusPlus, NetworksConfig
 
 
 @pytest.mark.parametrize(
     ("part", "options", "message"),
     [
-        (EnvConfig, {"num_envs": 0}, "num_envs must be >= 1, got 0"),
+        (EnvConfig, {"num_envs": 0}, "num_envs must be in .*, got 0"),
         (EnvConfig, {"action_repeat": 0}, "action_repeat"),
         (EnvConfig, {"episode_length": -1}, "episode_length"),
-        (PolicyConfig, {"hidden_sizes": ()}, "hidden_sizes"),
-        (PolicyConfig, {"time_embedding": 7}, "even"),
-        (PolicyConfig, {"initial_std": 0.0}, "initial_std"),
+        (GenPOPlusPlus, {"hidden_sizes": ()}, "hidden_sizes"),
+        (GenPOPlusPlus, {"time_embedding": 7}, "even"),
+        (GenPOPlusPlus, {"initial_std": 0.0}, "initial_std"),
         (Config, {"num_seeds": 0}, "num_seeds"),
         (HostsConfig, {"num_processes": 2, "process_id": 0}, "need a coordinator address"),
         (HostsConfig, {"coordinator": "10.0.0.1:1"}, "needs num_processes and process_id"),
@@ -29,10 +30,20 @@ from genpo_jax.config import Config, EnvConfig, HostsConfig, Method, PolicyConfi
         (PPOConfig, {"target_kl": -0.1}, "target_kl"),
         (Config, {"num_timesteps": 0}, "num_timesteps"),
         (Config, {"seed": -1}, "seed"),
-        (PolicyConfig, {"num_steps": 0}, "num_steps"),
-        (PolicyConfig, {"method": "fpo", "num_samples": -1}, "num_samples"),
-        (PolicyConfig, {"action_entropy_coef": -0.1}, "action_entropy_coef"),
-        (PolicyConfig, {"method": "fpo", "action_entropy_coef": 0.1}, "choose one of genpo"),
+        (GenPOPlusPlus, {"num_steps": 0}, "num_steps"),
+        (FPO, {"num_samples": -1}, "num_samples"),
+        (GenPOPlusPlus, {"action_entropy_coef": -0.1}, "action_entropy_coef"),
+        (NetworksConfig, {"value_sizes": (0,)}, "value_sizes"),
+        (NetworksConfig, {"activation": "relu"}, "activation must be one of mish, elu, swish, tanh, got 'relu'"),
+        (GenPOPlusPlus, {"base": "bogus"}, "base must be one of standard, learned-scale, conditioned, got 'bogus'"),
+        (PPOConfig, {"objective": "x"}, "objective must be one of clip, aspo, got 'x'"),
+        (PPOConfig, {"gamma": float("nan")}, "gamma must be a finite number, got nan"),
+        (PPOConfig, {"clip_range": 1e30}, "clip_range must be in"),
+        (PPOConfig, {"learning_rate": "1e-3"}, "learning_rate must be a finite number, got '1e-3'"),
+        (PPOConfig, {"num_epochs": 2.5}, "num_epochs must be an integer, got 2.5"),
+        (EnvConfig, {"num_envs": True}, "num_envs must be an integer, got True"),
+        (Config, {"num_timesteps": 10**18}, "num_timesteps"),
+        (Config, {"method": "genpo++"}, "method must be a Method, got 'genpo[+][+]'"),
         (Config, {"ppo": PPOConfig(num_minibatches=3)}, "4096 \\* 32 = 131072 is not divisible"),
     ],
 )
@@ -42,13 +53,23 @@ def test_a_bad_setting_is_refused_with_rule_and_value(part, options, message):
 
 
 def test_a_config_survives_json():
-    config = Config(env="ant", policy=PolicyConfig(head_sizes=(8,)), ppo=PPOConfig(target_kl=None))
+    config = Config(env="ant", method=GenPOPlusPlus(head_sizes=(8,)), ppo=PPOConfig(target_kl=None))
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_the_settings_of_every_method_survive_json_and_record_every_number(name):
+    config = Config(method=METHODS[name]())
+    values = json.loads(json.dumps(config.to_dict()))
+    assert Config.from_dict(values) == config
+    assert values["method"]["name"] == name
+    numbers = {key: value for key, value in values["method"].items() if key != "final_action_entropy_coef"}
+    assert None not in numbers.values()
+
+
 def test_an_unknown_setting_is_named():
-    values = Config().to_dict() | {"colour": "red"}
-    with pytest.raises(ValueError, match="colour"):
+    values = Config().to_dict() | {"color": "red"}
+    with pytest.raises(ValueError, match="color"):
         Config.from_dict(values)
 
 
@@ -61,29 +82,43 @@ def test_steps_and_chunks_are_counted_with_repeated_actions():
 def test_every_field_is_documented():
     import inspect
 
-    for part in (Config, EnvConfig, PolicyConfig, PPOConfig, HostsConfig):
-        source = inspect.getsource(part)
+    parts = (Config, EnvConfig, PPOConfig, NetworksConfig, HostsConfig, *METHODS.values())
+    nested = {"env_options", "method", "networks", "ppo"}
+    for part in parts:
+        source = "".join(inspect.getsource(cls) for cls in part.__mro__ if dataclasses.is_dataclass(cls))
         for field in dataclasses.fields(part):
-            if field.name in ("env_options", "policy", "ppo", "hosts"):
-                continue
-            after = source.split(f"    {field.name}: ")[1].split("\n")[1]
-            assert after.strip().startswith('"""'), field.name
+            if field.name not in nested:
+                after = source.split(f"    {field.name}: ")[1].split("\n")[1]
+                assert after.strip().startswith('"""'), (part, field.name)
 
 
 def test_the_config_and_the_command_line_load_no_jax():
-    code = "import sys, genpo_jax.config, experiments.locomotion; assert 'jax' not in sys.modules, 'jax is loaded'"
+    code = (
+        "import sys, genpo_jax, genpo_jax.config, genpo_jax.presets, genpo_jax.cli;"
+        "assert 'jax' not in sys.modules, 'jax is loaded'"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_preset_is_valid_and_differs_between_methods_only_where_it_says_so():
-    from experiments.presets import CPU, CPU_FLOW, CPU_UPDATE, FULL, METHODS, preset
+    from genpo_jax.presets import CPU, CPU_FLOW, CPU_UPDATE, FULL, preset
 
-    for env in {*CPU, *FULL, "walker2d", "CartpoleBalance"}:
+    for env in {*CPU, *FULL, "walker2d", "CartpoleBalance", "my-arm"}:
         gaussian = preset(env, "gaussian", False)
-        for method in get_args(Method):
-            config = preset(env, method, False)
-            assert config.policy.method == method
-            renamed = dataclasses.replace(config, policy=dataclasses.replace(config.policy, method="gaussian"))
-            same = method == "gaussian" or (env not in CPU_FLOW and method not in {*METHODS, *CPU_UPDATE})
-            assert (renamed == gaussian) == same
-            assert preset(env, method, True).env_options.num_envs == 4096
+        for name, method in METHODS.items():
+            config = preset(env, name, False)
+            assert type(config.method) is method
+            same_std = config.method.initial_std == gaussian.method.initial_std
+            assert same_std == (name == "gaussian" or env not in CPU_FLOW)
+            same_update = config.ppo == gaussian.ppo
+            assert same_update == (not method.published_update and name not in CPU_UPDATE)
+            others = {"method": gaussian.method, "ppo": gaussian.ppo}
+            assert dataclasses.replace(config, **others) == gaussian
+            assert preset(env, name, True).env_options.num_envs == 4096
+
+
+def test_a_preset_of_an_unknown_method_is_refused():
+    from genpo_jax.presets import preset
+
+    with pytest.raises(ValueError, match="method must be one of .*got 'ppo'"):
+        preset("ant", "ppo", False)

@@ -14,31 +14,32 @@ import json, sys
 import jax, jax.numpy as jnp
 import numpy as np
 from probes import TargetEnv
-from genpo_jax import ppo
-from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
-from genpo_jax.trainer import Trainer
+from settings import networks, sized
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.training import ppo
+from genpo_jax.training.trainer import Trainer
 
-sizes = {"hidden_sizes": (32,), "encoder_sizes": (32,), "head_sizes": (32,), "value_sizes": (32,)}
 config = Config(
-    env="probe", updates_per_chunk=2, env_options=EnvConfig(num_envs=64), policy=PolicyConfig(**sizes),
+    env="probe", updates_per_chunk=2, env_options=EnvConfig(num_envs=64), method=sized((32,)), networks=networks((32,)),
     ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
 )
 trainer = Trainer(TargetEnv(), config)
+algorithm = trainer.algorithm
 
 def gradient(state):
-    agent = trainer.merge(state.learner.params)
-    episodes, rollout = trainer._collect(state)
-    batch = trainer._make_batch(agent, state, rollout, episodes.obs, config.ppo)
+    agent = algorithm.make_agent(state.learner.params)
+    episodes, rollout = algorithm.collect(state.learner.params, state.obs_moments, state.episodes)
+    batch = algorithm.make_batch(agent, state, rollout, episodes.obs, trainer.hyper)
     # Away from the old parameters, where the clipping acts too.
     moved = jax.tree.map(lambda p: p + 0.05, state.learner.params)
-    return jax.grad(lambda p: ppo.loss(trainer.merge(p), batch, config.ppo)[0])(moved)
+    return jax.grad(lambda p: ppo.loss(algorithm.make_agent(p), batch, trainer.hyper)[0])(moved)
 
 def numbers(tree):
     return [np.asarray(x, np.float64).ravel().tolist() for x in jax.tree.leaves(tree)]
 
 state = trainer.init([0])
 result = {"devices": jax.device_count(), "gradient": numbers(jax.jit(jax.vmap(gradient))(state))}
-text = trainer.program.lower(state, trainer.settings).compile().as_text()
+text = trainer.program.lower(state, trainer.hyper).compile().as_text()
 names = ("all-reduce", "all-gather", "all-to-all", "collective-permute", "reduce-scatter")
 result["collectives"] = {name: text.count(f" {name}(") + text.count(f" {name}-start(") for name in names}
 for _ in range(2):

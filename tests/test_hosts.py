@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from genpo_jax.sinks import read_config, read_metrics
+from genpo_jax.runs.folder import read_config
+from genpo_jax.runs.metrics import read_metrics
 
 OPTIONS = (
     *("--env", "multigoal", "--num-envs", "16", "--unroll", "16", "--num-minibatches", "4"),
@@ -27,7 +28,7 @@ def free_port():
 def train(run_dir, *more, processes):
     """Run the command line in this many processes; return their outputs."""
     port = free_port()
-    command = [sys.executable, "-m", "experiments.locomotion", *more, "--run-dir", str(run_dir)]
+    command = [sys.executable, "-m", "genpo_jax", "train", *more, "--run-dir", str(run_dir)]
     started = []
     for i in range(processes):
         hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i))

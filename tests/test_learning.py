@@ -2,17 +2,16 @@
 
 import pytest
 
-from experiments.locomotion import parse
-from genpo_jax import run
-from genpo_jax.sinks import read_metrics
+from genpo_jax.cli import parse_train
+from genpo_jax.runs.metrics import read_metrics
+from genpo_jax.runs.run import train
 
 pytestmark = pytest.mark.slow
 
 
 def returns(tmp_path, *options):
     """Train from the command line's settings; return the random-noise returns of all evaluations."""
-    config = parse([*options, "--run-dir", str(tmp_path)])
-    run.train(config, tmp_path)
+    train(None, parse_train(options).config, tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert max(line.get("train/first_ratio_error", 0.0) for line in lines) <= 1e-4
     return [line["eval/return_random"] for line in lines if "eval/return_random" in line]

@@ -1,25 +1,32 @@
+import dataclasses
+
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from probes import TargetEnv
 
-from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
-from genpo_jax.memory import gradient_units, predict, state_bytes
-from genpo_jax.trainer import Trainer
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.methods import METHODS, NetworksConfig
+from genpo_jax.training.agent import Agent
+from genpo_jax.training.memory import gradient_units, predict, state_bytes
+from genpo_jax.training.trainer import Trainer
 
 # The published shape at half its width.
-HALF = {
-    "hidden_sizes": (200, 100, 50),
-    "encoder_sizes": (200, 100),
-    "head_sizes": (64,),
-    "value_sizes": (200, 100, 50),
-}
+HALF = {"hidden_sizes": (200, 100, 50), "encoder_sizes": (200, 100), "head_sizes": (64,)}
+NETWORKS = NetworksConfig(value_sizes=(200, 100, 50))
+
+
+def half(method="genpo++", **settings):
+    own = {f.name for f in dataclasses.fields(METHODS[method])}
+    return METHODS[method](**{k: v for k, v in HALF.items() if k in own}, **settings)
 
 
 def make_config(num_envs=256, method="genpo++", **ppo):
     return Config(
         updates_per_chunk=1,
         env_options=EnvConfig(num_envs=num_envs),
-        policy=PolicyConfig(method=method, **HALF),
+        method=half(method),
+        networks=NETWORKS,
         ppo=PPOConfig(**{"unroll": 8, "num_minibatches": 4} | ppo),
     )
 
@@ -42,8 +49,8 @@ class WideEnv(TargetEnv):
         return state, self._widen(obs)
 
     def step(self, state, action):
-        state, obs, reward, terminated = super().step(state, action)
-        return state, self._widen(obs), reward, terminated
+        state, obs, *others = super().step(state, action)
+        return state, self._widen(obs), *others
 
     def _widen(self, obs):
         return {"state": obs["state"] * jnp.ones(27)}
@@ -55,7 +62,7 @@ class WideEnv(TargetEnv):
 def test_the_prediction_is_within_15_percent_of_what_the_compiler_plans(method, num_minibatches):
     env, config = WideEnv(), make_config(2048, method, unroll=16, num_minibatches=num_minibatches)
     trainer = Trainer(env, config)
-    analysis = trainer.program.lower(trainer.abstract_state(1), trainer.settings).compile().memory_analysis()
+    analysis = trainer.program.lower(trainer.abstract_state(1), trainer.hyper).compile().memory_analysis()
     planned = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes
     assert predicted(env, config).total == pytest.approx(planned, rel=0.15)
 
@@ -80,8 +87,18 @@ def test_the_state_of_one_environment_counts_every_number_once():
     assert state_bytes(TargetEnv()) == 8 + 4 + 4
 
 
-def test_the_head_is_kept_for_every_solver_step_beside_the_encoder():
+def test_the_head_is_kept_for_every_evaluation_beside_the_encoder():
+    def units(method="genpo++", **settings):
+        return gradient_units(
+            nnx.eval_shape(lambda: Agent({"state": 5}, 2, half(method, **settings), NETWORKS, nnx.Rngs(0)))
+        )
+
     value, encoder, hidden, head = 350, 300, 350, 64
-    assert gradient_units(PolicyConfig(**HALF), evaluations=10) == value + encoder + 0.65 * 10 * head
-    assert gradient_units(PolicyConfig(**HALF, network="concat"), evaluations=5) == value + 0.9 * 5 * hidden
-    assert gradient_units(PolicyConfig(**HALF, method="gaussian"), evaluations=0) == value + hidden
+    assert units(num_steps=10) == value + encoder + 0.65 * 10 * head
+    assert units("genpo") == value + encoder + 0.65 * 2 * 5 * head
+    assert units("saflow") == value + encoder + 0.65 * (2 * 5 + 1) * head
+    assert units("fpo") == value + encoder + 0.65 * 8 * head
+    assert units("policyflow") == value + encoder + 0.65 * head
+    assert units(network="concat") == value + 0.9 * 5 * hidden
+    assert units(base="conditioned") == value + encoder + hidden + 0.65 * 5 * head
+    assert units("gaussian") == value + hidden

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import multimodality
+from experiments.study import run_study
 from genpo_jax.envs import make
 from genpo_jax.envs.toys import turned_back
 
@@ -25,9 +26,8 @@ class States(NamedTuple):
 def evaluated(env, sample):
     """Evaluate one seed of a policy that is nothing but a function from contexts `[C, N, 2]` and a key to actions."""
     agent = SimpleNamespace(sample=lambda obs, key: (sample(obs["state"], key), None))
-    trainer = SimpleNamespace(
-        merge=lambda params: agent, normalise=lambda state, obs: obs, env=SimpleNamespace(bounded=lambda action: action)
-    )
+    algorithm = SimpleNamespace(make_agent=lambda params: agent, normalize=lambda state, obs: obs)
+    trainer = SimpleNamespace(algorithm=algorithm, env=SimpleNamespace(bounded=lambda action: action))
     (result,) = multimodality.evaluate_bandit(env, trainer, States(Learner(jnp.zeros(1))), ALPHA)
     return result
 
@@ -85,7 +85,7 @@ def test_a_study_writes_numbers_and_pictures_and_trains_nothing_twice(tiny_prese
     def main(*more):
         arguments = ("--envs", "ring", "multigoal", "--methods", "reinflow", "--num-seeds", "2", "--out", tmp_path)
         monkeypatch.setattr("sys.argv", ["multimodality", *map(str, arguments), "--num-timesteps", "512", *more])
-        multimodality.main()
+        run_study(multimodality.Options, multimodality.study, None)
 
     main()
     for env in ("ring", "multigoal"):
@@ -106,8 +106,8 @@ def test_only_policies_with_a_density_are_tried_with_the_bonus_and_flows_with_ev
         *("gaussian", "gaussian, bonus", "genpo++", "genpo++, bonus"),
         *("genpo++, standard base", "genpo++, standard base, bonus", "fpo"),
     ]
-    policies = [multimodality.make_config("ring", row, options).policy for row in rows]
-    assert [policy.action_entropy_coef for policy in policies] == [0, 0.3, 0, 0.3, 0, 0.3, 0]
-    assert policies[1].final_action_entropy_coef == 0.2
-    assert {policy.num_steps for policy in policies} == {7}
-    assert [policy.base for policy in policies[2:6]] == ["learned-scale"] * 2 + ["standard"] * 2
+    methods = [multimodality.make_config("ring", row, options).method for row in rows]
+    assert [getattr(method, "action_entropy_coef", 0) for method in methods] == [0, 0.3, 0, 0.3, 0, 0.3, 0]
+    assert methods[1].final_action_entropy_coef == 0.2
+    assert [getattr(method, "num_steps", None) for method in methods] == [None, None, 7, 7, 7, 7, 7]
+    assert [method.base for method in methods[2:6]] == ["learned-scale"] * 2 + ["standard"] * 2

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genpo_jax.networks import embed_time, mish, orthogonal
+from genpo_jax.policies.networks import embed_time, mish, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(4, 128), (400, 200), (128, 128), (200, 1), (512, 512)])

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from genpo_jax.normalizer import RewardScale, RunningMoments, standardise_each
+from genpo_jax.training.normalizer import RewardScale, RunningMoments, standardize_each
 
 
 def test_moments_of_batches_equal_moments_of_all_samples():
@@ -18,13 +18,13 @@ def test_moments_of_batches_equal_moments_of_all_samples():
 
 def test_moments_of_nothing_change_nothing():
     x = jnp.asarray([-9.0, 0.5])
-    np.testing.assert_array_equal(RunningMoments.create((2,)).standardise(x), x)
+    np.testing.assert_array_equal(RunningMoments.create((2,)).standardize(x), x)
 
 
 def test_a_constant_coordinate_does_not_blow_up():
     moments = RunningMoments.create((1,)).absorb(jnp.full((10, 1), 3.0))
-    assert moments.standardise(jnp.asarray([3.0]))[0] == 0
-    assert abs(moments.standardise(jnp.asarray([1e6]))[0]) <= 10
+    assert moments.standardize(jnp.asarray([3.0]))[0] == 0
+    assert abs(moments.standardize(jnp.asarray([1e6]))[0]) <= 10
 
 
 def test_large_offsets_do_not_cancel_the_spread():
@@ -37,7 +37,7 @@ def test_large_offsets_do_not_cancel_the_spread():
 
 def test_observations_without_moments_pass_through():
     obs = {"state": jnp.ones((2, 3))}
-    assert standardise_each({}, obs)["state"] is obs["state"]
+    assert standardize_each({}, obs)["state"] is obs["state"]
 
 
 def test_the_reward_scale_follows_the_discounted_return_and_starts_over_at_episode_ends():

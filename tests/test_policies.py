@@ -1,3 +1,4 @@
+import dataclasses
 import math
 
 import jax
@@ -7,16 +8,22 @@ import pytest
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from settings import fresh_policy
 
-from genpo_jax.config import PolicyConfig
-from genpo_jax.policies import METHODS, make_policy
+from genpo_jax.methods import METHODS, method_of
 
 OBS, ACTION = 6, 3
 SMALL = {"hidden_sizes": (16,), "encoder_sizes": (16,), "head_sizes": (16, 16)}
 
 
+def fresh(seed=0, obs_size=OBS, action_size=ACTION, method="genpo++", compute_dtype="float32", **options):
+    own = {f.name for f in dataclasses.fields(METHODS[method])}
+    settings = METHODS[method](**{k: v for k, v in SMALL.items() if k in own}, **options)
+    return fresh_policy(settings, obs_size, action_size, seed, compute_dtype=compute_dtype)
+
+
 def build(seed=0, **options):
-    policy = make_policy(OBS, ACTION, PolicyConfig(**SMALL, **options), nnx.Rngs(seed))
+    policy = fresh(seed, **options)
     # An output layer near zero would hide mistakes: make the velocity large.
     graph, params = nnx.split(policy)
     key = jax.random.key(seed)
@@ -41,7 +48,7 @@ VARIANTS = [
     {"method": "genpo++", "base": "standard"},
     {"method": "genpo++", "network": "concat"},
     {"method": "genpo++", "num_steps": 10, "history_coef": 0.85},
-    {"method": "genpo++", "num_steps": 3, "solver_order": 2},
+    {"method": "genpo++", "num_steps": 3, "solver": "multistep-2", "history_coef": 0.45},
     {"method": "genpo++", "base": "conditioned"},
     {"method": "genpo"},
     {"method": "genpo", "mix": 1.0},
@@ -114,7 +121,9 @@ def test_the_gaussian_log_ratio_matches_scipy():
     policy, obs = build(method="gaussian"), observations(4)
     action, record = policy.sample(obs, jax.random.key(0))
     std = np.exp(np.asarray(policy.log_std[...]))
-    np.testing.assert_allclose(record.log_prob, norm.logpdf(action, policy.mode(obs), std).sum(-1), rtol=1e-4)
+    np.testing.assert_allclose(
+        record.log_prob, norm.logpdf(action, policy.zero_noise_action(obs), std).sum(-1), rtol=1e-4
+    )
     expected = norm.entropy(scale=std).sum()
     np.testing.assert_allclose(policy.entropy(), expected, rtol=1e-5)
 
@@ -142,7 +151,7 @@ def test_only_a_learned_scale_gives_the_entropy_a_gradient():
         # ALGORITHM fact 4: 0.708 at sigma = 0.75, M = 5
         ({"base": "standard"}, 0.708),
         ({"initial_std": 0.5}, 0.5),
-        ({"initial_std": 2.0, "num_steps": 3, "solver_order": 3}, 2.0),
+        ({"initial_std": 2.0, "num_steps": 3, "solver": "multistep-3", "history_coef": 0.3}, 2.0),
         ({"initial_std": 2.0, "method": "gaussian"}, 2.0),
         ({"initial_std": 2.0, "method": "genpo"}, 2.0),
         ({"initial_std": 0.5, "method": "saflow"}, 0.5),
@@ -154,7 +163,7 @@ def test_only_a_learned_scale_gives_the_entropy_a_gradient():
     ],
 )
 def test_the_initial_standard_deviation_is_that_of_the_action(options, std):
-    policy = make_policy(OBS, ACTION, PolicyConfig(**SMALL, **options), nnx.Rngs(0))
+    policy = fresh(**options)
     action, _ = policy.sample(observations(100_000), jax.random.key(0))
     np.testing.assert_allclose(action.std(), std, rtol=0.015)
 
@@ -167,7 +176,7 @@ def test_at_zero_velocity_the_conditioned_base_is_a_gaussian_policy_about_its_me
     action, _ = policy.sample(obs, jax.random.key(0))
     mean = policy.mean(obs[:1])
     assert jnp.abs(mean).max() > 0.1
-    np.testing.assert_allclose(policy.mode(obs[:1]), mean, rtol=1e-5)
+    np.testing.assert_allclose(policy.zero_noise_action(obs[:1]), mean, rtol=1e-5)
     np.testing.assert_allclose(action.mean(axis=0, keepdims=True), mean, atol=0.01)
 
 
@@ -185,7 +194,7 @@ def test_bfloat16_networks_leave_parameters_state_and_ratio_in_float32(network):
 
 def test_the_history_correlates_with_the_action_as_at_zero_velocity():
     # ALGORITHM fact 4: 0.90 at sigma = 0.75, M = 5
-    policy = make_policy(OBS, ACTION, PolicyConfig(**SMALL), nnx.Rngs(0))
+    policy = fresh()
     _, record = policy.sample(observations(100_000), jax.random.key(0))
     correlation = jnp.corrcoef(record.state[:, 0, 0], record.state[:, 1, 0])[0, 1]
     np.testing.assert_allclose(correlation, 0.90, atol=0.01)
@@ -193,10 +202,10 @@ def test_the_history_correlates_with_the_action_as_at_zero_velocity():
 
 def test_the_mode_follows_from_zero_noise_and_does_not_change():
     policy, obs = build(), observations()
-    np.testing.assert_array_equal(policy.mode(obs), policy.mode(obs))
+    np.testing.assert_array_equal(policy.zero_noise_action(obs), policy.zero_noise_action(obs))
     noise = jnp.zeros((32, 2, ACTION))
     state = policy.solver.forward(policy.velocity.condition(obs), noise)
-    np.testing.assert_allclose(policy.mode(obs), state[:, 0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(policy.zero_noise_action(obs), state[:, 0], rtol=1e-5, atol=1e-6)
 
 
 def test_conditioning_once_equals_conditioning_every_time():
@@ -210,14 +219,19 @@ def test_conditioning_once_equals_conditioning_every_time():
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="gaussian.*genpo"):
-        make_policy(OBS, ACTION, PolicyConfig(method="ppo"), nnx.Rngs(0))  # type: ignore[arg-type]
-    assert set(METHODS) >= {"gaussian", "genpo++"}
+    with pytest.raises(ValueError, match=r"method must be one of genpo\+\+, .*gaussian.*, got 'ppo'"):
+        method_of("ppo")
 
 
 @pytest.mark.parametrize("method", ["genpo++", "genpo", "saflow"])
-def test_the_solver_finds_its_times_among_those_embedded_together(method):
-    policy, obs = build(method=method), observations()
-    together = policy.sample(obs, jax.random.key(0))[0]
-    policy.time_steps = None
-    np.testing.assert_allclose(together, policy.sample(obs, jax.random.key(0))[0], rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("solver", ["history", "multistep-3"])
+def test_the_solver_finds_its_times_among_those_embedded_together(method, solver):
+    options = {"solver": solver, "history_coef": 0.5} if method == "genpo++" else {}
+    policy, obs = build(method=method, **options), observations()
+    each = policy.velocity.condition(obs)
+    policy_velocity = policy._velocity(obs)
+    x = jax.random.normal(jax.random.key(1), (32, ACTION))
+    for t in policy.solver.evaluation_times:
+        # A time that was rounded on its way is still that time.
+        for rounded in (t, np.nextafter(np.float32(t), np.float32(2)), np.nextafter(np.float32(t), np.float32(-1))):
+            np.testing.assert_allclose(policy_velocity(x, jnp.float32(rounded)), each(x, jnp.float32(t)), atol=1e-5)

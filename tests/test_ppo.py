@@ -5,9 +5,10 @@ import optax
 import pytest
 from flax import nnx
 
-from genpo_jax import ppo
-from genpo_jax.config import PPOConfig
+from genpo_jax.config import Config, PPOConfig
 from genpo_jax.policies import Policy
+from genpo_jax.training import ppo
+from genpo_jax.training.agent import Agent
 
 
 class TwoArmPolicy(Policy):
@@ -23,7 +24,7 @@ class TwoArmPolicy(Policy):
         return 3.0 * self.weight[...]
 
 
-class ToyAgent(nnx.Module):
+class ToyAgent(Agent):
     def __init__(self):
         self.policy = TwoArmPolicy()
         self.value = nnx.Param(jnp.zeros(()))
@@ -31,11 +32,15 @@ class ToyAgent(nnx.Module):
     def log_ratio(self, obs, record):
         return self.policy.log_ratio(obs, record)
 
-    def penalty(self, obs, record):
-        return self.policy.penalty(obs, record)
+    def auxiliary_loss(self, obs, record):
+        return self.policy.auxiliary_loss(obs, record)
 
     def value_of(self, obs):
         return self.value[...] + 0.0 * obs["state"][..., 0]
+
+
+def numbers(**options):
+    return ppo.Hyperparameters.of(Config(ppo=PPOConfig(**({"num_minibatches": 1} | options))))
 
 
 def toy_batch(record, advantage, value=0.0, value_target=0.0):
@@ -54,16 +59,16 @@ def toy_agent(weight=0.0, value=0.0):
 def test_the_policy_loss_clips_only_the_favourable_side():
     # ratios 2 and 1/2; advantage +1 gains from a rise, -1 from a fall: both are clipped at 1.2 and 0.8
     batch = toy_batch([1.0, -1.0], [1.0, -1.0])
-    _, metrics = ppo.loss(toy_agent(np.log(2.0)), batch, PPOConfig(clip_range=0.2))
+    _, metrics = ppo.loss(toy_agent(np.log(2.0)), batch, numbers(clip_range=0.2))
     np.testing.assert_allclose(metrics["train/policy_loss"], -(1.2 - 0.8) / 2, rtol=1e-6)
     assert metrics["train/clip_fraction"] == 1.0
     # against the advantage nothing is clipped: -(0.5 - 2) / 2
-    _, metrics = ppo.loss(toy_agent(-np.log(2.0)), batch, PPOConfig(clip_range=0.2))
+    _, metrics = ppo.loss(toy_agent(-np.log(2.0)), batch, numbers(clip_range=0.2))
     np.testing.assert_allclose(metrics["train/policy_loss"], 0.75, rtol=1e-6)
 
 
 def test_kl_and_effective_sample_size_match_their_formulas():
-    _, metrics = ppo.loss(toy_agent(np.log(2.0)), toy_batch([1.0, -1.0], [1.0, 1.0]), PPOConfig())
+    _, metrics = ppo.loss(toy_agent(np.log(2.0)), toy_batch([1.0, -1.0], [1.0, 1.0]), numbers())
     np.testing.assert_allclose(metrics["train/kl"], ((2 - 1 - np.log(2)) + (0.5 - 1 + np.log(2))) / 2, rtol=1e-6)
     np.testing.assert_allclose(metrics["train/ess"], 2.5**2 / (2 * (4 + 0.25)), rtol=1e-6)
     np.testing.assert_allclose(metrics["train/first_ratio_error"], np.log(2), rtol=1e-6)
@@ -73,14 +78,14 @@ def test_kl_and_effective_sample_size_match_their_formulas():
 def test_the_value_loss_takes_the_worse_of_clipped_and_plain(value_clip, expected):
     # value 2, was 0, target 3: plain error 1, clipped value 0.2 has error 2.8
     batch = toy_batch([0.0], [0.0], value=0.0, value_target=3.0)
-    _, metrics = ppo.loss(toy_agent(value=2.0), batch, PPOConfig(value_clip=value_clip))
+    _, metrics = ppo.loss(toy_agent(value=2.0), batch, numbers(value_clip=value_clip))
     np.testing.assert_allclose(metrics["train/value_loss"], expected, rtol=1e-6)
 
 
 def test_the_entropy_bonus_lowers_the_loss():
     batch = toy_batch([0.0], [0.0])
-    without, _ = ppo.loss(toy_agent(1.0), batch, PPOConfig())
-    with_bonus, _ = ppo.loss(toy_agent(1.0), batch, PPOConfig(entropy_coef=0.1))
+    without, _ = ppo.loss(toy_agent(1.0), batch, numbers())
+    with_bonus, _ = ppo.loss(toy_agent(1.0), batch, numbers(entropy_coef=0.1))
     np.testing.assert_allclose(without - with_bonus, 0.3, rtol=1e-6)
 
 
@@ -97,22 +102,22 @@ def test_the_entropy_bonus_lowers_the_loss():
     ],
 )
 def test_the_learning_rate_follows_the_kl(kl, expected):
-    config = PPOConfig(target_kl=0.01, max_learning_rate=1e-2)
+    config = numbers(target_kl=0.01, max_learning_rate=1e-2)
     rate = ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), jnp.asarray(0.5), config)
     np.testing.assert_allclose(rate, expected, rtol=1e-6)
 
 
 def test_the_learning_rate_stays_in_its_bounds_and_constant_without_a_target():
-    config = PPOConfig(target_kl=0.01, max_learning_rate=1e-3, learning_rate=1e-3)
+    config = numbers(target_kl=0.01, max_learning_rate=1e-3, learning_rate=1e-3)
     assert ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(0.0), jnp.asarray(0.0), config) == jnp.float32(1e-3)
     assert ppo.adapt_learning_rate(
-        jnp.asarray(1e-3), jnp.asarray(9.0), jnp.asarray(0.0), PPOConfig(target_kl=None)
+        jnp.asarray(1e-3), jnp.asarray(9.0), jnp.asarray(0.0), numbers(target_kl=None)
     ) == jnp.float32(1e-3)
 
 
-def test_a_deal_gives_every_transition_once_and_keeps_leaves_together_and_groups_apart():
+def test_a_split_gives_every_transition_once_and_keeps_leaves_together_and_groups_apart():
     batch = {"a": jnp.arange(24).reshape(2, 12), "b": 10.0 * jnp.arange(24).reshape(2, 12, 1)}
-    dealt = ppo.deal(batch, jax.random.split(jax.random.key(0), 2), 3)
+    dealt = ppo.split_minibatches(batch, jax.random.split(jax.random.key(0), 2), 3)
     assert dealt["a"].shape == (3, 2, 4)
     assert dealt["b"].shape == (3, 2, 4, 1)
     for group in range(2):
@@ -126,13 +131,13 @@ def test_a_deal_gives_every_transition_once_and_keeps_leaves_together_and_groups
 def improve_toy(batch, config, weight=0.0):
     graph, params = nnx.split(toy_agent(weight), nnx.Param)
     # The learner tells policy from value by the first name on the path.
-    learner = ppo.Learner(params, ppo.make_optimizer(config).init(params), jnp.asarray(config.learning_rate))
+    learner = ppo.start_learning(params, config)
     merge = lambda p: nnx.merge(graph, p)  # noqa: E731
     return ppo.improve(learner, batch, jax.random.key(0), jnp.asarray(0.0), merge, config)
 
 
 def test_a_non_finite_gradient_is_skipped_and_counted():
-    config = PPOConfig(num_epochs=3, num_minibatches=1)
+    config = numbers(num_epochs=3, num_minibatches=1)
     learner, _ = improve_toy(toy_batch([1.0, np.nan], [1.0, 1.0]), config)
     assert learner.opt_state.total_notfinite == 3
     assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(learner.params))
@@ -140,7 +145,7 @@ def test_a_non_finite_gradient_is_skipped_and_counted():
 
 
 def test_the_policy_moves_towards_what_had_an_advantage():
-    learner, metrics = improve_toy(toy_batch([1.0, -1.0], [1.0, -1.0]), PPOConfig(num_epochs=2, num_minibatches=1))
+    learner, metrics = improve_toy(toy_batch([1.0, -1.0], [1.0, -1.0]), numbers(num_epochs=2, num_minibatches=1))
     assert learner.params["policy"]["weight"][...] > 0
     assert learner.opt_state.total_notfinite == 0
     assert metrics["train/first_ratio_error"] == 0
@@ -150,14 +155,14 @@ def test_gradients_are_clipped_to_the_global_norm():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0))
     clipped, _ = optimizer.update({"a": jnp.asarray([30.0, 40.0])}, optimizer.init({"a": jnp.zeros(2)}))
     np.testing.assert_allclose(clipped["a"], [0.6, 0.8], rtol=1e-6)
-    state = ppo.make_optimizer(PPOConfig(max_grad_norm=1.0)).init({"a": jnp.zeros(2)})
-    _, state = ppo.make_optimizer(PPOConfig(max_grad_norm=1.0)).update({"a": jnp.asarray([30.0, 40.0])}, state)
+    state = ppo.make_optimizer(1.0).init({"a": jnp.zeros(2)})
+    _, state = ppo.make_optimizer(1.0).update({"a": jnp.asarray([30.0, 40.0])}, state)
     first_moment = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)][0]
     np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)
 
 
 def test_several_ratios_of_an_action_share_its_advantage_and_are_clipped_one_by_one():
-    config = PPOConfig(clip_range=0.2, value_coef=0.0)
+    config = numbers(clip_range=0.2, value_coef=0.0)
     record = jnp.log(jnp.array([[1.1, 2.0], [0.5, 0.9]]))
     _, metrics = ppo.loss(toy_agent(weight=1.0), toy_batch(record, [1.0, -2.0]), config)
     # min(r A, clip(r) A): 1.1 and 1.2; -2 * max(0.5, 0.8) and -2 * 0.9
@@ -166,7 +171,7 @@ def test_several_ratios_of_an_action_share_its_advantage_and_are_clipped_one_by_
 
 def test_the_asymmetric_objective_pulls_back_what_a_clip_lets_go():
     def gradient(weight, objective):
-        config = PPOConfig(clip_range=0.2, objective=objective)
+        config = numbers(clip_range=0.2, objective=objective)
         batch = toy_batch([1.0], [-1.0])
 
         def policy_loss(weight):

@@ -3,8 +3,8 @@ import math
 
 import pytest
 
-from genpo_jax import progress
-from genpo_jax.progress import Progress
+from genpo_jax.runs import progress
+from genpo_jax.runs.progress import Progress
 
 
 class FakeTerminal(io.StringIO):
@@ -20,7 +20,7 @@ def clock(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def no_forced_colours(monkeypatch):
+def no_forced_colors(monkeypatch):
     for name in ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TERM", "xterm")

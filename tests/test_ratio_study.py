@@ -1,23 +1,21 @@
 import json
-from typing import get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from settings import fresh_policy, sized
 
 from experiments import ratio_study
-from genpo_jax.config import Method, PolicyConfig
-from genpo_jax.policies import make_policy
+from experiments.study import run_study
+from experiments.true_density import true_log_ratio
+from genpo_jax.methods import METHODS
 
-SMALL = {"hidden_sizes": (8,), "encoder_sizes": (8,), "head_sizes": (8,), "initial_std": 0.5}
 
-
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", METHODS)
 def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
-    config = PolicyConfig(method=method, **SMALL)
-    then = make_policy(2, 2, config, nnx.Rngs(0))
+    then = fresh_policy(sized((8,), method, initial_std=0.5), 2, 2)
     noise = nnx.Rngs(1)
     now = nnx.clone(then)
     params = nnx.state(now, nnx.Param)
@@ -27,7 +25,7 @@ def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
     @jax.jit
     def ratios():
         action, _ = then.sample(jnp.broadcast_to(obs, (2048, 2)), jax.random.key(3))
-        return jnp.exp(ratio_study.true_log_ratio(now, then, obs, action, key))
+        return jnp.exp(true_log_ratio(now, then, obs, action, key))
 
     ratio = np.asarray(ratios())
     # Far enough to tell a wrong density from a right one.
@@ -38,7 +36,7 @@ def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
 def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_path):
     def main(*arguments):
         monkeypatch.setattr("sys.argv", ["ratio_study", "--out", str(tmp_path), *map(str, arguments)])
-        ratio_study.main()
+        run_study(ratio_study.Options, ratio_study.study, None)
 
     arguments = ("--num-seeds", 1, "--num-timesteps", 8192, "--batch-size", 64, "--methods", "gaussian")
     main(*arguments)
@@ -50,7 +48,7 @@ def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_pa
     assert (tmp_path / "ratios.png").stat().st_size > 10_000
     assert "| gaussian |" in (tmp_path / "table.md").read_text()
 
-    monkeypatch.setattr(ratio_study, "study", lambda *_: pytest.fail("the study was repeated"))
+    monkeypatch.setattr(ratio_study, "measure", lambda *_: pytest.fail("the study was repeated"))
     main(*arguments)
     with pytest.raises(SystemExit, match="has other settings"):
         main(*arguments, "--num-seeds", 2)

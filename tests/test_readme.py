@@ -25,7 +25,7 @@ def test_ci_runs_the_test_command_to_the_letter():
 
 
 def test_the_table_of_options_names_real_options():
-    from experiments.locomotion import parse
+    from genpo_jax.cli import parse_train
 
     options = re.findall(r"`(--[a-z-]+)`", README.split("## Options")[1].split("## Embed")[0])
     assert {"--env", "--backend", "--method", "--seed", "--num-timesteps", "--num-envs", "--run-dir", "--resume"} <= {
@@ -35,7 +35,8 @@ def test_the_table_of_options_names_real_options():
     import io
 
     text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
-        parse(["--help"])
+    for method in ("genpo++", "genpo"):
+        with contextlib.redirect_stdout(text), contextlib.suppress(SystemExit):
+            parse_train(["--method", method, "--help"])
     for option in set(options):
         assert option in text.getvalue(), option

@@ -10,42 +10,42 @@ import jax
 import numpy as np
 import pytest
 from probes import TargetEnv
+from settings import networks, raw_leaves, sized
 
-from experiments import locomotion
-from genpo_jax import envs, run
-from genpo_jax.config import Config, EnvConfig, PolicyConfig, PPOConfig
-from genpo_jax.sinks import read_config, read_metrics
-from genpo_jax.trainer import Trainer
+from genpo_jax import cli
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.runs.checkpoint import Checkpointer
+from genpo_jax.runs.folder import read_config, saved_config
+from genpo_jax.runs.metrics import read_metrics
+from genpo_jax.runs.run import Run
+from genpo_jax.runs.run import train as start
+from genpo_jax.training.trainer import Trainer
 
 CONFIG = Config(
-    env="fast",
+    env="target",
     seed=3,
     num_timesteps=4 * 64,
     updates_per_chunk=1,
     num_evals=2,
     eval_envs=2,
     env_options=EnvConfig(num_envs=8),
-    policy=PolicyConfig(hidden_sizes=(8,), encoder_sizes=(8,), head_sizes=(8,), value_sizes=(8,)),
+    method=sized((8,)),
+    networks=networks((8,)),
     ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
 )
 
 
-@pytest.fixture(autouse=True)
-def probe_environment(monkeypatch):
-    monkeypatch.setattr(envs, "make", lambda name, backend: TargetEnv())
+def train(config, run_dir, resume=False):
+    return start(TargetEnv(), config, run_dir, resume=resume)
 
 
 def restored(config, run_dir):
     trainer = Trainer(TargetEnv(), config)
-    return run.Checkpointer(run_dir / "checkpoints").restore(trainer.abstract_state(1))
+    return Checkpointer(run_dir / "checkpoints").restore(trainer.abstract_state(1))
 
 
 def bits(state):
-    raw = [
-        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-        for x in jax.tree.leaves(state)
-    ]
-    return [np.asarray(x).tobytes() for x in raw]
+    return [np.asarray(x).tobytes() for x in raw_leaves(state)]
 
 
 def without_clock(lines):
@@ -53,7 +53,7 @@ def without_clock(lines):
 
 
 def test_a_run_leaves_config_metrics_curve_events_and_checkpoints(tmp_path):
-    last = run.train(CONFIG, tmp_path)
+    run = train(CONFIG, tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
     assert [("eval/return_random" in line) for line in lines] == [True, False, True, False, True]
@@ -72,19 +72,20 @@ def test_a_run_leaves_config_metrics_curve_events_and_checkpoints(tmp_path):
     }
     assert required <= set(lines[-1])
     assert max(line["train/first_ratio_error"] for line in lines[1:]) <= 1e-4
-    assert last["eval/return_zero"] == lines[-1]["eval/return_zero"]
+    assert run.run_dir == tmp_path and not run.stopped
+    assert run.metrics["eval/return_zero"] == lines[-1]["eval/return_zero"]
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "tensorboard").iterdir())
     saved = read_config(tmp_path)
-    assert saved["config"]["env"] == "fast"
+    assert saved["config"]["env"] == "target"
     assert saved["versions"]["jax"] == jax.__version__
     assert Config.from_dict(saved["config"]) == CONFIG
 
 
 def test_several_seeds_leave_one_folder_each_equal_to_that_of_a_single_run(tmp_path):
     config = replace(CONFIG, num_seeds=3)
-    means = run.train(config, tmp_path / "all")
-    run.train(replace(CONFIG, seed=4), tmp_path / "alone")
+    means = train(config, tmp_path / "all").metrics
+    train(replace(CONFIG, seed=4), tmp_path / "alone")
     folder = tmp_path / "all" / "seed-4"
     assert read_config(folder)["config"] == read_config(tmp_path / "alone")["config"]
     together, alone = (without_clock(read_metrics(path / "metrics.jsonl")) for path in (folder, tmp_path / "alone"))
@@ -101,13 +102,13 @@ def test_several_seeds_leave_one_folder_each_equal_to_that_of_a_single_run(tmp_p
 
 def test_seeds_that_were_killed_between_two_saves_go_on_together_bit_for_bit(tmp_path):
     config = replace(CONFIG, num_seeds=2, checkpoint_minutes=0.0)
-    run.train(config, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     # seed 3 had saved 192 and was killed before seed 4 had
     for folder, steps in (("seed-3", ["256"]), ("seed-4", ["256", "192"])):
         for step in steps:
             shutil.rmtree(tmp_path / "parts" / folder / "checkpoints" / step)
-    run.train(replace(config, resume=True), tmp_path / "parts")
+    train(config, tmp_path / "parts", resume=True)
     for folder in ("seed-3", "seed-4"):
         step, whole, _ = restored(CONFIG, tmp_path / "whole" / folder)
         parts_step, parts, _ = restored(CONFIG, tmp_path / "parts" / folder)
@@ -116,28 +117,28 @@ def test_seeds_that_were_killed_between_two_saves_go_on_together_bit_for_bit(tmp
 
 
 def test_one_seed_of_several_can_be_resumed_alone(tmp_path):
-    run.train(replace(CONFIG, num_seeds=2, num_timesteps=128), tmp_path)
-    alone = Config.from_dict(read_config(tmp_path / "seed-4")["config"])
-    run.train(replace(alone, num_timesteps=256, resume=True), tmp_path / "seed-4")
+    train(replace(CONFIG, num_seeds=2, num_timesteps=128), tmp_path)
+    alone = saved_config(tmp_path / "seed-4")
+    train(replace(alone, num_timesteps=256), tmp_path / "seed-4", resume=True)
     lines = read_metrics(tmp_path / "seed-4" / "metrics.jsonl")
     assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
 
 
 def test_a_run_that_was_killed_before_its_first_save_is_evaluated_once_before_training(tmp_path):
-    run.train(replace(CONFIG, num_timesteps=64), tmp_path)
+    train(replace(CONFIG, num_timesteps=64), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "64")
-    run.train(replace(CONFIG, resume=True), tmp_path)
+    train(CONFIG, tmp_path, resume=True)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
 
 
 def test_half_a_run_and_its_continuation_equal_the_whole_bit_for_bit(tmp_path):
     config = replace(CONFIG, checkpoint_minutes=0.0)
-    run.train(config, tmp_path / "whole")
+    train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "256")
     shutil.rmtree(tmp_path / "parts" / "checkpoints" / "192")
-    run.train(replace(config, resume=True), tmp_path / "parts")
+    train(config, tmp_path / "parts", resume=True)
     step, whole, _ = restored(CONFIG, tmp_path / "whole")
     parts_step, parts, _ = restored(CONFIG, tmp_path / "parts")
     assert step == parts_step == 256
@@ -149,30 +150,32 @@ def test_half_a_run_and_its_continuation_equal_the_whole_bit_for_bit(tmp_path):
 
 
 def test_an_existing_run_is_neither_overwritten_nor_confused(tmp_path):
-    run.train(replace(CONFIG, num_timesteps=64), tmp_path)
+    train(replace(CONFIG, num_timesteps=64), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(ValueError, match="already holds a run.*--resume"):
-        run.train(CONFIG, tmp_path)
+    with pytest.raises(ValueError, match="already holds a run.*resume=True"):
+        train(CONFIG, tmp_path)
+    other = replace(CONFIG, networks=networks((9,)))
+    with pytest.raises(ValueError, match=r"keeps its settings, but networks: saved .*8.*given .*9"):
+        train(other, tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"float32\[1,8\] saved, float32\[1,9\] expected"):
-        wider = replace(CONFIG.policy, value_sizes=(9,))
-        run.train(replace(CONFIG, policy=wider, resume=True), tmp_path)
+        Run(TargetEnv(), other, tmp_path, resume=True).train()
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
-    assert read_config(tmp_path)["config"]["policy"]["value_sizes"] == [8]
+    assert read_config(tmp_path)["config"]["networks"]["value_sizes"] == [8]
 
 
 def test_there_must_be_something_to_resume(tmp_path):
     with pytest.raises(ValueError, match="holds no config.json"):
-        run.train(replace(CONFIG, resume=True), tmp_path / "nowhere")
+        train(CONFIG, tmp_path / "nowhere", resume=True)
 
 
 def test_an_unknown_environment_is_refused_before_anything_is_written(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'hopper'"):
-        run.train(replace(CONFIG, env="hoper"), tmp_path / "run")
+        start("hoper", CONFIG, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_evaluations_are_spread_evenly_and_end_with_the_run(tmp_path):
-    run_ = run.Run(replace(CONFIG, num_timesteps=640, num_evals=3), tmp_path)
+    run_ = Run(TargetEnv(), replace(CONFIG, num_timesteps=640, num_evals=3), tmp_path)
     marks = [now for now in range(64, 641, 64) if run_._evaluation_due(now - 64, now)]
     assert marks == [256, 448, 640]
 
@@ -181,7 +184,8 @@ COMMAND = [
     *(
         sys.executable,
         "-m",
-        "experiments.locomotion",
+        "genpo_jax",
+        "train",
         "--env",
         "fast",
         "--num-envs",
@@ -207,7 +211,7 @@ def started(run_dir, *more):
 
 def resumed(run_dir, steps):
     """Go on to `steps` env steps with the saved settings."""
-    command = [sys.executable, "-m", "experiments.locomotion", "--run-dir", str(run_dir), "--resume"]
+    command = [sys.executable, "-m", "genpo_jax", "train", "--run-dir", str(run_dir), "--resume"]
     return subprocess.run([*command, "--num-timesteps", str(steps)], capture_output=True, text=True, timeout=240)
 
 
@@ -242,35 +246,37 @@ def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(t
         (["--env", "humanoyd"], "did you mean 'humanoid'"),
         (["--env", "fast", "--backend", "spring"], "no backend 'spring'"),
         (["--num-minibatches", "7"], "not divisible"),
-        (["--history-coef", "0"], "history_coef must"),
-        (["--mix", "0.9"], "mix must be None for method 'genpo++'"),
+        (["--history-coef", "0"], "--history-coef must"),
+        (["--mix", "0.9"], "--mix is no option of method 'genpo++', but of genpo;"),
+        (["--method", "gaussian", "--num-steps", "10"], "--num-steps is no option of method 'gaussian'"),
+        (["--method", "ppo"], "invalid choice: 'ppo'"),
+        (["--env", "no_such_module:Env"], "could not be imported"),
         (["--method", "genpo", "--mix", "1.5"], "mix must satisfy 0 < mix <= 1"),
         (["--num-steps", "60"], "round-trip error"),
         (["--resume"], "holds no config.json"),
     ],
 )
-def test_the_command_line_refuses_bad_input_in_one_line(tmp_path, monkeypatch, capsys, options, message):
+def test_the_command_line_refuses_bad_input_in_one_line(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as refusal:
-        call(monkeypatch, *options, "--run-dir", str(tmp_path / "run"))
+        call(*options, "--run-dir", str(tmp_path / "run"))
     # What a dataclass refuses while the command line is read, tyro prints itself.
     assert message in f"{refusal.value.code} {capsys.readouterr().err}"
     assert not (tmp_path / "run").exists()
 
 
-def call(monkeypatch, *options):
-    monkeypatch.setattr(sys, "argv", ["locomotion", *options])
-    locomotion.main()
+def call(*options):
+    cli.main(["train", *options])
 
 
-def test_a_resumed_run_may_not_be_asked_to_be_another(tmp_path, monkeypatch):
-    run.train(replace(CONFIG, num_timesteps=64), tmp_path)
+def test_a_resumed_run_may_not_be_asked_to_be_another(tmp_path):
+    start("fast", replace(CONFIG, num_timesteps=64), tmp_path)
     with pytest.raises(SystemExit) as refusal:
-        call(monkeypatch, "--run-dir", str(tmp_path), "--resume", "--seed", "9")
+        call("--run-dir", str(tmp_path), "--resume", "--seed", "9")
     assert "seed: saved 3, given 9" in str(refusal.value.code)
     assert read_config(tmp_path)["config"]["seed"] == 3
 
 
-def test_resuming_needs_a_folder(monkeypatch):
+def test_resuming_needs_a_folder():
     with pytest.raises(SystemExit) as refusal:
-        call(monkeypatch, "--resume")
+        call("--resume")
     assert "--resume needs --run-dir" in str(refusal.value.code)

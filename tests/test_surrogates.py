@@ -16,7 +16,7 @@ def test_the_flow_matching_loss_is_that_of_its_definition(method, samples):
     for b in range(3):
         velocity = policy.velocity.condition(obs[b])
         for n in range(samples):
-            t = record.time[b, n] / policy.num_steps
+            t = record.time[b, n]
             noise = 0.5 * record.noise[b, n]
             x = (1 - t) * noise + t * action[b]
             v = velocity(x, t)
@@ -58,20 +58,22 @@ def test_policyflow_is_exact_where_the_velocity_changes_by_a_constant():
     expected = (norm.logpdf(action, sample + shift, std) - norm.logpdf(action, sample, std)).sum(-1)
     np.testing.assert_allclose(policy.log_ratio(obs, record), expected, rtol=1e-3, atol=1e-4)
     # and the same velocity moves the sample by as much
-    np.testing.assert_allclose(policy.mode(obs), jnp.broadcast_to(before + shift, action.shape), rtol=1e-5)
+    np.testing.assert_allclose(policy.zero_noise_action(obs), jnp.broadcast_to(before + shift, action.shape), rtol=1e-5)
 
 
-def test_the_brownian_regulariser_vanishes_at_the_velocity_of_spreading_heat():
+def test_the_brownian_regularizer_vanishes_at_the_velocity_of_spreading_heat():
     policy, obs = build(method="policyflow"), observations()
     _, record = policy.sample(obs, jax.random.key(0))
-    assert policy.penalty(obs, record) > 0
+    assert policy.auxiliary_loss(obs, record) > 0
     # A constant velocity c has no residual at the points x = (1 - t) c + t v_old.
     policy.velocity.head.output.kernel[...] *= 0
     constant, t = policy.velocity.head.output.bias[...], record.time[:, None]
     matched = record.replace(point=(1 - t) * constant + t * record.velocity)
-    np.testing.assert_allclose(policy.penalty(obs, matched), 0.0, atol=1e-12)
+    np.testing.assert_allclose(policy.auxiliary_loss(obs, matched), 0.0, atol=1e-12)
     # Half a unit off in each of the 3 coordinates: 0.0025 * 3 / 4.
-    np.testing.assert_allclose(policy.penalty(obs, matched.replace(point=matched.point + 0.5)), 0.001875, rtol=1e-4)
+    np.testing.assert_allclose(
+        policy.auxiliary_loss(obs, matched.replace(point=matched.point + 0.5)), 0.001875, rtol=1e-4
+    )
 
 
 @pytest.mark.parametrize(("method", "steps"), [("dppo", 10), ("reinflow", 4)])
@@ -80,7 +82,7 @@ def test_the_chain_log_density_is_that_computed_by_hand(method, steps):
     action, record = policy.sample(obs, jax.random.key(0))
     np.testing.assert_array_equal(action, record.states[:, -1])
     velocity = policy.velocity.condition(obs)
-    log_std = jnp.broadcast_to(policy._log_std(obs), (4, steps, ACTION))
+    log_std = jnp.broadcast_to(policy.log_std(obs), (4, steps, ACTION))
     for i in range(steps):
         x, later = record.states[:, i], record.states[:, i + 1]
         expected = norm.logpdf(later, x + velocity(x, jnp.float32(i / steps)) / steps, np.exp(log_std[:, i]))
@@ -91,5 +93,5 @@ def test_the_chain_log_density_is_that_computed_by_hand(method, steps):
 
 def test_reinflow_keeps_its_noise_within_bounds():
     policy, obs = build(method="reinflow", initial_std=0.5), 100 * observations(1000)
-    relative = jnp.exp(policy._log_std(obs)) / policy.step_std
+    relative = jnp.exp(policy.log_std(obs)) / policy.step_std
     assert 0.1 <= relative.min() < 0.2 and 3.0 < relative.max() <= 4.0001

@@ -1,19 +1,17 @@
-from dataclasses import replace
-from typing import get_args
+import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import ClockEnv, ConstantEnv, TargetEnv
+from settings import networks, raw_leaves, sized
 
-from experiments.presets import METHODS
-from genpo_jax import ppo
-from genpo_jax.config import Config, EnvConfig, Method, PolicyConfig, PPOConfig
-from genpo_jax.evaluation import Evaluator
-from genpo_jax.trainer import Trainer
-
-TINY = {"hidden_sizes": (32,), "encoder_sizes": (32,), "head_sizes": (32,), "value_sizes": (32,)}
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.methods import METHODS
+from genpo_jax.training import ppo
+from genpo_jax.training.evaluation import Evaluator
+from genpo_jax.training.trainer import Trainer
 
 
 def make_trainer(env, method="genpo++", updates=4, **update):
@@ -28,7 +26,8 @@ def make_trainer(env, method="genpo++", updates=4, **update):
         env="probe",
         updates_per_chunk=updates,
         env_options=EnvConfig(num_envs=64, squash="clip"),
-        policy=PolicyConfig(method=method, **TINY),
+        method=sized((32,), method),
+        networks=networks((32,)),
         ppo=PPOConfig(**options),
     )
     return Trainer(env, config)
@@ -53,14 +52,16 @@ def trainer():
     return make_trainer(TargetEnv())
 
 
-@pytest.mark.parametrize("method", get_args(Method))
+@pytest.mark.parametrize("method", METHODS)
 def test_a_policy_learns_an_action_that_follows_the_observation(method):
     # As published, fpo++ learns on small steps; fpo has to, as its actions run off to the edge on larger ones.
-    options = METHODS.get(method, {}) | ({"learning_rate": 2e-3} if method == "fpo++" else {})
+    options = METHODS[method].published_update | ({"learning_rate": 2e-3} if method == "fpo++" else {})
     trainer = make_trainer(TargetEnv(), method, **options)
     state, history = train(trainer, {"fpo": 50, "fpo++": 40, "policyflow": 50}.get(method, 15))
     x = jnp.linspace(-1, 1, 21)[:, None]
-    action = trainer.merge(state.learner.params).mode(trainer.normalise(state, {"state": x}))
+    action = trainer.algorithm.make_agent(state.learner.params).zero_noise_action(
+        trainer.algorithm.normalize(state, {"state": x})
+    )
     assert history[0]["train/reward"] < -0.3
     assert history[-1]["train/reward"] > -0.12
     np.testing.assert_allclose(action, x / 2, atol=0.2)
@@ -76,7 +77,9 @@ def test_the_value_bootstraps_from_a_time_limit_but_not_from_a_termination(termi
         value_learning_rate=1e-2,
     )
     state, _ = train(trainer, 15)
-    value = trainer.merge(state.learner.params).value_of(trainer.normalise(state, {"state": jnp.zeros((1, 1))}))
+    value = trainer.algorithm.make_agent(state.learner.params).value_of(
+        trainer.algorithm.normalize(state, {"state": jnp.zeros((1, 1))})
+    )
     np.testing.assert_allclose(value, expected, rtol=0.05)
 
 
@@ -122,22 +125,31 @@ def trainer_of_numbers():
     return make_trainer(TargetEnv(), updates=3, unroll=4, target_kl=1e-6, final_kl=1e-6, value_clip=1.0)
 
 
-@pytest.mark.parametrize("name", ppo.NUMBERS)
-def test_one_program_serves_every_number_of_the_update_and_heeds_it(trainer_of_numbers, name):
+def numbers_of(hyper):
+    names = {f.name for f in dataclasses.fields(hyper) if f.metadata.get("pytree_node", True)}
+    return names - {"last_update", "action_entropy_coef", "final_action_entropy_coef"}
+
+
+def test_every_number_of_the_update_is_tried():
+    assert numbers_of(ppo.Hyperparameters.of(Config())) == NUMBERS.keys()
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_one_program_serves_every_number_of_the_update_and_reads_it(trainer_of_numbers, name):
     trainer, keys = trainer_of_numbers, jnp.stack([jax.random.key(0)])
 
-    def parameters(settings):
-        state, _ = trainer.program(trainer._init(keys, settings), settings)
+    def parameters(hyper):
+        state, _ = trainer.program(trainer.init_program(keys, hyper), hyper)
         return jax.tree.leaves(state.learner.params)
 
-    def changed(settings, **numbers):
-        return settings.replace(ppo=replace(settings.ppo, **{k: jnp.float32(v) for k, v in numbers.items()}))
+    def changed(hyper, **numbers):
+        return hyper.replace(**{k: jnp.float32(v) for k, v in numbers.items()})
 
     # Rates fall to their lower bound, or rise to the upper one.
-    settings = changed(trainer.settings, target_kl=10.0) if name == "max_learning_rate" else trainer.settings
-    leaves = zip(parameters(settings), parameters(changed(settings, **{name: NUMBERS[name]})), strict=True)
+    hyper = changed(trainer.hyper, target_kl=10.0) if name == "max_learning_rate" else trainer.hyper
+    leaves = zip(parameters(hyper), parameters(changed(hyper, **{name: NUMBERS[name]})), strict=True)
     assert not all(np.array_equal(a, b) for a, b in leaves)
-    assert trainer.program._cache_size() == trainer._init._cache_size() == 1
+    assert trainer.program._cache_size() == trainer.init_program._cache_size() == 1
 
 
 def test_a_chunk_of_four_updates_equals_four_updates(trainer):
@@ -157,6 +169,8 @@ def test_metrics_are_finite_scalars_and_episodes_are_counted(trainer):
     for name, value in history[-1].items():
         assert value.shape == (), name
         assert np.isfinite(value), name
+    # The sum over the 8 steps of an episode of numbers in [-1/2, 1/2].
+    assert 0 < abs(history[1]["train/env/target"]) < 4
     # 64 environments, 4 updates of 8 steps, a time limit of 8; the staggered first episodes do not count, and
     # one that lasts its full 8 steps does
     assert history[1]["train/episodes"] == 64 * 4
@@ -175,11 +189,11 @@ def test_non_finite_physics_is_counted_and_leaves_training_intact():
 
 def test_the_critic_alone_sees_the_privileged_observation():
     trainer = make_trainer(TargetEnv(privileged=True))
-    agent = trainer.merge(first_seed(trainer.init([0])).learner.params)
+    agent = trainer.algorithm.make_agent(first_seed(trainer.init([0])).learner.params)
     obs = {"state": jnp.ones((1, 1)), "privileged_state": jnp.ones((1, 2))}
     other = obs | {"privileged_state": -jnp.ones((1, 2))}
     assert agent.value_of(obs) != agent.value_of(other)
-    np.testing.assert_array_equal(agent.mode(obs), agent.mode(other))
+    np.testing.assert_array_equal(agent.zero_noise_action(obs), agent.zero_noise_action(other))
     _, history = train(trainer, 1)
     assert np.isfinite(history[0]["train/value_loss"])
 
@@ -211,13 +225,6 @@ def test_single_seeds_can_be_taken_out_and_put_together(trainer):
             np.testing.assert_array_equal(a, b)
 
 
-def raw_leaves(tree):
-    return [
-        jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-        for x in jax.tree.leaves(tree)
-    ]
-
-
 def assert_close(tree, expected):
     for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
@@ -226,7 +233,8 @@ def assert_close(tree, expected):
 def test_final_observations_of_several_time_limits_within_one_rollout_are_told_apart():
     trainer = make_trainer(ClockEnv())
     state = first_seed(trainer.init([0]))
-    _, rollout = jax.jit(trainer._collect)(state)
+    collect = jax.jit(trainer.algorithm.collect)
+    _, rollout = collect(state.learner.params, state.obs_moments, state.episodes)
     assert rollout.final_obs["state"].shape == (3, 64, 1), "8 steps can meet a limit of 3 three times"
     # The first limit is staggered; at every limit the clock shows the steps of that episode.
     final = jnp.take_along_axis(rollout.final_obs["state"][..., 0], rollout.final_index, axis=0)
@@ -245,6 +253,7 @@ def test_evaluation_counts_whole_first_episodes_and_changes_nothing():
     assert metrics["eval/return_random"] == metrics["eval/return_zero"] == 4.0
     assert metrics["eval/length_random"] == 4
     assert metrics["eval/return_zero_std"] == 0
+    assert metrics["eval/env/steps"] == metrics["eval/env_zero/steps"] == 4.0
 
 
 def test_evaluation_tells_zero_noise_from_random_noise(trainer):

@@ -1,7 +1,22 @@
 """Environments: what one is, where to get them by name, and batched episodes of them."""
 
-from genpo_jax.envs.base import Environment, Observation
-from genpo_jax.envs.episode import EpisodeEnv, EpisodeState, Timestep
-from genpo_jax.envs.registry import check, make
+from genpo_jax.envs.adapter import as_environment
+from genpo_jax.envs.base import Environment, Metrics, Observation
+from genpo_jax.envs.episode import EpisodeEnv, EpisodeState, Timestep, bounded
+from genpo_jax.envs.registry import check, factory_path, make, register, register_again
 
-__all__ = ["Environment", "EpisodeEnv", "EpisodeState", "Observation", "Timestep", "check", "make"]
+__all__ = [
+    "Environment",
+    "EpisodeEnv",
+    "EpisodeState",
+    "Metrics",
+    "Observation",
+    "Timestep",
+    "as_environment",
+    "bounded",
+    "check",
+    "factory_path",
+    "make",
+    "register",
+    "register_again",
+]

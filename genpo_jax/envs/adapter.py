@@ -9,7 +9,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from genpo_jax.envs.base import Observation
+from genpo_jax.envs.base import Environment, Metrics, Observation
+
+# Brax's environments have no time limit of their own; this is what its training uses.
+BRAX_EPISODE_LENGTH = 1000
 
 
 class LibraryEnvironment:
@@ -44,8 +47,8 @@ class LibraryEnvironment:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
         return self._reset(jax.random.key_data(key))
 
-    def step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array]:
-        """Return `(state, observation, reward [], terminated [])` for an action [d] in [-1, 1]."""
+    def step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array, Metrics]:
+        """Return `(state, observation, reward [], terminated [], metrics)` for an action [d] in [-1, 1]."""
         return self._step(state, action)
 
     def _quiet_reset(self, raw_key: Array):
@@ -56,7 +59,8 @@ class LibraryEnvironment:
     def _quiet_step(self, state: Any, action: Array):
         with _deprecations_ignored():
             state = self.raw.step(state, action)
-        return state, _named(state.obs), jnp.asarray(state.reward), jnp.asarray(state.done).astype(bool)
+        terminated = jnp.asarray(state.done).astype(bool)
+        return state, _named(state.obs), jnp.asarray(state.reward), terminated, _scalars(state.metrics)
 
     def _observation_sizes(self) -> dict[str, int]:
         _, obs = jax.eval_shape(self._reset, jax.random.key_data(jax.random.key(0)))
@@ -69,8 +73,36 @@ class LibraryEnvironment:
         return {key: leaf.shape[0] for key, leaf in obs.items()}
 
 
+def as_environment(env: Any) -> Environment:
+    """Return an environment object of any kind we know as an `Environment`.
+
+    Args:
+        env: an `Environment`, or an unwrapped environment of Brax or MuJoCo Playground.
+
+    Raises:
+        TypeError: if it is none of them.
+    """
+    if isinstance(env, Environment):
+        return env
+    if all(hasattr(env, name) for name in ("reset", "step", "action_size", "observation_size")):
+        # Playground's environments keep their time limit in their configuration, Brax's have none.
+        limit = getattr(getattr(env, "_config", None), "episode_length", BRAX_EPISODE_LENGTH)
+        return LibraryEnvironment(type(env).__name__, env, int(limit))
+    attributes = ("name", "action_size", "observation_sizes", "default_episode_length", "reset", "step")
+    missing = [name for name in attributes if not hasattr(env, name)]
+    raise TypeError(
+        f"an environment must be an Environment of genpo_jax, Brax or MuJoCo Playground, got {type(env).__name__} "
+        f"without {', '.join(missing)}; see genpo_jax.Environment for what these are"
+    )
+
+
 def _named(obs: Array | Mapping[str, Array]) -> Observation:
     return dict(obs) if isinstance(obs, Mapping) else {"state": obs}
+
+
+def _scalars(metrics: Mapping[str, Any]) -> Metrics:
+    """Return those metrics that are one number."""
+    return {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
 
 
 @contextlib.contextmanager

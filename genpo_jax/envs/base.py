@@ -1,19 +1,22 @@
 """What an environment is to the trainer: two pure functions of a single, unbatched state."""
 
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from jax import Array
 
 Observation: TypeAlias = dict[str, Array]
+Metrics: TypeAlias = dict[str, Array]
 
 
+@runtime_checkable
 class Environment(Protocol):
     """One environment, without batching, time limit, reset on termination or action bounds.
 
     Attributes:
         name: what error messages call it.
         action_size: number d of action coordinates; `step` expects each in [-1, 1].
-        observation_sizes: size of each observation array by name; a plain observation is called `state`.
+        observation_sizes: size of each observation array by name; a plain observation is called `state`. The actor
+            sees `state`, the critic `privileged_state` where there is one.
         default_episode_length: time limit in steps where the user names none.
     """
 
@@ -23,9 +26,13 @@ class Environment(Protocol):
     default_episode_length: int
 
     def reset(self, key: Array) -> tuple[Any, Observation]:
-        """Return a fresh `(state, observation)` for a typed PRNG key."""
+        """Return a fresh `(state, observation)` for a typed PRNG key; both are pytrees of arrays."""
         ...
 
-    def step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array]:
-        """Return `(state, observation, reward, terminated)`; `terminated` is boolean and knows no time limit."""
+    def step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array, Metrics]:
+        """Return `(state, observation, reward, terminated, metrics)` for an action `[d]` in [-1, 1].
+
+        `reward` is a scalar; `terminated` is boolean and knows no time limit. `metrics` are scalars by name, {} for
+        none: their sums over an episode appear as `train/env/NAME` and `eval/env/NAME`, means over episodes.
+        """
         ...

@@ -2,7 +2,7 @@
 
 import warnings
 
-from genpo_jax.envs.adapter import LibraryEnvironment
+from genpo_jax.envs.adapter import BRAX_EPISODE_LENGTH, LibraryEnvironment
 
 
 class BraxEnvironment(LibraryEnvironment):
@@ -24,5 +24,5 @@ class BraxEnvironment(LibraryEnvironment):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Brax System, piplines", category=UserWarning)
             raw = envs.get_environment(name, **kwargs)
-        super().__init__(name=name, raw=raw, default_episode_length=1000)
+        super().__init__(name=name, raw=raw, default_episode_length=BRAX_EPISODE_LENGTH)
         self.backend = backend

@@ -1,6 +1,7 @@
 """Batched episodes: action bounds, time limit, reset on termination and non-finite physics."""
 
 import dataclasses
+from functools import cached_property
 from typing import Any, Literal
 
 import flax.struct
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from genpo_jax.envs.base import Environment, Observation
+from genpo_jax.envs.base import Environment, Metrics, Observation
 
 # Larger magnitudes count as non-finite: squares must not overflow float32 sums of the running statistics.
 LARGEST = 1e8
@@ -22,6 +23,7 @@ class EpisodeState(flax.struct.PyTreeNode):
         obs: current observation, finite, each [B, size].
         episode_return: sum of rewards so far [B], float32.
         episode_length: environment steps so far [B], int32.
+        episode_metrics: sums of the environment's metrics so far, each [B], float32.
         time_limit: environment steps after which the present episode is truncated [B], int32.
         pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends.
         key: typed PRNG keys [B], for all that is random in each environment from here on.
@@ -32,6 +34,7 @@ class EpisodeState(flax.struct.PyTreeNode):
     obs: Observation
     episode_return: Array
     episode_length: Array
+    episode_metrics: Metrics
     time_limit: Array
     pool: tuple[Any, Observation]
     key: Array
@@ -48,6 +51,7 @@ class Timestep(flax.struct.PyTreeNode):
         nonfinite: an observation or the reward was not finite, or larger than `LARGEST` [B].
         episode_return: including this step [B]; of the whole episode where it ended.
         episode_length: likewise, in environment steps [B].
+        episode_metrics: likewise, sums of the environment's metrics, each [B].
 
     """
 
@@ -58,6 +62,7 @@ class Timestep(flax.struct.PyTreeNode):
     nonfinite: Array
     episode_return: Array
     episode_length: Array
+    episode_metrics: Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +115,7 @@ class EpisodeEnv:
             obs=obs,
             episode_return=jnp.zeros(num_envs, jnp.float32),
             episode_length=jnp.zeros(num_envs, jnp.int32),
+            episode_metrics={name: jnp.zeros(num_envs, jnp.float32) for name in self.metric_names},
             time_limit=time_limit,
             pool=jax.tree.map(lambda leaf: leaf[num_envs:], fresh),
             key=keys,
@@ -122,7 +128,7 @@ class EpisodeEnv:
 
     def step(self, state: EpisodeState, action: Array) -> tuple[EpisodeState, Timestep]:
         """Advance every environment by one action [B, d], unbounded; reset those that end."""
-        env_state, obs, reward, terminated, length = jax.vmap(self._advance)(
+        env_state, obs, reward, terminated, metrics, length = jax.vmap(self._advance)(
             state.env_state, self.bounded(action), state.episode_length, state.time_limit
         )
         nonfinite = ~(_acceptable(reward) & _acceptable(*obs.values()))
@@ -135,12 +141,36 @@ class EpisodeEnv:
             nonfinite=nonfinite,
             episode_return=state.episode_return + jnp.where(nonfinite, 0.0, reward),
             episode_length=length,
+            episode_metrics=jax.tree.map(
+                lambda total, value: total + jnp.where(nonfinite, 0.0, value), state.episode_metrics, metrics
+            ),
         )
         return self._restart(state, env_state, timestep), timestep
 
     def bounded(self, action: Array) -> Array:
         """Map unbounded actions into [-1, 1]."""
-        return jnp.tanh(action) if self.squash == "tanh" else jnp.clip(action, -1, 1)
+        return bounded(action, self.squash)
+
+    @cached_property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the environment's metrics.
+
+        Raises:
+            ValueError: if `step` does not return what an `Environment` does, or a metric is not one number.
+        """
+        # Strong types, as the steps will have: the physics is then traced once.
+        state, _ = jax.eval_shape(lambda key: _strong(self.env.reset(key)), jax.random.key(0))
+        returned = jax.eval_shape(self.env.step, state, jax.ShapeDtypeStruct((self.env.action_size,), jnp.float32))
+        if not (isinstance(returned, tuple) and len(returned) == 5 and isinstance(returned[4], dict)):
+            raise ValueError(
+                f"step of {self.env.name} must return (state, observation, reward, terminated, metrics), got "
+                f"{len(returned) if isinstance(returned, tuple) else type(returned).__name__} values; "
+                "return {} where there are no metrics"
+            )
+        for name, value in returned[4].items():
+            if value.shape != ():
+                raise ValueError(f"metrics must be scalars, '{name}' of {self.env.name} has shape {value.shape}")
+        return tuple(sorted(returned[4]))
 
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
         """Put pool entries in place of the episodes that ended."""
@@ -151,6 +181,9 @@ class EpisodeEnv:
             obs=obs,
             episode_return=jnp.where(ended, 0.0, timestep.episode_return),
             episode_length=jnp.where(ended, 0, timestep.episode_length),
+            episode_metrics=_where(
+                ended, jax.tree.map(jnp.zeros_like, timestep.episode_metrics), timestep.episode_metrics
+            ),
             time_limit=jnp.where(ended, self.episode_length, state.time_limit),
         )
 
@@ -167,16 +200,23 @@ class EpisodeEnv:
             return first
 
         def again(carry, _):
-            env_state, _, reward, terminated, length = carry
+            env_state, _, reward, terminated, metrics, length = carry
             ended = terminated | (length >= time_limit)
-            env_state, obs, more, terminated = self._single_step(env_state, action)
-            return _where(ended, carry, (env_state, obs, reward + more, terminated, length + 1)), None
+            env_state, obs, more, terminated, added = self._single_step(env_state, action)
+            metrics = jax.tree.map(jnp.add, metrics, added)
+            return _where(ended, carry, (env_state, obs, reward + more, terminated, metrics, length + 1)), None
 
         return lax.scan(again, first, length=self.action_repeat - 1)[0]
 
     def _single_step(self, env_state: Any, action: Array):
-        env_state, obs, reward, terminated = self.env.step(env_state, action)
-        return env_state, obs, reward.astype(jnp.float32), terminated
+        env_state, obs, reward, terminated, metrics = self.env.step(env_state, action)
+        metrics = {name: jnp.asarray(metrics[name], jnp.float32) for name in self.metric_names}
+        return env_state, obs, jnp.asarray(reward, jnp.float32), terminated, metrics
+
+
+def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
+    """Map unbounded actions into [-1, 1]."""
+    return jnp.tanh(action) if squash == "tanh" else jnp.clip(action, -1, 1)
 
 
 def _split(keys: Array, count: int) -> Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genpo_jax.envs.base import Observation
+from genpo_jax.envs.base import Metrics, Observation
 
 
 class MultiGoal:
@@ -36,12 +36,12 @@ class MultiGoal:
         position = jnp.zeros(2)
         return position, {"state": position}
 
-    def step(self, state: Array, action: Array) -> tuple[Array, Observation, Array, Array]:
+    def step(self, state: Array, action: Array) -> tuple[Array, Observation, Array, Array, Metrics]:
         """Move the point."""
         position = state + self.SPEED * action / jnp.maximum(1.0, jnp.linalg.norm(action))
         distance = jnp.linalg.norm(position - jnp.asarray(self.goals, position.dtype), axis=-1).min()
         reached = distance <= self.REACHED
-        return position, {"state": position}, 10.0 * reached - 0.1 * distance, reached
+        return position, {"state": position}, 10.0 * reached - 0.1 * distance, reached, {"distance": distance}
 
     def nearest_goal(self, position: Array) -> Array:
         """Return the index `[...]` of the goal that positions `[..., 2]` have reached, or -1."""
@@ -89,9 +89,9 @@ class Bandit:
         obs = jnp.stack([jnp.cos(angle), jnp.sin(angle)])
         return obs, {"state": obs}
 
-    def step(self, state: Array, action: Array) -> tuple[Array, Observation, Array, Array]:
+    def step(self, state: Array, action: Array) -> tuple[Array, Observation, Array, Array, Metrics]:
         """Reward the action turned back by the angle of the context."""
-        return state, {"state": state}, self.reward_of(turned_back(action, state)), jnp.asarray(True)
+        return state, {"state": state}, self.reward_of(turned_back(action, state)), jnp.asarray(True), {}
 
 
 def turned_back(action: Array, context: Array) -> Array:

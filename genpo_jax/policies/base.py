@@ -6,18 +6,25 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from genpo_jax.shapes import Action, Numbers, Obs, Scalar, Several
+
 
 class Policy(nnx.Module):
     """A stochastic policy.
 
     Actions are unbounded: the environment layer squashes them, and the squash cancels in every ratio.
+
+    Attributes:
+        ratio_evaluations: evaluations of a velocity in the ratio of one action, for the prediction of memory.
     """
 
-    def sample(self, obs: Array, key: Array) -> tuple[Array, Any]:
+    ratio_evaluations: int = 0
+
+    def sample(self, obs: Obs, key: Array) -> tuple[Action, Any]:
         """Draw actions.
 
         Args:
-            obs: normalised observations `[..., obs_size]`.
+            obs: normalized observations `[..., obs_size]`.
             key: one typed PRNG key for the whole batch.
 
         Returns:
@@ -25,28 +32,32 @@ class Policy(nnx.Module):
         """
         raise NotImplementedError
 
-    def log_ratio(self, obs: Array, record: Any) -> Array:
+    def log_ratio(self, obs: Obs, record: Any) -> Numbers | Several:
         """Return `log p_now / p_then` of recorded actions: 0 where the parameters have not changed.
 
         One number each, `[...]`, or several, `[..., n]`, each of which PPO clips by itself.
         """
         raise NotImplementedError
 
-    def mode(self, obs: Array) -> Array:
-        """Return the actions `[..., d]` of zero noise."""
+    def zero_noise_action(self, obs: Obs) -> Action:
+        """Return the actions `[..., d]` that zero noise gives."""
         raise NotImplementedError
 
-    def entropy(self) -> Array:
+    def entropy(self) -> Scalar:
         """Return what is known of the entropy in closed form, a scalar that does not depend on the observation."""
         return jnp.zeros(())
 
-    def penalty(self, obs: Array, record: Any) -> Array:
+    def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
         """Return what the method adds to the PPO loss, a scalar."""
         del obs, record
         return jnp.zeros(())
 
-    def log_prob(self, obs: Array, record: Any) -> tuple[Array, Array]:
-        """Return recorded actions `[..., d]` and their log density `[...]` under the policy that drew them.
+    def recorded_action(self, record: Any) -> Action:
+        """Return the actions `[..., d]` of a record, where the method knows their density."""
+        raise NotImplementedError(f"{type(self).__name__} knows no density of its actions")
+
+    def action_log_prob(self, obs: Obs, record: Any) -> Numbers:
+        """Return the log density `[...]` of recorded actions under the policy that drew them.
 
         The density may be an estimate that is no lower in the mean: minus its mean then bounds the entropy from below.
         """

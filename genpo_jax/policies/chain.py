@@ -6,11 +6,12 @@ from flax import nnx
 from flax.struct import PyTreeNode
 from jax import Array
 
-from genpo_jax.config import PolicyConfig
-from genpo_jax.networks import make_velocity
+from genpo_jax.methods import DPPO, NetworksConfig, ReinFlow
 from genpo_jax.policies.base import Policy
 from genpo_jax.policies.euler import euler, grid
 from genpo_jax.policies.gaussian import normal_log_prob
+from genpo_jax.policies.networks import make_velocity
+from genpo_jax.shapes import Action, Obs
 
 
 class ChainRecord(PyTreeNode):
@@ -21,37 +22,38 @@ class ChainRecord(PyTreeNode):
 
 
 class ChainPolicy(Policy):
-    """K Euler steps of a flow, `x' = x + v(x, t) / K + std * noise`; what they share and `_log_std` tells apart."""
+    """K Euler steps of a flow, `x' = x + v(x, t) / K + std * noise`; what they share and `log_std` tells apart."""
 
-    PUBLISHED_STEPS = 10
-
-    def __init__(self, obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> None:
-        self.velocity = make_velocity(obs_size, action_size, config, rngs)
+    def __init__(
+        self, obs_size: int, action_size: int, method: DPPO | ReinFlow, networks: NetworksConfig, rngs: nnx.Rngs
+    ) -> None:
+        self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.action_size = action_size
-        self.num_steps = config.num_steps or self.PUBLISHED_STEPS
-        self.evaluations = self.num_steps
+        self.num_steps = method.num_steps
+        self.ratio_evaluations = self.num_steps
         # The first noise and all steps together share the variance of the first actions.
-        self.scale = config.initial_std / 2**0.5
+        self.scale = method.initial_std / 2**0.5
         self.step_std = self.scale / self.num_steps**0.5
 
-    def sample(self, obs: Array, key: Array) -> tuple[Array, ChainRecord]:
+    def sample(self, obs: Obs, key: Array) -> tuple[Action, ChainRecord]:
         """Draw actions `[..., d]`."""
         noise = jax.random.normal(key, (self.num_steps + 1, *obs.shape[:-1], self.action_size))
         velocity = self.velocity.condition(obs, grid(self.num_steps))
-        stds = jnp.exp(self._log_std(obs))
+        stds = jnp.exp(self.log_std(obs))
         states = [self.scale * noise[0]]
         for i in range(self.num_steps):
             x = states[-1]
-            states.append(x + velocity(x, jnp.asarray(i)) / self.num_steps + stds[..., i, :] * noise[i + 1])
+            drift = velocity(x, jnp.asarray(i / self.num_steps, x.dtype)) / self.num_steps
+            states.append(x + drift + stds[..., i, :] * noise[i + 1])
         chain = jnp.stack(states, axis=-2)
         return states[-1], ChainRecord(chain, self._log_probs(obs, chain))
 
-    def mode(self, obs: Array) -> Array:
+    def zero_noise_action(self, obs: Obs) -> Action:
         """Return the actions `[..., d]` of zero noise at every step."""
         start = jnp.zeros((*obs.shape[:-1], self.action_size))
         return euler(self.velocity.condition(obs, grid(self.num_steps)), start, self.num_steps)
 
-    def _log_std(self, obs: Array) -> Array:
+    def log_std(self, obs: Array) -> Array:
         """Return the log standard deviation `[..., K, d]`, or one that broadcasts to it, of every step."""
         raise NotImplementedError
 
@@ -59,5 +61,6 @@ class ChainPolicy(Policy):
         """Return the log density `[..., K]` of every step of a chain, all steps at once."""
         earlier, later = states[..., :-1, :], states[..., 1:, :]
         velocity = self.velocity.condition(obs[..., None, :], grid(self.num_steps))
-        mean = earlier + velocity(earlier, jnp.arange(self.num_steps)) / self.num_steps
-        return normal_log_prob(later - mean, self._log_std(obs))
+        times = jnp.asarray(grid(self.num_steps), earlier.dtype)
+        mean = earlier + velocity(earlier, times) / self.num_steps
+        return normal_log_prob(later - mean, self.log_std(obs))

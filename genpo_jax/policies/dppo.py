@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from genpo_jax.policies.chain import ChainPolicy
+from genpo_jax.shapes import Obs, Several
 
 
 class DPPOPolicy(ChainPolicy):
@@ -15,10 +16,11 @@ class DPPOPolicy(ChainPolicy):
     steps count alike (published: a discount of 0.99 a step).
     """
 
-    def log_ratio(self, obs: Array, record: Any) -> Array:
+    def log_ratio(self, obs: Obs, record: Any) -> Several:
         """Return the log-ratio `[..., K]` of each step of recorded chains."""
         return self._log_probs(obs, record.states) - record.log_prob
 
-    def _log_std(self, obs: Array) -> Array:
+    def log_std(self, obs: Array) -> Array:
+        """Return the log standard deviation `[..., K, d]`, or one that broadcasts to it, of every step."""
         del obs
         return jnp.full((self.num_steps, self.action_size), jnp.log(self.step_std))

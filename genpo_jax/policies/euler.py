@@ -1,7 +1,6 @@
 """Integrate a velocity field from noise (t = 0) to an action (t = 1) in equal steps, with no way back."""
 
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from genpo_jax.solvers import Velocity
@@ -10,22 +9,22 @@ from genpo_jax.solvers import Velocity
 MOST_UNROLLED = 16
 
 
-def grid(num_steps: int) -> Array:
-    """Return the times `[num_steps]` at which the steps start."""
-    return jnp.arange(num_steps) / num_steps
+def grid(num_steps: int) -> tuple[float, ...]:
+    """Return the times at which the steps start."""
+    return tuple(i / num_steps for i in range(num_steps))
 
 
 def euler(velocity: Velocity, x: Array, num_steps: int) -> Array:
-    """Return x `[..., d]` at t = 1, by the velocity on `grid(num_steps)`, where t is an index."""
-    step = lambda i, x: x + velocity(x, i) / num_steps  # noqa: E731
+    """Return x `[..., d]` at t = 1; asks for the velocity at the times of `grid(num_steps)`."""
+    step = lambda i, x: x + velocity(x, i / num_steps) / num_steps  # noqa: E731
     return jax.lax.fori_loop(0, num_steps, step, x, unroll=num_steps <= MOST_UNROLLED)
 
 
 def midpoint(velocity: Velocity, x: Array, num_steps: int) -> Array:
-    """Return x `[..., d]` at t = 1, by two evaluations a step of the velocity on `grid(2 * num_steps)`."""
+    """Return x `[..., d]` at t = 1, by two evaluations a step, at the times of `grid(2 * num_steps)`."""
 
     def step(i: Array, x: Array) -> Array:
-        middle = x + velocity(x, 2 * i) / (2 * num_steps)
-        return x + velocity(middle, 2 * i + 1) / num_steps
+        middle = x + velocity(x, i / num_steps) / (2 * num_steps)
+        return x + velocity(middle, (i + 0.5) / num_steps) / num_steps
 
     return jax.lax.fori_loop(0, num_steps, step, x, unroll=num_steps <= MOST_UNROLLED)

@@ -8,14 +8,15 @@ from flax import nnx
 from flax.struct import PyTreeNode
 from jax import Array
 
-from genpo_jax.config import PolicyConfig
-from genpo_jax.networks import make_velocity
+from genpo_jax.methods import FPO, NetworksConfig
 from genpo_jax.policies.base import Policy
 from genpo_jax.policies.euler import euler, grid
+from genpo_jax.policies.networks import make_velocity
+from genpo_jax.shapes import Action, Numbers, Obs, Several
 
 
 class MatchingRecord(PyTreeNode):
-    """The action `[..., d]`, and N draws of noise `[..., N, d]` and time index `[..., N]` with their losses then."""
+    """The action `[..., d]`, and N draws of noise `[..., N, d]` and time `[..., N]` with their losses then."""
 
     action: Array
     noise: Array
@@ -31,31 +32,29 @@ class FPOPolicy(Policy):
     ε as x_t - t v, and the loss is the squared error of that, as published.
     """
 
-    PUBLISHED_STEPS = 10
-    PUBLISHED_SAMPLES = 8
-
-    def __init__(self, obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> None:
-        self.velocity = make_velocity(obs_size, action_size, config, rngs)
+    def __init__(self, obs_size: int, action_size: int, method: FPO, networks: NetworksConfig, rngs: nnx.Rngs) -> None:
+        self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.action_size = action_size
-        self.scale = config.initial_std
-        self.num_steps = config.num_steps or self.PUBLISHED_STEPS
-        self.evaluations = config.num_samples or self.PUBLISHED_SAMPLES
+        self.scale = method.initial_std
+        self.num_steps = method.num_steps
+        self.num_samples = method.num_samples
+        self.ratio_evaluations = method.num_samples
 
-    def sample(self, obs: Array, key: Array) -> tuple[Array, MatchingRecord]:
+    def sample(self, obs: Obs, key: Array) -> tuple[Action, MatchingRecord]:
         """Draw actions `[..., d]`."""
         batch = obs.shape[:-1]
         start_key, noise_key, time_key = jax.random.split(key, 3)
         action = self._flow(obs, jax.random.normal(start_key, (*batch, self.action_size)))
-        noise = jax.random.normal(noise_key, (*batch, self.evaluations, self.action_size))
+        noise = jax.random.normal(noise_key, (*batch, self.num_samples, self.action_size))
         # Times at which a solver step starts: the only ones at which the velocity is ever used.
-        time = jax.random.randint(time_key, (*batch, self.evaluations), 0, self.num_steps)
+        time = jax.random.randint(time_key, (*batch, self.num_samples), 0, self.num_steps) / self.num_steps
         return action, MatchingRecord(action, noise, time, self._loss(obs, action, noise, time))
 
-    def log_ratio(self, obs: Array, record: Any) -> Array:
+    def log_ratio(self, obs: Obs, record: Any) -> Numbers | Several:
         """Return the surrogate log-ratio `[...]` of recorded actions."""
         return (record.loss - self._loss(obs, record.action, record.noise, record.time)).mean(axis=-1)
 
-    def mode(self, obs: Array) -> Array:
+    def zero_noise_action(self, obs: Obs) -> Action:
         """Return the actions `[..., d]` that zero noise flows to."""
         return self._flow(obs, jnp.zeros((*obs.shape[:-1], self.action_size)))
 
@@ -65,7 +64,7 @@ class FPOPolicy(Policy):
     def _loss(self, obs: Array, action: Array, noise: Array, time: Array) -> Array:
         """Return the losses `[..., N]`, in units of the noise."""
         start, end = self.scale * noise, action[..., None, :]
-        t = (time / self.num_steps)[..., None]
+        t = time[..., None]
         velocity = self.velocity.condition(obs[..., None, :], grid(self.num_steps))
         error = (velocity((1 - t) * start + t * end, time) - (end - start)) / self.scale
         return jnp.square(self._weight(t) * error).mean(axis=-1)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from genpo_jax.policies.fpo import FPOPolicy
+from genpo_jax.shapes import Obs, Several
 
 MAX_LOSS = 20.0
 MAX_LOG_RATIO = 10.0
@@ -19,10 +20,7 @@ class FPOPlusPolicy(FPOPolicy):
     average of the parameters that it evaluates with is left out.
     """
 
-    PUBLISHED_STEPS = 64
-    PUBLISHED_SAMPLES = 16
-
-    def log_ratio(self, obs: Array, record: Any) -> Array:
+    def log_ratio(self, obs: Obs, record: Any) -> Several:
         """Return the surrogate log-ratios `[..., N]` of recorded actions."""
         now = self._loss(obs, record.action, record.noise, record.time)
         difference = jnp.minimum(record.loss, MAX_LOSS) - jnp.minimum(now, MAX_LOSS)

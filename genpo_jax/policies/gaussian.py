@@ -9,9 +9,10 @@ from flax import nnx
 from flax.struct import PyTreeNode
 from jax import Array
 
-from genpo_jax.config import PolicyConfig
-from genpo_jax.networks import MLP, OUTPUT_GAIN
+from genpo_jax.methods import Gaussian, NetworksConfig
 from genpo_jax.policies.base import Policy
+from genpo_jax.policies.networks import MLP, OUTPUT_GAIN
+from genpo_jax.shapes import Action, ActionLike, Numbers, Obs, Scalar
 from genpo_jax.solvers import DiagonalNormal
 
 
@@ -22,7 +23,7 @@ class GaussianRecord(PyTreeNode):
     log_prob: Array
 
 
-def normal_log_prob(deviation: Array, log_std: Array) -> Array:
+def normal_log_prob(deviation: Action, log_std: ActionLike) -> Numbers:
     """Return the log density `[...]` of deviations `[..., d]` under independent normals of scale `[..., d]`."""
     terms = -0.5 * jnp.square(deviation * jnp.exp(-log_std)) - log_std - 0.5 * math.log(2 * math.pi)
     return terms.sum(axis=-1)
@@ -31,40 +32,46 @@ def normal_log_prob(deviation: Array, log_std: Array) -> Array:
 class GaussianPolicy(Policy):
     """Independent normals: a mean that follows the observation and a learned scale that does not."""
 
-    def __init__(self, obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self, obs_size: int, action_size: int, method: Gaussian, networks: NetworksConfig, rngs: nnx.Rngs
+    ) -> None:
         self.mean = MLP(
             obs_size,
-            config.hidden_sizes,
-            config.activation,
+            method.hidden_sizes,
+            networks.activation,
             rngs,
             size_out=action_size,
             gain=OUTPUT_GAIN,
-            dtype=config.compute_dtype,
+            dtype=networks.compute_dtype,
         )
-        self.log_std = nnx.Param(jnp.full(action_size, math.log(config.initial_std), jnp.float32))
+        self.log_std = nnx.Param(jnp.full(action_size, math.log(method.initial_std), jnp.float32))
 
-    def sample(self, obs: Array, key: Array) -> tuple[Array, GaussianRecord]:
+    def sample(self, obs: Obs, key: Array) -> tuple[Action, GaussianRecord]:
         """Draw actions `[..., d]`."""
         mean = self.mean(obs)
         action = mean + jnp.exp(self.log_std[...]) * jax.random.normal(key, mean.shape, mean.dtype)
         return action, GaussianRecord(action, self._log_prob(mean, action))
 
-    def log_ratio(self, obs: Array, record: Any) -> Array:
+    def log_ratio(self, obs: Obs, record: Any) -> Numbers:
         """Return the log-ratio `[...]` of recorded actions."""
         return self._log_prob(self.mean(obs), record.action) - record.log_prob
 
-    def mode(self, obs: Array) -> Array:
+    def zero_noise_action(self, obs: Obs) -> Action:
         """Return the mean `[..., d]`."""
         return self.mean(obs)
 
-    def entropy(self) -> Array:
+    def entropy(self) -> Scalar:
         """Return the entropy of the unsquashed action, a scalar."""
         return DiagonalNormal(self.log_std[...][None]).entropy()
 
-    def log_prob(self, obs: Array, record: Any) -> tuple[Array, Array]:
-        """Return recorded actions `[..., d]` and their log density `[...]`."""
+    def recorded_action(self, record: Any) -> Action:
+        """Return recorded actions `[..., d]`."""
+        return record.action
+
+    def action_log_prob(self, obs: Obs, record: Any) -> Numbers:
+        """Return the log density `[...]` of recorded actions."""
         del obs
-        return record.action, record.log_prob
+        return record.log_prob
 
     def _log_prob(self, mean: Array, action: Array) -> Array:
         return normal_log_prob(action - mean, self.log_std[...])

@@ -8,15 +8,13 @@ from flax import nnx
 from flax.struct import PyTreeNode
 from jax import Array
 
-from genpo_jax.config import PolicyConfig
-from genpo_jax.networks import make_velocity
+from genpo_jax.methods import NetworksConfig, PolicyFlow
 from genpo_jax.policies.base import Policy
 from genpo_jax.policies.euler import grid, midpoint
 from genpo_jax.policies.gaussian import normal_log_prob
+from genpo_jax.policies.networks import make_velocity
+from genpo_jax.shapes import Action, Numbers, Obs, Scalar
 from genpo_jax.solvers import DiagonalNormal
-
-# Published weight of the Brownian regulariser.
-BROWNIAN_COEF = 0.0025
 
 
 class PolicyFlowRecord(PyTreeNode):
@@ -44,23 +42,24 @@ class PolicyFlowPolicy(Policy):
     line between noise and sample; the ratio is that of the perturbation's density about the moved sample.
     """
 
-    PUBLISHED_STEPS = 10
-
-    def __init__(self, obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs) -> None:
-        self.velocity = make_velocity(obs_size, action_size, config, rngs)
+    def __init__(
+        self, obs_size: int, action_size: int, method: PolicyFlow, networks: NetworksConfig, rngs: nnx.Rngs
+    ) -> None:
+        self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.action_size = action_size
         # Flow noise and perturbation share the variance of the first actions.
-        self.scale = config.initial_std / 2**0.5
+        self.scale = method.initial_std / 2**0.5
         self.log_std = nnx.Param(jnp.full(action_size, jnp.log(self.scale)))
-        self.num_steps = config.num_steps or self.PUBLISHED_STEPS
-        self.evaluations = 1
+        self.num_steps = method.num_steps
+        self.brownian_coef = method.brownian_coef
+        self.ratio_evaluations = 1
 
-    def sample(self, obs: Array, key: Array) -> tuple[Array, PolicyFlowRecord]:
+    def sample(self, obs: Obs, key: Array) -> tuple[Action, PolicyFlowRecord]:
         """Draw actions `[..., d]`."""
         batch = obs.shape[:-1]
         noise_key, time_key, perturbation_key = jax.random.split(key, 3)
         noise = self.scale * jax.random.normal(noise_key, (*batch, self.action_size))
-        sample = self._flow(obs, noise)
+        sample = self.flow(obs, noise)
         perturbation = jnp.exp(self.log_std[...]) * jax.random.normal(perturbation_key, sample.shape)
         time = jax.random.uniform(time_key, batch)
         point = noise + time[..., None] * (sample - noise)
@@ -73,25 +72,26 @@ class PolicyFlowPolicy(Policy):
         )
         return sample + perturbation, record
 
-    def log_ratio(self, obs: Array, record: Any) -> Array:
+    def log_ratio(self, obs: Obs, record: Any) -> Numbers:
         """Return the surrogate log-ratio `[...]` of recorded actions."""
         moved = self.velocity.condition(obs)(record.point, record.time) - record.velocity
         return normal_log_prob(record.perturbation - moved, self.log_std[...]) - record.log_prob
 
-    def mode(self, obs: Array) -> Array:
+    def zero_noise_action(self, obs: Obs) -> Action:
         """Return the actions `[..., d]` that zero noise flows to."""
-        return self._flow(obs, jnp.zeros((*obs.shape[:-1], self.action_size)))
+        return self.flow(obs, jnp.zeros((*obs.shape[:-1], self.action_size)))
 
-    def entropy(self) -> Array:
+    def entropy(self) -> Scalar:
         """Return the entropy of the perturbation, a scalar."""
         return DiagonalNormal(self.log_std[...][None]).entropy()
 
-    def penalty(self, obs: Array, record: Any) -> Array:
-        """Return the Brownian regulariser, which draws the velocity towards that of heat spreading from the samples."""
+    def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
+        """Return the Brownian regularizer, which draws the velocity towards that of heat spreading from the samples."""
         t = record.time[..., None]
         velocity = self.velocity.condition(obs)(record.point, record.time)
         residual = (1 - t) * velocity - (record.point - t * record.velocity)
-        return BROWNIAN_COEF * jnp.square(residual).sum(axis=-1).mean()
+        return self.brownian_coef * jnp.square(residual).sum(axis=-1).mean()
 
-    def _flow(self, obs: Array, noise: Array) -> Array:
+    def flow(self, obs: Obs, noise: Action) -> Action:
+        """Return the flow samples `[..., d]` of scaled noise `[..., d]`, before their perturbation."""
         return midpoint(self.velocity.condition(obs, grid(2 * self.num_steps)), noise, self.num_steps)

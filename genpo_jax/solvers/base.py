@@ -9,7 +9,7 @@ that needs no Jacobian.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
+from genpo_jax.shapes import Action, Rest, State
 from genpo_jax.solvers.grid import TimeGrid, grid_of
 from genpo_jax.solvers.walk import Carry, Coefs, walk
 
@@ -26,6 +27,7 @@ Velocity: TypeAlias = Callable[[Array, Array], Array]
 MAX_ROUND_TRIP_ERROR = 1e-3
 
 
+@runtime_checkable
 class ReversibleSolver(Protocol):
     """An explicit ODE solver with a closed-form inverse and a constant log-determinant."""
 
@@ -39,11 +41,16 @@ class ReversibleSolver(Protocol):
         """The order of convergence in 1 / num_steps."""
         ...
 
-    def forward(self, velocity: Velocity, state: Array) -> Array:
+    @property
+    def evaluation_times(self) -> tuple[float, ...]:
+        """The times of all network calls of `forward`, in order; `inverse` makes the same calls in another order."""
+        ...
+
+    def forward(self, velocity: Velocity, state: State) -> State:
         """Integrate a state `[..., k, d]` from the first time of the grid to the last."""
         ...
 
-    def inverse(self, velocity: Velocity, state: Array) -> Array:
+    def inverse(self, velocity: Velocity, state: State) -> State:
         """Recover the state `[..., k, d]` at the first time from the one at the last."""
         ...
 
@@ -51,15 +58,15 @@ class ReversibleSolver(Protocol):
         """Return `log |det d forward / d state|` for actions of size d = `event_size`."""
         ...
 
-    def output(self, state: Array) -> Array:
+    def output(self, state: State) -> Action:
         """Return the action `[..., d]` that a state `[..., k, d]` stands for."""
         ...
 
-    def split(self, state: Array) -> tuple[Array, Array]:
+    def split(self, state: State) -> tuple[Action, Rest]:
         """Split a state into its action `[..., d]` and the rest `[..., k-1, d]`, preserving volume."""
         ...
 
-    def join(self, action: Array, rest: Array) -> Array:
+    def join(self, action: Action, rest: Rest) -> State:
         """Build the state `[..., k, d]` that `split` takes apart."""
         ...
 
@@ -98,6 +105,11 @@ class StepSolver:
         return 2
 
     @property
+    def evaluation_times(self) -> tuple[float, ...]:
+        """The times of all network calls of `forward`, in order; `inverse` makes the same calls in another order."""
+        return self.times.times[:-1]
+
+    @property
     def _growth(self) -> float:
         """The factor by which rounding errors of the last state are amplified in the first one."""
         raise NotImplementedError
@@ -112,7 +124,7 @@ class StepSolver:
     def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
         raise NotImplementedError
 
-    def forward(self, velocity: Velocity, state: Array) -> Array:
+    def forward(self, velocity: Velocity, state: State) -> State:
         """Integrate a state from the first time of the grid to the last.
 
         Args:
@@ -129,7 +141,7 @@ class StepSolver:
         velocity, carry = checked_velocity(velocity), split_state(state, self.num_states)
         return jnp.stack(self._walk(velocity, carry), axis=-2)
 
-    def inverse(self, velocity: Velocity, state: Array) -> Array:
+    def inverse(self, velocity: Velocity, state: State) -> State:
         """Recover the state at the first time of the grid from the one at the last.
 
         Args:
@@ -146,15 +158,15 @@ class StepSolver:
         velocity, carry = checked_velocity(velocity), split_state(state, self.num_states)
         return jnp.stack(self._walk(velocity, carry, inverse=True), axis=-2)
 
-    def output(self, state: Array) -> Array:
+    def output(self, state: State) -> Action:
         """Return the newest iterate `[..., d]`: the action that the environment executes."""
         return state[..., 0, :]
 
-    def split(self, state: Array) -> tuple[Array, Array]:
+    def split(self, state: State) -> tuple[Action, Rest]:
         """Split a state into its action `[..., d]` and the rest `[..., k-1, d]`, preserving volume."""
         return state[..., 0, :], state[..., 1:, :]
 
-    def join(self, action: Array, rest: Array) -> Array:
+    def join(self, action: Action, rest: Rest) -> State:
         """Build the state `[..., k, d]` that `split` takes apart."""
         return jnp.concatenate([action[..., None, :], rest], axis=-2)
 
@@ -210,15 +222,15 @@ class StepSolver:
 class MeanOutput(StepSolver):
     """A pair solver whose two iterates stand for the same point: the action is their mean."""
 
-    def output(self, state: Array) -> Array:
+    def output(self, state: State) -> Action:
         """Return the action `[..., d]`, the mean of the pair."""
         return 0.5 * (state[..., 0, :] + state[..., 1, :])
 
-    def split(self, state: Array) -> tuple[Array, Array]:
+    def split(self, state: State) -> tuple[Action, Rest]:
         """Split a pair into its mean `[..., d]` and its difference `[..., 1, d]`; the determinant is 1."""
         return self.output(state), state[..., :1, :] - state[..., 1:, :]
 
-    def join(self, action: Array, rest: Array) -> Array:
+    def join(self, action: Action, rest: Rest) -> State:
         """Build the pair `[..., 2, d]` that `split` takes apart."""
         return action[..., None, :] + 0.5 * jnp.concatenate([rest, -rest], axis=-2)
 

@@ -50,6 +50,11 @@ class CoupledSolver(MeanOutput):
         return 1
 
     @property
+    def evaluation_times(self) -> tuple[float, ...]:
+        """The times of all network calls of `forward`, in order: two a step."""
+        return tuple(t for t in self.times.times[:-1] for _ in range(2))
+
+    @property
     def _growth(self) -> float:
         return power(1 / self.mix, 2 * self.num_steps)
 

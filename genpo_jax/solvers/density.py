@@ -2,16 +2,18 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
+from genpo_jax.shapes import Numbers, State
 from genpo_jax.solvers.base import check_floating
 
 
+@runtime_checkable
 class BaseDensity(Protocol):
     """A density over states `[*batch_shape, k, d]`."""
 
@@ -29,7 +31,7 @@ class BaseDensity(Protocol):
         """Draw states `[*batch_shape, k, d]`; `batch_shape` ends with the density's own."""
         ...
 
-    def log_prob(self, state: Array) -> Array:
+    def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`."""
         ...
 
@@ -71,7 +73,7 @@ class DiagonalNormal(_ScaledDensity):
         noise = jax.random.normal(key, (*batch_shape, *self.event_shape), self.log_scale.dtype)
         return noise * _lead(jnp.exp(self.log_scale), noise.ndim)
 
-    def log_prob(self, state: Array) -> Array:
+    def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`."""
         log_scale = _lead(self.log_scale, state.ndim)
         standard = state * jnp.exp(-log_scale)
@@ -103,7 +105,7 @@ class CorrelatedNormal(_ScaledDensity):
         newest = deviation[..., :1, :]
         return jnp.concatenate([newest, newest + deviation[..., 1:, :]], axis=-2)
 
-    def log_prob(self, state: Array) -> Array:
+    def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`; the shear has determinant 1."""
         newest = state[..., :1, :]
         deviation = jnp.concatenate([newest, state[..., 1:, :] - newest], axis=-2)

@@ -6,6 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import Array
 
+from genpo_jax.shapes import Action, Numbers, State
 from genpo_jax.solvers.base import ReversibleSolver, Velocity
 from genpo_jax.solvers.density import BaseDensity
 
@@ -62,20 +63,20 @@ class Flow:
         """The number of event dimensions of the value: 2."""
         return 2
 
-    def forward(self, noise: Array) -> Array:
+    def forward(self, noise: State) -> State:
         """Map noise `[..., k, d]` to states `[..., k, d]`."""
         return self.solver.forward(self.velocity, noise)
 
-    def inverse(self, state: Array) -> Array:
+    def inverse(self, state: State) -> State:
         """Map states `[..., k, d]` to the noise `[..., k, d]` they came from."""
         return self.solver.inverse(self.velocity, state)
 
-    def forward_and_log_det(self, noise: Array) -> tuple[Array, Array]:
+    def forward_and_log_det(self, noise: State) -> tuple[State, Numbers]:
         """Return states `[..., k, d]` and `log |det d state / d noise|` `[...]`."""
         state = self.forward(noise)
         return state, self._log_det(state)
 
-    def inverse_and_log_det(self, state: Array) -> tuple[Array, Array]:
+    def inverse_and_log_det(self, state: State) -> tuple[State, Numbers]:
         """Return noise `[..., k, d]` and `log |det d noise / d state|` `[...]`."""
         noise = self.inverse(state)
         return noise, -self._log_det(noise)
@@ -84,7 +85,7 @@ class Flow:
         """Draw states `[*sample_shape, *batch_shape, k, d]`."""
         return self.forward(self.base.sample(seed, self._shape(sample_shape)))
 
-    def log_prob(self, value: Array) -> Array:
+    def log_prob(self, value: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`."""
         noise, log_det = self.inverse_and_log_det(value)
         return self.base.log_prob(noise) + log_det
@@ -99,7 +100,7 @@ class Flow:
         """Return the differential entropy of the state `[*batch_shape]`, in closed form."""
         return self.base.entropy() + self.solver.log_det(self.event_shape[-1])
 
-    def action(self, state: Array) -> Array:
+    def action(self, state: State) -> Action:
         """Return the action `[..., d]` of states `[..., k, d]`."""
         return self.solver.output(state)
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from genpo_jax.shapes import Action, Numbers, Rest, Samples
 from genpo_jax.solvers.flow import Flow
 
 
@@ -43,7 +44,7 @@ class HistoryProposal:
         noise = jax.random.normal(key, (num_samples, *center.shape), center.dtype)
         return (center[None] + noise @ self.scale.T).reshape(num_samples, *action.shape[:-1], *self.mean.shape)
 
-    def log_prob(self, rest: Array, action: Array) -> Array:
+    def log_prob(self, rest: Rest, action: Action) -> Numbers:
         """Return the log density `[...]` of rests `[..., k-1, d]` given actions `[..., d]`."""
         deviation = rest.reshape(*rest.shape[:-2], -1) - self._center(action)
         flat = deviation.reshape(-1, deviation.shape[-1])
@@ -74,7 +75,7 @@ def fit_history_proposal(flow: Flow, key: Array, num_samples: int = 1024, inflat
     """Fit the proposal to samples of a flow by least squares; `jax.vmap` it over observations.
 
     Args:
-        flow: the flow whose state is to be marginalised; its batch shape must be `()`.
+        flow: the flow whose state is to be marginalized; its batch shape must be `()`.
         key: typed key of the samples.
         num_samples: states to draw; more than `(k-1) d + d + 1`, better ten times that.
         inflation: factor on the standard deviation, against tails that are heavier than the fit's.
@@ -128,7 +129,7 @@ def marginal_log_ratio(
     """Estimate `log p_new(a) - log p_old(a)` from the same histories for both.
 
     Shared histories make the errors of the two estimates cancel to first order in new - old. The quotient
-    equals the self-normalised average of the state ratio over histories from p_old(h | a): what the ratio of
+    equals the self-normalized average of the state ratio over histories from p_old(h | a): what the ratio of
     the whole state averages to, given the action.
 
     Args:
@@ -149,7 +150,7 @@ def marginal_log_ratio(
     return MarginalEstimate(_log_mean_exp(log_new) - _log_mean_exp(log_old), efficiency)
 
 
-def effective_sample_size(log_weight: Array) -> Array:
+def effective_sample_size(log_weight: Samples) -> Numbers:
     """Return `(Σ w)² / (n Σ w²)` in (0, 1] over the first axis of log weights `[n, ...]`.
 
     For log-ratios of a rollout it is the share of the batch that an importance-weighted average really uses.

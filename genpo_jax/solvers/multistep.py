@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from genpo_jax.shapes import State
 from genpo_jax.solvers.base import (
     Carry,
     Coefs,
@@ -100,13 +101,13 @@ class MultistepSolver(StepSolver):
         """Return `M d log|σ|`, the constant `log |det|` of `forward` for d = `event_size`."""
         return self.num_steps * event_size * math.log(abs(self.weights[-1]))
 
-    def forward(self, velocity: Velocity, state: Array) -> Array:
+    def forward(self, velocity: Velocity, state: State) -> State:
         """Integrate a state `[..., k, d]` over the grid; see `StepSolver.forward`."""
         velocity, states = checked_velocity(velocity), split_state(state, self.num_states)
         cache = (jnp.zeros_like(states[0]),) * (self.order - 1)
         return jnp.stack(self._walk(velocity, states + cache)[: self.num_states], axis=-2)
 
-    def inverse(self, velocity: Velocity, state: Array) -> Array:
+    def inverse(self, velocity: Velocity, state: State) -> State:
         """Recover the state `[..., k, d]` that `forward` started from; see `StepSolver.inverse`.
 
         The velocities of the last steps are evaluated first, at the iterates that the state holds; the first
@@ -137,7 +138,7 @@ class MultistepSolver(StepSolver):
         _, t_oldest, weights = coefs
         return self._solve_oldest(weights, carry, velocity(carry[self.num_states - 1], t_oldest))
 
-    def _solve_oldest(self, weights: Sequence[Any], carry: Carry, oldest_velocity: Array) -> Carry:
+    def _solve_oldest(self, weights: Sequence[Any] | Array, carry: Carry, oldest_velocity: Array) -> Carry:
         """Solve a step for its oldest iterate, given the oldest velocity that the step uses."""
         k, a = self.num_states, iterate_weights(self.weights)
         (newest, *states), cache = carry[:k], (*carry[k:], oldest_velocity)
@@ -145,6 +146,6 @@ class MultistepSolver(StepSolver):
         return (*states, oldest, *cache[1:])
 
 
-def _combine(weights: Sequence[Any], arrays: Sequence[Array]) -> Array:
+def _combine(weights: Sequence[Any] | Array, arrays: Sequence[Array]) -> Array:
     terms = [w * x for w, x in zip(weights, arrays, strict=True) if not (isinstance(w, float) and w == 0)]
     return sum(terms[1:], terms[0]) if terms else jnp.zeros_like(arrays[0])

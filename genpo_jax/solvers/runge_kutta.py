@@ -56,6 +56,12 @@ class RungeKuttaSolver(StepSolver):
         return self.tableau.order
 
     @property
+    def evaluation_times(self) -> tuple[float, ...]:
+        """The times of all network calls of `forward`, in order: the stages up and those down of each step."""
+        _, up, down = self._coefs()
+        return tuple(np.concatenate([up, down], axis=1).ravel().tolist())
+
+    @property
     def _growth(self) -> float:
         return power(1 / self.coupling, self.num_steps)
 
@@ -77,7 +83,7 @@ class RungeKuttaSolver(StepSolver):
         z = z + self._increment(velocity, y, -h, t_down)
         return (y - (1 - lam) * z - self._increment(velocity, z, h, t_up)) / lam, z
 
-    def _increment(self, velocity: Velocity, x: Array, h: Any, stage_times: Sequence[Any]) -> Array:
+    def _increment(self, velocity: Velocity, x: Array, h: Any, stage_times: Sequence[Any] | Array) -> Array:
         """Return Ψ_h(x, t) for the stage times t + c h."""
         stages = []
         for m, row in enumerate(self.tableau.a):

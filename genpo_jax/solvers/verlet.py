@@ -6,8 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
+from genpo_jax.shapes import State
 from genpo_jax.solvers.base import (
     Carry,
     Coefs,
@@ -27,10 +27,8 @@ class VerletSolver(MeanOutput):
 
     Every line is a shear, so the determinant is 1 for any velocity and any grid, and the inverse runs the
     lines backwards with minus signs. The last kick of a step and the first of the next use the same velocity
-    and are merged: 2 M + 1 network calls. Second order and self-adjoint. Nothing damps the difference x - y,
-    which
-        grows
-    where the flow contracts. The action is the mean of the pair.
+    and are merged: 2 M + 1 network calls. Second order and self-adjoint. Nothing damps the difference x - y, which
+    grows where the flow contracts. The action is the mean of the pair.
 
     Attributes:
         num_steps: number M of steps, two network calls each (and one more for the first kick).
@@ -50,6 +48,12 @@ class VerletSolver(MeanOutput):
         return 2
 
     @property
+    def evaluation_times(self) -> tuple[float, ...]:
+        """The times of all network calls of `forward`, in order: the first kick, then a drift and a kick a step."""
+        middles, _, ends, _ = self._coefs()
+        return (self.times.times[0], *(float(t) for pair in zip(middles, ends, strict=True) for t in pair))
+
+    @property
     def _growth(self) -> float:
         return 1.0
 
@@ -57,13 +61,13 @@ class VerletSolver(MeanOutput):
         """Return 0: the map preserves volume."""
         return 0.0
 
-    def forward(self, velocity: Velocity, state: Array) -> Array:
+    def forward(self, velocity: Velocity, state: State) -> State:
         """Integrate a pair `[..., 2, d]` over the grid; see `StepSolver.forward`."""
         velocity, (x, y) = checked_velocity(velocity), split_state(state, 2)
         y = y + 0.5 * float(self.times.steps[0]) * velocity(x, jnp.asarray(self.times.times[0], x.dtype))
         return jnp.stack(self._walk(velocity, (x, y)), axis=-2)
 
-    def inverse(self, velocity: Velocity, state: Array) -> Array:
+    def inverse(self, velocity: Velocity, state: State) -> State:
         """Recover the pair `[..., 2, d]` that `forward` started from; see `StepSolver.inverse`."""
         velocity = checked_velocity(velocity)
         x, y = self._walk(velocity, split_state(state, 2), inverse=True)

@@ -62,12 +62,12 @@ def _walk_constant_memory(step: Step, unstep: Step, velocity: Callable, rows: Ca
     params = [value for value, is_float in zip(captured, floats, strict=True) if is_float]
     others = [value for value, is_float in zip(captured, floats, strict=True) if not is_float]
 
-    def velocity_of(params: Sequence[Array], others: Sequence[Array]) -> Callable:
+    def velocity_of(params: Sequence[Any], others: Sequence[Any]) -> Callable:
         sources = {True: iter(params), False: iter(others)}
         return bind([next(sources[is_float]) for is_float in floats])
 
     @jax.custom_vjp
-    def run(params: Sequence[Array], others: Sequence[Array], rows: Carry, carry: Carry) -> Carry:
+    def run(params: Sequence[Any], others: Sequence[Any], rows: Carry, carry: Carry) -> Carry:
         velocity = velocity_of(params, others)
         return jax.lax.scan(lambda carry, row: (step(velocity, row, carry), None), carry, rows)[0]
 
@@ -102,7 +102,7 @@ def _hoist(velocity: Callable, x: Array, t: Array) -> tuple[Callable, list[Array
     """
     traced = jax.make_jaxpr(velocity)(x, t)
 
-    def bind(captured: Sequence[Array]) -> Callable:
+    def bind(captured: Sequence[Any]) -> Callable:
         return lambda x, t: jax.core.eval_jaxpr(traced.jaxpr, captured, x, jnp.asarray(t, x.dtype))[0]
 
     return bind, traced.consts

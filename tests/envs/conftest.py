@@ -31,7 +31,7 @@ class CountingEnv:
         # A Python scalar in the state, as Brax has them.
         state = {**state, "count": count, "weak": 1.0}
         reward = jnp.where(action[0] <= -1, 1e9, count)
-        return state, self._obs(state, action), reward, count >= self.terminate_at
+        return state, self._obs(state, action), reward, count >= self.terminate_at, {"count": count, "ones": 1}
 
     def _obs(self, state, action):
         poison = jnp.where(action[0] >= 1, jnp.nan, 0.0)

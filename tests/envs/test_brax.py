@@ -29,9 +29,10 @@ def test_a_single_hopper_stands_for_its_first_steps(hopper):
     state, obs = hopper.reset(jax.random.key(0))
     assert obs["state"].shape == (11,)
     for _ in range(3):
-        state, obs, reward, terminated = hopper.step(state, jnp.zeros(3))
+        state, obs, reward, terminated, metrics = hopper.step(state, jnp.zeros(3))
         assert 0.5 < reward < 1.5, "1 for standing, more or less for the speed"
         assert not terminated
+        assert metrics["x_velocity"] == state.metrics["x_velocity"]
     assert state.pipeline_state.x.pos[0, 2] > 0.7
 
 
@@ -53,7 +54,7 @@ def test_rollouts_equal_those_of_brax_own_wrappers_up_to_the_first_reset(pendulu
 
     episodes = EpisodeEnv(pendulum, episode_length=limit)
     zeros = jnp.zeros(num_envs)
-    counts = {"episode_return": zeros, "episode_length": zeros.astype(jnp.int32)}
+    counts = {"episode_return": zeros, "episode_length": zeros.astype(jnp.int32), "episode_metrics": {}}
     pool = (env_state, obs)
     counts["time_limit"] = jnp.full(num_envs, limit, jnp.int32)
     ours = EpisodeState(env_state=env_state, obs=obs, **counts, pool=pool, key=keys)
@@ -130,6 +131,7 @@ class Result:
     obs: object
     reward: object
     done: object
+    metrics: object
 
 
 class Raw:
@@ -143,11 +145,11 @@ class Raw:
 
     def reset(self, key):
         del key
-        return Result(self.obs, 0.0, 0.0)
+        return Result(self.obs, 0.0, 0.0, {"sum": 0.0, "vector": jnp.zeros(2)})
 
     def step(self, state, action):
         self.traces += 1
-        return Result(state.obs, action.sum(), 0.0)
+        return Result(state.obs, action.sum(), 0.0, {"sum": action.sum(), "vector": action})
 
 
 def test_named_observations_pass_through():

@@ -71,7 +71,7 @@ def test_next_obs_is_the_real_final_observation_and_obs_that_of_the_new_episode(
     assert states.obs["state"][2, 0, 1] != first.obs["state"][0, 1]
 
 
-def test_neighbours_and_episodes_of_successive_rollouts_start_differently(counting_episodes):
+def test_neighbors_and_episodes_of_successive_rollouts_start_differently(counting_episodes):
     episodes = counting_episodes(2)
     state = episodes.init(keys(8))
     starts = [state.obs["state"][:, 1]]
@@ -80,7 +80,7 @@ def test_neighbours_and_episodes_of_successive_rollouts_start_differently(counti
         starts.append(states.obs["state"][1, :, 1])
     starts = np.stack(starts)
     assert starts.shape == (4, 8)
-    assert all(len(set(row)) == 8 for row in starts), "neighbours"
+    assert all(len(set(row)) == 8 for row in starts), "neighbors"
     assert all(len(set(column)) == 4 for column in starts.T), "one environment over time"
 
 

@@ -23,7 +23,7 @@ def test_the_straight_way_to_every_goal_earns_the_best_return(goal):
 
 def test_a_longer_action_is_no_faster():
     env = make("multigoal")
-    far, _, _, _ = env.step(jnp.zeros(2), jnp.array([1.0, 1.0]))
+    far, *_ = env.step(jnp.zeros(2), jnp.array([1.0, 1.0]))
     np.testing.assert_allclose(jnp.linalg.norm(far), env.SPEED, rtol=1e-6)
 
 
@@ -35,7 +35,7 @@ def test_every_optimum_of_a_bandit_pays_1_whatever_the_context(name):
     angle = jnp.arctan2(obs["state"][1], obs["state"][0])
     rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
     for point in jnp.asarray(env.points, jnp.float32):
-        _, _, reward, terminated = env.step(state, rotation @ point)
+        _, _, reward, terminated, _ = env.step(state, rotation @ point)
         np.testing.assert_allclose(reward, 1.0, atol=1e-4)
         assert terminated
     assert env.step(state, jnp.zeros(2))[2] < 0.5

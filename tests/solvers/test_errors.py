@@ -3,6 +3,7 @@
 import re
 
 import jax.numpy as jnp
+import jaxtyping
 import pytest
 
 from genpo_jax.solvers import (
@@ -24,6 +25,14 @@ from genpo_jax.solvers import (
     uniform_grid,
 )
 from genpo_jax.solvers.belm import BelmSolver
+
+
+@pytest.fixture(autouse=True)
+def our_own_checks_alone():
+    """A user has no others."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def zero(x, t):

@@ -216,3 +216,21 @@ def test_five_steps_cost_the_documented_number_of_network_calls_in_both_directio
         solver = make(name, 5, unroll=True)
         getattr(solver, method)(velocity, jnp.ones((solver.num_states, 2)))
         assert count == calls
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("num_steps", [1, 2, 5])
+@pytest.mark.parametrize("unroll", [True, False])
+def test_the_velocity_is_asked_at_the_times_the_solver_says_in_both_directions(name, num_steps, unroll):
+    solver, asked = make(name, num_steps, unroll=unroll), []
+
+    def velocity(x, t):
+        jax.debug.callback(lambda t: asked.append(float(t)), t)
+        return jnp.zeros_like(x)
+
+    state = random_state(0, solver, 2)
+    for direction in (solver.forward, solver.inverse):
+        asked.clear()
+        direction(velocity, state).block_until_ready()
+        jax.effects_barrier()
+        np.testing.assert_allclose(sorted(asked), sorted(solver.evaluation_times), atol=1e-12)

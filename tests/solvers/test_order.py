@@ -123,7 +123,7 @@ def test_multistep_order_one_is_the_history_solver_after_its_first_step():
 
 def test_multistep_weights_tend_to_adams_bashforth_as_sigma_vanishes():
     times = np.arange(8) / 7
-    for weights, known in [((1, 0, 1e-12), [3 / 2, -1 / 2]), ((1, 0, 0, 1e-12), [23 / 12, -16 / 12, 5 / 12])]:
+    for weights, known in [((1.0, 0.0, 1e-12), [3 / 2, -1 / 2]), ((1.0, 0.0, 0.0, 1e-12), [23 / 12, -16 / 12, 5 / 12])]:
         np.testing.assert_allclose(velocity_weights(weights, times)[-1] * 7, known, rtol=1e-9)
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from genpo_jax.config import PolicyConfig
+from genpo_jax.methods import GenPOPlusPlus, NetworksConfig
 from genpo_jax.policies import ReversiblePolicy
 
 from .family import make
 
-CONFIG = PolicyConfig(network="encoder", encoder_sizes=(16,), head_sizes=(16, 16), time_embedding=4)
+METHOD = GenPOPlusPlus(network="encoder", encoder_sizes=(16,), head_sizes=(16, 16), time_embedding=4)
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ CONFIG = PolicyConfig(network="encoder", encoder_sizes=(16,), head_sizes=(16, 16
 def test_the_ratio_of_unchanged_parameters_is_one_and_its_gradient_is_not_zero(name, constant_memory):
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         solver = make(name, 4, constant_memory=constant_memory)
-        policy = ReversiblePolicy(5, 2, CONFIG, solver, nnx.Rngs(0))
+        policy = ReversiblePolicy(5, 2, METHOD, NetworksConfig(), solver, nnx.Rngs(0))
         obs = jax.random.normal(jax.random.key(0), (8, 5))
         graph, params = nnx.split(policy)
 
@@ -32,7 +32,7 @@ def test_the_ratio_of_unchanged_parameters_is_one_and_its_gradient_is_not_zero(n
             def mean_log_ratio(params):
                 return nnx.merge(graph, params).log_ratio(obs, record).mean()
 
-            return action, policy.mode(obs), jax.value_and_grad(mean_log_ratio)(params)
+            return action, policy.zero_noise_action(obs), jax.value_and_grad(mean_log_ratio)(params)
 
         action, mode, (log_ratio, grads) = value_and_grad(params)
         assert action.shape == mode.shape == (8, 2)

@@ -1,6 +1,6 @@
 """Draw the figures of docs/solvers.md and print the numbers that it quotes.
 
-    python docs/solvers_figures.py [--only NAME ...]
+    python -m experiments.solver_figures [--only NAME ...]
 
 Everything is measured with the solvers of this package; nothing is read from disk. Takes a few minutes on a
 CPU.
@@ -9,6 +9,7 @@ CPU.
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +37,7 @@ from genpo_jax.solvers import (
     standard_normal,
 )
 
-FOLDER = Path(__file__).parent / "figures"
+FOLDER = Path(__file__).parents[1] / "docs" / "figures"
 FAMILY = {
     "history": lambda m, **options: HistorySolver(m, **options),
     "multistep 1": lambda m, **options: MultistepSolver(m, 1, **options),
@@ -49,7 +50,7 @@ FAMILY = {
     "RK4": lambda m, **options: RungeKuttaSolver(m, RK4, **options),
 }
 CALLS = {"coupled": 2, "Verlet": 2, "RK midpoint": 4, "RK4": 8}
-# One colour and dash for each family of rules, so that lines are told apart without colour too.
+# One color and dash for each family of rules, so that lines are told apart without color too.
 STYLE = {
     "history": ("#1b1b1b", "-"),
     "multistep 1": ("#0072b2", "-"),
@@ -272,7 +273,7 @@ def draw_memory() -> None:
             return solver.inverse(lambda x, t: jnp.tanh(x @ params[0] * t) @ params[1], state).sum()
 
         state = jax.ShapeDtypeStruct((batch, solver.num_states, size), jnp.float32)
-        memory = jax.jit(jax.grad(loss)).lower((first, last), state).compile().memory_analysis()
+        memory: Any = jax.jit(jax.grad(loss)).lower((first, last), state).compile().memory_analysis()
         return (memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes) / 1e6
 
     for name in ("history", "multistep 3", "coupled"):
@@ -376,7 +377,7 @@ def main() -> None:
         "ratio": draw_ratio,
         "bfloat16": measure_bfloat16,
     }
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=sorted(jobs), default=list(jobs))
     jax.config.update("jax_enable_x64", True)
     for name in parser.parse_args().only:

@@ -2,11 +2,13 @@ import math
 
 import pytest
 
-from genpo_jax.plots import draw_curve
-from genpo_jax.sinks import MetricsWriter, write_config
+from genpo_jax.config import Config
+from genpo_jax.runs.curve import draw_curve
+from genpo_jax.runs.folder import write_config
+from genpo_jax.runs.metrics import MetricsWriter
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-CONFIG = {"env": "hopper", "policy": {"method": "genpo++"}, "seed": 4}
+CONFIG = Config(env="hopper", seed=4)
 
 
 def write_run(run_dir, lines, config=None):

@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import Array
+from jax.typing import DTypeLike
 
-from genpo_jax.config import PolicyConfig
+from genpo_jax.methods import FlowMethod, NetworksConfig
 from genpo_jax.solvers import Velocity
 
 # Beyond these mish is the identity, and zero, in float32.
@@ -53,14 +55,14 @@ FREQUENCIES = (0.5, 16.0)
 
 
 def orthogonal(gain: float) -> Callable[..., Array]:
-    """Return an initialiser of matrices with orthonormal rows or columns, times `gain`.
+    """Return an initializer of matrices with orthonormal rows or columns, times `gain`.
 
     The polar factor of a normal matrix, by the Newton-Schulz iteration (Higham, Functions of Matrices, ch. 8), is
     uniform over such matrices, as is the usual QR factor. That one is not taken as LAPACK's QR, batched by a vmap
     over seeds, can deadlock XLA's CPU thread pool (jaxlib 0.10.2).
     """
 
-    def init(key: Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32) -> Array:
+    def init(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         tall = (max(shape), min(shape))
         x = jax.random.normal(key, tall, dtype)
         # Singular values are at most 1 from here; small ones grow by 3/2 a step until they converge to 1.
@@ -93,6 +95,7 @@ class MLP(nnx.Module):
     ) -> None:
         ends = [size_in, *sizes]
         self.layers = nnx.List([_dense(a, b, rngs, dtype) for a, b in zip(ends[:-1], ends[1:], strict=True)])
+        self.sizes = tuple(sizes)
         self.output = _dense(ends[-1], size_out, rngs, dtype, gain) if size_out else None
         self.activation = activation
 
@@ -109,15 +112,23 @@ def embed_time(t: Array, size: int) -> Array:
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
-def _on_grid(embed: Callable[[Array], Array], times: Array | None) -> Callable[[Array], Array]:
-    """Return `embed`, or, given times `[n]`, the same as a function of an index: each time is then embedded once.
+def _at_times(embed: Callable[[Array], Array], times: Sequence[float] | None) -> Callable[[Array], Array]:
+    """Return `embed`, or, given the only times that will be asked for, the same with each of them embedded once.
 
     Rows are picked by a matrix product, as the gradient of indexing is a scatter, which is slow on a CPU.
     """
     if times is None:
         return embed
-    table = embed(times)
-    return lambda index: jax.nn.one_hot(index, len(times), dtype=table.dtype) @ table
+    known = np.unique(np.asarray(times, np.float64))
+    # Rounding must not matter: a time stands for all that are nearer to it than to another.
+    middles = 0.5 * (known[1:] + known[:-1])
+    table = embed(jnp.asarray(known, jnp.float32))
+
+    def look_up(t: Array) -> Array:
+        index = (jnp.expand_dims(t, -1) >= jnp.asarray(middles, jnp.float32)).sum(axis=-1)
+        return jax.nn.one_hot(index, len(known), dtype=table.dtype) @ table
+
+    return look_up
 
 
 class EncodedVelocity(nnx.Module):
@@ -126,6 +137,9 @@ class EncodedVelocity(nnx.Module):
     The head's first layer is a sum of three linear maps, of the encoded observation, of x and of the embedded
     time. The first does not change along the solver steps and is computed in `condition`; the last does not
     depend on the batch.
+
+    Attributes:
+        units_per_call: hidden units of one evaluation; those of `encoder` are computed once per observation.
     """
 
     def __init__(
@@ -141,6 +155,7 @@ class EncodedVelocity(nnx.Module):
         dtype: str = "float32",
     ) -> None:
         width = head_sizes[0]
+        self.units_per_call = sum(head_sizes)
         self.encoder = MLP(obs_size, encoder_sizes, activation, rngs, dtype=dtype)
         self.from_obs = _dense(encoder_sizes[-1], width, rngs, dtype)
         self.from_x = _dense(action_size, width, rngs, dtype, bias=False)
@@ -150,18 +165,22 @@ class EncodedVelocity(nnx.Module):
         self.activation = activation
         self.time_embedding = time_embedding
 
-    def condition(self, obs: Array, times: Array | None = None) -> Velocity:
+    def condition(self, obs: Array, times: Sequence[float] | None = None) -> Velocity:
         """Return `v(x, t)` for observations `[..., obs_size]`: x is `[..., action_size]`, t a scalar or `[...]`.
 
-        Given `times` `[n]`, t is an index into them instead.
+        Given `times`, the only ones that t will be, each of them is embedded once, whatever the batch.
         """
         from_obs = self.from_obs(self.encoder(obs))
-        from_time = _on_grid(lambda t: self.from_time(self.time(embed_time(t, self.time_embedding))), times)
+        from_time = _at_times(lambda t: self.from_time(self.time(embed_time(t, self.time_embedding))), times)
         return lambda x, t: self.head(ACTIVATIONS[self.activation](from_obs + self.from_x(x) + from_time(t)))
 
 
 class ConcatVelocity(nnx.Module):
-    """The published velocity field: one network on (observation, x, time), all of it run at every solver step."""
+    """The published velocity field: one network on (observation, x, time), all of it run at every solver step.
+
+    Attributes:
+        units_per_call: hidden units of one evaluation.
+    """
 
     def __init__(
         self,
@@ -174,6 +193,7 @@ class ConcatVelocity(nnx.Module):
         activation: str,
         dtype: str = "float32",
     ) -> None:
+        self.units_per_call = sum(hidden_sizes)
         self.time = MLP(time_embedding, (64, 64), activation, rngs, dtype=dtype)
         self.trunk = MLP(
             obs_size + action_size + 64,
@@ -186,9 +206,9 @@ class ConcatVelocity(nnx.Module):
         )
         self.time_embedding = time_embedding
 
-    def condition(self, obs: Array, times: Array | None = None) -> Velocity:
+    def condition(self, obs: Array, times: Sequence[float] | None = None) -> Velocity:
         """Return `v(x, t)`; see `EncodedVelocity.condition`."""
-        embed = _on_grid(lambda t: self.time(embed_time(t, self.time_embedding)), times)
+        embed = _at_times(lambda t: self.time(embed_time(t, self.time_embedding)), times)
 
         def velocity(x: Array, t: Array) -> Array:
             parts = (obs, x, embed(t))
@@ -199,27 +219,26 @@ class ConcatVelocity(nnx.Module):
 
 
 def make_velocity(
-    obs_size: int, action_size: int, config: PolicyConfig, rngs: nnx.Rngs
+    obs_size: int, action_size: int, method: FlowMethod, networks: NetworksConfig, rngs: nnx.Rngs
 ) -> EncodedVelocity | ConcatVelocity:
-    """Build the velocity field that `config` asks for."""
+    """Build the velocity field that `method` asks for."""
     shared = {
-        "time_embedding": config.time_embedding,
-        "activation": config.activation,
-        "dtype": config.compute_dtype,
+        "time_embedding": method.time_embedding,
+        "activation": networks.activation,
+        "dtype": networks.compute_dtype,
     }
-    if config.network == "encoder":
-        sizes = {"encoder_sizes": config.encoder_sizes, "head_sizes": config.head_sizes}
+    if method.network == "encoder":
+        sizes = {"encoder_sizes": method.encoder_sizes, "head_sizes": method.head_sizes}
         return EncodedVelocity(obs_size, action_size, rngs, **sizes, **shared)
-    return ConcatVelocity(obs_size, action_size, rngs, hidden_sizes=config.hidden_sizes, **shared)
+    return ConcatVelocity(obs_size, action_size, rngs, hidden_sizes=method.hidden_sizes, **shared)
 
 
 class ValueNetwork(nnx.Module):
     """A state-value function."""
 
-    def __init__(
-        self, obs_size: int, sizes: Sequence[int], activation: str, rngs: nnx.Rngs, dtype: str = "float32"
-    ) -> None:
-        self.net = MLP(obs_size, sizes, activation, rngs, size_out=1, dtype=dtype)
+    def __init__(self, obs_size: int, networks: NetworksConfig, rngs: nnx.Rngs) -> None:
+        dtype = networks.compute_dtype
+        self.net = MLP(obs_size, networks.value_sizes, networks.activation, rngs, size_out=1, dtype=dtype)
 
     def __call__(self, obs: Array) -> Array:
         """Return the value `[...]` of observations `[..., obs_size]`."""

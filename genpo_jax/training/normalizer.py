@@ -1,4 +1,4 @@
-"""Running statistics that standardise observations and rewards."""
+"""Running statistics that standardize observations and rewards."""
 
 from typing import Any
 
@@ -6,8 +6,11 @@ import jax
 import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jax import Array
+from jax.typing import ArrayLike
 
-# Standardised observations beyond this many standard deviations are clipped: rare contacts must not rule a network.
+from genpo_jax.shapes import Flags, Steps
+
+# Standardized observations beyond this many standard deviations are clipped: rare contacts must not rule a network.
 CLIP = 10.0
 MIN_STD = 1e-4
 
@@ -27,7 +30,7 @@ class RunningMoments(PyTreeNode):
 
     @classmethod
     def create(cls, shape: tuple[int, ...] = ()) -> "RunningMoments":
-        """Return moments of no samples: standardising with them changes nothing."""
+        """Return moments of no samples: standardizing with them changes nothing."""
         return cls(jnp.zeros(()), jnp.zeros(shape), jnp.zeros(shape))
 
     @property
@@ -50,7 +53,7 @@ class RunningMoments(PyTreeNode):
             squares=self.squares + squares + jnp.square(delta) * (self.count * added / count),
         )
 
-    def standardise(self, x: Array) -> Array:
+    def standardize(self, x: Array) -> Array:
         """Return `x` `[..., *shape]` with mean 0 and standard deviation 1, clipped to ±`CLIP`."""
         return jnp.clip((x - self.mean) / self.std, -CLIP, CLIP)
 
@@ -65,9 +68,9 @@ def absorb_each(moments: dict[str, RunningMoments], samples: dict[str, Array]) -
     return {name: moments[name].absorb(samples[name]) for name in moments}
 
 
-def standardise_each(moments: dict[str, RunningMoments], obs: dict[str, Array]) -> dict[str, Array]:
-    """Standardise each named observation; empty `moments` standardise nothing."""
-    return {name: moments[name].standardise(x) if name in moments else x for name, x in obs.items()}
+def standardize_each(moments: dict[str, RunningMoments], obs: dict[str, Array]) -> dict[str, Array]:
+    """Standardize each named observation; empty `moments` standardize nothing."""
+    return {name: moments[name].standardize(x) if name in moments else x for name, x in obs.items()}
 
 
 class RewardScale(PyTreeNode):
@@ -86,7 +89,7 @@ class RewardScale(PyTreeNode):
         """Return the scale 1 for B = `num_envs` environments."""
         return cls(RunningMoments.create(), jnp.zeros(num_envs))
 
-    def absorb(self, reward: Array, ended: Array, gamma: float) -> "RewardScale":
+    def absorb(self, reward: Steps, ended: Flags, gamma: ArrayLike) -> "RewardScale":
         """Return the scale after rewards and episode ends `[T, B]`."""
 
         def step(carry: Array, inputs: Any) -> tuple[Array, Array]:

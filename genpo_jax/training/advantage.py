@@ -1,10 +1,13 @@
-"""Generalised advantage estimation."""
+"""Generalized advantage estimation."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
+
+from genpo_jax.shapes import Flags, Steps
 
 
 class Advantages(NamedTuple):
@@ -15,14 +18,14 @@ class Advantages(NamedTuple):
 
 
 def generalized_advantages(
-    reward: Array,
-    value: Array,
-    next_value: Array,
-    terminated: Array,
-    truncated: Array,
+    reward: Steps,
+    value: Steps,
+    next_value: Steps,
+    terminated: Flags,
+    truncated: Flags,
     *,
-    gamma: float,
-    gae_lambda: float,
+    gamma: ArrayLike,
+    gae_lambda: ArrayLike,
 ) -> Advantages:
     """Estimate advantages by GAE (Schulman et al. 2016, arXiv:1506.02438), with both kinds of episode end.
 

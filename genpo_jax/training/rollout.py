@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jax import Array
 
-from genpo_jax.agent import Agent
-from genpo_jax.envs import EpisodeEnv, EpisodeState, Observation
+from genpo_jax.envs import EpisodeEnv, EpisodeState, Metrics, Observation, Timestep
+from genpo_jax.training.agent import Agent
 
 
 class Rollout(PyTreeNode):
@@ -27,6 +27,7 @@ class Rollout(PyTreeNode):
         final_index: `[T, B]`, which of the K belongs to a step that met the time limit.
         episode_return: `[T, B]`, of the episode so far.
         episode_length: `[T, B]`, of the episode so far.
+        finished_metrics: `[1, B]` each, sums of the environment's metrics over the whole episodes that ended.
     """
 
     obs: Observation
@@ -39,6 +40,7 @@ class Rollout(PyTreeNode):
     final_index: Array
     episode_return: Array
     episode_length: Array
+    finished_metrics: Metrics
 
     @property
     def ended(self) -> Array:
@@ -46,9 +48,17 @@ class Rollout(PyTreeNode):
         return self.terminated | self.truncated
 
 
+def is_whole(timestep: Timestep | Rollout, time_limit: int) -> Array:
+    """Whether an episode ended of itself or at the time limit.
+
+    One that was cut short, by its staggered start or by non-finite physics, has no return to report.
+    """
+    return timestep.terminated | (timestep.truncated & ~timestep.nonfinite & (timestep.episode_length >= time_limit))
+
+
 def collect(
     agent: Agent,
-    normalise: Callable[[Observation], Observation],
+    normalize: Callable[[Observation], Observation],
     env: EpisodeEnv,
     episodes: EpisodeState,
     unroll: int,
@@ -60,7 +70,7 @@ def collect(
 
     Args:
         agent: policy and value function.
-        normalise: standardises observations; must not change until the update on this rollout is done, or the
+        normalize: standardizes observations; must not change until the update on this rollout is done, or the
             ratio of unchanged parameters is no longer 1.
         env: the environments.
         episodes: state of B of them.
@@ -71,9 +81,13 @@ def collect(
     slots = jnp.arange(1 + (unroll * env.action_repeat - 1) // env.episode_length)[:, None]
 
     def step(carry: Any, keys: Array) -> tuple[Any, Any]:
-        episodes, final_obs, index = carry
-        action, record = jax.vmap(agent.sample)(normalise(episodes.obs), keys)
-        following, timestep = env.step(episodes, action)
+        episodes, final_obs, index, finished = carry
+        action, record = jax.vmap(agent.sample)(normalize(episodes.obs), keys)
+        next_episodes, timestep = env.step(episodes, action)
+        whole = is_whole(timestep, env.episode_length)
+        finished = jax.tree.map(
+            lambda total, value: total + jnp.where(whole, value, 0.0), finished, timestep.episode_metrics
+        )
         timed_out = timestep.truncated & ~timestep.nonfinite
         chosen = timed_out & (index == slots)
         final_obs = jax.tree.map(
@@ -90,10 +104,12 @@ def collect(
             "episode_return": timestep.episode_return,
             "episode_length": timestep.episode_length,
         }
-        return (following, final_obs, index + timed_out), transition
+        return (next_episodes, final_obs, index + timed_out, finished), transition
 
     # Whatever finite observation fills a slot that no time limit reaches.
     unused = jax.tree.map(lambda x: jnp.broadcast_to(x, (slots.size, *x.shape)), episodes.obs)
-    start = (episodes.replace(key=keys[0]), unused, jnp.zeros_like(episodes.episode_length))
-    (episodes, final_obs, _), transitions = jax.lax.scan(step, start, keys[1:])
-    return episodes, Rollout(final_obs=final_obs, **transitions)
+    nothing = jax.tree.map(jnp.zeros_like, episodes.episode_metrics)
+    start = (episodes.replace(key=keys[0]), unused, jnp.zeros_like(episodes.episode_length), nothing)
+    (episodes, final_obs, _, finished), transitions = jax.lax.scan(step, start, keys[1:])
+    finished = jax.tree.map(lambda total: total[None], finished)
+    return episodes, Rollout(final_obs=final_obs, finished_metrics=finished, **transitions)

@@ -1,7 +1,7 @@
 """Checkpoints that are either restored bit for bit or refused, with the reason.
 
 Orbax writes and reads the arrays, but it restores overwritten bytes and a different dtype without a word.
-So each checkpoint also carries a manifest (`genpo_jax.manifest`), written last: a step without one was cut
+So each checkpoint also carries a manifest (`genpo_jax.runs.manifest`), written last: a step without one was cut
 off in mid-save.
 
     directory/<step>/state, meta     Orbax composite of the arrays and a JSON dict
@@ -18,12 +18,16 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from genpo_jax.files import sync
-from genpo_jax.hosts import is_writer, wait_for_all
-from genpo_jax.manifest import (
+import jax
+import jax.numpy as jnp
+
+from genpo_jax.runs.files import sync
+from genpo_jax.runs.hosts import is_writer, wait_for_all
+from genpo_jax.runs.manifest import (
     MANIFEST,
     DamagedCheckpointError,
     IncompleteCheckpointError,
+    Leaf,
     check_leaves,
     describe_leaves,
     verified_leaves,
@@ -93,6 +97,35 @@ class Checkpointer:
             self._remove_all_but_newest(target)
         wait_for_all(f"saved {target}")
 
+    def restore_leaves(self, abstract: dict[str, Any], at: int | None = None) -> dict[str, Any]:
+        """Return single arrays of the newest intact checkpoint, by their path in the state.
+
+        Args:
+            abstract: shape and dtype of each, by a path as `jax.tree_util.keystr` writes it.
+            at: the step to restore; None for the newest.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint, or none at this step.
+            ValueError: no checkpoint is intact, or the newest intact one has no such arrays.
+
+        """
+        import orbax.checkpoint as ocp
+
+        path, saved = self._newest(at)
+        expected = [Leaf(name, tuple(leaf.shape), str(leaf.dtype)) for name, leaf in abstract.items()]
+        check_leaves(path, sorted(leaf for leaf in saved if leaf.path in abstract), sorted(expected))
+        numbers = {leaf.path: f"{i:05d}" for i, leaf in enumerate(saved)}
+        placed = {numbers[name]: leaf for name, leaf in _placed(abstract).items()}
+        arguments = jax.tree.map(
+            lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype), placed
+        )
+        # Only this handler takes a part of what was saved.
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
+            arrays = orbax.restore(
+                path / "state", args=ocp.args.PyTreeRestore(placed, restore_args=arguments, partial_restore=True)
+            )
+        return {name: arrays[numbers[name]] for name in abstract}
+
     def restore(self, abstract_state: Any, at: int | None = None) -> tuple[int, Any, dict]:
         """Return `(step, state, meta)` of the newest intact checkpoint; a damaged one is named in a warning.
 
@@ -106,6 +139,12 @@ class Checkpointer:
             ValueError: no checkpoint is intact, or the newest intact one has other leaves, shapes or dtypes.
 
         """
+        path, saved = self._newest(at)
+        check_leaves(path, saved, describe_leaves(abstract_state))
+        return int(path.name), *self._load(path, abstract_state)
+
+    def _newest(self, at: int | None) -> tuple[Path, list[Leaf]]:
+        """Return the newest intact checkpoint, or that of a step, and the arrays it has; raises as `restore`."""
         refusals = []
         for path in self._candidates():
             if at is not None and int(path.name) != at:
@@ -120,10 +159,10 @@ class Checkpointer:
                 self._refused.add(path)
                 warnings.warn(f"Checkpoint {path} is damaged ({error}); trying the one before it", stacklevel=2)
             else:
-                check_leaves(path, saved, describe_leaves(abstract_state))
-                return int(path.name), *self._load(path, abstract_state)
+                return path, saved
         if not refusals:
-            raise FileNotFoundError(f"no checkpoint in {self.directory}; check the path, or start a new run")
+            there = f" of step {at}; there are {', '.join(map(str, self.steps())) or 'none'}" if at is not None else ""
+            raise FileNotFoundError(f"no checkpoint in {self.directory}{there}; check the path, or start a new run")
         found = "\n  ".join(refusals)
         raise ValueError(f"no intact checkpoint in {self.directory}; start a new run. Found:\n  {found}")
 
@@ -179,34 +218,29 @@ class Checkpointer:
         self._refused &= kept
 
     def _load(self, path: Path, abstract_state: Any) -> tuple[Any, dict]:
-        import jax
-        import jax.numpy as jnp
         import orbax.checkpoint as ocp
 
-        # Without a sharding Orbax asks for the devices of the process that saved.
-        default = jnp.zeros(()).sharding
-        placed = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default
-            ),
-            abstract_state,
-        )
+        placed = _placed(abstract_state)
         items = ocp.args.Composite(state=ocp.args.StandardRestore(_named_arrays(placed)), meta=ocp.args.JsonRestore())
         restored = self._checkpointer().restore(path, args=items)
         return _from_named_arrays(placed, restored["state"]), restored["meta"]
 
 
+def _placed(abstract: Any) -> Any:
+    """Give every abstract array a place: without one Orbax asks for the devices of the process that saved."""
+    default = jnp.zeros(()).sharding
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default),
+        abstract,
+    )
+
+
 def _named_arrays(tree: Any) -> dict[str, Any]:
     """Flatten to `{leaf number: array}` for any container; Orbax refuses arrays without elements."""
-    import jax
-
     return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
 
 
 def _from_named_arrays(abstract: Any, arrays: dict[str, Any]) -> Any:
-    import jax
-    import jax.numpy as jnp
-
     leaves, structure = jax.tree.flatten(abstract)
     filled = [
         arrays[f"{i:05d}"] if leaf.size else jnp.empty(leaf.shape, leaf.dtype, device=leaf.sharding)

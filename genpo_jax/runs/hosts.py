@@ -1,25 +1,22 @@
 """Several processes that train together: `jax.distributed`, and what only one of them may do."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from unittest import mock
-
 import jax
 
-from genpo_jax.config import HostsConfig
 
-
-def connect(config: HostsConfig) -> None:
+def connect(coordinator: str | None, num_processes: int | None = None, process_id: int | None = None) -> None:
     """Join the other processes; must come before anything else that asks jax for devices.
+
+    Args:
+        coordinator: address and port of process 0; "auto" asks the cluster; None is a single process.
+        num_processes: needed with an address.
+        process_id: of this process, from 0; needed with an address.
 
     Raises:
         RuntimeError: if jax is in use already, or the others do not appear in time.
         ValueError: if "auto" finds no cluster that it knows.
     """
-    if config.coordinator is None:
-        return
-    address = None if config.coordinator == "auto" else config.coordinator
-    jax.distributed.initialize(address, config.num_processes, config.process_id)
+    if coordinator is not None:
+        jax.distributed.initialize(None if coordinator == "auto" else coordinator, num_processes, process_id)
 
 
 def is_writer() -> bool:
@@ -42,16 +39,3 @@ def wait_for_all(name: str) -> None:
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(name)
-
-
-@contextmanager
-def local_devices_only() -> Iterator[None]:
-    """Let `jax.devices` name this process's devices alone.
-
-    MJX puts a model on the first of `jax.devices()`, which is out of reach in all processes but the first.
-    """
-    if jax.process_count() == 1:
-        yield
-    else:
-        with mock.patch.object(jax, "devices", lambda backend=None: jax.local_devices(backend=backend)):
-            yield

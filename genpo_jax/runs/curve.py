@@ -4,11 +4,12 @@ import io
 from pathlib import Path
 from typing import Any
 
-from genpo_jax.files import write_atomically
-from genpo_jax.sinks import METRICS_FILE, read_config, read_metrics
+from genpo_jax.runs.files import write_atomically
+from genpo_jax.runs.folder import read_config
+from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 
 CURVE_FILE = "curve.png"
-# Metric, label and style; the colours can be told apart with any colour vision (Okabe and Ito).
+# Metric, label and style; the colors can be told apart with any color vision (Okabe and Ito).
 LINES = (
     (
         "train/episode_return",
@@ -76,4 +77,4 @@ def _title(run_dir: Path) -> str:
         config = read_config(run_dir)["config"]
     except FileNotFoundError:
         return run_dir.absolute().name
-    return f"{config['env']}, {config['policy']['method']}, seed {config['seed']}"
+    return f"{config['env']}, {config['method']['name']}, seed {config['seed']}"

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from genpo_jax.files import sync, write_atomically
+from genpo_jax.runs.files import sync, write_atomically
 
 MANIFEST = "manifest.json"
 MAX_LEAVES_NAMED = 10

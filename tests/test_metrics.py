@@ -1,13 +1,11 @@
 import json
 import math
-import subprocess
 
 import jax.numpy as jnp
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from genpo_jax import sinks
-from genpo_jax.sinks import MetricsWriter, read_config, read_metrics, write_config
+from genpo_jax.runs.metrics import MetricsWriter, read_metrics
 
 
 def read_tensorboard(run_dir, tag):
@@ -81,36 +79,3 @@ def test_only_the_last_line_may_be_cut_off(tmp_path):
     path.write_text('{"env_st\n{"env_steps": 2}\n')
     with pytest.raises(ValueError, match="line 1, is not JSON"):
         read_metrics(path)
-
-
-def test_the_config_records_versions_commit_and_device(tmp_path):
-    write_config(tmp_path / "run", {"seed": 3, "env": {"name": "hopper"}}, "cpu", 1)
-    contents = read_config(tmp_path / "run")
-    assert contents["config"] == {"seed": 3, "env": {"name": "hopper"}}
-    assert contents["platform"] == {"device_kind": "cpu", "device_count": 1}
-    assert {"python", "jax", "genpo-jax", "orbax-checkpoint"} <= contents["versions"].keys()
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
-
-
-def run_git(folder, *args):
-    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
-    subprocess.run(["git", "-C", str(folder), *identity, *args], check=True, capture_output=True)
-
-
-def test_the_commit_is_that_of_a_checkout_which_tracks_the_package(tmp_path, monkeypatch):
-    module = tmp_path / "sinks.py"
-    monkeypatch.setattr(sinks, "__file__", str(module))
-    module.write_text("")
-    run_git(tmp_path, "init")
-    write_config(tmp_path, {}, "cpu", 1)
-    assert read_config(tmp_path)["git_commit"] is None
-
-    run_git(tmp_path, "add", "sinks.py")
-    run_git(tmp_path, "commit", "-m", "first")
-    write_config(tmp_path, {}, "cpu", 1)
-    assert len(read_config(tmp_path)["git_commit"]) == 40
-    assert read_config(tmp_path)["git_dirty"] is False
-
-    module.write_text("changed")
-    write_config(tmp_path, {}, "cpu", 1)
-    assert read_config(tmp_path)["git_dirty"] is True

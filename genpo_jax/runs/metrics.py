@@ -1,30 +1,14 @@
-"""Where the numbers of a run go: `metrics.jsonl`, TensorBoard and `config.json`."""
+"""Where the numbers of a run go: `metrics.jsonl` and TensorBoard."""
 
 import json
 import math
-import subprocess
-import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from genpo_jax.files import write_atomically
+from genpo_jax.runs.files import write_atomically
 
 METRICS_FILE = "metrics.jsonl"
-CONFIG_FILE = "config.json"
 TENSORBOARD_FOLDER = "tensorboard"
-RECORDED_PACKAGES = (
-    "genpo-jax",
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "brax",
-    "mujoco",
-    "mujoco-mjx",
-    "playground",
-    "orbax-checkpoint",
-)
 
 
 class MetricsWriter:
@@ -116,62 +100,3 @@ def _drop_later_lines(path: Path, env_steps: int) -> None:
     if path.is_file():
         kept = [line for line in read_metrics(path) if line["env_steps"] <= env_steps]
         write_atomically(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept).encode())
-
-
-def write_config(run_dir: str | Path, config: dict, device_kind: str, device_count: int) -> None:
-    """Write `config.json`: `config` and what is needed to run it again.
-
-    Beside `config` it has `versions` (of Python and the packages that are installed), `git_commit` and
-    `git_dirty` of the checkout this package runs from (null outside git) and `platform` (`device_kind`,
-    `device_count`).
-
-    Raises:
-        TypeError: `config` is not JSON.
-
-    """
-    commit, dirty = _git_state()
-    contents = {
-        "config": config,
-        "versions": _versions(),
-        "git_commit": commit,
-        "git_dirty": dirty,
-        "platform": {"device_kind": device_kind, "device_count": device_count},
-    }
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(run_dir / CONFIG_FILE, (json.dumps(contents, indent=2) + "\n").encode())
-
-
-def read_config(run_dir: str | Path) -> dict[str, Any]:
-    """Return what `write_config` wrote; the run's own settings are under `config`.
-
-    Raises:
-        FileNotFoundError: `run_dir` has no `config.json`.
-
-    """
-    return json.loads((Path(run_dir) / CONFIG_FILE).read_bytes())
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": sys.version.split()[0]}
-    for package in RECORDED_PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _git_state() -> tuple[str | None, bool | None]:
-    """Return the commit of this package's checkout and whether tracked files differ from it, or two None."""
-    try:
-        # A virtual environment inside someone else's repository must not report that repository's commit.
-        _git("ls-files", "--error-unmatch", Path(__file__).name)
-        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--untracked-files=no"))
-    except (OSError, subprocess.SubprocessError):
-        return None, None
-
-
-def _git(*args: str) -> str:
-    command = ["git", "-C", str(Path(__file__).parent), *args]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,113 @@
+"""What the studies share: train or go on, read curves, refuse bad input before anything trains."""
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tyro
+
+from genpo_jax import envs
+from genpo_jax.config import Config
+from genpo_jax.methods import METHODS, method_of
+from genpo_jax.presets import preset
+from genpo_jax.runs.folder import CONFIG_FILE, read_config, saved_config, seed_folders
+from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
+from genpo_jax.runs.run import train as start_run
+from genpo_jax.runtime import configure_jax
+
+ALL_METHODS = tuple(METHODS)
+
+
+class Curve(NamedTuple):
+    """The evaluations of one seed, in order, and its training metrics."""
+
+    env: str
+    method: str
+    seed: int
+    env_steps: np.ndarray
+    seconds: np.ndarray
+    returns: np.ndarray
+    training: list[dict[str, Any]]
+
+
+def run_study(options_class: type, study: Callable[[Any], None], description: str | None) -> None:
+    """Read the options of a study from the command line and run it; a bad one ends it with a sentence."""
+    options = tyro.cli(options_class, description=description)
+    configure_jax()
+    try:
+        study(options)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def check_choices(env_names: Iterable[str], method_names: Iterable[str], num_seeds: int) -> None:
+    """Raise `ValueError` where there is nothing to study, or something that does not exist."""
+    env_names, method_names = list(env_names), list(method_names)
+    for name, values in (("envs", env_names), ("methods", method_names)):
+        if not values:
+            raise ValueError(f"{name} must name at least one, got none")
+    if num_seeds < 1:
+        raise ValueError(f"num_seeds must be >= 1, got {num_seeds}")
+    for name in env_names:
+        envs.check(name)
+    for name in method_names:
+        method_of(name)
+
+
+def study_config(
+    env: str, method: str, num_seeds: int, num_timesteps: int | None = None, num_evals: int | None = None
+) -> Config:
+    """Return the preset with the sizes of a study; None keeps the preset's."""
+    config = preset(env, method)
+    return replace(
+        config,
+        num_seeds=num_seeds,
+        num_timesteps=config.num_timesteps if num_timesteps is None else num_timesteps,
+        num_evals=config.num_evals if num_evals is None else num_evals,
+    )
+
+
+def train(config: Config, folder: Path) -> None:
+    """Train, or go on training, unless it is done.
+
+    Raises:
+        ValueError: if the folder holds a run with other settings.
+        SystemExit: if the run was asked to stop before its end.
+    """
+    if (folder / CONFIG_FILE).exists():
+        saved, asked = read_config(folder)["config"], json.loads(json.dumps(config.to_dict()))
+        if saved != asked:
+            different = sorted(name for name, value in asked.items() if saved.get(name) != value)
+            raise ValueError(
+                f"{folder} holds a run with other {', '.join(different)}; name another --out, or remove it"
+            )
+        done = read_metrics(folder / METRICS_FILE)
+        if done and done[-1]["env_steps"] >= config.num_timesteps:
+            return
+    if start_run(config.env, config, folder, resume=(folder / CONFIG_FILE).exists()).stopped:
+        raise SystemExit(f"stopped within {folder}; the same command goes on from there")
+
+
+def read_curves(folder: Path) -> list[Curve]:
+    """Return the curves of all seeds of a run."""
+    config = saved_config(folder)
+    curves = []
+    for seed, path in zip(config.seeds, seed_folders(folder, config), strict=True):
+        lines = read_metrics(path / METRICS_FILE)
+        evals = [line for line in lines if line.get("eval/return_random") is not None]
+        curves.append(
+            Curve(
+                config.env,
+                config.method.name,
+                seed,
+                np.array([line["env_steps"] for line in evals]),
+                # Seeds in one program share its time.
+                np.array([line["wall_seconds"] for line in evals]) / config.num_seeds,
+                np.array([line["eval/return_random"] for line in evals]),
+                [line for line in lines if "train/kl" in line],
+            )
+        )
+    return curves

@@ -1,0 +1,61 @@
+"""Checks of settings: the rule, the value received, and what to do. Free of jax."""
+
+import dataclasses
+import math
+import typing
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin
+
+
+def require(condition: bool, rule: str, name: str, value: object, remedy: str = "") -> None:
+    """Raise `ValueError` with rule, value and remedy unless `condition` holds."""
+    if not condition:
+        raise ValueError(f"{name} must be {rule}, got {value!r}" + (f"; {remedy}" if remedy else ""))
+
+
+def require_between(settings: Any, low: float, high: float, *names: str) -> None:
+    """Check that the named settings are in [low, high], or None where their type allows it."""
+    for name in names:
+        value = getattr(settings, name)
+        require(value is None or low <= value <= high, f"in [{low:g}, {high:g}]", name, value)
+
+
+def check_types(settings: Any) -> None:
+    """Check every field of a dataclass of settings against its annotation, and that numbers are finite.
+
+    A command line does so by itself; values from Python and from a file have nothing else that would.
+
+    Raises:
+        ValueError: names the first field whose value its annotation does not allow.
+    """
+    hints = typing.get_type_hints(type(settings))
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        require(_fits(value, hints[field.name]), _rule(hints[field.name]), field.name, value)
+
+
+def _fits(value: Any, annotation: Any) -> bool:
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if get_origin(annotation) in (UnionType, typing.Union):
+        return any(_fits(value, option) for option in arguments)
+    if get_origin(annotation) is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if annotation is bool or isinstance(value, bool):
+        return annotation is bool and isinstance(value, bool)
+    if annotation is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, annotation)
+
+
+def _rule(annotation: Any) -> str:
+    names = {int: "an integer", float: "a finite number", str: "a text", bool: "True or False", NoneType: "None"}
+    arguments = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if get_origin(annotation) in (UnionType, typing.Union):
+        return " or ".join(map(_rule, arguments))
+    if get_origin(annotation) is tuple:
+        return f"a tuple, each item {_rule(arguments[0])}"
+    return names.get(annotation, f"a {annotation.__name__}")

@@ -1,0 +1,332 @@
+"""One frozen dataclass per method: its own numbers, its checks, and the policy it builds. Free of jax, for `--help`.
+
+To add a method: a dataclass here, listed in `METHODS`, and a file in `genpo_jax/policies` with the policy.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from genpo_jax.checks import check_types, require, require_between
+
+if TYPE_CHECKING:
+    from flax import nnx
+
+    from genpo_jax.policies import Policy
+
+LARGEST_LAYER = 65_536
+MOST_STEPS = 1000
+
+
+def check_sizes(settings: Any, *names: str) -> None:
+    """Check that the named settings are sizes of one or more layers."""
+    for name in names:
+        sizes = getattr(settings, name)
+        valid = len(sizes) > 0 and all(1 <= size <= LARGEST_LAYER for size in sizes)
+        require(valid, f"one or more sizes in [1, {LARGEST_LAYER}]", name, sizes)
+
+
+@dataclass(frozen=True)
+class NetworksConfig:
+    """The networks: what actor and critic share, and the layers of the critic."""
+
+    value_sizes: tuple[int, ...] = (400, 200, 100)
+    """Hidden layers of the value network."""
+    activation: Literal["mish", "elu", "swish", "tanh"] = "mish"
+    """Activation of every network."""
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the matrix products of every network; parameters, solver state and ratios stay float32."""
+
+    def __post_init__(self) -> None:
+        """Check types and sizes."""
+        check_types(self)
+        check_sizes(self, "value_sizes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """What every method has.
+
+    Attributes:
+        name: on the command line and in files.
+        published_update: settings of PPO that its paper has otherwise than PPO's.
+        has_density: whether it knows the density of its actions, or a bound of it.
+    """
+
+    name: ClassVar[str]
+    published_update: ClassVar[dict[str, Any]] = {}
+    has_density: ClassVar[bool] = False
+
+    initial_std: float = 1.0
+    """Initial standard deviation of the action, before the squash; a standard base does not know it."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        check_types(self)
+        require_between(self, 1e-4, 1e3, "initial_std")
+
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
+        """Return the policy for observations `[..., obs_size]` and actions `[..., action_size]`.
+
+        Raises:
+            ValueError: if its solver refuses the settings.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntropyBonus(Method):
+    """A method that knows the density of its actions, or a bound of it, so that their entropy can be paid for."""
+
+    has_density = True
+
+    action_entropy_coef: float = 0.0
+    """Add this times the entropy of the executed action to the reward, for exploration (maximum-entropy RL). Exact for
+    gaussian; for genpo++, genpo and saflow a lower bound, by a learned model of the solver's history."""
+    final_action_entropy_coef: float | None = None
+    """Move action_entropy_coef linearly to this value over the run; None: keep it."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        super().__post_init__()
+        require_between(self, 0, 1e4, "action_entropy_coef")
+        final = self.final_action_entropy_coef
+        bonus_or_none = final is None or (0 <= final <= 1e4 and self.action_entropy_coef > 0)
+        require(bonus_or_none, ">= 0 with an action_entropy_coef > 0, or None", "final_action_entropy_coef", final)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(EntropyBonus):
+    """The usual Gaussian policy of PPO: a mean that follows the observation, a learned scale that does not."""
+
+    name = "gaussian"
+
+    hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    """Hidden layers of the mean."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        super().__post_init__()
+        check_sizes(self, "hidden_sizes")
+
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
+        """Return the policy."""
+        from genpo_jax.policies.gaussian import GaussianPolicy
+
+        return GaussianPolicy(obs_size, action_size, self, networks, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowMethod(Method):
+    """A method that integrates a learned velocity."""
+
+    network: Literal["encoder", "concat"] = "encoder"
+    """Velocity field: an encoder run once per observation and a small head run M times, or one network on the
+    concatenation of observation, time and action, run M times (as published; several times slower)."""
+    encoder_sizes: tuple[int, ...] = (400, 200)
+    """Layers of the observation encoder."""
+    head_sizes: tuple[int, ...] = (128,)
+    """Hidden layers of the velocity head, evaluated M times per action."""
+    hidden_sizes: tuple[int, ...] = (400, 200, 100)
+    """Hidden layers of the concat velocity field, and of the networks beside the velocity."""
+    time_embedding: int = 32
+    """Number of sinusoidal features of the flow time t (even)."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        super().__post_init__()
+        check_sizes(self, "encoder_sizes", "head_sizes", "hidden_sizes")
+        even = 2 <= self.time_embedding <= 1024 and self.time_embedding % 2 == 0
+        require(even, "even and in [2, 1024]", "time_embedding", self.time_embedding)
+        for name in ("num_steps", "num_samples"):
+            if hasattr(self, name):
+                require_between(self, 1, MOST_STEPS, name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReversibleMethod(EntropyBonus, FlowMethod):
+    """A flow whose solver inverts in closed form, so that its ratio is exact."""
+
+    num_steps: int = 5
+    """Solver steps M from noise to action."""
+    base: Literal["standard", "learned-scale", "conditioned"] = "learned-scale"
+    """Density of the noise: N(0, I); independent normals with a learned scale per coordinate; or the same about a mean
+    that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy."""
+
+    def make_solver(self) -> Any:
+        """Return the solver from noise to action."""
+        raise NotImplementedError
+
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
+        """Return the policy."""
+        from genpo_jax.policies.reversible import ReversiblePolicy
+
+        return ReversiblePolicy(obs_size, action_size, self, networks, self.make_solver(), rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenPOPlusPlus(ReversibleMethod):
+    """GenPO++ (arXiv:2606.06967): the history solver keeps one earlier iterate."""
+
+    name = "genpo++"
+
+    solver: Literal["history", "multistep-1", "multistep-2", "multistep-3"] = "history"
+    """The published history solver, or a multistep solver of order 1, 2 or 3 (docs/solvers.md)."""
+    history_coef: float = 0.75
+    """Coefficient sigma, the weight of the oldest iterate; multistep-1, -2 and -3 do best with 0.65, 0.45 and 0.3."""
+
+    def make_solver(self) -> Any:
+        """Return the history or the multistep solver."""
+        from genpo_jax.solvers import HistorySolver, MultistepSolver
+
+        if self.solver == "history":
+            return HistorySolver(self.num_steps, self.history_coef)
+        return MultistepSolver(self.num_steps, order=int(self.solver[-1]), history_coef=self.history_coef)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenPO(ReversibleMethod):
+    """GenPO (arXiv:2505.18763): two coupled flows, whose mean is the action.
+
+    Its published cost comes partly from Jacobians; their determinant is a constant, and here none is computed.
+    """
+
+    name = "genpo"
+
+    mix: float = 0.95
+    """Weight of an iterate in its mix with the other, which ends each step of the coupled solver."""
+
+    def make_solver(self) -> Any:
+        """Return the coupled solver."""
+        from genpo_jax.solvers import CoupledSolver
+
+        return CoupledSolver(self.num_steps, self.mix)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAFlow(ReversibleMethod):
+    """A flow by the self-adjoint Verlet solver, whose map keeps volumes."""
+
+    name = "saflow"
+
+    def make_solver(self) -> Any:
+        """Return the Verlet solver."""
+        from genpo_jax.solvers import VerletSolver
+
+        return VerletSolver(self.num_steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FPO(FlowMethod):
+    """FPO (arXiv:2507.21053): the flow-matching loss stands in for the likelihood."""
+
+    name = "fpo"
+    published_update = {
+        "clip_range": 0.05,
+        "target_kl": None,
+        "final_kl": None,
+        "learning_rate": 3e-4,
+        "num_epochs": 16,
+    }
+
+    num_steps: int = 10
+    """Euler steps from noise to action."""
+    num_samples: int = 8
+    """Samples per action of the flow-matching loss."""
+
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
+        """Return the policy."""
+        from genpo_jax.policies.fpo import FPOPolicy
+
+        return FPOPolicy(obs_size, action_size, self, networks, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FPOPlusPlus(FPO):
+    """FPO++ (arXiv:2602.02481): one ratio per sample of the flow-matching loss, bounded on both sides."""
+
+    name = "fpo++"
+    published_update = {**FPO.published_update, "objective": "aspo", "learning_rate": 1e-4}
+
+    num_steps: int = 64
+    """Euler steps from noise to action."""
+    num_samples: int = 16
+    """Samples per action of the flow-matching loss."""
+
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
+        """Return the policy."""
+        from genpo_jax.policies.fpo_plus import FPOPlusPolicy
+
+        return FPOPlusPolicy(obs_size, action_size, self, networks, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFlow(FlowMethod):
+    """PolicyFlow (arXiv:2602.01156): the ratio of Gaussian perturbations of a flow sample."""
+
+    name = "policyflow"
+    published_update = {"entropy_coef": 0.0025}
+
+    num_steps: int = 10
+    """Midpoint steps from noise to action, two evaluations of the velocity each."""
+    brownian_coef: float = 0.0025
+    """Weight of the Brownian regularizer."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        super().__post_init__()
+        require_between(self, 0, 1e4, "brownian_coef")
+
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
+        """Return the policy."""
+        from genpo_jax.policies.policyflow import PolicyFlowPolicy
+
+        return PolicyFlowPolicy(obs_size, action_size, self, networks, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPPO(FlowMethod):
+    """DPPO (arXiv:2409.00588): every denoising step is a decision with noise of fixed scale."""
+
+    name = "dppo"
+
+    num_steps: int = 10
+    """Euler steps from noise to action, each with noise."""
+
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
+        """Return the policy."""
+        from genpo_jax.policies.dppo import DPPOPolicy
+
+        return DPPOPolicy(obs_size, action_size, self, networks, rngs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReinFlow(FlowMethod):
+    """ReinFlow (arXiv:2505.22094): a flow with learned noise in every step."""
+
+    name = "reinflow"
+
+    num_steps: int = 4
+    """Euler steps from noise to action, each with noise."""
+
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
+        """Return the policy."""
+        from genpo_jax.policies.reinflow import ReinFlowPolicy
+
+        return ReinFlowPolicy(obs_size, action_size, self, networks, rngs)
+
+
+METHODS: dict[str, type[Method]] = {
+    method.name: method
+    for method in (GenPOPlusPlus, GenPO, SAFlow, Gaussian, FPO, FPOPlusPlus, PolicyFlow, DPPO, ReinFlow)
+}
+
+
+def method_of(name: str) -> type[Method]:
+    """Return the settings class of a method.
+
+    Raises:
+        ValueError: if there is no such method.
+    """
+    if name not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
+    return METHODS[name]

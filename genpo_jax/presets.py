@@ -1,0 +1,138 @@
+"""Settings per environment and method. Free of jax, so that `--help` is quick.
+
+`FULL` is for accelerators: the published settings of GenPO++ (arXiv:2606.06967), which were found on Isaac Lab, with
+the environment's own time limit. `CPU` is sized for two cores: smaller networks, a run of minutes, and few environments
+with long rollouts and small minibatches. At budgets of a million env steps that learns far faster than hundreds of
+environments with short rollouts do (docs/results.md).
+
+A preset is made of layers, each a table of settings that replaces some of the one below: all environments, this
+environment, flows on this environment, what the method's paper does otherwise, what a search found.
+"""
+
+import dataclasses
+from dataclasses import replace
+from typing import Any
+
+from genpo_jax.config import Config, PPOConfig
+from genpo_jax.methods import FlowMethod, Method, method_of
+
+Layer = dict[str, Any]
+
+# Long rollouts, small minibatches, and more KL than the published settings: both methods gain by them.
+CPU_BASE: Layer = {
+    "num_timesteps": 1_000_000,
+    "env_options": {"num_envs": 32},
+    "networks": {"value_sizes": (128, 128)},
+    "method": {"hidden_sizes": (128, 128), "encoder_sizes": (128, 128)},
+    "ppo": {"unroll": 128, "num_minibatches": 32, "target_kl": 0.03},
+}
+FULL_BASE: Layer = {"num_timesteps": 50_000_000, "updates_per_chunk": 8}
+# Rewards are bounded, and a bonus on the entropy is in the same units. From noise to a thin curve is far.
+TOY: Layer = {
+    "env_options": {"num_envs": 64},
+    "ppo": {"unroll": 64, "num_minibatches": 8, "max_learning_rate": 3e-3, "normalize_rewards": False},
+}
+
+# Env steps and what else differs; chosen from runs recorded in docs/results.md. A strong actuator needs little noise:
+# ant and humanoid fall over by a standard deviation of 1, and the pendulum's cart is thrown about by a quarter of that.
+CPU: dict[str, Layer] = {
+    "inverted_pendulum": {
+        "backend": "spring",
+        "num_timesteps": 491_520,
+        "env_options": {"num_envs": 64},
+        "method": {"initial_std": 0.1},
+        # Where nearly every step earns the same, advantages are noise: larger batches, and settle down at the end.
+        "ppo": {"target_kl": 0.02, "final_kl": 0.002, "gamma": 0.98, "gae_lambda": 0.98},
+    },
+    # Brax's own test of its PPO: 2^15 steps, episodes of 128.
+    "fast": {
+        "num_timesteps": 2**15,
+        "env_options": {"num_envs": 64, "episode_length": 128},
+        "ppo": {"unroll": 32, "num_minibatches": 4, "target_kl": 0.02},
+    },
+    "ring": TOY,
+    "moons": TOY,
+    "multigoal": TOY | {"num_timesteps": 400_000},
+    "reacher": {"backend": "spring"},
+    "hopper": {"backend": "spring"},
+    "ant": {
+        "backend": "spring",
+        "num_timesteps": 800_000,
+        "method": {"initial_std": 0.25},
+        "fusion_emitters": False,
+        # With so little noise ant does not lose it too early, as hopper does, and goes faster with wider bounds.
+        "ppo": {"target_kl": 0.04, "clip_range": 0.3},
+    },
+    "humanoid": {"backend": "spring", "fusion_emitters": False, "method": {"initial_std": 0.25}},
+    "halfcheetah": {"fusion_emitters": False},
+    "PandaPickCube": {"fusion_emitters": False},
+    "LeapCubeRotateZAxis": {"fusion_emitters": False},
+}
+FULL: dict[str, Layer] = {
+    "humanoid": {"backend": "mjx", "num_timesteps": 100_000_000},
+}
+# Where a flow does best with other settings than a Gaussian.
+CPU_FLOW: dict[str, Layer] = {
+    "hopper": {"method": {"initial_std": 1.5}},
+}
+# Factors on the clip range and the step of an update (see `scale_update`) where a search with the same budget for every
+# family found better ones than the published on two cores (docs/comparison.md).
+CPU_UPDATE: dict[str, tuple[float, float]] = {
+    "fpo": (0.5, 0.5),
+    "policyflow": (1.5, 2.0),
+    "dppo": (1.5, 2.0),
+    "reinflow": (1.5, 2.0),
+}
+
+
+def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -> Config:
+    """Return settings for an environment and a method.
+
+    Args:
+        env: name of an environment; one without settings of its own gets those that suit most.
+        method: `genpo++`, `gaussian`, ...: a name in `genpo_jax.methods.METHODS`.
+        accelerator: whether the machine has one; None looks, by asking jax.
+
+    Raises:
+        ValueError: if there is no such method.
+    """
+    if accelerator is None:
+        accelerator = has_accelerator()
+    settings = method_of(method)
+    layers = [FULL_BASE, FULL.get(env, {})] if accelerator else [CPU_BASE, CPU.get(env, {})]
+    if not accelerator and issubclass(settings, FlowMethod):
+        layers.append(CPU_FLOW.get(env, {}))
+    config = Config(env=env, method=settings())
+    for layer in layers:
+        config = apply(config, layer)
+    config = apply(config, {"ppo": settings.published_update})
+    if not accelerator and method in CPU_UPDATE:
+        config = replace(config, ppo=scale_update(config.ppo, *CPU_UPDATE[method]))
+    return config
+
+
+def has_accelerator() -> bool:
+    """Whether jax finds anything but a CPU."""
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+def apply(config: Config, layer: Layer) -> Config:
+    """Return a config with the settings of a layer in it; of a method's, those that this method has."""
+    changed = {}
+    for name, value in layer.items():
+        part: Any = getattr(config, name)
+        if isinstance(part, Method):
+            value = {key: item for key, item in value.items() if key in {f.name for f in dataclasses.fields(part)}}
+        changed[name] = replace(part, **value) if isinstance(value, dict) else value
+    return replace(config, **changed)
+
+
+def scale_update(ppo: PPOConfig, clip_range: float, step: float) -> PPOConfig:
+    """Scale the clip range and how far an update may go: the KL that the rate follows, or the rate if it is fixed."""
+    ppo = replace(ppo, clip_range=ppo.clip_range * clip_range)
+    if ppo.target_kl is None:
+        return replace(ppo, learning_rate=ppo.learning_rate * step)
+    final = None if ppo.final_kl is None else ppo.final_kl * step
+    return replace(ppo, target_kl=ppo.target_kl * step, final_kl=final)

@@ -1,0 +1,178 @@
+"""The folder of a run: its layout, the settings it keeps, and whether a run may start or go on in it.
+
+    config.json       settings, versions, platform and what makes the environment
+    policy.json       what it takes to act: sizes, squash, settings of method and networks
+    metrics.jsonl     one line per chunk; see `genpo_jax.runs.metrics`
+    curve.png         the learning curve
+    tensorboard/      the same metrics
+    checkpoints/      see `genpo_jax.runs.checkpoint`
+
+With several seeds each has such a folder of its own, `seed-<seed>/`, which can be resumed alone as the run of one
+seed, and the metrics at the top are means over the seeds.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import genpo_jax
+from genpo_jax.config import Config
+from genpo_jax.runs.files import write_atomically
+
+CONFIG_FILE = "config.json"
+POLICY_FILE = "policy.json"
+CHECKPOINTS = "checkpoints"
+# Of config.json and policy.json; another number means that this version cannot read them.
+FORMAT = 2
+RECORDED_PACKAGES = (
+    "genpo-jax",
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "brax",
+    "mujoco",
+    "mujoco-mjx",
+    "playground",
+    "orbax-checkpoint",
+)
+
+
+def default_run_dir(config: Config) -> Path:
+    """Return a folder under `runs/` that does not exist yet."""
+    name = f"{config.env}-{config.method.name}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+    name = "".join(letter if letter.isalnum() or letter in "+-._" else "-" for letter in name)
+    path, number = Path("runs") / name, 1
+    while path.exists():
+        number += 1
+        path = Path("runs") / f"{name}-{number}"
+    return path
+
+
+def seed_folders(run_dir: Path, config: Config) -> list[Path]:
+    """Return the folder of each seed."""
+    return [run_dir] if config.num_seeds == 1 else [run_dir / f"seed-{seed}" for seed in config.seeds]
+
+
+def check_run_dir(run_dir: Path, resume: bool) -> None:
+    """Raise `ValueError` where training would overwrite a run, or where there is none to resume."""
+    exists = (run_dir / CONFIG_FILE).exists()
+    if exists and not resume:
+        raise ValueError(f"{run_dir} already holds a run; go on with resume=True, or name another run_dir")
+    if resume and not exists:
+        raise ValueError(f"resume=True needs a run to go on with, but {run_dir} holds no {CONFIG_FILE}; check run_dir")
+
+
+def write_config(
+    run_dir: Path,
+    config: Config,
+    device_kind: str,
+    device_count: int,
+    *,
+    env_factory: str | None = None,
+    env_is_object: bool = False,
+) -> None:
+    """Write `config.json`: the settings and what is needed to run them again.
+
+    Beside `config` it has `format`, `environment` (`factory`, from which a registered environment can be imported, and
+    `object`, whether it was passed as an object), `versions` (of Python and the packages that are installed),
+    `git_commit` and `git_dirty` of the checkout this package runs from (null outside git) and `platform`
+    (`device_kind`, `device_count`, `xla_flags`).
+    """
+    commit, dirty = _git_state()
+    contents = {
+        "format": FORMAT,
+        "config": config.to_dict(),
+        "environment": {"factory": env_factory, "object": env_is_object},
+        "versions": _versions(),
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "platform": {
+            "device_kind": device_kind,
+            "device_count": device_count,
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        },
+    }
+    write_json(run_dir / CONFIG_FILE, contents)
+
+
+def write_policy(run_dir: Path, spec: dict[str, Any]) -> None:
+    """Write `policy.json`: with a checkpoint, all that it takes to act."""
+    write_json(run_dir / POLICY_FILE, {"format": FORMAT, "policy": spec})
+
+
+def read_config(run_dir: str | Path) -> dict[str, Any]:
+    """Return what `write_config` wrote; the run's own settings are under `config`.
+
+    Raises:
+        FileNotFoundError: `run_dir` has no `config.json`.
+        ValueError: it is not JSON, or another version of this package wrote it.
+
+    """
+    return read_json(Path(run_dir) / CONFIG_FILE)
+
+
+def saved_config(run_dir: str | Path) -> Config:
+    """Return the settings of the run in `run_dir`; raises as `read_config`."""
+    return Config.from_dict(read_config(run_dir)["config"])
+
+
+def write_json(path: Path, contents: dict[str, Any]) -> None:
+    """Write a file of a run's folder, which is made if needed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, (json.dumps(contents, indent=2) + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a file of a run's folder and check that this version understands it.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON, or another version of this package wrote it.
+
+    """
+    try:
+        contents = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); restore it, or start a new run") from error
+    found = contents.get("format", 1) if isinstance(contents, dict) else None
+    if found != FORMAT:
+        versions = contents.get("versions", {}) if isinstance(contents, dict) else {}
+        writer = versions.get("genpo-jax", "another version")
+        commit = contents.get("git_commit") if isinstance(contents, dict) else None
+        raise ValueError(
+            f"{path} was written by genpo-jax {writer}{f' (commit {commit[:12]})' if commit else ''} in format "
+            f"{found}, and version {genpo_jax.__version__} reads format {FORMAT} alone; go on with that version, or "
+            "start a new run"
+        )
+    return contents
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": sys.version.split()[0]}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions | {"genpo-jax": genpo_jax.__version__}
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """Return the commit of this package's checkout and whether tracked files differ from it, or two None."""
+    try:
+        # A virtual environment inside someone else's repository must not report that repository's commit.
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--untracked-files=no"))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _git(*args: str) -> str:
+    command = ["git", "-C", str(Path(__file__).parent), *args]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -1,0 +1,1 @@
+"""Learning: one update on one page (`algorithm`), the program that runs it (`trainer`), and what they are made of."""

@@ -1,0 +1,66 @@
+"""Policy and value function as one set of parameters."""
+
+from typing import Any
+
+from flax import nnx
+from jax import Array
+
+from genpo_jax.envs import Observation
+from genpo_jax.methods import Method, NetworksConfig
+from genpo_jax.policies.networks import ValueNetwork
+from genpo_jax.shapes import Action, Numbers
+
+ACTOR_OBS = "state"
+
+
+def critic_obs_of(observation_sizes: dict[str, int]) -> str:
+    """Return which observation the critic sees: `privileged_state` where the environment offers it, else `state`."""
+    return "privileged_state" if "privileged_state" in observation_sizes else ACTOR_OBS
+
+
+class Agent(nnx.Module):
+    """A policy and a value network, each on its own part of the observation; the actor sees `state`.
+
+    Raises:
+        ValueError: if there is no observation called `state`.
+    """
+
+    def __init__(
+        self,
+        observation_sizes: dict[str, int],
+        action_size: int,
+        method: Method,
+        networks: NetworksConfig,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if ACTOR_OBS not in observation_sizes:
+            raise ValueError(
+                f"the actor needs an observation called '{ACTOR_OBS}', got {sorted(observation_sizes)}; rename one"
+            )
+        self.critic_obs = critic_obs_of(observation_sizes)
+        self.policy = method.build(observation_sizes[ACTOR_OBS], action_size, networks, rngs)
+        self.value = ValueNetwork(observation_sizes[self.critic_obs], networks, rngs)
+
+    def sample(self, obs: Observation, key: Array) -> tuple[Action, Any]:
+        """Draw actions `[..., d]`, with the record for `log_ratio`."""
+        return self.policy.sample(obs[ACTOR_OBS], key)
+
+    def log_ratio(self, obs: Observation, record: Any) -> Array:
+        """Return the log-ratio `[...]` of recorded actions."""
+        return self.policy.log_ratio(obs[ACTOR_OBS], record)
+
+    def auxiliary_loss(self, obs: Observation, record: Any) -> Array:
+        """Return what the method adds to the PPO loss, a scalar."""
+        return self.policy.auxiliary_loss(obs[ACTOR_OBS], record)
+
+    def action_log_prob(self, obs: Observation, record: Any) -> Array:
+        """Return the log density `[...]` of recorded actions, or an estimate no lower in the mean."""
+        return self.policy.action_log_prob(obs[ACTOR_OBS], record)
+
+    def zero_noise_action(self, obs: Observation) -> Array:
+        """Return the actions `[..., d]` of zero noise."""
+        return self.policy.zero_noise_action(obs[ACTOR_OBS])
+
+    def value_of(self, obs: Observation) -> Numbers:
+        """Return the value `[...]`."""
+        return self.value(obs[self.critic_obs])

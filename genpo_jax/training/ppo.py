@@ -1,0 +1,233 @@
+"""Clipped PPO on recorded actions, whatever the policy (Schulman et al. 2017, arXiv:1707.06347)."""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax.struct import PyTreeNode, field
+from jax import Array
+
+from genpo_jax.config import Config
+from genpo_jax.envs import Observation
+from genpo_jax.methods import EntropyBonus
+from genpo_jax.training.agent import Agent
+
+Tree = TypeVar("Tree")
+# Largest factor by which the learning rate changes after one update, and how strongly it answers to the KL.
+LEARNING_RATE_FACTOR = 1.5
+LEARNING_RATE_GAIN = 0.5
+
+
+class Hyperparameters(PyTreeNode):
+    """What an update reads as numbers when it runs, so that one compiled program serves all of their values.
+
+    They mean what they mean in `PPOConfig`; None, where it is allowed there, is part of the program. The last three
+    shape the program.
+
+    Attributes:
+        last_update: updates in the whole run.
+    """
+
+    last_update: Array
+    learning_rate: Array
+    value_learning_rate: Array
+    target_kl: Array | None
+    final_kl: Array | None
+    min_learning_rate: Array
+    max_learning_rate: Array
+    clip_range: Array
+    value_clip: Array | None
+    gamma: Array
+    gae_lambda: Array
+    value_coef: Array
+    entropy_coef: Array
+    max_grad_norm: Array
+    action_entropy_coef: Array | None
+    final_action_entropy_coef: Array | None
+    objective: str = field(pytree_node=False)
+    num_epochs: int = field(pytree_node=False)
+    num_minibatches: int = field(pytree_node=False)
+
+    @classmethod
+    def of(cls, config: Config) -> "Hyperparameters":
+        """Return those of a run, as float32."""
+        method = config.method
+        values: dict[str, Any] = {"last_update": config.num_updates}
+        for name in (f.name for f in dataclasses.fields(cls)):
+            if hasattr(config.ppo, name):
+                values[name] = getattr(config.ppo, name)
+        bonus = isinstance(method, EntropyBonus) and method.action_entropy_coef > 0
+        for name in ("action_entropy_coef", "final_action_entropy_coef"):
+            values[name] = getattr(method, name) if bonus else None
+        return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), cls(**values))
+
+
+class Batch(PyTreeNode):
+    """Transitions to learn from, `[G, N, ...]`: N of each of G groups; observations are standardized already."""
+
+    obs: Observation
+    record: Any
+    value: Array
+    value_target: Array
+    advantage: Array
+
+
+class Learner(PyTreeNode):
+    """What an update changes: parameters, optimizer state and learning rate."""
+
+    params: Any
+    opt_state: Any
+    learning_rate: Array
+
+
+def make_optimizer(max_grad_norm: Array | float) -> optax.GradientTransformation:
+    """Return Adam on clipped gradients, without the learning rate; non-finite gradients are skipped and counted."""
+    adam = optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.scale_by_adam(eps=1e-5))
+    return optax.apply_if_finite(adam, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
+
+
+def start_learning(params: Any, hyper: Hyperparameters) -> Learner:
+    """Return the learner of new parameters."""
+    return Learner(params, make_optimizer(hyper.max_grad_norm).init(params), jnp.asarray(hyper.learning_rate))
+
+
+def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dict[str, Array]]:
+    """Return the PPO loss of a minibatch, a scalar, and its metrics."""
+    log_ratio = agent.log_ratio(batch.obs, batch.record)
+    ratio = jnp.exp(log_ratio)
+    # Several ratios of one action share its advantage.
+    advantage = batch.advantage.reshape(batch.advantage.shape + (1,) * (ratio.ndim - batch.advantage.ndim))
+    policy_loss = -_surrogate(ratio, advantage, hyper).mean()
+    value_loss = _value_loss(agent.value_of(batch.obs), batch, hyper.value_clip)
+    entropy = agent.policy.entropy()
+    total = policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * entropy
+    total += agent.auxiliary_loss(batch.obs, batch.record)
+    return total, {
+        "train/policy_loss": policy_loss,
+        "train/value_loss": value_loss,
+        "train/entropy": entropy,
+        # k3 estimate (Schulman, "Approximating KL divergence"): never negative, unlike the mean of -log ratio.
+        "train/kl": (ratio - 1 - log_ratio).mean(),
+        "train/clip_fraction": (jnp.abs(ratio - 1) > hyper.clip_range).mean(),
+        "train/ess": ratio.sum() ** 2 / jnp.maximum((ratio**2).sum() * ratio.size, jnp.finfo(ratio.dtype).tiny),
+        "train/first_ratio_error": jnp.abs(log_ratio).max(),
+    }
+
+
+def _surrogate(ratio: Array, advantage: Array, hyper: Hyperparameters) -> Array:
+    clipped = jnp.clip(ratio, 1 - hyper.clip_range, 1 + hyper.clip_range)
+    clip = jnp.minimum(ratio * advantage, clipped * advantage)
+    if hyper.objective == "clip":
+        return clip
+    penalized = ratio * advantage - jnp.abs(advantage) / (2 * hyper.clip_range) * jnp.square(ratio - 1)
+    return jnp.where(advantage > 0, clip, penalized)
+
+
+def _value_loss(value: Array, batch: Batch, value_clip: Array | None) -> Array:
+    error = jnp.square(value - batch.value_target)
+    if value_clip is not None:
+        near = batch.value + jnp.clip(value - batch.value, -value_clip, value_clip)
+        error = jnp.maximum(error, jnp.square(near - batch.value_target))
+    return 0.5 * error.mean()
+
+
+def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper: Hyperparameters) -> Array:
+    """Return the rate that brings the KL closer to its target: times the square root of target / KL, within bounds.
+
+    The usual rule (rsl_rl) leaves the rate alone while the KL is between half and twice its target. Of two methods, the
+    one whose KL scatters more is then held at the lower end of that range and the other at the upper.
+
+    Args:
+        learning_rate: the present one.
+        kl: mean over the minibatches of an update's last epoch.
+        progress: part of the run that is done, in [0, 1].
+        hyper: target and bounds.
+    """
+    if hyper.target_kl is None:
+        return learning_rate
+    final = hyper.target_kl if hyper.final_kl is None else hyper.final_kl
+    target = hyper.target_kl + progress * (final - hyper.target_kl)
+    factor = (target / jnp.maximum(kl, jnp.finfo(kl.dtype).tiny)) ** LEARNING_RATE_GAIN
+    factor = jnp.clip(factor, 1 / LEARNING_RATE_FACTOR, LEARNING_RATE_FACTOR)
+    # Without a finite KL there is nothing to follow; an infinite one asks for less.
+    factor = jnp.where(jnp.isnan(kl), 1.0, factor)
+    return jnp.clip(learning_rate * factor, hyper.min_learning_rate, hyper.max_learning_rate)
+
+
+def improve(
+    learner: Learner,
+    batch: Batch,
+    key: Array,
+    progress: Array,
+    make_agent: Callable[[Any], Agent],
+    hyper: Hyperparameters,
+    shuffle: Callable[[Batch, Array], Batch] | None = None,
+) -> tuple[Learner, dict[str, Array]]:
+    """Run all epochs of minibatches on one batch.
+
+    Args:
+        learner: parameters, optimizer state, learning rate.
+        batch: G groups of N transitions.
+        key: typed PRNG key, for the shuffles.
+        progress: part of the run that is done, in [0, 1].
+        make_agent: turns parameters into an agent.
+        hyper: numbers of the update.
+        shuffle: `split_minibatches` for this number of minibatches, or a sharded form of it.
+
+    Returns:
+        the learner, and scalar metrics: means over the last epoch, but `train/first_ratio_error` of the very first
+        minibatch, where the parameters have not changed yet and every log-ratio should be 0.
+    """
+    num_groups = batch.advantage.shape[0]
+    optimizer = make_optimizer(hyper.max_grad_norm)
+    if shuffle is None:
+        shuffle = partial(split_minibatches, num_minibatches=hyper.num_minibatches)
+
+    def step(learner: Learner, minibatch: Batch) -> tuple[Learner, dict[str, Array]]:
+        def objective(params: Any) -> tuple[Array, dict[str, Array]]:
+            return loss(make_agent(params), minibatch, hyper)
+
+        gradient, metrics = jax.grad(objective, has_aux=True)(learner.params)
+        updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
+        rates = {"policy": learner.learning_rate, "value": hyper.value_learning_rate}
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, p, u: p - rates[path[0].key] * u, learner.params, updates
+        )
+        metrics["train/grad_norm"] = optax.tree.norm(gradient)
+        return learner.replace(params=params, opt_state=opt_state), metrics
+
+    def epoch(learner: Learner, key: Array) -> tuple[Learner, dict[str, Array]]:
+        return jax.lax.scan(step, learner, shuffle(batch, jax.random.split(key, num_groups)))
+
+    skipped_before = learner.opt_state.total_notfinite
+    learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, hyper.num_epochs))
+    first = metrics.pop("train/first_ratio_error")[0, 0]
+    metrics = {name: values[-1].mean() for name, values in metrics.items()}
+    # Once per update: within one the KL starts at 0, and a rate that follows it minibatch by minibatch would saw
+    # between its bounds.
+    learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], progress, hyper)
+    metrics |= {
+        "train/first_ratio_error": first,
+        "train/learning_rate": learning_rate,
+        "train/skipped_gradients": (learner.opt_state.total_notfinite - skipped_before).astype(jnp.float32),
+    }
+    return learner.replace(learning_rate=learning_rate), metrics
+
+
+def split_minibatches(batch: Tree, keys: Array, num_minibatches: int) -> Tree:
+    """Split leaves `[G, N, ...]` at random into minibatches `[num_minibatches, G, N / num_minibatches, ...]`.
+
+    Every minibatch gets the same share of each group: groups can lie on different devices, and nothing moves between
+    them. `keys` `[G]` are one typed PRNG key for each group.
+    """
+
+    def split_group(group: Tree, key: Array) -> Tree:
+        size = jax.tree.leaves(group)[0].shape[0]
+        order = jax.random.permutation(key, size).reshape(num_minibatches, -1)
+        return jax.tree.map(lambda x: x[order], group)
+
+    return jax.vmap(split_group, out_axes=1)(batch, keys)

@@ -1,0 +1,157 @@
+"""The training program: the algorithm for any number of seeds and devices, jitted once."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from genpo_jax.config import Config
+from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState
+from genpo_jax.training import normalizer, ppo, sharding
+from genpo_jax.training.algorithm import PER_EPISODE, Algorithm, Metrics, TrainState, new_agent
+from genpo_jax.training.normalizer import RewardScale, RunningMoments
+from genpo_jax.training.ppo import Hyperparameters
+from genpo_jax.training.rollout import collect
+
+# How a chunk reduces the metrics of its updates; the mean, where nothing stands here.
+REDUCTIONS = {
+    "train/first_ratio_error": jnp.max,
+    "train/learning_rate": lambda values: values[-1],
+    "train/nan_resets": jnp.sum,
+    "train/episodes": jnp.sum,
+    "train/skipped_gradients": jnp.sum,
+}
+
+
+class Trainer:
+    """PPO on vmapped environments, for any number of seeds and devices.
+
+    `init` makes the state of S seeds, `chunk` runs `updates_per_chunk` updates of each of them. Seeds share nothing
+    but the program, which takes a state and `hyper`. Environments are spread over all devices.
+
+    Attributes:
+        config: settings of the run.
+        env: the environments.
+        algorithm: what the program does for one seed.
+        hyper: numbers that the program reads.
+        mesh: all devices.
+        state_sharding: where a state lies.
+        program: `(state, hyper) -> (state, metrics)`, jitted; consumes its state.
+
+    Raises:
+        ValueError: if the devices cannot share environments and minibatches evenly.
+    """
+
+    def __init__(self, env: Environment, config: Config) -> None:
+        self.config = config
+        options = config.env_options
+        self.env = EpisodeEnv(
+            env,
+            options.episode_length or env.default_episode_length,
+            options.action_repeat,
+            options.squash,
+        )
+        self.mesh = sharding.make_mesh()
+        self.algorithm = self._algorithm()
+        self.state_sharding = self._state_sharding()
+        self.metrics_sharding = sharding.replicated(self.mesh)
+        self.hyper = Hyperparameters.of(config)
+        self.init_program = jax.jit(jax.vmap(self.algorithm.init, in_axes=(0, None)), out_shardings=self.state_sharding)
+        self.program = jax.jit(
+            jax.vmap(self._chunk, in_axes=(0, None)),
+            donate_argnums=0,
+            compiler_options=self.compiler_options,
+            in_shardings=(self.state_sharding, self.metrics_sharding),
+            out_shardings=(self.state_sharding, self.metrics_sharding),
+        )
+        self._pick = jax.jit(
+            lambda state, i: jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=True), state),
+            out_shardings=self.state_sharding,
+        )
+        self._concatenate = jax.jit(
+            lambda states: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *states),
+            out_shardings=self.state_sharding,
+        )
+
+    def init(self, seeds: Sequence[int]) -> TrainState:
+        """Return the state of new runs with these seeds."""
+        return self.init_program(jnp.stack([jax.random.key(seed) for seed in seeds]), self.hyper)
+
+    def chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
+        """Run `updates_per_chunk` updates; return the next state and metrics, each `[S]`. Consumes `state`."""
+        return self.program(state, self.hyper)
+
+    def abstract_state(self, num_seeds: int) -> TrainState:
+        """Return shapes, types and shardings of the state of that many seeds."""
+        shapes = jax.eval_shape(lambda: self.init(range(num_seeds)))
+        placed = jax.tree.broadcast(self.state_sharding, shapes)
+        return jax.tree.map(
+            lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placed
+        )
+
+    def select(self, state: TrainState, index: int) -> TrainState:
+        """Return the state of one seed, leaves `[1, ...]`."""
+        if state.num_updates.shape[0] == 1:
+            return state
+        return self._pick(state, index)
+
+    def join(self, states: Sequence[TrainState]) -> TrainState:
+        """Return the states of single seeds as one."""
+        return self._concatenate(list(states))
+
+    @property
+    def compiler_options(self) -> dict[str, bool] | None:
+        """What the compiler is told about the programs that run the physics again and again."""
+        if self.config.fusion_emitters or jax.default_backend() != "cpu":
+            return None
+        return {"xla_cpu_use_fusion_emitters": False}
+
+    def _algorithm(self) -> Algorithm:
+        config, mesh = self.config, self.mesh
+        num_envs, unroll, parts = config.env_options.num_envs, config.ppo.unroll, config.ppo.num_minibatches
+        graph = nnx.graphdef(nnx.eval_shape(lambda: new_agent(self.env, config, jax.random.key(0))))
+
+        def collect_locally(params: Any, moments: dict[str, RunningMoments], episodes: EpisodeState) -> Any:
+            normalize = partial(normalizer.standardize_each, moments)
+            return collect(nnx.merge(graph, params), normalize, self.env, episodes, unroll)
+
+        split = partial(ppo.split_minibatches, num_minibatches=parts)
+        return Algorithm(
+            env=self.env,
+            config=config,
+            graph=graph,
+            collect=sharding.locally(collect_locally, mesh, (None, None, 0), out_axes=(0, 1)),
+            shuffle=sharding.locally(split, mesh, (0, 0), out_axes=1),
+            start_episodes=sharding.locally(partial(self.env.init, stagger=True), mesh, (0,), out_axes=0),
+            num_groups=sharding.num_groups(num_envs, unroll, parts, mesh.size),
+        )
+
+    def _state_sharding(self) -> TrainState:
+        # A prefix of the state: one sharding stands where the state has a whole subtree.
+        everywhere: Any = sharding.replicated(self.mesh)
+        by_env: Any = sharding.by_device(self.mesh, axis=1)
+        return TrainState(
+            learner=everywhere,
+            obs_moments=everywhere,
+            reward_scale=RewardScale(moments=everywhere, discounted_return=by_env),
+            episodes=by_env,
+            key=everywhere,
+            num_updates=everywhere,
+        )
+
+    def _chunk(self, state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:
+        state, metrics = jax.lax.scan(
+            lambda state, _: self.algorithm.update(state, hyper), state, length=self.config.updates_per_chunk
+        )
+        # Without an episode that ended there is nothing to report: 0 / 0 is NaN, which is written as null.
+        episodes = metrics["train/episodes"].sum()
+        reduced = {}
+        for name, values in metrics.items():
+            if name.startswith(PER_EPISODE):
+                reduced[name] = values.sum() / episodes
+            else:
+                reduced[name] = REDUCTIONS.get(name, jnp.mean)(values)
+        return state, reduced

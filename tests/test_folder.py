@@ -1,0 +1,78 @@
+import json
+import subprocess
+from dataclasses import replace
+
+import pytest
+
+import genpo_jax
+from genpo_jax.config import Config
+from genpo_jax.runs import folder
+from genpo_jax.runs.folder import default_run_dir, read_config, saved_config, write_config
+
+CONFIG = Config(env="hopper", seed=3)
+
+
+def test_the_config_records_settings_versions_commit_and_device(tmp_path):
+    write_config(tmp_path / "run", CONFIG, "cpu", 1, env_factory="mine:Arm")
+    contents = read_config(tmp_path / "run")
+    assert saved_config(tmp_path / "run") == CONFIG
+    assert contents["platform"] | {"xla_flags": ""} == {"device_kind": "cpu", "device_count": 1, "xla_flags": ""}
+    assert contents["environment"] == {"factory": "mine:Arm", "object": False}
+    assert {"python", "jax", "genpo-jax", "orbax-checkpoint"} <= contents["versions"].keys()
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+
+
+def test_the_folder_of_another_version_is_refused_with_that_version(tmp_path):
+    # As version 0.1.0 wrote it: no format, one table for all methods.
+    old = {
+        "config": {"policy": {"method": "genpo++"}},
+        "versions": {"genpo-jax": "0.1.0"},
+        "git_commit": "37698714af12",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(old))
+    expected = rf"written by genpo-jax 0\.1\.0 \(commit 37698714af12\) .*version {genpo_jax.__version__} reads"
+    for read in (read_config, saved_config, genpo_jax.load):
+        with pytest.raises(ValueError, match=expected):
+            read(tmp_path)
+    with pytest.raises(ValueError, match=expected):
+        genpo_jax.train("hopper", run_dir=tmp_path, resume=True)
+
+
+def test_a_damaged_config_is_refused_by_name(tmp_path):
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json is not JSON"):
+        read_config(tmp_path)
+
+
+def test_runs_that_start_in_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(folder.time, "strftime", lambda _: "now")
+    first = default_run_dir(CONFIG)
+    first.mkdir(parents=True)
+    assert first.as_posix() == "runs/hopper-genpo++-seed3-now"
+    assert default_run_dir(CONFIG).as_posix() == "runs/hopper-genpo++-seed3-now-2"
+    assert default_run_dir(replace(CONFIG, env="mine.arms:Reach")).name.startswith("mine.arms-Reach-genpo++")
+
+
+def run_git(folder, *args):
+    identity = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+    subprocess.run(["git", "-C", str(folder), *identity, *args], check=True, capture_output=True)
+
+
+def test_the_commit_is_that_of_a_checkout_which_tracks_the_package(tmp_path, monkeypatch):
+    module = tmp_path / "folder.py"
+    monkeypatch.setattr(folder, "__file__", str(module))
+    module.write_text("")
+    run_git(tmp_path, "init")
+    write_config(tmp_path, CONFIG, "cpu", 1)
+    assert read_config(tmp_path)["git_commit"] is None
+
+    run_git(tmp_path, "add", "folder.py")
+    run_git(tmp_path, "commit", "-m", "first")
+    write_config(tmp_path, CONFIG, "cpu", 1)
+    assert len(read_config(tmp_path)["git_commit"]) == 40
+    assert read_config(tmp_path)["git_dirty"] is False
+
+    module.write_text("changed")
+    write_config(tmp_path, CONFIG, "cpu", 1)
+    assert read_config(tmp_path)["git_dirty"] is True
