@@ -76,7 +76,7 @@ CPU_FLOW: dict[str, Layer] = {
     "hopper": {"method": {"initial_std": 1.5}},
 }
 # Factors on the clip range and the step of an update (see `scale_update`) where a search with the same budget for every
-# family found better ones than the published on two cores (docs/comparison.md).
+# family found better ones than the published on two cores (docs/studies/settings.md).
 CPU_UPDATE: dict[str, tuple[float, float]] = {
     "fpo": (0.5, 0.5),
     "policyflow": (1.5, 2.0),

@@ -7,7 +7,6 @@ import jax
 from flax import nnx
 
 from genpo_jax.methods import METHODS, Method, NetworksConfig
-from genpo_jax.policies import Policy
 
 
 def sized(sizes: tuple[int, ...], name: str = "genpo++", **settings: Any) -> Method:
@@ -23,7 +22,7 @@ def networks(sizes: tuple[int, ...], **settings: Any) -> NetworksConfig:
     return NetworksConfig(value_sizes=sizes, **settings)
 
 
-def fresh_policy(method: Method, obs_size: int, action_size: int, seed: int = 0, **shared: Any) -> Policy:
+def fresh_policy(method: Method, obs_size: int, action_size: int, seed: int = 0, **shared: Any) -> Any:
     """Return the policy of a method, as it starts."""
     return method.build(obs_size, action_size, NetworksConfig(**shared), nnx.Rngs(seed))
 

@@ -104,7 +104,7 @@ def test_the_slope_of_tanh_is_computed_without_cancellation():
     np.testing.assert_allclose(log_tanh_slope(jnp.asarray(40.0)), np.log(4) - 80, rtol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["gaussian", "genpo++"])
+@pytest.mark.parametrize("method", ["gaussian", pytest.param("genpo++", marks=pytest.mark.ci)])
 def test_the_bonus_keeps_the_action_random(method):
     def spread(coef):
         config = Config(

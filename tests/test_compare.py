@@ -20,6 +20,7 @@ def curve(method, seed, returns, env="ring"):
     return study.Curve(env, method, seed, steps, steps / 10, np.array(returns, float), [])
 
 
+@pytest.mark.ci
 def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, monkeypatch, tmp_path):
     arguments = ("--num-seeds", 2, "--num-timesteps", 512, "--num-evals", 2, "--out", tmp_path, "--envs", "ring")
     run_main(compare, monkeypatch, *arguments, "--methods", "gaussian")
@@ -84,6 +85,7 @@ def test_the_table_says_when_a_method_got_there():
     assert "| - | - |" in compare.to_markdown([gaussian, fpo])
 
 
+@pytest.mark.ci
 def test_a_search_gives_every_method_the_same_draws_and_ranks_them(tiny_presets, monkeypatch, tmp_path):
     every = sweep.draw(37)
     assert every[0] == {} and every[:5] == sweep.draw(5)
@@ -110,6 +112,7 @@ def test_a_step_is_a_kl_where_the_rate_follows_it_and_the_rate_where_it_is_fixed
     assert (fpo.ppo.target_kl, fpo.ppo.clip_range, fpo.ppo.learning_rate) == (None, 0.0125, 3e-4)
 
 
+@pytest.mark.ci
 def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_presets, monkeypatch, tmp_path):
     arguments = ("--num-seeds", 2, "--num-timesteps", 512, "--num-evals", 2, "--out", tmp_path, "--envs", "ring")
     run_main(ablation, monkeypatch, *arguments, "--variants", "preset", "M = 2")

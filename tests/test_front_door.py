@@ -203,6 +203,7 @@ def test_library_objects_of_either_kind_are_environments():
         genpo_jax.train({}, CONFIG)
 
 
+@pytest.mark.ci
 def test_a_brax_object_trains(tmp_path):
     run = genpo_jax.train(genpo_jax.make_env("fast").raw, CONFIG, tmp_path, progress=False)
     assert run.policy.spec.env == "Fast"
@@ -262,6 +263,7 @@ def test_every_public_name_can_be_had():
         assert getattr(genpo_jax, name) is not None
 
 
+@pytest.mark.ci
 def test_the_example_is_short_and_trains_by_one_command(tmp_path):
     code = (EXAMPLES / "reach_arm.py").read_text()
     assert len(code.splitlines()) < 60

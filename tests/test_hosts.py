@@ -11,6 +11,8 @@ import pytest
 from genpo_jax.runs.folder import read_config
 from genpo_jax.runs.metrics import read_metrics
 
+pytestmark = pytest.mark.ci
+
 OPTIONS = (
     *("--env", "multigoal", "--num-envs", "16", "--unroll", "16", "--num-minibatches", "4"),
     *("--updates-per-chunk", "2", "--num-evals", "1", "--eval-envs", "2", "--episode-length", "50"),

@@ -56,6 +56,7 @@ class WideEnv(TargetEnv):
         return {"state": obs["state"] * jnp.ones(27)}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("method", "num_minibatches"), [("gaussian", 2), ("gaussian", 32), ("genpo++", 2), ("genpo++", 32), ("genpo", 2)]
 )

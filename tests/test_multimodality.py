@@ -32,7 +32,7 @@ def evaluated(env, sample):
     return result
 
 
-@pytest.mark.parametrize("name", ["ring", "moons"])
+@pytest.mark.parametrize("name", ["ring", pytest.param("moons", marks=pytest.mark.ci)])
 def test_the_soft_optimum_itself_covers_all_of_it_at_no_distance(name):
     env = make(name)
     middles = (jnp.arange(multimodality.BINS) + 0.5) / multimodality.BINS * 2 - 1
@@ -78,6 +78,7 @@ def test_coverage_is_entropy_over_that_of_equal_shares(counts, expected):
     assert multimodality.coverage(np.array(counts)) == pytest.approx(expected)
 
 
+@pytest.mark.ci
 def test_a_study_writes_numbers_and_pictures_and_trains_nothing_twice(tiny_presets, monkeypatch, tmp_path):
     monkeypatch.setattr(multimodality, "NUM_ACTIONS", 200)
     monkeypatch.setattr(multimodality, "NUM_EPISODES", 100)

@@ -30,10 +30,10 @@ class ToyAgent(Agent):
         self.value = nnx.Param(jnp.zeros(()))
 
     def log_ratio(self, obs, record):
-        return self.policy.log_ratio(obs, record)
+        return self.policy.log_ratio(obs["state"], record)
 
     def auxiliary_loss(self, obs, record):
-        return self.policy.auxiliary_loss(obs, record)
+        return self.policy.auxiliary_loss(obs["state"], record)
 
     def value_of(self, obs):
         return self.value[...] + 0.0 * obs["state"][..., 0]
@@ -154,10 +154,10 @@ def test_the_policy_moves_towards_what_had_an_advantage():
 def test_gradients_are_clipped_to_the_global_norm():
     optimizer = optax.chain(optax.clip_by_global_norm(1.0))
     clipped, _ = optimizer.update({"a": jnp.asarray([30.0, 40.0])}, optimizer.init({"a": jnp.zeros(2)}))
-    np.testing.assert_allclose(clipped["a"], [0.6, 0.8], rtol=1e-6)
+    np.testing.assert_allclose(jax.tree.leaves(clipped)[0], [0.6, 0.8], rtol=1e-6)
     state = ppo.make_optimizer(1.0).init({"a": jnp.zeros(2)})
     _, state = ppo.make_optimizer(1.0).update({"a": jnp.asarray([30.0, 40.0])}, state)
-    first_moment = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (2,)][0]
+    first_moment = np.asarray([leaf for leaf in jax.tree.leaves(state) if np.shape(leaf) == (2,)][0])
     np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)
 
 

@@ -100,6 +100,7 @@ def test_several_seeds_leave_one_folder_each_equal_to_that_of_a_single_run(tmp_p
     assert (tmp_path / "all" / "curve.png").exists()
 
 
+@pytest.mark.ci
 def test_seeds_that_were_killed_between_two_saves_go_on_together_bit_for_bit(tmp_path):
     config = replace(CONFIG, num_seeds=2, checkpoint_minutes=0.0)
     train(config, tmp_path / "whole")
@@ -215,6 +216,7 @@ def resumed(run_dir, steps):
     return subprocess.run([*command, "--num-timesteps", str(steps)], capture_output=True, text=True, timeout=240)
 
 
+@pytest.mark.ci
 def test_ctrl_c_saves_and_stops_and_the_run_goes_on(tmp_path):
     process = started(tmp_path)
     process.send_signal(signal.SIGINT)
@@ -229,6 +231,7 @@ def test_ctrl_c_saves_and_stops_and_the_run_goes_on(tmp_path):
     assert steps == list(range(128, last + 257, 128))
 
 
+@pytest.mark.ci
 def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(tmp_path):
     process = started(tmp_path, "--checkpoint-minutes", "0")
     os.kill(process.pid, signal.SIGKILL)

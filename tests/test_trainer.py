@@ -52,7 +52,12 @@ def trainer():
     return make_trainer(TargetEnv())
 
 
-@pytest.mark.parametrize("method", METHODS)
+QUICK = ("genpo++", "gaussian")
+
+
+@pytest.mark.parametrize(
+    "method", [*QUICK, *(pytest.param(name, marks=pytest.mark.ci) for name in METHODS if name not in QUICK)]
+)
 def test_a_policy_learns_an_action_that_follows_the_observation(method):
     # As published, fpo++ learns on small steps; fpo has to, as its actions run off to the edge on larger ones.
     options = METHODS[method].published_update | ({"learning_rate": 2e-3} if method == "fpo++" else {})

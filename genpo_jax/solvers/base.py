@@ -105,6 +105,15 @@ class StepSolver:
         return 2
 
     @property
+    def order(self) -> int:
+        """The order of convergence in 1 / num_steps."""
+        raise NotImplementedError
+
+    def log_det(self, event_size: int) -> float:
+        """Return `log |det d forward / d state|` for actions of size d = `event_size`."""
+        raise NotImplementedError
+
+    @property
     def evaluation_times(self) -> tuple[float, ...]:
         """The times of all network calls of `forward`, in order; `inverse` makes the same calls in another order."""
         return self.times.times[:-1]

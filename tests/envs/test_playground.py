@@ -9,6 +9,7 @@ import pytest
 from genpo_jax.envs import EpisodeEnv, make
 
 
+@pytest.mark.ci
 def test_cartpole_runs_to_its_time_limit():
     pytest.importorskip("mujoco_playground")
     env = make("CartpoleBalance")
