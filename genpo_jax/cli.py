@@ -1,8 +1,10 @@
 """The command line: `genpo-jax NAME ...`, the same as `python -m genpo_jax NAME ...`. Free of jax until it trains."""
 
 import argparse
+import contextlib
 import dataclasses
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -18,6 +20,8 @@ from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, Method, NetworksConfig
 from genpo_jax.presets import has_accelerator, preset
 
+# Exit code of a run that was asked to stop before its end: as in sysexits.h, it can be tried again.
+STOPPED = 75
 MethodName = Literal[tuple(METHODS)]  # type: ignore[valid-type]
 TRAIN = (
     "Train a policy on one environment. Defaults shown are those of the preset of this environment and method for a "
@@ -103,6 +107,15 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
     return command
 
 
+def leave(code: int) -> None:
+    """End the process with this code, also where what is left in standard output cannot be written."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    sys.exit(code)
+
+
 def _peek(arguments: Sequence[str]) -> argparse.Namespace:
     """Return what decides which options there are and which defaults they have."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
@@ -161,7 +174,11 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> None:
     env = None if command.resume else command.config.env
     finished = run.train(env, command.config, command.run_dir, resume=command.resume)
     if is_writer():
-        print(f"everything is in {finished.run_dir}")
+        # Nobody may be there to read it any more.
+        with contextlib.suppress(OSError, ValueError):
+            print(f"everything is in {finished.run_dir}", flush=True)
+    if finished.stopped:
+        leave(STOPPED)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {"train": train}
@@ -190,7 +207,7 @@ def run_command(command: Callable[..., None], arguments: Sequence[str], prog: st
         command(arguments, prog)
     except ModuleNotFoundError as error:
         sys.exit(f"error: {explained(error)}")
-    except (ValueError, TypeError, ImportError, FileNotFoundError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         sys.exit(f"error: {as_options(str(error))}")
 
 

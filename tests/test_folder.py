@@ -1,5 +1,6 @@
 import json
 import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import genpo_jax
 from genpo_jax.config import Config
 from genpo_jax.runs import folder
-from genpo_jax.runs.folder import default_run_dir, read_config, saved_config, write_config
+from genpo_jax.runs.folder import locked, new_run_dir, read_config, saved_config, write_config
 
 CONFIG = Config(env="hopper", seed=3)
 
@@ -47,11 +48,9 @@ def test_a_damaged_config_is_refused_by_name(tmp_path):
 def test_runs_that_start_in_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(folder.time, "strftime", lambda _: "now")
-    first = default_run_dir(CONFIG)
-    first.mkdir(parents=True)
-    assert first.as_posix() == "runs/hopper-genpo++-seed3-now"
-    assert default_run_dir(CONFIG).as_posix() == "runs/hopper-genpo++-seed3-now-2"
-    assert default_run_dir(replace(CONFIG, env="mine.arms:Reach")).name.startswith("mine.arms-Reach-genpo++")
+    assert new_run_dir(CONFIG).as_posix() == "runs/hopper-genpo++-seed3-now"
+    assert new_run_dir(CONFIG).as_posix() == "runs/hopper-genpo++-seed3-now-2"
+    assert new_run_dir(replace(CONFIG, env="mine.arms:Reach")).name.startswith("mine.arms-Reach-genpo++")
 
 
 def run_git(folder, *args):
@@ -76,3 +75,29 @@ def test_the_commit_is_that_of_a_checkout_which_tracks_the_package(tmp_path, mon
     module.write_text("changed")
     write_config(tmp_path, CONFIG, "cpu", 1)
     assert read_config(tmp_path)["git_dirty"] is True
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from genpo_jax.runs.folder import locked
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_belongs_to_one_process_until_that_is_done_or_killed(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        with (
+            pytest.raises(ValueError, match=rf"is in use by process {holder.pid} on .*; wait until it is done"),
+            locked(tmp_path),
+        ):
+            pass
+    finally:
+        holder.kill()
+        holder.wait()
+    with locked(tmp_path):
+        pass

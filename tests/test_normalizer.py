@@ -1,6 +1,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from genpo_jax.training.normalizer import RewardScale, RunningMoments, standardize_each
 
@@ -49,3 +50,23 @@ def test_the_reward_scale_follows_the_discounted_return_and_starts_over_at_episo
     np.testing.assert_allclose(scale.moments.mean, (1 + 1.5 + 4) / 3, rtol=1e-6)
     np.testing.assert_allclose(scale.moments.std, np.std([1, 1.5, 4]), rtol=1e-6)
     np.testing.assert_allclose(scale.discounted_return, [4.0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
+def test_a_statistic_keeps_its_last_finite_value(bad):
+    moments = RunningMoments.create((2,)).absorb(jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+    after = moments.absorb(jnp.array([[bad, 0.0], [0.0, 0.0]]))
+    for kept, before in zip(jax.tree.leaves(after), jax.tree.leaves(moments), strict=True):
+        np.testing.assert_array_equal(kept, before)
+    later = after.absorb(jnp.array([[5.0, 6.0]]))
+    np.testing.assert_allclose(later.mean, [3.0, 4.0], rtol=1e-6)
+
+
+def test_a_reward_that_is_not_finite_does_not_stay_in_the_scale():
+    ended = jnp.zeros((2, 1), bool)
+    scale = RewardScale.create(1).absorb(jnp.array([[1.0], [2.0]]), ended, gamma=0.5)
+    bad = scale.absorb(jnp.array([[1.0], [jnp.nan]]), ended, gamma=0.5)
+    assert bad.moments.std == scale.moments.std
+    good = bad.absorb(jnp.array([[4.0], [1.0]]), ended, gamma=0.5)
+    np.testing.assert_allclose(good.discounted_return, [3.0])
+    assert good.moments.count == 4

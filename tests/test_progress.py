@@ -64,3 +64,35 @@ def test_in_a_terminal_the_line_is_live_and_messages_stay_above_it():
 def test_steps_that_make_no_sense_are_refused():
     with pytest.raises(ValueError, match="total_steps >= 1 and start >= 0, got 0 and 0"):
         Progress(0)
+
+
+class Closed(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    writes = 0
+
+    def write(self, text):
+        self.writes += 1
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+class ClosedTerminal(Closed):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [Closed(), ClosedTerminal()], ids=["pipe", "terminal"])
+def test_output_that_fails_goes_quiet(stream):
+    with Progress(1000, stream=stream) as shown:
+        shown.message("compiling ...")
+        seen = stream.writes
+        for steps in (100, 200):
+            shown.update(steps, {"train/kl": 0.1})
+        shown.message("done")
+    assert stream.writes == seen
+
+
+def test_a_process_without_standard_output_shows_nothing(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with Progress(1000) as shown:
+        shown.update(100, {})

@@ -164,6 +164,18 @@ def test_an_existing_run_is_neither_overwritten_nor_confused(tmp_path):
     assert read_config(tmp_path)["config"]["networks"]["value_sizes"] == [8]
 
 
+def test_a_picture_or_a_line_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
+    def disk_full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("genpo_jax.runs.run.draw_curve", disk_full)
+    monkeypatch.setattr("genpo_jax.runs.metrics.MetricsWriter.write", disk_full)
+    run = train(CONFIG, tmp_path)
+    assert Checkpointer(tmp_path / "checkpoints").steps()[-1] == 256 and not run.stopped
+    reported = [record.message for record in caplog.records if "could not be written" in record.message]
+    assert len(reported) == 2, "each is reported once"
+
+
 def test_there_must_be_something_to_resume(tmp_path):
     with pytest.raises(ValueError, match="holds no config.json"):
         train(CONFIG, tmp_path / "nowhere", resume=True)
@@ -221,7 +233,7 @@ def test_ctrl_c_saves_and_stops_and_the_run_goes_on(tmp_path):
     process = started(tmp_path)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, output
+    assert process.returncode == cli.STOPPED, output
     assert "stopped and saved" in output
     lines = read_metrics(tmp_path / "metrics.jsonl")
     last = lines[-1]["env_steps"]
@@ -229,6 +241,22 @@ def test_ctrl_c_saves_and_stops_and_the_run_goes_on(tmp_path):
     assert result.returncode == 0, result.stderr
     steps = [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")]
     assert steps == list(range(128, last + 257, 128))
+
+
+@pytest.mark.ci
+def test_a_run_goes_on_when_nobody_reads_its_output_and_a_hang_up_saves_it(tmp_path):
+    process = started(tmp_path)
+    process.stdout.close()
+    before = len(read_metrics(tmp_path / "metrics.jsonl"))
+    deadline = time.monotonic() + 60
+    while len(read_metrics(tmp_path / "metrics.jsonl")) < before + 20:
+        assert process.poll() is None, "the run ended with its output"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=120) == cli.STOPPED
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]["env_steps"]
+    assert Checkpointer(tmp_path / "checkpoints").steps()[-1] == last
 
 
 @pytest.mark.ci

@@ -4,6 +4,7 @@
     policy.json       what it takes to act: sizes, squash, settings of method and networks
     metrics.jsonl     one line per chunk; see `genpo_jax.runs.metrics`
     curve.png         the learning curve
+    .lock             held by the process that trains
     tensorboard/      the same metrics
     checkpoints/      see `genpo_jax.runs.checkpoint`
 
@@ -11,11 +12,15 @@ With several seeds each has such a folder of its own, `seed-<seed>/`, which can 
 seed, and the metrics at the top are means over the seeds.
 """
 
+import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,8 +29,14 @@ import genpo_jax
 from genpo_jax.config import Config
 from genpo_jax.runs.files import write_atomically
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 CONFIG_FILE = "config.json"
 POLICY_FILE = "policy.json"
+LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 # Of config.json and policy.json; another number means that this version cannot read them.
 FORMAT = 2
@@ -43,15 +54,42 @@ RECORDED_PACKAGES = (
 )
 
 
-def default_run_dir(config: Config) -> Path:
-    """Return a folder under `runs/` that does not exist yet."""
+def new_run_dir(config: Config) -> Path:
+    """Make a folder under `runs/` that nobody else has, also where several runs start at once."""
     name = f"{config.env}-{config.method.name}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     name = "".join(letter if letter.isalnum() or letter in "+-._" else "-" for letter in name)
-    path, number = Path("runs") / name, 1
-    while path.exists():
-        number += 1
-        path = Path("runs") / f"{name}-{number}"
-    return path
+    for number in itertools.count(1):
+        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("there is always another number")
+
+
+@contextmanager
+def locked(run_dir: Path) -> Iterator[None]:
+    """Keep every other process out of the folder of a run, until this one is done or dead.
+
+    Raises:
+        ValueError: if another process has it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with open(run_dir / LOCK_FILE, "a+", encoding="utf-8") as file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                owner = file.read().strip() or "another process"
+                raise ValueError(
+                    f"{run_dir} is in use by {owner}; wait until it is done, or name another run_dir"
+                ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def seed_folders(run_dir: Path, config: Config) -> list[Path]:

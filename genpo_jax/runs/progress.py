@@ -1,9 +1,14 @@
-"""The progress line of a run: live in a terminal, one plain line per update elsewhere."""
+"""The progress line of a run: live in a terminal, one plain line per update elsewhere.
 
+Output is a convenience: where it fails (a closed terminal or pipe, a full disk) it goes quiet, and training goes on.
+"""
+
+import io
 import math
 import sys
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, TextIO
 
 # Label and metric of each figure shown, most telling first.
@@ -30,13 +35,12 @@ class Progress:
     """
 
     def __init__(self, total_steps: int, start: int = 0, stream: TextIO | None = None):
-        from rich.console import Console
-
         if total_steps < 1 or start < 0:
             raise ValueError(f"need total_steps >= 1 and start >= 0, got {total_steps} and {start}")
         self._total, self._start = total_steps, start
-        self._stream = sys.stdout if stream is None else stream
-        self._console = Console(file=self._stream, highlight=False)
+        # A process without standard output has None there.
+        self._stream = stream or sys.stdout or io.StringIO()
+        self._console = _console(self._stream)
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal
         self._samples: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
         self._metrics: dict[str, float] = {}
@@ -47,13 +51,13 @@ class Progress:
         if self._live:
             self._bar = _live_bar(self._console)
             self._task = self._bar.add_task("", total=self._total, completed=self._start, **self._fields(self._start))
-            self._bar.start()
+            self._quietly(self._bar.start)
         return self
 
     def __exit__(self, *_) -> None:
         """Leave the last line on the screen."""
         if self._bar is not None:
-            self._bar.stop()
+            self._quietly(self._bar.stop)
             self._bar = None
 
     def update(self, env_steps: int, metrics: dict[str, float]) -> None:
@@ -66,7 +70,7 @@ class Progress:
         self._metrics |= {name: float(metrics[name]) for _, name in SHOWN_METRICS if name in metrics}
         fields = self._fields(env_steps)
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=env_steps, refresh=True, **fields)
+            self._quietly(self._bar.update, self._task, completed=env_steps, refresh=True, **fields)
         else:
             percent = f"{100 * env_steps // self._total}%"
             self._write_line("  ".join([fields["steps"], percent, fields["speed"], fields["metrics"], fields["eta"]]))
@@ -74,13 +78,20 @@ class Progress:
     def message(self, text: str) -> None:
         """Write `text` above the live line, or as a line of its own."""
         if self._bar is not None:
-            self._bar.console.print(text, markup=False)
+            self._quietly(self._bar.console.print, text, markup=False)
         else:
             self._write_line(text)
 
     def _write_line(self, text: str) -> None:
-        self._stream.write(text + "\n")
-        self._stream.flush()
+        self._quietly(self._stream.write, text + "\n")
+        self._quietly(self._stream.flush)
+
+    def _quietly(self, show: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        """Show something; write nothing more once that has failed."""
+        try:
+            show(*args, **kwargs)
+        except (OSError, ValueError):
+            self._bar, self._stream = None, io.StringIO()
 
     def _fields(self, env_steps: int) -> dict[str, Any]:
         speed = self._speed()
@@ -102,6 +113,18 @@ class Progress:
         (first_time, first_steps), (last_time, last_steps) = self._samples[0], self._samples[-1]
         elapsed = last_time - first_time
         return (last_steps - first_steps) / elapsed if elapsed > 0 else None
+
+
+def _console(stream: TextIO) -> Any:
+    from rich.console import Console
+
+    class QuietConsole(Console):
+        """Rich ends the process where nobody reads what it writes; this one falls silent."""
+
+        def on_broken_pipe(self) -> None:
+            self.quiet = True
+
+    return QuietConsole(file=stream, highlight=False)
 
 
 def _live_bar(console):

@@ -5,7 +5,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,8 @@ from genpo_jax.runs.curve import draw_curve
 from genpo_jax.runs.folder import (
     CHECKPOINTS,
     check_run_dir,
-    default_run_dir,
+    locked,
+    new_run_dir,
     read_config,
     saved_config,
     seed_folders,
@@ -86,15 +87,21 @@ class Run:
         self.saved_steps = 0
         self.metrics: dict[str, float] = {}
         self.stopped = False
+        self._failing: set[str] = set()
         self._state: TrainState | None = None
 
     def train(self) -> None:
         """Train to the end, or until interrupted.
 
-        The first Ctrl-C (or SIGTERM) finishes the chunk in flight, saves and returns; a second one stops at once.
+        The first Ctrl-C (or SIGTERM, SIGHUP) finishes the chunk in flight, saves and returns; a second one stops at
+        once. What fails to be shown, drawn or written beside the checkpoints is reported, and never ends a run.
         """
-        state, env_steps = self._start()
         with ExitStack() as stack:
+            if is_writer():
+                for folder in {self.run_dir, *self.folders}:
+                    stack.enter_context(locked(folder))
+            check_run_dir(self.run_dir, self.resume)
+            state, env_steps = self._start()
             progress = stack.enter_context(self._progress(env_steps))
             stop = stack.enter_context(_stop_requests())
             self.writers = [stack.enter_context(self._writer(folder, env_steps)) for folder in self._written_folders()]
@@ -225,13 +232,26 @@ class Run:
             for i in range(len(self.folders))
         ]
         for writer, values in zip(self.writers, [*by_seed, means], strict=False):
-            writer.write(env_steps, self._wall_seconds(), values)
+            self._unless_it_fails("metrics", writer.write, env_steps, self._wall_seconds(), values)
         progress.update(env_steps, means)
         self.metrics |= means
 
     def _draw(self) -> None:
         for folder in self._written_folders():
-            draw_curve(folder)
+            self._unless_it_fails("curve", draw_curve, folder)
+
+    def _unless_it_fails(self, what: str, call: Callable[..., Any], *args: Any) -> None:
+        """Do what training can go on without; report its first failure, and that it works again."""
+        try:
+            call(*args)
+        except Exception as error:
+            if what not in self._failing:
+                logger.warning("the %s of %s could not be written (%s); training goes on", what, self.run_dir, error)
+            self._failing.add(what)
+        else:
+            if what in self._failing:
+                logger.warning("the %s of %s are written again", what, self.run_dir)
+            self._failing.discard(what)
 
     def _save(self, env_steps: int, state: TrainState) -> None:
         for i, checkpointer in enumerate(self.checkpointers):
@@ -285,11 +305,12 @@ def train(
         config = preset(env if isinstance(env, str) else "")
     assert config is not None
     environment, config = _environment(env, config)
-    path = default_run_dir(config) if run_dir is None else Path(run_dir)
-    check_run_dir(path, resume)
+    if run_dir is not None:
+        check_run_dir(Path(run_dir), resume)
     # Bad solver parameters show here within a second; importing the physics takes ten.
     nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
     environment = environment or envs.make(config.env, config.backend)
+    path = new_run_dir(config) if run_dir is None else Path(run_dir)
     run = Run(environment, config, path, resume=resume, progress=progress, env_is_object=is_object)
     run.train()
     return run
@@ -342,13 +363,14 @@ def refuse_changes(saved: Config, config: Config) -> None:
 
 @contextmanager
 def _stop_requests() -> Iterator[list[int]]:
-    """Collect the first SIGINT or SIGTERM in a list instead of raising; a second one acts as usual."""
+    """Collect the first SIGINT, SIGTERM or SIGHUP in a list instead of raising; a second one acts as usual."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         # Python lets no other thread handle signals.
         yield received
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {number: signal.getsignal(number) for number in numbers}
 
     def restore() -> None:
         for number, handler in previous.items():

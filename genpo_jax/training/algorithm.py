@@ -93,16 +93,21 @@ class Algorithm:
         learner, metrics = ppo.improve(
             state.learner, batch, shuffle_key, progress, self.make_agent, hyper, self.shuffle
         )
+        # Frozen since the rollout began: with other statistics the ratio of unchanged parameters would not be 1.
+        obs_moments = normalizer.absorb_each(state.obs_moments, rollout.obs)
+        before = (*state.obs_moments.values(), state.reward_scale.moments)
+        after = (*obs_moments.values(), reward_scale.moments)
+        unchanged = [jnp.float32(new.count == old.count) for new, old in zip(after, before, strict=True)]
+        refused = {"train/refused_statistics": sum(unchanged, jnp.zeros(()))}
         state = TrainState(
             learner=learner,
-            # Frozen since the rollout began: with other statistics the ratio of unchanged parameters would not be 1.
-            obs_moments=normalizer.absorb_each(state.obs_moments, rollout.obs),
+            obs_moments=obs_moments,
             reward_scale=reward_scale,
             episodes=episodes,
             key=key,
             num_updates=state.num_updates + 1,
         )
-        return state, metrics | summarize(rollout, self.env.episode_length)
+        return state, metrics | refused | summarize(rollout, self.env.episode_length)
 
     def make_agent(self, params: Any) -> Agent:
         """Return the agent of these parameters."""

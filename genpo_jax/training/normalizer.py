@@ -40,18 +40,23 @@ class RunningMoments(PyTreeNode):
         return jnp.where(self.count > 0, jnp.maximum(jnp.sqrt(variance), MIN_STD), 1.0)
 
     def absorb(self, samples: Array) -> "RunningMoments":
-        """Return the moments after more samples `[..., *shape]` (Chan et al. 1979, pairwise merging)."""
+        """Return the moments after more samples `[..., *shape]` (Chan et al. 1979, pairwise merging).
+
+        Samples whose sums are not finite are refused whole: a statistic that is lost once would be lost for good.
+        """
         axes = tuple(range(samples.ndim - self.mean.ndim))
         added = jnp.asarray(samples.size / max(self.mean.size, 1), self.count.dtype)
         mean = samples.mean(axis=axes)
         squares = jnp.square(samples - mean).sum(axis=axes)
         count = self.count + added
         delta = mean - self.mean
-        return RunningMoments(
+        after = RunningMoments(
             count=count,
             mean=self.mean + delta * (added / count),
             squares=self.squares + squares + jnp.square(delta) * (self.count * added / count),
         )
+        sound = (jnp.isfinite(after.mean) & jnp.isfinite(after.squares)).all()
+        return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, self)
 
     def standardize(self, x: Array) -> Array:
         """Return `x` `[..., *shape]` with mean 0 and standard deviation 1, clipped to ±`CLIP`."""
@@ -98,4 +103,4 @@ class RewardScale(PyTreeNode):
             return jnp.where(ended, 0.0, total), total
 
         last, totals = jax.lax.scan(step, self.discounted_return, (reward, ended))
-        return RewardScale(self.moments.absorb(totals), last)
+        return RewardScale(self.moments.absorb(totals), jnp.where(jnp.isfinite(last), last, 0.0))

@@ -23,6 +23,7 @@ REDUCTIONS = {
     "train/nan_resets": jnp.sum,
     "train/episodes": jnp.sum,
     "train/skipped_gradients": jnp.sum,
+    "train/refused_statistics": jnp.sum,
 }
 
 
