@@ -4,6 +4,7 @@ To add a method: a dataclass here, listed in `METHODS`, and a file in `genpo_jax
 """
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from genpo_jax.checks import check_types, require, require_between
@@ -48,11 +49,13 @@ class Method:
 
     Attributes:
         name: on the command line and in files.
+        policy: `module:class` in `genpo_jax.policies`, which is imported when the policy is built.
         published_update: settings of PPO that its paper has otherwise than PPO's.
         has_density: whether it knows the density of its actions, or a bound of it.
     """
 
     name: ClassVar[str]
+    policy: ClassVar[str]
     published_update: ClassVar[dict[str, Any]] = {}
     has_density: ClassVar[bool] = False
 
@@ -70,7 +73,8 @@ class Method:
         Raises:
             ValueError: if its solver refuses the settings.
         """
-        raise NotImplementedError
+        module, _, name = self.policy.partition(":")
+        return getattr(import_module(f"genpo_jax.policies.{module}"), name)(obs_size, action_size, self, networks, rngs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +103,7 @@ class Gaussian(EntropyBonus):
     """The usual Gaussian policy of PPO: a mean that follows the observation, a learned scale that does not."""
 
     name = "gaussian"
+    policy = "gaussian:GaussianPolicy"
 
     hidden_sizes: tuple[int, ...] = (400, 200, 100)
     """Hidden layers of the mean."""
@@ -107,12 +112,6 @@ class Gaussian(EntropyBonus):
         """Check types and ranges."""
         super().__post_init__()
         check_sizes(self, "hidden_sizes")
-
-    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
-        """Return the policy."""
-        from genpo_jax.policies.gaussian import GaussianPolicy
-
-        return GaussianPolicy(obs_size, action_size, self, networks, rngs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +145,8 @@ class FlowMethod(Method):
 class ReversibleMethod(EntropyBonus, FlowMethod):
     """A flow whose solver inverts in closed form, so that its ratio is exact."""
 
+    policy = "reversible:ReversiblePolicy"
+
     num_steps: int = 5
     """Solver steps M from noise to action."""
     base: Literal["standard", "learned-scale", "conditioned"] = "learned-scale"
@@ -155,12 +156,6 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
     def make_solver(self) -> Any:
         """Return the solver from noise to action."""
         raise NotImplementedError
-
-    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
-        """Return the policy."""
-        from genpo_jax.policies.reversible import ReversiblePolicy
-
-        return ReversiblePolicy(obs_size, action_size, self, networks, self.make_solver(), rngs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,6 +215,7 @@ class FPO(FlowMethod):
     """FPO (arXiv:2507.21053): the flow-matching loss stands in for the likelihood."""
 
     name = "fpo"
+    policy = "fpo:FPOPolicy"
     published_update = {
         "clip_range": 0.05,
         "target_kl": None,
@@ -233,18 +229,13 @@ class FPO(FlowMethod):
     num_samples: int = 8
     """Samples per action of the flow-matching loss."""
 
-    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
-        """Return the policy."""
-        from genpo_jax.policies.fpo import FPOPolicy
-
-        return FPOPolicy(obs_size, action_size, self, networks, rngs)
-
 
 @dataclass(frozen=True, kw_only=True)
 class FPOPlusPlus(FPO):
     """FPO++ (arXiv:2602.02481): one ratio per sample of the flow-matching loss, bounded on both sides."""
 
     name = "fpo++"
+    policy = "fpo_plus:FPOPlusPolicy"
     published_update = {**FPO.published_update, "objective": "aspo", "learning_rate": 1e-4}
 
     num_steps: int = 64
@@ -252,18 +243,13 @@ class FPOPlusPlus(FPO):
     num_samples: int = 16
     """Samples per action of the flow-matching loss."""
 
-    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
-        """Return the policy."""
-        from genpo_jax.policies.fpo_plus import FPOPlusPolicy
-
-        return FPOPlusPolicy(obs_size, action_size, self, networks, rngs)
-
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyFlow(FlowMethod):
     """PolicyFlow (arXiv:2602.01156): the ratio of Gaussian perturbations of a flow sample."""
 
     name = "policyflow"
+    policy = "policyflow:PolicyFlowPolicy"
     published_update = {"entropy_coef": 0.0025}
 
     num_steps: int = 10
@@ -276,27 +262,16 @@ class PolicyFlow(FlowMethod):
         super().__post_init__()
         require_between(self, 0, 1e4, "brownian_coef")
 
-    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
-        """Return the policy."""
-        from genpo_jax.policies.policyflow import PolicyFlowPolicy
-
-        return PolicyFlowPolicy(obs_size, action_size, self, networks, rngs)
-
 
 @dataclass(frozen=True, kw_only=True)
 class DPPO(FlowMethod):
     """DPPO (arXiv:2409.00588): every denoising step is a decision with noise of fixed scale."""
 
     name = "dppo"
+    policy = "dppo:DPPOPolicy"
 
     num_steps: int = 10
     """Euler steps from noise to action, each with noise."""
-
-    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
-        """Return the policy."""
-        from genpo_jax.policies.dppo import DPPOPolicy
-
-        return DPPOPolicy(obs_size, action_size, self, networks, rngs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,15 +279,10 @@ class ReinFlow(FlowMethod):
     """ReinFlow (arXiv:2505.22094): a flow with learned noise in every step."""
 
     name = "reinflow"
+    policy = "reinflow:ReinFlowPolicy"
 
     num_steps: int = 4
     """Euler steps from noise to action, each with noise."""
-
-    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
-        """Return the policy."""
-        from genpo_jax.policies.reinflow import ReinFlowPolicy
-
-        return ReinFlowPolicy(obs_size, action_size, self, networks, rngs)
 
 
 METHODS: dict[str, type[Method]] = {

@@ -38,8 +38,8 @@ class ReversiblePolicy(Policy):
         action_size: number d of action coordinates.
         method: settings of the policy.
         networks: what its networks share.
-        solver: from noise to action.
         rngs: of the initial parameters.
+        solver: from noise to action; None for the method's.
     """
 
     def __init__(
@@ -48,20 +48,22 @@ class ReversiblePolicy(Policy):
         action_size: int,
         method: ReversibleMethod,
         networks: NetworksConfig,
-        solver: ReversibleSolver,
         rngs: nnx.Rngs,
+        solver: ReversibleSolver | None = None,
     ) -> None:
+        self.solver: ReversibleSolver = method.make_solver() if solver is None else solver
         self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
-        self.solver = solver
-        self.ratio_evaluations = len(solver.evaluation_times)
+        self.ratio_evaluations = len(self.solver.evaluation_times)
         self.action_size = action_size
-        log_scale = jnp.full((solver.num_states, action_size), jnp.log(method.initial_std / _still_std(solver)))
+        log_scale = jnp.full(
+            (self.solver.num_states, action_size), jnp.log(method.initial_std / _still_std(self.solver))
+        )
         self.log_scale = None if method.base == "standard" else nnx.Param(log_scale)
         mean = {"size_out": action_size, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
         conditioned = method.base == "conditioned"
         self.mean = MLP(obs_size, method.hidden_sizes, networks.activation, rngs, **mean) if conditioned else None
         sizes = (obs_size, action_size, method.hidden_sizes)
-        self.history = HistoryModel(*sizes, networks, solver, rngs) if method.action_entropy_coef else None
+        self.history = HistoryModel(*sizes, networks, self.solver, rngs) if method.action_entropy_coef else None
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, ReversibleRecord]:
         """Draw actions `[..., d]`."""

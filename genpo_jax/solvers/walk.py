@@ -93,7 +93,7 @@ def _walk_constant_memory(step: Step, unstep: Step, velocity: Callable, rows: Ca
     return run(params, others, rows, carry)
 
 
-def _hoist(velocity: Callable, x: Array, t: Array) -> tuple[Callable, list[Array]]:
+def _hoist(velocity: Callable, x: Array, t: Array) -> tuple[Callable, list[Any]]:
     """Return `bind` and the arrays that `velocity` closes over, so that `bind(arrays)` is the velocity.
 
     A custom derivative sees only its arguments. `jax.closure_convert` leaves out arrays that are batched but

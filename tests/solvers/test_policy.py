@@ -21,7 +21,7 @@ METHOD = GenPOPlusPlus(network="encoder", encoder_sizes=(16,), head_sizes=(16, 1
 def test_the_ratio_of_unchanged_parameters_is_one_and_its_gradient_is_not_zero(name, constant_memory):
     with jax.enable_x64(False), jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         solver = make(name, 4, constant_memory=constant_memory)
-        policy = ReversiblePolicy(5, 2, METHOD, NetworksConfig(), solver, nnx.Rngs(0))
+        policy = ReversiblePolicy(5, 2, METHOD, NetworksConfig(), nnx.Rngs(0), solver)
         obs = jax.random.normal(jax.random.key(0), (8, 5))
         graph, params = nnx.split(policy)
 
