@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import jax
@@ -74,6 +75,12 @@ class PolicySpec:
         return build_settings(cls, values | {"method": method, "networks": networks})
 
 
+@cache
+def _graph(spec: PolicySpec) -> nnx.GraphDef[Policy]:
+    """Return what, with parameters, makes a policy; found by tracing, so that acting again costs nothing of it."""
+    return nnx.graphdef(nnx.eval_shape(spec.build))
+
+
 @jax.tree_util.register_pytree_node_class
 class TrainedPolicy:
     """A policy with its parameters and its normalizer: observation in, action out.
@@ -102,7 +109,7 @@ class TrainedPolicy:
             ValueError: if the observation has another size, or a dict lacks it.
         """
         obs = self.standardized(obs)
-        policy = nnx.merge(nnx.graphdef(nnx.eval_shape(self.spec.build)), self.params)
+        policy = nnx.merge(_graph(self.spec), self.params)
         action = policy.zero_noise_action(obs) if key is None else policy.sample(obs, key)[0]
         return bounded(action, self.spec.squash)
 

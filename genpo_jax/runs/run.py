@@ -29,7 +29,6 @@ from genpo_jax.runs.folder import (
     locked,
     new_run_dir,
     read_config,
-    saved_config,
     seed_folders,
     write_config,
     write_policy,
@@ -297,6 +296,9 @@ def train(
         raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
     configure_jax()
     is_object = not (env is None or isinstance(env, str))
+    if is_object:
+        # Once: a library's environment is traced when it is wrapped.
+        env = envs.as_environment(env)
     if resume:
         assert run_dir is not None
         check_run_dir(Path(run_dir), resume=True)
@@ -335,7 +337,7 @@ def _continued(run_dir: Path, env: Any, config: Config | None) -> tuple[Any, Con
         ValueError: if the settings are those of another run, or nobody can make its environment again.
     """
     contents = read_config(run_dir)
-    saved = saved_config(run_dir)
+    saved = Config.from_dict(contents["config"])
     if config is None:
         config = saved
     named = config if env is None else _environment(env, config)[1]
