@@ -18,6 +18,7 @@ BASELINE = "gaussian"
 METHODS: dict[str, dict[str, Any]] = {
     "gaussian": {"method": "gaussian"},
     "genpo++": {"method": "genpo++"},
+    "genpo++-8": {"method": "genpo++", "num_histories": 8},
     "genpo": {"method": "genpo"},
     "concat": {"method": "genpo++", "network": "concat"},
     "genpo-concat": {"method": "genpo", "network": "concat"},
@@ -29,7 +30,7 @@ class CostOptions(Options):
     """What to measure."""
 
     methods: tuple[str, ...] = tuple(METHODS)
-    """gaussian, genpo++, genpo, concat, genpo-concat."""
+    """gaussian, genpo++, genpo++-8 (the ratio averaged over 8 histories), genpo, concat, genpo-concat."""
 
 
 def measure(options: CostOptions) -> dict[tuple[str, Part], Contender]:

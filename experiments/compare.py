@@ -31,9 +31,14 @@ class Options:
     envs: tuple[str, ...] = ("inverted_pendulum", "reacher", "hopper", "ant")
     """Environments, of Brax, MuJoCo Playground or our own."""
     methods: tuple[str, ...] = ("gaussian", "genpo++")
-    """Methods; the first is the one that the others are compared with."""
+    """Methods, each with the settings of its preset or others: `genpo++:num_histories=4,num_steps=10`. The first is the
+    one that the others are compared with."""
     num_seeds: int = 5
-    """Seeds 0, 1, ... of every method, trained in one program."""
+    """Seeds of every method, trained in one program."""
+    first_seed: int = 0
+    """The first of them."""
+    backend: str | None = None
+    """Physics backend; None: the preset's."""
     num_timesteps: int | None = None
     """Env steps of each seed. None: the preset's."""
     num_evals: int = 10
@@ -136,9 +141,10 @@ def study(options: Options) -> None:
     for env, method, folder in _folders(options):
         if not options.only_report:
             print(f"{env}, {method}: {folder}", flush=True)
-            train(study_config(env, method, options.num_seeds, options.num_timesteps, options.num_evals), folder)
-    found = [folder for _, _, folder in _folders(options) if (folder / METRICS_FILE).exists()]
-    curves = [curve for folder in found for curve in read_curves(folder) if len(curve.returns) > 1]
+            sizes = (options.num_seeds, options.num_timesteps, options.num_evals, options.first_seed, options.backend)
+            train(study_config(env, method, *sizes), folder)
+    found = [(folder, method) for _, method, folder in _folders(options) if (folder / METRICS_FILE).exists()]
+    curves = [curve for folder, method in found for curve in read_curves(folder, method) if len(curve.returns) > 1]
     if not curves:
         raise ValueError(f"there are no runs with evaluations in {options.out / 'runs'}; train them first")
     print(to_markdown(report(curves, options)))

@@ -1,5 +1,7 @@
 """What the studies share: train or go on, read curves, refuse bad input before anything trains."""
 
+import ast
+import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -54,16 +56,49 @@ def check_choices(env_names: Iterable[str], method_names: Iterable[str], num_see
     for name in env_names:
         envs.check(name)
     for name in method_names:
-        method_of(name)
+        parse_method(name)
+
+
+def parse_method(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the method and the settings in `NAME` or `NAME:setting=value,setting=value`.
+
+    Raises:
+        ValueError: if there is no such method, or it has no such setting.
+    """
+    name, _, assignments = text.partition(":")
+    known = {f.name for f in dataclasses.fields(method_of(name))}
+    settings = {}
+    for assignment in filter(None, assignments.split(",")):
+        key, _, value = assignment.partition("=")
+        if key not in known:
+            raise ValueError(f"a setting of {name} must be one of {', '.join(sorted(known))}; got {assignment!r}")
+        try:
+            settings[key] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            settings[key] = value
+    return name, settings
 
 
 def study_config(
-    env: str, method: str, num_seeds: int, num_timesteps: int | None = None, num_evals: int | None = None
+    env: str,
+    method: str,
+    num_seeds: int,
+    num_timesteps: int | None = None,
+    num_evals: int | None = None,
+    first_seed: int = 0,
+    backend: str | None = None,
 ) -> Config:
-    """Return the preset with the sizes of a study; None keeps the preset's."""
-    config = preset(env, method)
+    """Return the preset of a method, which may have settings of its own (`parse_method`), with the sizes of a study.
+
+    None keeps the preset's.
+    """
+    name, settings = parse_method(method)
+    config = preset(env, name)
     return replace(
         config,
+        seed=first_seed,
+        backend=config.backend if backend is None else backend,
+        method=replace(config.method, **settings),
         num_seeds=num_seeds,
         num_timesteps=config.num_timesteps if num_timesteps is None else num_timesteps,
         num_evals=config.num_evals if num_evals is None else num_evals,
@@ -91,8 +126,8 @@ def train(config: Config, folder: Path) -> None:
         raise SystemExit(f"stopped within {folder}; the same command goes on from there")
 
 
-def read_curves(folder: Path) -> list[Curve]:
-    """Return the curves of all seeds of a run."""
+def read_curves(folder: Path, method: str | None = None) -> list[Curve]:
+    """Return the curves of all seeds of a run, under the name of its method or another."""
     config = saved_config(folder)
     curves = []
     for seed, path in zip(config.seeds, seed_folders(folder, config), strict=True):
@@ -101,7 +136,7 @@ def read_curves(folder: Path) -> list[Curve]:
         curves.append(
             Curve(
                 config.env,
-                config.method.name,
+                config.method.name if method is None else method,
                 seed,
                 np.array([line["env_steps"] for line in evals]),
                 # Seeds in one program share its time.

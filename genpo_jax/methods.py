@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 LARGEST_LAYER = 65_536
 MOST_STEPS = 1000
+MOST_HISTORIES = 1024
 
 
 def check_sizes(settings: Any, *names: str) -> None:
@@ -152,6 +153,14 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
     base: Literal["standard", "learned-scale", "conditioned"] = "learned-scale"
     """Density of the noise: N(0, I); independent normals with a learned scale per coordinate; or the same about a mean
     that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy."""
+    num_histories: int = 1
+    """Histories K that the ratio is averaged over: 1 is the published ratio, exact for action and history together;
+    more bring it nearer to that of the action alone, unbiased for every K (docs/methods.md)."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        super().__post_init__()
+        require_between(self, 1, MOST_HISTORIES, "num_histories")
 
     def make_solver(self) -> Any:
         """Return the solver from noise to action."""

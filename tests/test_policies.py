@@ -230,7 +230,7 @@ def test_the_solver_finds_its_times_among_those_embedded_together(method, solver
     options = {"solver": solver, "history_coef": 0.5} if method == "genpo++" else {}
     policy, obs = build(method=method, **options), observations()
     each = policy.velocity.condition(obs)
-    policy_velocity = policy._velocity(obs)
+    policy_velocity = policy.flow(obs).velocity
     x = jax.random.normal(jax.random.key(1), (32, ACTION))
     for t in policy.solver.evaluation_times:
         # A time that was rounded on its way is still that time.

@@ -1,6 +1,6 @@
 """What a policy is to the trainer: a few operations that hide the method."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -16,9 +16,12 @@ class Policy(nnx.Module):
 
     Attributes:
         ratio_evaluations: evaluations of a velocity in the ratio of one action, for the prediction of memory.
+        regressions: attributes that only `auxiliary_loss` trains. They learn at the rate of the value network, which
+            does not follow the KL divergence, and their gradient is clipped by itself.
     """
 
     ratio_evaluations: int = 0
+    regressions: ClassVar[tuple[str, ...]] = ()
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, Any]:
         """Draw actions.
@@ -31,6 +34,11 @@ class Policy(nnx.Module):
             actions `[..., d]`, and a record: a pytree of `[..., *]` arrays with all that `log_ratio` needs later.
         """
         raise NotImplementedError
+
+    def complete(self, obs: Obs, record: Any, key: Array) -> Any:
+        """Return records `[..., *]` with what can be added to all of a rollout at once; the policy must not change."""
+        del obs, key
+        return record
 
     def log_ratio(self, obs: Obs, record: Any) -> Numbers | Several:
         """Return `log p_now / p_then` of recorded actions: 0 where the parameters have not changed.
@@ -51,6 +59,11 @@ class Policy(nnx.Module):
         """Return what the method adds to the PPO loss, a scalar."""
         del obs, record
         return jnp.zeros(())
+
+    def metrics(self, record: Any) -> dict[str, Array]:
+        """Return scalars to be logged of a rollout's records, by name."""
+        del record
+        return {}
 
     def recorded_action(self, record: Any) -> Action:
         """Return the actions `[..., d]` of a record, where the method knows their density."""

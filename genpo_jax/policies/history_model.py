@@ -1,35 +1,132 @@
-"""A learned density of what a solver state holds beside the action."""
+"""A learned density q of what a solver state holds beside the action."""
 
+import math
+from dataclasses import dataclass
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from genpo_jax.methods import NetworksConfig
-from genpo_jax.policies.gaussian import normal_log_prob
 from genpo_jax.policies.networks import MLP, OUTPUT_GAIN
-from genpo_jax.shapes import Numbers, Obs, State
+from genpo_jax.shapes import State
 from genpo_jax.solvers import ReversibleSolver
 
 
 class HistoryModel(nnx.Module):
-    """A normal density q of a solver state's other iterates, given action and observation."""
+    """A normal density q of a solver state's rest, given action and observation.
+
+    Before it has learned anything it is exact for a velocity of zero, where the solver is linear in its noise: the rest
+    is then normal about a multiple of the action, coordinate by coordinate. What is learned moves its mean, and
+    multiplies the Cholesky factor of each coordinate's covariance over the k - 1 iterates.
+    """
 
     def __init__(
         self,
         obs_size: int,
         action_size: int,
-        hidden_sizes: tuple[int, ...],
+        sizes: tuple[int, ...],
         networks: NetworksConfig,
         solver: ReversibleSolver,
         rngs: nnx.Rngs,
     ) -> None:
-        rest_size = (solver.num_states - 1) * action_size
-        net = {"size_out": 2 * rest_size, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
-        self.net = MLP(obs_size + action_size, hidden_sizes, networks.activation, rngs, **net)
-        # For most solvers the history is nearly a multiple of the action.
-        self.slope = nnx.Linear(action_size, rest_size, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs)
+        self.solver = solver
+        rest = solver.num_states - 1
+        outputs = action_size * (rest + rest * (rest + 1) // 2)
+        net = {"size_out": outputs, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
+        self.net = MLP(obs_size + action_size, sizes, networks.activation, rngs, **net)
+        # Noise carries on from the rest to the action: what the velocity makes of it is nearly linear.
+        zeros = nnx.initializers.zeros
+        self.slope = nnx.Linear(action_size, rest * action_size, use_bias=False, kernel_init=zeros, rngs=rngs)
 
-    def log_prob(self, solver: ReversibleSolver, obs: Obs, state: State) -> Numbers:
-        """Return log q `[...]` of solver states `[..., k, d]`."""
-        action, rest = solver.split(state)
-        mean, log_std = jnp.split(self.net(jnp.concatenate([obs, action], axis=-1)), 2, axis=-1)
-        return normal_log_prob(rest.reshape(mean.shape) - self.slope(action) - mean, log_std)
+    def given(self, obs: Array, log_scale: Array, anchor: State) -> "HistoryDensity":
+        """Return q for observations `[..., obs_size]`.
+
+        Args:
+            obs: normalized observations.
+            log_scale: `[k, d]`, of the noise. No gradient reaches it.
+            anchor: `[..., k, d]`, a state of the flow near which its states are. No gradient reaches it.
+        """
+        return HistoryDensity(self, obs, jax.lax.stop_gradient(log_scale), jax.lax.stop_gradient(anchor))
+
+
+@dataclass(frozen=True)
+class HistoryDensity:
+    """The density q(h | a) for given observations; a `genpo_jax.solvers.Proposal`.
+
+    Attributes:
+        model: what has been learned.
+        obs: `[..., obs_size]`.
+        log_scale: `[k, d]`.
+        anchor: `[..., k, d]`.
+    """
+
+    model: HistoryModel
+    obs: Array
+    log_scale: Array
+    anchor: Array
+
+    def sample(self, key: Array, action: Array, num_samples: int) -> Array:
+        """Draw rests `[num_samples, ..., k-1, d]` for actions `[..., d]`."""
+        mean, factor = self._normal(action)
+        noise = jax.random.normal(key, (num_samples, *mean.shape), mean.dtype)
+        rows = [sum(f * noise[..., j, :] for j, f in enumerate(row)) for row in factor]
+        return mean + jnp.stack(rows, axis=-2)
+
+    def log_prob(self, rest: Array, action: Array) -> Array:
+        """Return log q `[n, ...]` of rests `[n, ..., k-1, d]` given actions `[..., d]`."""
+        mean, factor = self._normal(action)
+        deviation, standard = rest - mean, []
+        terms = jnp.zeros(())
+        for i, row in enumerate(factor):
+            known = sum((f * s for f, s in zip(row, standard, strict=False)), jnp.zeros(()))
+            standard.append((deviation[..., i, :] - known) / row[i])
+            terms += -0.5 * jnp.square(standard[i]) - jnp.log(row[i]) - 0.5 * math.log(2 * math.pi)
+        return terms.sum(axis=-1)
+
+    def _normal(self, action: Array) -> tuple[Array, list[list[Array]]]:
+        """Return the mean `[..., k-1, d]` and the rows of the lower Cholesky factor, of `[..., d]` each."""
+        solver, size = self.model.solver, action.shape[-1]
+        still = still_factor(solver, jnp.exp(self.log_scale))
+        anchor_action, anchor_rest = solver.split(self.anchor)
+        deviation = (action - anchor_action) / still[0][0]
+        count = solver.num_states - 1
+        learned = self.model.net(jnp.concatenate([self.obs, deviation], axis=-1))
+        learned = learned.reshape(*action.shape[:-1], -1, size)
+        shift = learned[..., :count, :] + self.model.slope(deviation).reshape(*action.shape[:-1], count, size)
+        below = iter(jnp.moveaxis(learned[..., count:, :], -2, 0))
+        change = [[jnp.exp(next(below)) if i == j else next(below) for j in range(i + 1)] for i in range(count)]
+        means, factor = [], []
+        for i, row in enumerate(still[1:]):
+            own = row[1:]
+            mean = anchor_rest[..., i, :] + row[0] * deviation + sum(own[j] * shift[..., j, :] for j in range(i + 1))
+            means.append(mean)
+            factor.append([sum(own[m] * change[m][j] for m in range(j, i + 1)) for j in range(i + 1)])
+        return jnp.stack(means, axis=-2), factor
+
+
+def still_factor(solver: ReversibleSolver, scale: Array) -> list[list[Array]]:
+    """Return the lower Cholesky factor, rows of `[d]` each, of action and rest where the velocity is zero.
+
+    The solver is then linear: each number of the noise, of scale `[k, d]`, moves action and rest by fixed weights.
+    """
+    rows = still_weights(solver)[..., None] * scale
+    factor, basis = [], []
+    # Gram-Schmidt and not the Cholesky factor of the covariance, whose float32 would lose small variances.
+    for row in rows:
+        known = []
+        for direction in basis:
+            known.append((row * direction).sum(axis=0))
+            row = row - known[-1] * direction
+        norm = jnp.sqrt(jnp.square(row).sum(axis=0))
+        basis.append(row / norm)
+        factor.append([*known, norm])
+    return factor
+
+
+def still_weights(solver: ReversibleSolver) -> Array:
+    """Return the weights `[k, k]` of the noise's iterates in the action (row 0) and the rest, at a velocity of zero."""
+    unit_noises = jnp.eye(solver.num_states)[..., None]
+    action, rest = solver.split(solver.forward(lambda x, t: jnp.zeros_like(x), unit_noises))
+    return jnp.concatenate([action[:, None], rest], axis=1)[..., 0].T

@@ -9,17 +9,63 @@ from jax import Array
 
 from genpo_jax.methods import NetworksConfig, ReversibleMethod
 from genpo_jax.policies.base import Policy
-from genpo_jax.policies.history_model import HistoryModel
+from genpo_jax.policies.history_model import HistoryModel, still_weights
 from genpo_jax.policies.networks import MLP, OUTPUT_GAIN, make_velocity
 from genpo_jax.shapes import Action, Numbers, Obs, Scalar
-from genpo_jax.solvers import DiagonalNormal, Flow, ReversibleSolver, Velocity
+from genpo_jax.solvers import (
+    DiagonalNormal,
+    Flow,
+    ReversibleSolver,
+    StoredHistories,
+    action_log_prob,
+    action_log_ratio,
+    effective_sample_size,
+    store_histories,
+)
 
 
-class ReversibleRecord(PyTreeNode):
+class StateRecord(PyTreeNode):
     """The solver's final state `[..., k, d]` and the base log density `[...]` of the noise it came from."""
 
     state: Array
     log_base: Array
+
+
+class HistoriesRecord(PyTreeNode):
+    """An action with K histories, batch dimensions first.
+
+    Attributes:
+        action: `[..., d]`.
+        rest: `[..., K, k-1, d]`; the first is the action's own.
+        log_proposal: `[..., K]`.
+        log_weight: `[..., K]`.
+        anchor: `[..., k, d]`, where the model of the history looked for it.
+    """
+
+    action: Array
+    rest: Array
+    log_proposal: Array
+    log_weight: Array
+    anchor: Array
+
+    @classmethod
+    def of(cls, stored: StoredHistories, anchor: Array) -> "HistoriesRecord":
+        """Return stored histories with their axis K after those of the batch."""
+        rest = jnp.moveaxis(stored.rest, 0, -3)
+        return cls(
+            stored.action,
+            rest,
+            jnp.moveaxis(stored.log_proposal, 0, -1),
+            jnp.moveaxis(stored.log_weight, 0, -1),
+            anchor,
+        )
+
+    @property
+    def stored(self) -> StoredHistories:
+        """The same with axis K first."""
+        rest = jnp.moveaxis(self.rest, -3, 0)
+        log_proposal, log_weight = (jnp.moveaxis(x, -1, 0) for x in (self.log_proposal, self.log_weight))
+        return StoredHistories(self.action, rest, log_proposal, log_weight)
 
 
 class ReversiblePolicy(Policy):
@@ -29,9 +75,10 @@ class ReversiblePolicy(Policy):
 
         log ratio = log p0(z_now) - log p0(z_then)
 
-    as the log-determinant of a reversible solver is a constant and cancels. The ratio is exact for the density of
-    the whole state (GenPO++, arXiv:2606.06967), not for the marginal of the executed action: as an importance
-    weight it is unbiased for the action too, with more variance than the marginal ratio would have.
+    as the log-determinant of a reversible solver is a constant and cancels. That ratio is exact for the density of the
+    whole state, action and history (GenPO++, arXiv:2606.06967), which makes it unbiased for the action, with the
+    variance of the history on top. With `num_histories` K > 1 it is averaged over K histories, and K to infinity is
+    the ratio of the action alone (`genpo_jax/solvers/action_ratio.py`).
 
     Args:
         obs_size: numbers in an observation.
@@ -41,6 +88,8 @@ class ReversiblePolicy(Policy):
         rngs: of the initial parameters.
         solver: from noise to action; None for the method's.
     """
+
+    regressions = ("history",)
 
     def __init__(
         self,
@@ -53,97 +102,95 @@ class ReversiblePolicy(Policy):
     ) -> None:
         self.solver: ReversibleSolver = method.make_solver() if solver is None else solver
         self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
-        self.ratio_evaluations = len(self.solver.evaluation_times)
+        self.num_histories = method.num_histories
+        self.ratio_evaluations = method.num_histories * len(self.solver.evaluation_times)
         self.action_size = action_size
-        log_scale = jnp.full(
-            (self.solver.num_states, action_size), jnp.log(method.initial_std / _still_std(self.solver))
-        )
+        still_std = jnp.linalg.norm(still_weights(self.solver)[0])
+        log_scale = jnp.full((self.solver.num_states, action_size), jnp.log(method.initial_std / still_std))
         self.log_scale = None if method.base == "standard" else nnx.Param(log_scale)
         mean = {"size_out": action_size, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
         conditioned = method.base == "conditioned"
         self.mean = MLP(obs_size, method.hidden_sizes, networks.activation, rngs, **mean) if conditioned else None
-        sizes = (obs_size, action_size, method.hidden_sizes)
-        self.history = HistoryModel(*sizes, networks, self.solver, rngs) if method.action_entropy_coef else None
+        with_model = method.num_histories > 1 or method.action_entropy_coef > 0
+        sizes = (obs_size, action_size, method.head_sizes)
+        self.history = HistoryModel(*sizes, networks, self.solver, rngs) if with_model else None
 
-    def sample(self, obs: Obs, key: Array) -> tuple[Action, ReversibleRecord]:
+    def sample(self, obs: Obs, key: Array) -> tuple[Action, StateRecord]:
         """Draw actions `[..., d]`."""
-        base = self.base
-        noise = base.sample(key, obs.shape[:-1])
-        state = self.solver.forward(self._velocity(obs), self._mean(obs) + noise)
-        return self.solver.output(state), ReversibleRecord(state, base.log_prob(noise))
+        flow = self.flow(obs)
+        noise = flow.base.sample(key, obs.shape[:-1])
+        state = flow.forward(noise)
+        return flow.action(state), StateRecord(state, flow.base.log_prob(noise))
+
+    def complete(self, obs: Obs, record: Any, key: Array) -> StateRecord | HistoriesRecord:
+        """Return records with K histories in place of one, where there is a model of them."""
+        if self.history is None:
+            return record
+        flow = self.flow(obs)
+        anchor = flow.forward(self._zero_noise(obs))
+        proposal = self.history.given(obs, self._log_scale, anchor)
+        return HistoriesRecord.of(store_histories(flow, proposal, record.state, key, self.num_histories), anchor)
 
     def log_ratio(self, obs: Obs, record: Any) -> Numbers:
-        """Return the log-ratio `[...]` of recorded states."""
-        noise = self.solver.inverse(self._velocity(obs), record.state) - self._mean(obs)
-        return self.base.log_prob(noise) - record.log_base
+        """Return the log-ratio `[...]` of recorded actions."""
+        flow = self.flow(obs)
+        if isinstance(record, HistoriesRecord):
+            return action_log_ratio(flow, record.stored)
+        return flow.base.log_prob(flow.inverse(record.state)) - record.log_base
 
     def zero_noise_action(self, obs: Obs) -> Action:
         """Return the actions `[..., d]` that zero noise flows to."""
-        noise = jnp.zeros((*obs.shape[:-1], self.solver.num_states, self.action_size), obs.dtype)
-        return self.solver.output(self.solver.forward(self._velocity(obs), self._mean(obs) + noise))
+        flow = self.flow(obs)
+        return flow.action(flow.forward(self._zero_noise(obs)))
 
     def entropy(self) -> Scalar:
         """Return the entropy of the whole state, a scalar; its gradient is zero under the standard base."""
-        return self.base.entropy() + self.solver.log_det(self.action_size)
+        return DiagonalNormal(self._log_scale).entropy() + self.solver.log_det(self.action_size)
 
     def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
         """Return the loss of the history model, a scalar; it does not reach the policy itself."""
         if self.history is None:
             return jnp.zeros(())
-        return -self.history.log_prob(self.solver, obs, record.state).mean()
+        proposal = self.history.given(obs, self._log_scale, record.anchor)
+        return -proposal.log_prob(record.rest[..., 0, :, :], record.action).mean()
+
+    def metrics(self, record: Any) -> dict[str, Array]:
+        """Return how well the model of the history is met: the effective part of the K histories, in (1/K, 1]."""
+        if self.num_histories == 1:
+            return {}
+        return {"history_ess": effective_sample_size(record.stored.log_weight).mean()}
 
     def recorded_action(self, record: Any) -> Action:
         """Return recorded actions `[..., d]`."""
-        return self.solver.output(record.state)
+        return record.action if isinstance(record, HistoriesRecord) else self.solver.output(record.state)
 
     def action_log_prob(self, obs: Obs, record: Any) -> Numbers:
-        """Return an estimate of the log density `[...]` of recorded actions.
+        """Return an estimate of the log density `[...]` of recorded actions, no lower in the mean.
 
-        With the state (a, h) of action and history, log p(a) = log p(a, h) - log p(h | a). A model q of the history
-        makes this too large by the KL divergence of q from p(h | a), and not at all once q has learned it.
+        With one history it is log p(a, h) - log q(h | a), too large by the KL divergence of q from p(h | a); every
+        further history brings it nearer.
 
         Raises:
             ValueError: if the policy was built without a model of the history.
         """
-        if self.history is None:
-            raise ValueError("the density of the action needs a model of the history; set action_entropy_coef > 0")
-        log_joint = record.log_base - self.solver.log_det(self.action_size)
-        log_history = self.history.log_prob(self.solver, obs, record.state)
-        return log_joint - log_history
+        del obs
+        if not isinstance(record, HistoriesRecord):
+            raise ValueError("the density of an action needs a record of `complete` and a model of the history")
+        return action_log_prob(record.stored)
 
     def flow(self, obs: Array) -> Flow:
-        """Return the distribution of the solver's state for one observation `[obs_size]`.
+        """Return the distribution of the solver's state for observations `[..., obs_size]`."""
+        mean = None if self.mean is None else self.mean(obs)
+        velocity = self.velocity.condition(obs, self.solver.evaluation_times)
+        return Flow(self.solver, velocity, DiagonalNormal(self._log_scale, mean))
 
-        Raises:
-            ValueError: if the base follows the observation: its noise is not centerd, as that of a flow is.
-        """
-        if self.mean is not None:
-            raise ValueError("a policy with a conditioned base is no plain flow; build it with another base")
-        return Flow(self.solver, self._velocity(obs), self.base)
-
-    def _velocity(self, obs: Array) -> Velocity:
-        """Return `v(x, t)` for the times of the solver."""
-        return self.velocity.condition(obs, self.solver.evaluation_times)
-
-    def _mean(self, obs: Array) -> Array:
-        """Return the mean `[..., 1, d]` of every iterate of the noise, or a scalar zero."""
-        if self.mean is None:
-            return jnp.zeros(())
-        return self.mean(obs)[..., None, :]
+    def _zero_noise(self, obs: Array) -> Array:
+        """Return the mean `[..., k, d]` of the noise."""
+        mean = jnp.zeros((*obs.shape[:-1], self.action_size), obs.dtype) if self.mean is None else self.mean(obs)
+        return jnp.broadcast_to(mean[..., None, :], (*obs.shape[:-1], self.solver.num_states, self.action_size))
 
     @property
-    def base(self) -> DiagonalNormal:
-        """The density of the noise about its mean."""
-        if self.log_scale is None:
-            return DiagonalNormal(jnp.zeros((self.solver.num_states, self.action_size)))
-        return DiagonalNormal(self.log_scale[...])
-
-
-def _still_std(solver: ReversibleSolver) -> Array:
-    """Return the standard deviation of the output, a scalar, where unit noise meets a velocity of zero.
-
-    The solver is then linear: each number of the noise state moves the output by a fixed weight.
-    """
-    unit_noises = jnp.eye(solver.num_states)[..., None]
-    weights = solver.output(solver.forward(lambda x, t: jnp.zeros_like(x), unit_noises))
-    return jnp.linalg.norm(weights)
+    def _log_scale(self) -> Array:
+        """The log standard deviation `[k, d]` of the noise."""
+        shape = (self.solver.num_states, self.action_size)
+        return jnp.zeros(shape) if self.log_scale is None else self.log_scale[...]

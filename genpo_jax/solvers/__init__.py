@@ -1,5 +1,12 @@
 """Explicit, exactly invertible ODE solvers with a constant log-determinant. Needs only jax."""
 
+from genpo_jax.solvers.action_ratio import (
+    Proposal,
+    StoredHistories,
+    action_log_prob,
+    action_log_ratio,
+    store_histories,
+)
 from genpo_jax.solvers.base import ReversibleSolver, StepSolver, Velocity
 from genpo_jax.solvers.belm import BelmSolver
 from genpo_jax.solvers.coupled import CoupledSolver
@@ -44,13 +51,17 @@ __all__ = [
     "HistorySolver",
     "MarginalEstimate",
     "MultistepSolver",
+    "Proposal",
     "ReversibleSolver",
     "RungeKuttaSolver",
     "StepSolver",
+    "StoredHistories",
     "Tableau",
     "TimeGrid",
     "Velocity",
     "VerletSolver",
+    "action_log_prob",
+    "action_log_ratio",
     "correlated_normal",
     "effective_sample_size",
     "fit_history_proposal",
@@ -58,5 +69,6 @@ __all__ = [
     "marginal_log_ratio",
     "power_grid",
     "standard_normal",
+    "store_histories",
     "uniform_grid",
 ]

@@ -60,28 +60,40 @@ class _ScaledDensity:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DiagonalNormal(_ScaledDensity):
-    """Independent normals with mean 0 over a state `[..., k, d]`.
+    """Independent normals over a state `[..., k, d]`.
 
     Attributes:
         log_scale: `[..., k, d]`, log standard deviation of each coordinate; zeros give the published N(0, I).
             Leading dimensions are batch dimensions, as of a scale that depends on an observation.
+        mean: `[..., d]`, the mean of every iterate, with batch dimensions as of `log_scale`; None for 0.
 
     """
+
+    mean: Array | None = None
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The leading dimensions of `log_scale` and `mean`."""
+        mean_shape = () if self.mean is None else self.mean.shape[:-1]
+        return jnp.broadcast_shapes(self.log_scale.shape[:-2], mean_shape)
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
         """Draw states `[*batch_shape, k, d]`."""
         noise = jax.random.normal(key, (*batch_shape, *self.event_shape), self.log_scale.dtype)
-        return noise * _lead(jnp.exp(self.log_scale), noise.ndim)
+        noise = noise * _lead(jnp.exp(self.log_scale), noise.ndim)
+        return noise if self.mean is None else noise + _lead(self.mean[..., None, :], noise.ndim)
 
     def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`."""
+        if self.mean is not None:
+            state = state - _lead(self.mean[..., None, :], state.ndim)
         log_scale = _lead(self.log_scale, state.ndim)
         standard = state * jnp.exp(-log_scale)
         terms = -0.5 * standard**2 - log_scale - 0.5 * math.log(2 * math.pi)
         return terms.sum(axis=(-2, -1))
 
     def entropy(self) -> Array:
-        """Return the differential entropy, a scalar for each batch element."""
+        """Return the differential entropy, a scalar for each batch element of the scale."""
         return (self.log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=(-2, -1))
 
 

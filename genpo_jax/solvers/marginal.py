@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from genpo_jax.shapes import Action, Numbers, Rest, Samples
+from genpo_jax.shapes import Numbers, Samples
+from genpo_jax.solvers.action_ratio import Proposal, log_weights
 from genpo_jax.solvers.flow import Flow
 
 
@@ -44,9 +45,10 @@ class HistoryProposal:
         noise = jax.random.normal(key, (num_samples, *center.shape), center.dtype)
         return (center[None] + noise @ self.scale.T).reshape(num_samples, *action.shape[:-1], *self.mean.shape)
 
-    def log_prob(self, rest: Rest, action: Action) -> Numbers:
-        """Return the log density `[...]` of rests `[..., k-1, d]` given actions `[..., d]`."""
-        deviation = rest.reshape(*rest.shape[:-2], -1) - self._center(action)
+    def log_prob(self, rest: Array, action: Array) -> Array:
+        """Return the log density `[n, ...]` of rests `[n, ..., k-1, d]` given actions `[..., d]`."""
+        flat_rest = rest.reshape(*rest.shape[:-2], -1)
+        deviation = flat_rest - jnp.broadcast_to(self._center(action), flat_rest.shape)
         flat = deviation.reshape(-1, deviation.shape[-1])
         standard = jax.scipy.linalg.solve_triangular(self.scale, flat.T, lower=True)
         log_scale = jnp.log(jnp.diagonal(self.scale)).sum() + 0.5 * len(self.scale) * math.log(2 * math.pi)
@@ -104,7 +106,7 @@ def fit_history_proposal(flow: Flow, key: Array, num_samples: int = 1024, inflat
 
 
 def marginal_log_prob(
-    flow: Flow, proposal: HistoryProposal, action: Array, key: Array, num_samples: int = 64
+    flow: Flow, proposal: Proposal, action: Array, key: Array, num_samples: int = 64
 ) -> MarginalEstimate:
     """Estimate the log density of the action alone.
 
@@ -124,7 +126,7 @@ def marginal_log_prob(
 
 
 def marginal_log_ratio(
-    new: Flow, old: Flow, proposal: HistoryProposal, action: Array, key: Array, num_samples: int = 64
+    new: Flow, old: Flow, proposal: Proposal, action: Array, key: Array, num_samples: int = 64
 ) -> MarginalEstimate:
     """Estimate `log p_new(a) - log p_old(a)` from the same histories for both.
 
@@ -159,14 +161,13 @@ def effective_sample_size(log_weight: Samples) -> Numbers:
     return jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * log_weight, axis=0)) / log_weight.shape[0]
 
 
-def _log_weights(flow: Flow, proposal: HistoryProposal, action: Array, key: Array, num_samples: int) -> Array:
+def _log_weights(flow: Flow, proposal: Proposal, action: Array, key: Array, num_samples: int) -> Array:
     if num_samples < 1:
         raise ValueError(f"num_samples must be >= 1, got {num_samples}; 64 is the default")
     if action.shape[-1] != flow.event_shape[-1]:
         raise ValueError(f"actions must be [..., {flow.event_shape[-1]}], got {action.shape}; pass flow.action(state)")
     rest = proposal.sample(key, action, num_samples)
-    actions = jnp.broadcast_to(action[None], (num_samples, *action.shape))
-    return flow.log_prob(flow.solver.join(actions, rest)) - proposal.log_prob(rest, actions)
+    return log_weights(flow, action, rest, proposal.log_prob(rest, action))
 
 
 def _log_mean_exp(values: Array) -> Array:

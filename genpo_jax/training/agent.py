@@ -45,6 +45,10 @@ class Agent(nnx.Module):
         """Draw actions `[..., d]`, with the record for `log_ratio`."""
         return self.policy.sample(obs[ACTOR_OBS], key)
 
+    def complete(self, obs: Observation, record: Any, key: Array) -> Any:
+        """Return records `[..., *]` of a rollout with all that the update needs."""
+        return self.policy.complete(obs[ACTOR_OBS], record, key)
+
     def log_ratio(self, obs: Observation, record: Any) -> Array:
         """Return the log-ratio `[...]` of recorded actions."""
         return self.policy.log_ratio(obs[ACTOR_OBS], record)

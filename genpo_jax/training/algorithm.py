@@ -98,7 +98,8 @@ class Algorithm:
         before = (*state.obs_moments.values(), state.reward_scale.moments)
         after = (*obs_moments.values(), reward_scale.moments)
         unchanged = [jnp.float32(new.count == old.count) for new, old in zip(after, before, strict=True)]
-        refused = {"train/refused_statistics": sum(unchanged, jnp.zeros(()))}
+        metrics["train/refused_statistics"] = sum(unchanged, jnp.zeros(()))
+        metrics |= {f"train/{name}": value for name, value in agent.policy.metrics(rollout.record).items()}
         state = TrainState(
             learner=learner,
             obs_moments=obs_moments,
@@ -107,7 +108,7 @@ class Algorithm:
             key=key,
             num_updates=state.num_updates + 1,
         )
-        return state, metrics | refused | summarize(rollout, self.env.episode_length)
+        return state, metrics | summarize(rollout, self.env.episode_length)
 
     def make_agent(self, params: Any) -> Agent:
         """Return the agent of these parameters."""

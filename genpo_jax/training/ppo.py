@@ -84,10 +84,24 @@ class Learner(PyTreeNode):
     learning_rate: Array
 
 
-def make_optimizer(max_grad_norm: Array | float) -> optax.GradientTransformation:
-    """Return Adam on clipped gradients, without the learning rate; non-finite gradients are skipped and counted."""
-    adam = optax.chain(optax.clip_by_global_norm(max_grad_norm), optax.scale_by_adam(eps=1e-5))
+def make_optimizer(max_grad_norm: Array | float, regressions: tuple[str, ...] = ()) -> optax.GradientTransformation:
+    """Return Adam on clipped gradients, without the learning rate; non-finite gradients are skipped and counted.
+
+    Args:
+        max_grad_norm: largest norm of a gradient.
+        regressions: see `Policy.regressions`.
+    """
+    clip = optax.clip_by_global_norm(max_grad_norm)
+    apart = optax.partition(
+        {True: clip, False: clip},
+        partial(jax.tree_util.tree_map_with_path, lambda path, _: _is_regression(path, regressions)),
+    )
+    adam = optax.chain(apart, optax.scale_by_adam(eps=1e-5))
     return optax.apply_if_finite(adam, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
+
+
+def _is_regression(path: tuple[Any, ...], regressions: tuple[str, ...]) -> bool:
+    return path[0].key == "policy" and path[1].key in regressions
 
 
 def start_learning(params: Any, hyper: Hyperparameters) -> Learner:
@@ -183,7 +197,8 @@ def improve(
         minibatch, where the parameters have not changed yet and every log-ratio should be 0.
     """
     num_groups = batch.advantage.shape[0]
-    optimizer = make_optimizer(hyper.max_grad_norm)
+    regressions = make_agent(learner.params).policy.regressions
+    optimizer = make_optimizer(hyper.max_grad_norm, regressions)
     if shuffle is None:
         shuffle = partial(split_minibatches, num_minibatches=hyper.num_minibatches)
 
@@ -193,10 +208,12 @@ def improve(
 
         gradient, metrics = jax.grad(objective, has_aux=True)(learner.params)
         updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
-        rates = {"policy": learner.learning_rate, "value": hyper.value_learning_rate}
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, p, u: p - rates[path[0].key] * u, learner.params, updates
-        )
+
+        def rate(path: tuple[Any, ...]) -> Array:
+            steady = path[0].key == "value" or _is_regression(path, regressions)
+            return hyper.value_learning_rate if steady else learner.learning_rate
+
+        params = jax.tree_util.tree_map_with_path(lambda path, p, u: p - rate(path) * u, learner.params, updates)
         metrics["train/grad_norm"] = optax.tree.norm(gradient)
         return learner.replace(params=params, opt_state=opt_state), metrics
 

@@ -77,7 +77,7 @@ def collect(
         unroll: number T of steps.
     """
     episodes = env.refresh(episodes)
-    keys = jax.vmap(lambda key: jax.random.split(key, unroll + 1), out_axes=1)(episodes.key)
+    keys = jax.vmap(lambda key: jax.random.split(key, unroll + 2), out_axes=1)(episodes.key)
     slots = jnp.arange(1 + (unroll * env.action_repeat - 1) // env.episode_length)[:, None]
 
     def step(carry: Any, keys: Array) -> tuple[Any, Any]:
@@ -110,6 +110,8 @@ def collect(
     unused = jax.tree.map(lambda x: jnp.broadcast_to(x, (slots.size, *x.shape)), episodes.obs)
     nothing = jax.tree.map(jnp.zeros_like, episodes.episode_metrics)
     start = (episodes.replace(key=keys[0]), unused, jnp.zeros_like(episodes.episode_length), nothing)
-    (episodes, final_obs, _, finished), transitions = jax.lax.scan(step, start, keys[1:])
+    (episodes, final_obs, _, finished), transitions = jax.lax.scan(step, start, keys[1:-1])
+    complete = jax.vmap(agent.complete, in_axes=(1, 1, 0), out_axes=1)
+    transitions["record"] = complete(normalize(transitions["obs"]), transitions["record"], keys[-1])
     finished = jax.tree.map(lambda total: total[None], finished)
     return episodes, Rollout(final_obs=final_obs, finished_metrics=finished, **transitions)

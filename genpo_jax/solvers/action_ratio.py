@@ -1,0 +1,103 @@
+"""The likelihood ratio of the action alone, unbiased, from a few histories that are stored with it.
+
+A solver state is an action a and a history h (the *rest* of `solver.split`). The ratio of states, p_now(a, h) /
+p_then(a, h), is unbiased for that of actions, p_now(a) / p_then(a), but the history makes it noisy. Store with each
+action its own history h_1, a draw of p_then(h | a), and h_2, ..., h_K from any proposal q(h | a). With the weights
+w_k = p(a, h_k) / q(h_k | a),
+
+    ratio_K(a) = sum_k w_k(now) / sum_k w_k(then)
+
+has for every K and q the expectation p_now(a) / p_then(a), is the ratio of states for K = 1 and that of actions for
+K to infinity, and is 1 at unchanged parameters. docs/methods.md has the proof.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from genpo_jax.shapes import Action, Numbers, State
+from genpo_jax.solvers.flow import Flow
+
+
+@runtime_checkable
+class Proposal(Protocol):
+    """A density q of the rest given the action."""
+
+    def sample(self, key: Array, action: Array, num_samples: int) -> Array:
+        """Draw rests `[num_samples, ..., k-1, d]` for actions `[..., d]`."""
+        ...
+
+    def log_prob(self, rest: Array, action: Array) -> Array:
+        """Return log q `[n, ...]` of rests `[n, ..., k-1, d]` given actions `[..., d]`."""
+        ...
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class StoredHistories:
+    """Actions, each with K histories, and their weights under the flow that drew them.
+
+    Attributes:
+        action: `[..., d]`.
+        rest: `[K, ..., k-1, d]`; the first is the action's own.
+        log_proposal: `[K, ...]`, log q(h_k | a).
+        log_weight: `[K, ...]`, log w_k under the flow that drew the action.
+    """
+
+    action: Array
+    rest: Array
+    log_proposal: Array
+    log_weight: Array
+
+
+def store_histories(flow: Flow, proposal: Proposal, state: State, key: Array, num_histories: int) -> StoredHistories:
+    """Draw K - 1 more histories for each state, and weigh all K.
+
+    Args:
+        flow: that drew the states.
+        proposal: q(h | a); its tails should be no lighter than those of p(h | a), or the ratio has a large variance.
+        state: `[..., k, d]`, samples of the flow.
+        key: typed key of the histories.
+        num_histories: K.
+
+    Raises:
+        ValueError: if K is below 1.
+    """
+    if num_histories < 1:
+        raise ValueError(f"num_histories must be >= 1, got {num_histories}; 1 is the ratio of the whole state")
+    action, own = flow.solver.split(state)
+    rest = jnp.concatenate([own[None], proposal.sample(key, action, num_histories - 1)])
+    log_proposal = proposal.log_prob(rest, action)
+    return StoredHistories(action, rest, log_proposal, log_weights(flow, action, rest, log_proposal))
+
+
+def log_weights(flow: Flow, action: Action, rest: Array, log_proposal: Array) -> Array:
+    """Return `log p(a, h) - log q(h | a)` `[n, ...]` of n rests `[n, ..., k-1, d]` for each action `[..., d]`."""
+    return flow.log_prob(flow.solver.join(jnp.broadcast_to(action, (len(rest), *action.shape)), rest)) - log_proposal
+
+
+def action_log_ratio(flow: Flow, stored: StoredHistories) -> Numbers:
+    """Return the logarithm `[...]` of the unbiased ratio of actions, of `flow` to the flow that stored them."""
+
+    # One history after the other, each computed again for its gradient: memory does not grow with K, and what stays in
+    # a CPU's cache takes half the time.
+    @jax.checkpoint
+    def log_weight(history: tuple[Array, Array]) -> Array:
+        rest, log_proposal = history
+        return flow.log_prob(flow.solver.join(stored.action, rest)) - log_proposal
+
+    now = jax.lax.map(log_weight, (stored.rest, stored.log_proposal))
+    return jax.nn.logsumexp(now, axis=0) - jax.nn.logsumexp(stored.log_weight, axis=0)
+
+
+def action_log_prob(stored: StoredHistories) -> Numbers:
+    """Return an estimate `[...]` of the log density of actions under the flow that drew them.
+
+    As the true history is among the K, it is too large in the mean, for any K and q, and less so the larger K is: minus
+    it bounds the entropy of the action from below.
+    """
+    return jax.nn.logsumexp(stored.log_weight, axis=0) - math.log(len(stored.log_weight))
