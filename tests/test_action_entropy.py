@@ -7,7 +7,7 @@ import optax
 import pytest
 from flax import nnx
 from settings import networks, sized
-from test_policies import build, fresh, observations
+from test_policies import build, fresh, observations, recorded
 
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs import make
@@ -21,7 +21,7 @@ def with_history_model(method, action_size, steps=300):
     policy = fresh(obs_size=2, action_size=action_size, method=method, action_entropy_coef=0.1)
     policy.velocity.head.output.kernel[...] *= 100.0
     obs = jnp.broadcast_to(jnp.array([[0.3, -0.5]]), (20_000, 2))
-    _, record = policy.sample(obs, jax.random.key(1))
+    record = recorded(policy, obs, jax.random.key(1))
     graph, model, rest = nnx.split(policy, lambda path, _: path[0] == "history", ...)
     optimizer = optax.adam(1e-2)
 
@@ -44,7 +44,7 @@ def grid_entropy(policy, obs, points):
     action, rest = jnp.meshgrid(span, span, indexing="ij")
     state = policy.solver.join(action[..., None], rest[..., None, None])
     noise = policy.solver.inverse(policy.velocity.condition(obs[0]), state)
-    density = jnp.exp(policy.base.log_prob(noise) - policy.solver.log_det(1))
+    density = jnp.exp(policy.flow(obs[0]).base.log_prob(noise) - policy.solver.log_det(1))
     step = span[1] - span[0]
     marginal = density.sum(axis=1) * step
     np.testing.assert_allclose(marginal.sum() * step, 1.0, atol=0.01)
@@ -55,7 +55,7 @@ def grid_entropy(policy, obs, points):
 def test_in_one_dimension_the_bound_is_below_the_entropy_and_near_it(method):
     policy, obs, before = with_history_model(method, 1)
     true = float(grid_entropy(policy, obs, 601))
-    _, record = policy.sample(obs, jax.random.key(2))
+    record = recorded(policy, obs, jax.random.key(2))
     bound = -float(policy.action_log_prob(obs, record).mean())
     assert -before < bound, "learning the history must tighten the bound"
     assert true - 0.05 < bound < true + 0.02
@@ -64,12 +64,13 @@ def test_in_one_dimension_the_bound_is_below_the_entropy_and_near_it(method):
 def test_in_two_dimensions_the_bound_is_below_the_entropy_and_near_it():
     policy, obs, _ = with_history_model("genpo++", 2)
     # Entropy of a histogram of a million actions; its bias is below the tolerance.
-    action, record = policy.sample(jnp.broadcast_to(obs[:1], (1_000_000, 2)), jax.random.key(3))
-    counts, *edges = np.histogram2d(*np.asarray(action).T, bins=100)
+    obs = jnp.broadcast_to(obs[:1], (1_000_000, 2))
+    record = recorded(policy, obs, jax.random.key(3))
+    counts, *edges = np.histogram2d(*np.asarray(record.action).T, bins=100)
     share = counts[counts > 0] / counts.sum()
     area = (edges[0][1] - edges[0][0]) * (edges[1][1] - edges[1][0])
     true = -(share * np.log(share / area)).sum()
-    bound = -float(policy.action_log_prob(jnp.broadcast_to(obs[:1], (1_000_000, 2)), record).mean())
+    bound = -float(policy.action_log_prob(obs, record).mean())
     assert true - 0.12 < bound < true + 0.02
 
 
@@ -81,19 +82,10 @@ def test_the_gaussian_knows_its_density_exactly():
     np.testing.assert_allclose(-log_prob.mean(), policy.entropy(), atol=0.02)
 
 
-def test_the_penalty_trains_the_history_model_alone():
-    policy, obs = build(action_entropy_coef=0.1), observations()
-    _, record = policy.sample(obs, jax.random.key(0))
-    graph, params = nnx.split(policy)
-    gradient = jax.grad(lambda p: nnx.merge(graph, p).auxiliary_loss(obs, record))(params)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
-        assert bool(jnp.any(leaf != 0)) == (path[0].key == "history"), path
-
-
 def test_without_the_bonus_there_is_no_history_model_to_ask():
     policy, obs = build(), observations()
-    _, record = policy.sample(obs, jax.random.key(0))
-    with pytest.raises(ValueError, match="action_entropy_coef > 0"):
+    record = recorded(policy, obs, jax.random.key(0))
+    with pytest.raises(ValueError, match="a model of the history"):
         policy.action_log_prob(obs, record)
 
 

@@ -21,11 +21,12 @@ def half(method="genpo++", **settings):
     return METHODS[method](**{k: v for k, v in HALF.items() if k in own}, **settings)
 
 
-def make_config(num_envs=256, method="genpo++", **ppo):
+def make_config(num_envs=256, method="genpo++", num_histories=1, **ppo):
+    histories = {} if num_histories == 1 else {"num_histories": num_histories}
     return Config(
         updates_per_chunk=1,
         env_options=EnvConfig(num_envs=num_envs),
-        method=half(method),
+        method=half(method, **histories),
         networks=NETWORKS,
         ppo=PPOConfig(**{"unroll": 8, "num_minibatches": 4} | ppo),
     )
@@ -58,10 +59,19 @@ class WideEnv(TargetEnv):
 
 @pytest.mark.ci
 @pytest.mark.parametrize(
-    ("method", "num_minibatches"), [("gaussian", 2), ("gaussian", 32), ("genpo++", 2), ("genpo++", 32), ("genpo", 2)]
+    ("method", "num_histories", "num_minibatches"),
+    [
+        ("gaussian", 1, 2),
+        ("gaussian", 1, 32),
+        ("genpo++", 1, 2),
+        ("genpo++", 1, 32),
+        ("genpo++", 8, 2),
+        ("genpo++", 8, 32),
+        ("genpo", 1, 2),
+    ],
 )
-def test_the_prediction_is_within_15_percent_of_what_the_compiler_plans(method, num_minibatches):
-    env, config = WideEnv(), make_config(2048, method, unroll=16, num_minibatches=num_minibatches)
+def test_the_prediction_is_within_15_percent_of_what_the_compiler_plans(method, num_histories, num_minibatches):
+    env, config = WideEnv(), make_config(2048, method, num_histories, unroll=16, num_minibatches=num_minibatches)
     trainer = Trainer(env, config)
     analysis = trainer.program.lower(trainer.abstract_state(1), trainer.hyper).compile().memory_analysis()
     planned = analysis.argument_size_in_bytes + analysis.temp_size_in_bytes

@@ -31,6 +31,12 @@ def build(seed=0, **options) -> Any:
     return nnx.merge(graph, jax.tree.map(lambda p: p + 0.15 * jax.random.normal(key, p.shape), params))
 
 
+def recorded(policy, obs, key):
+    """Return the record of actions drawn for these observations, as an update sees it."""
+    _, record = policy.sample(obs, key)
+    return policy.complete(obs, record, jax.random.fold_in(key, 1))
+
+
 def observations(count=32, seed=9):
     return jax.random.normal(jax.random.key(seed), (count, OBS))
 
@@ -54,6 +60,10 @@ VARIANTS = [
     {"method": "genpo"},
     {"method": "genpo", "mix": 1.0},
     {"method": "saflow"},
+    {"method": "genpo++", "num_histories": 3},
+    {"method": "genpo++", "num_histories": 3, "solver": "multistep-3", "history_coef": 0.3, "base": "conditioned"},
+    {"method": "genpo", "num_histories": 2, "base": "standard"},
+    {"method": "saflow", "num_histories": 2},
     {"method": "dppo"},
     {"method": "reinflow"},
 ]
@@ -63,7 +73,7 @@ SURROGATES = [{"method": "fpo"}, {"method": "fpo++"}, {"method": "policyflow"}]
 @pytest.mark.parametrize("options", VARIANTS + SURROGATES, ids=str)
 def test_the_log_ratio_of_unchanged_parameters_is_zero(options):
     policy, obs = build(**options), observations()
-    _, record = policy.sample(obs, jax.random.key(1))
+    record = recorded(policy, obs, jax.random.key(1))
     # The large velocity of these tests takes states to about ten times the size that training sees.
     amplification = policy.solver.round_trip_error() / 1.2e-7 if hasattr(policy, "solver") else 1.0
     assert jnp.abs(policy.log_ratio(obs, record)).max() < 2e-5 * amplification
@@ -73,7 +83,7 @@ def test_the_log_ratio_of_unchanged_parameters_is_zero(options):
 def test_the_mean_ratio_of_moved_parameters_is_one(options):
     policy = build(**options)
     obs = jnp.broadcast_to(observations(1), (200_000, OBS))
-    _, record = policy.sample(obs, jax.random.key(1))
+    record = recorded(policy, obs, jax.random.key(1))
     ratio = jnp.exp(perturbed(policy, 0.02).log_ratio(obs, record))
     assert ratio.std() > 0.01
     assert abs(ratio.mean() - 1) < 5 * ratio.std() / math.sqrt(ratio.size)
@@ -83,7 +93,7 @@ def test_the_mean_ratio_of_moved_parameters_is_one(options):
 def test_the_gradient_of_the_log_ratio_is_the_score_with_mean_zero(options):
     policy = build(**options)
     obs = jnp.broadcast_to(observations(1), (50_000, OBS))
-    _, record = policy.sample(obs, jax.random.key(1))
+    record = recorded(policy, obs, jax.random.key(1))
     graph, params = nnx.split(policy)
     gradient = jax.grad(lambda p: nnx.merge(graph, p).log_ratio(obs, record).mean())(params)
     few = jax.tree.map(lambda x: x[:500], record)

@@ -15,7 +15,8 @@ class Policy(nnx.Module):
     Actions are unbounded: the environment layer squashes them, and the squash cancels in every ratio.
 
     Attributes:
-        ratio_evaluations: evaluations of a velocity in the ratio of one action, for the prediction of memory.
+        ratio_evaluations: evaluations of a velocity that the gradient of a ratio keeps at once, for the prediction of
+            memory.
         regressions: attributes that only `auxiliary_loss` trains. They learn at the rate of the value network, which
             does not follow the KL divergence, and their gradient is clipped by itself.
     """

@@ -103,7 +103,7 @@ class ReversiblePolicy(Policy):
         self.solver: ReversibleSolver = method.make_solver() if solver is None else solver
         self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.num_histories = method.num_histories
-        self.ratio_evaluations = method.num_histories * len(self.solver.evaluation_times)
+        self.ratio_evaluations = len(self.solver.evaluation_times)
         self.action_size = action_size
         still_std = jnp.linalg.norm(still_weights(self.solver)[0])
         log_scale = jnp.full((self.solver.num_states, action_size), jnp.log(method.initial_std / still_std))

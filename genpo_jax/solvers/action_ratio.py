@@ -77,20 +77,20 @@ def store_histories(flow: Flow, proposal: Proposal, state: State, key: Array, nu
 
 def log_weights(flow: Flow, action: Action, rest: Array, log_proposal: Array) -> Array:
     """Return `log p(a, h) - log q(h | a)` `[n, ...]` of n rests `[n, ..., k-1, d]` for each action `[..., d]`."""
-    return flow.log_prob(flow.solver.join(jnp.broadcast_to(action, (len(rest), *action.shape)), rest)) - log_proposal
+
+    # One history after the other, each computed again for its gradient: memory does not grow with their number, and
+    # what stays in a CPU's cache takes half the time.
+    @jax.checkpoint
+    def log_weight(history: tuple[Array, Array]) -> Array:
+        rest, log_proposal = history
+        return flow.log_prob(flow.solver.join(action, rest)) - log_proposal
+
+    return jax.lax.map(log_weight, (rest, log_proposal))
 
 
 def action_log_ratio(flow: Flow, stored: StoredHistories) -> Numbers:
     """Return the logarithm `[...]` of the unbiased ratio of actions, of `flow` to the flow that stored them."""
-
-    # One history after the other, each computed again for its gradient: memory does not grow with K, and what stays in
-    # a CPU's cache takes half the time.
-    @jax.checkpoint
-    def log_weight(history: tuple[Array, Array]) -> Array:
-        rest, log_proposal = history
-        return flow.log_prob(flow.solver.join(stored.action, rest)) - log_proposal
-
-    now = jax.lax.map(log_weight, (stored.rest, stored.log_proposal))
+    now = log_weights(flow, stored.action, stored.rest, stored.log_proposal)
     return jax.nn.logsumexp(now, axis=0) - jax.nn.logsumexp(stored.log_weight, axis=0)
 
 

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from genpo_jax.shapes import Numbers, Samples
-from genpo_jax.solvers.action_ratio import Proposal, log_weights
+from genpo_jax.solvers.action_ratio import Proposal
 from genpo_jax.solvers.flow import Flow
 
 
@@ -167,7 +167,9 @@ def _log_weights(flow: Flow, proposal: Proposal, action: Array, key: Array, num_
     if action.shape[-1] != flow.event_shape[-1]:
         raise ValueError(f"actions must be [..., {flow.event_shape[-1]}], got {action.shape}; pass flow.action(state)")
     rest = proposal.sample(key, action, num_samples)
-    return log_weights(flow, action, rest, proposal.log_prob(rest, action))
+    # All at once, unlike the few of `action_ratio.log_weights`: samples are many and actions may be few.
+    actions = jnp.broadcast_to(action, (num_samples, *action.shape))
+    return flow.log_prob(flow.solver.join(actions, rest)) - proposal.log_prob(rest, action)
 
 
 def _log_mean_exp(values: Array) -> Array:

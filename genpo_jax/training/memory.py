@@ -32,8 +32,8 @@ class Memory:
         learner: parameters and both moments of Adam; the gradient lies in the workspace.
         environments: states, observations and the pool of fresh ones.
         transitions: observations and records of one rollout, in order and split into minibatches.
-        workspace: the larger of what the value network needs for a whole rollout, and what the gradient needs for one
-            minibatch. The two are not alive together.
+        workspace: the largest of what the value network needs for a whole rollout, what the gradient needs for one
+            minibatch, and what drawing histories for a whole rollout needs. They are not alive together.
     """
 
     learner: int
@@ -58,12 +58,13 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
 
     With T the unroll, B the environments, P the minibatches, n the observation numbers and r the recorded ones of a
     transition, U the hidden units that are kept for the gradient (`gradient_units`), v the widest layer of the value
-    network, and w the widest layer of all:
+    network, w the widest layer of all, and, where several histories are drawn for each action of the rollout, E the
+    evaluations of the velocity in one of them, of u units each, and c = w + (E + 1) u + r; c = 0 otherwise:
 
         learner       3 * 4 * parameters
         environments  2 B (state + 4 n) + 24 B
         transitions   4 T B (2 n + 2 r + 12)
-        workspace     4 T B max(2 v, (KEPT U + n + w / 2) / P)
+        workspace     4 T B max(2 v, (KEPT U + n + w / 2) / P, c)
 
     Physics temporaries are left out: they live during a step of all environments only, and reuse the workspace. Shared
     by D devices, each holds the learner and 1 / D of the rest.
@@ -77,15 +78,19 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
 
     def build() -> tuple[Agent, Any]:
         agent = Agent(observation_sizes, action_size, config.method, config.networks, nnx.Rngs(0))
-        _, record = agent.sample({name: jnp.zeros(size) for name, size in observation_sizes.items()}, jax.random.key(0))
-        return agent, record
+        obs, key = {name: jnp.zeros(size) for name, size in observation_sizes.items()}, jax.random.key(0)
+        drawn = agent.sample(obs, key)[1]
+        return agent, drawn, agent.complete(obs, drawn, key)
 
-    agent, record = nnx.eval_shape(build)
+    agent, drawn, record = nnx.eval_shape(build)
     num_envs, activation = config.env_options.num_envs, config.networks.activation
     transitions = num_envs * config.ppo.unroll
     obs = sum(observation_sizes.values())
     gradient = KEPT[activation] * gradient_units(agent) + obs + max(_widths(agent)) / 2
     workspace = max(2 * max(config.networks.value_sizes), gradient / config.ppo.num_minibatches)
+    if _bytes(record) > _bytes(drawn):
+        evaluations = (agent.policy.ratio_evaluations + 1) * agent.policy.velocity.units_per_call
+        workspace = max(workspace, max(_widths(agent)) + evaluations + _bytes(record) / FLOAT)
     return Memory(
         learner=3 * _bytes(nnx.state(agent, nnx.Param)),
         environments=num_envs * (2 * (env_state_bytes + FLOAT * obs) + FLOAT * SCALARS_PER_ENV),

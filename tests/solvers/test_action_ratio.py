@@ -1,0 +1,172 @@
+"""The ratio of actions from stored histories: unbiased for any proposal, 1 where nothing has changed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from genpo_jax.solvers import (
+    Flow,
+    HistoryProposal,
+    HistorySolver,
+    action_log_prob,
+    action_log_ratio,
+    fit_history_proposal,
+    standard_normal,
+    store_histories,
+)
+
+from .family import make, mlp, mlp_params
+
+ACTIONS = np.array([[-1.2], [0.1], [0.8], [1.9]])
+SPAN = np.linspace(-8, 8, 4001)
+
+
+def flow_of(params, name="history"):
+    solver = make(name, 5)
+    size = params["last"].shape[1]
+    return Flow(solver, lambda x, t: mlp(params, x, t), standard_normal(solver.num_states, size, jnp.float64))
+
+
+def moved(params, by=0.25):
+    return params | {"bias": params["bias"] + by, "last": (1 + by) * params["last"]}
+
+
+def then_flow():
+    return flow_of(mlp_params(3, 1))
+
+
+def now_flow():
+    return flow_of(moved(mlp_params(3, 1)))
+
+
+def bad_proposal(size=1):
+    """Return a proposal that knows nothing: off its center, against the slope of the truth, four times as wide."""
+    return HistoryProposal(jnp.full((1, size), 0.5), -0.3 * jnp.eye(size), 1.5 * jnp.eye(size))
+
+
+def joint_on_grid(flow):
+    """Return p(a, h) `[actions, histories]` of one action coordinate."""
+    pairs = jnp.asarray(np.stack(np.broadcast_arrays(ACTIONS, SPAN[None]), axis=-1)[..., None])
+    return jnp.exp(jax.jit(flow.log_prob)(pairs))
+
+
+def true_ratio():
+    """Return p_now(a) / p_then(a) by integrating the history out."""
+    return np.asarray(joint_on_grid(now_flow()).sum(-1) / joint_on_grid(then_flow()).sum(-1))
+
+
+def own_histories(key, count):
+    """Draw states `[count, actions, 2, 1]`: the actions above, with histories of p_then(h | a)."""
+    cumulative = jnp.cumsum(joint_on_grid(then_flow()), axis=-1)
+    uniform = jax.random.uniform(key, (len(ACTIONS), count), jnp.float64)
+    history = jax.vmap(lambda u, c: jnp.interp(u, c / c[-1], jnp.asarray(SPAN)))(uniform, cumulative)
+    return jnp.stack(jnp.broadcast_arrays(ACTIONS, history), axis=-1).swapaxes(0, 1)[..., None]
+
+
+@pytest.mark.parametrize("num_histories", [1, 2, 8])
+def test_the_ratio_is_unbiased_for_each_action_however_bad_the_proposal(num_histories):
+    then, now = then_flow(), now_flow()
+    state = own_histories(jax.random.key(0), 40_000)
+
+    @jax.jit
+    def ratios(key):
+        stored = store_histories(then, bad_proposal(), state, key, num_histories)
+        return jnp.exp(action_log_ratio(now, stored))
+
+    found = np.asarray(ratios(jax.random.key(1)))
+    error = found.std(axis=0) / np.sqrt(len(found))
+    expected = true_ratio()
+    assert (np.abs(expected - 1) > 20 * error).any(), "the test must see a ratio that is not that of the action"
+    np.testing.assert_array_less(np.abs(found.mean(axis=0) - expected), 4.5 * error)
+
+
+def test_more_histories_of_a_good_proposal_come_near_the_ratio_of_the_action():
+    then, now = then_flow(), now_flow()
+    proposal = fit_history_proposal(then, jax.random.key(2), 4096)
+    state, expected = own_histories(jax.random.key(0), 2000), true_ratio()
+
+    def spread(num_histories):
+        stored = store_histories(then, proposal, state, jax.random.key(1), num_histories)
+        return np.abs(np.exp(action_log_ratio(now, stored)) - expected).mean()
+
+    one, eight, many = (spread(count) for count in (1, 8, 256))
+    assert eight < 0.6 * one
+    assert many < 0.15 * one
+
+
+@pytest.mark.parametrize("name", ["history", "multistep-3", "coupled", "verlet"])
+def test_the_ratio_of_an_unchanged_flow_is_one(name):
+    flow = flow_of(mlp_params(5, 2), name)
+    state = flow.sample(seed=jax.random.key(0), sample_shape=64)
+    proposal = fit_history_proposal(flow, jax.random.key(1), 512, inflation=2.0)
+    stored = store_histories(flow, proposal, state, jax.random.key(2), 4)
+    assert stored.rest.shape == (4, 64, flow.solver.num_states - 1, 2)
+    assert float(jnp.abs(action_log_ratio(flow, stored)).max()) < 1e-12
+
+
+def test_one_history_gives_the_ratio_of_the_state_and_needs_no_good_proposal():
+    then, now = flow_of(mlp_params(5, 2)), flow_of(moved(mlp_params(5, 2)))
+    state, log_prob = then.sample_and_log_prob(seed=jax.random.key(0), sample_shape=64)
+    stored = store_histories(then, bad_proposal(2), state, jax.random.key(1), 1)
+    np.testing.assert_allclose(action_log_ratio(now, stored), now.log_prob(state) - log_prob, rtol=1e-9, atol=1e-12)
+
+
+def test_the_gradient_at_unchanged_parameters_is_the_mean_of_the_scores_by_their_weights():
+    params = mlp_params(5, 2)
+    flow = flow_of(params)
+    state = flow.sample(seed=jax.random.key(0))
+    stored = store_histories(flow, bad_proposal(2), state, jax.random.key(1), 6)
+    weight = jax.nn.softmax(stored.log_weight)
+    assert float(weight.max()) < 0.999
+
+    def log_prob(params, rest):
+        return flow_of(params).log_prob(flow.solver.join(stored.action, rest))
+
+    @jax.jit
+    def gradient_and_scores(params):
+        gradient = jax.grad(lambda p: action_log_ratio(flow_of(p), stored))(params)
+        return gradient, jax.vmap(jax.grad(log_prob), (None, 0))(params, stored.rest)
+
+    gradient, scores = gradient_and_scores(params)
+    for name in params:
+        mean = jnp.tensordot(weight, scores[name], 1)
+        np.testing.assert_allclose(gradient[name], mean, rtol=1e-8, atol=1e-10)
+
+
+def test_the_estimate_of_the_density_is_too_high_in_the_mean_and_less_so_with_more_histories():
+    flow = then_flow()
+    state = own_histories(jax.random.key(0), 4000)
+    step = SPAN[1] - SPAN[0]
+    truth = np.log(joint_on_grid(flow).sum(-1) * step)
+
+    def excess(num_histories):
+        stored = store_histories(flow, bad_proposal(), state, jax.random.key(1), num_histories)
+        return (np.asarray(action_log_prob(stored)) - truth).mean(axis=0)
+
+    one, four, many = excess(1), excess(4), excess(64)
+    np.testing.assert_array_less(0.0, many)
+    np.testing.assert_array_less(many, four)
+    np.testing.assert_array_less(four, one)
+
+
+def test_batch_dimensions_of_flow_and_actions_agree():
+    """A velocity that carries a batch, as that of a policy does."""
+    shift = jnp.linspace(-1, 1, 6).reshape(3, 2)[..., None]
+    flow = Flow(HistorySolver(3), lambda x, t: shift - x, standard_normal(2, 1, jnp.float64))
+    state = flow.forward(flow.base.sample(jax.random.key(0), (3, 2)))
+    stored = store_histories(flow, bad_proposal(), state, jax.random.key(1), 5)
+    assert stored.log_weight.shape == (5, 3, 2)
+    together = action_log_prob(stored)[1, 0]
+    alone = Flow(HistorySolver(3), lambda x, t: shift[1, 0] - x, standard_normal(2, 1, jnp.float64))
+    log_weight = [
+        alone.log_prob(alone.solver.join(stored.action[1, 0], stored.rest[k, 1, 0])) - stored.log_proposal[k, 1, 0]
+        for k in range(5)
+    ]
+    np.testing.assert_allclose(together, jnp.log(jnp.exp(jnp.stack(log_weight)).mean()), rtol=1e-9)
+
+
+def test_no_history_at_all_is_refused():
+    flow = then_flow()
+    with pytest.raises(ValueError, match="num_histories must be >= 1, got 0"):
+        store_histories(flow, bad_proposal(), own_histories(jax.random.key(0), 2), jax.random.key(1), 0)
