@@ -31,8 +31,8 @@ class Options:
     envs: tuple[str, ...] = ("inverted_pendulum", "reacher", "hopper", "ant")
     """Environments, of Brax, MuJoCo Playground or our own."""
     methods: tuple[str, ...] = ("gaussian", "genpo++")
-    """Methods, each with the settings of its preset or others: `genpo++:num_histories=4,num_steps=10`. The first is the
-    one that the others are compared with."""
+    """Methods, each with the settings of its preset or with others: `genpo++:num_histories=8,target_kl=0.04`. The first
+    is the one that the others are compared with."""
     num_seeds: int = 5
     """Seeds of every method, trained in one program."""
     first_seed: int = 0

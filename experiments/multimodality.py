@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import entr
 
-from experiments.study import check_choices, run_study, study_config, train
+from experiments.study import check_choices, parse_method, run_study, study_config, train
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
-from genpo_jax.methods import METHODS, FlowMethod, ReversibleMethod
+from genpo_jax.methods import FlowMethod, ReversibleMethod, method_of
 from genpo_jax.runs.run import Run
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.trainer import Trainer
@@ -44,9 +44,11 @@ class Options:
     envs: tuple[str, ...] = ("ring", "moons", "multigoal")
     """Toys: ring, moons, multigoal."""
     methods: tuple[str, ...] = ("gaussian", "genpo++", "genpo", "saflow")
-    """Methods, each with and without the bonus."""
+    """Methods, each with and without the bonus; with settings of their own as in `genpo++:num_histories=8`."""
     num_seeds: int = 5
     """Seeds, trained in one program."""
+    first_seed: int = 0
+    """The first of them."""
     num_timesteps: int | None = None
     """Env steps of each seed. None: the preset's."""
     alpha: float = 0.2
@@ -81,16 +83,17 @@ def variants(options: Options) -> list[Variant]:
     """Return all rows for one environment."""
     rows = []
     for method in options.methods:
+        cls = method_of(parse_method(method)[0])
         # The methods without a density of the action know no bonus, and those without a solver no other base.
-        bonuses = (False, True) if METHODS[method].has_density else (False,)
-        bases = options.base if issubclass(METHODS[method], ReversibleMethod) else ("learned-scale",)
+        bonuses = (False, True) if cls.has_density else (False,)
+        bases = options.base if issubclass(cls, ReversibleMethod) else ("learned-scale",)
         rows += [Variant(method, base, bonus) for base in bases for bonus in bonuses]
     return rows
 
 
 def make_config(env: str, variant: Variant, options: Options) -> Config:
     """Return the settings of all seeds of one variant on one environment."""
-    config = study_config(env, variant.method, options.num_seeds, options.num_timesteps)
+    config = study_config(env, variant.method, options.num_seeds, options.num_timesteps, first_seed=options.first_seed)
     changed: dict[str, Any] = {}
     if isinstance(config.method, ReversibleMethod):
         changed["base"] = variant.base

@@ -23,7 +23,9 @@ from experiments.compare_plots import COLORS
 from experiments.study import ALL_METHODS, check_choices, run_study, study_config
 from experiments.true_density import true_log_ratio
 from genpo_jax.envs import make
+from genpo_jax.methods import ReversibleMethod
 from genpo_jax.policies.chain import ChainPolicy
+from genpo_jax.policies.reversible import HistoriesRecord
 from genpo_jax.runs.files import write_atomically
 from genpo_jax.training.trainer import Trainer
 
@@ -43,6 +45,8 @@ class Options:
     """An environment with two action coordinates: ring, moons or multigoal."""
     methods: tuple[str, ...] = ALL_METHODS
     """Methods to study."""
+    histories: tuple[int, ...] = (1,)
+    """Histories K that the ratios of reversible methods are averaged over: all on one policy, trained with the most."""
     num_seeds: int = 3
     """Seeds."""
     num_timesteps: int = 200_000
@@ -75,6 +79,8 @@ def resume(method: str, options: Options) -> list[dict[str, Any]]:
 def measure(method: str, options: Options) -> list[dict[str, Any]]:
     """Return one row per seed and distance."""
     config = replace(study_config(options.env, method, 1, options.num_timesteps), updates_per_chunk=1)
+    if isinstance(config.method, ReversibleMethod) and options.histories != (1,):
+        config = replace(config, method=replace(config.method, num_histories=max(options.histories)))
     env = make(options.env)
     if env.action_size != 2:
         raise ValueError(f"env must have two action coordinates, '{options.env}' has {env.action_size}; use moons")
@@ -82,17 +88,27 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
     algorithm = trainer.algorithm
 
     @jax.jit
-    def compare(before: Any, after: Any, drift: Array, obs: Array, key: Array) -> dict[str, Array]:
-        """Set reported against true ratios at a point of the line through `before` (0) and `after` (1)."""
+    def compare(before: Any, after: Any, drift: Array, obs: Array, key: Array) -> dict[str, dict[str, Array]]:
+        """Set reported against true ratios at a point of the line through `before` (0) and `after` (1).
+
+        Returns errors by the name of what reports: the method, with each number of histories that it has.
+        """
         then = algorithm.make_agent(before).policy
         now = algorithm.make_agent(jax.tree.map(lambda a, b: a + drift * (b - a), before, after)).policy
         many = jnp.broadcast_to(obs, (options.batch_size, *obs.shape))
         action, record = then.sample(many, key)
+        true = true_log_ratio(now, then, obs, action, key)
+        record = then.complete(many, record, jax.random.fold_in(key, 1))
+        if isinstance(record, HistoriesRecord):
+            return {
+                f"{method}, K = {count}": _errors(true, now.log_ratio(many, record.first(count)))
+                for count in options.histories
+            }
         reported = now.log_ratio(many, record)
         if isinstance(now, ChainPolicy) and reported.ndim > 1:
             # The ratio of the chain is the product of those of its steps.
             reported = reported.sum(axis=-1)
-        return _errors(true_log_ratio(now, then, obs, action, key), reported)
+        return {method: _errors(true, reported)}
 
     rows = []
     for seed in range(options.num_seeds):
@@ -107,13 +123,14 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
         at = partial(compare, first.learner.params, after, obs=obs, key=jax.random.key(1000 + seed))
         drift = 0.1
         for _ in range(SEARCH_STEPS):
-            drift *= (TYPICAL_DISTANCE / float(at(drift=drift)["distance"])) ** SEARCH_GAIN
+            distance = next(iter(at(drift=drift).values()))["distance"]
+            drift *= (TYPICAL_DISTANCE / float(distance)) ** SEARCH_GAIN
         for multiple in MULTIPLES:
-            errors = jax.device_get(at(drift=multiple * drift))
-            rows.append(
-                {"method": method, "seed": seed, "multiple": multiple, "drift": multiple * drift}
+            rows += [
+                {"method": name, "seed": seed, "multiple": multiple, "drift": multiple * drift}
                 | {k: float(v) for k, v in errors.items()}
-            )
+                for name, errors in jax.device_get(at(drift=multiple * drift)).items()
+            ]
     return rows
 
 
@@ -123,6 +140,8 @@ def _errors(true: Array, reported: Array) -> dict[str, Array]:
     ratio, expected = jnp.exp(by_action), jnp.exp(true)[:, None]
     return {
         "distance": jnp.sqrt(jnp.square(true).mean()),
+        "kl": (ratio - 1 - by_action).mean(),
+        "true_kl": (expected[:, 0] - 1 - true).mean(),
         "mean_ratio": ratio.mean(),
         "true_mean_ratio": expected.mean(),
         "bias": (ratio - expected).mean(),
@@ -173,7 +192,7 @@ def draw(rows: list[dict[str, Any]], batch_size: int, path: Path) -> None:
 
 def to_markdown(rows: list[dict[str, Any]], batch_size: int) -> str:
     """Return medians over the seeds, at the typical distance, as a Markdown table."""
-    names = ("drift", "distance", "true_mean_ratio", "bias", "bias_error", "spread", "slope", "correlation")
+    names = ("drift", "distance", "true_kl", "kl", "bias", "bias_error", "spread", "slope", "correlation")
     lines = ["| method | " + " | ".join(names).replace("_", " ") + " |", "|---" * (len(names) + 1) + "|"]
     rows = [row | {"bias_error": bias_error(row, batch_size)} for row in rows if row["multiple"] == 1.0]
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -186,11 +205,11 @@ def study(options: Options) -> None:
     """Measure every method that is not measured yet, and report on all of them."""
     check_choices([options.env], options.methods, options.num_seeds)
     rows: list[dict[str, Any]] = []
-    table = ""
     for method in options.methods:
-        rows += resume(method, options)
-        table = to_markdown(rows, options.batch_size)
-        print(table.splitlines()[-1], flush=True)
+        found = resume(method, options)
+        rows += found
+        print("\n".join(to_markdown(found, options.batch_size).splitlines()[2:]), flush=True)
+    table = to_markdown(rows, options.batch_size)
     draw(rows, options.batch_size, options.out / "ratios.png")
     (options.out / "table.md").write_text(table)
     print(table)

@@ -12,9 +12,9 @@ import numpy as np
 import tyro
 
 from genpo_jax import envs
-from genpo_jax.config import Config
+from genpo_jax.config import Config, PPOConfig
 from genpo_jax.methods import METHODS, method_of
-from genpo_jax.presets import preset
+from genpo_jax.presets import Layer, apply, preset
 from genpo_jax.runs.folder import CONFIG_FILE, read_config, saved_config, seed_folders
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runs.run import train as start_run
@@ -55,28 +55,32 @@ def check_choices(env_names: Iterable[str], method_names: Iterable[str], num_see
         raise ValueError(f"num_seeds must be >= 1, got {num_seeds}")
     for name in env_names:
         envs.check(name)
-    for name in method_names:
-        parse_method(name)
+    for name, layer in map(parse_method, method_names):
+        apply(Config(method=method_of(name)()), layer)
 
 
-def parse_method(text: str) -> tuple[str, dict[str, Any]]:
-    """Return the method and the settings in `NAME` or `NAME:setting=value,setting=value`.
+def parse_method(text: str) -> tuple[str, Layer]:
+    """Return the method, and what is set otherwise than its preset, in `NAME` or `NAME:setting=value,setting=value`.
+
+    Settings are the method's own or those of its update, `genpo++:num_histories=8,target_kl=0.04`.
 
     Raises:
-        ValueError: if there is no such method, or it has no such setting.
+        ValueError: if there is no such method, or no such setting.
     """
     name, _, assignments = text.partition(":")
-    known = {f.name for f in dataclasses.fields(method_of(name))}
-    settings = {}
+    parts = {"method": method_of(name), "ppo": PPOConfig}
+    known = {f.name: part for part, cls in parts.items() for f in dataclasses.fields(cls)}
+    layer: Layer = {}
     for assignment in filter(None, assignments.split(",")):
         key, _, value = assignment.partition("=")
         if key not in known:
             raise ValueError(f"a setting of {name} must be one of {', '.join(sorted(known))}; got {assignment!r}")
         try:
-            settings[key] = ast.literal_eval(value)
+            parsed = ast.literal_eval(value)
         except (SyntaxError, ValueError):
-            settings[key] = value
-    return name, settings
+            parsed = value
+        layer.setdefault(known[key], {})[key] = parsed
+    return name, layer
 
 
 def study_config(
@@ -92,13 +96,12 @@ def study_config(
 
     None keeps the preset's.
     """
-    name, settings = parse_method(method)
-    config = preset(env, name)
+    name, layer = parse_method(method)
+    config = apply(preset(env, name), layer)
     return replace(
         config,
         seed=first_seed,
         backend=config.backend if backend is None else backend,
-        method=replace(config.method, **settings),
         num_seeds=num_seeds,
         num_timesteps=config.num_timesteps if num_timesteps is None else num_timesteps,
         num_evals=config.num_evals if num_evals is None else num_evals,

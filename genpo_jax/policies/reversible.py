@@ -60,6 +60,14 @@ class HistoriesRecord(PyTreeNode):
             anchor,
         )
 
+    def first(self, count: int) -> "HistoriesRecord":
+        """Return the record with the first `count` histories alone, as if no more had been drawn."""
+        return self.replace(
+            rest=self.rest[..., :count, :, :],
+            log_proposal=self.log_proposal[..., :count],
+            log_weight=self.log_weight[..., :count],
+        )
+
     @property
     def stored(self) -> StoredHistories:
         """The same with axis K first."""

@@ -76,7 +76,7 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
         env_state_bytes: of one environment, see `state_bytes`.
     """
 
-    def build() -> tuple[Agent, Any]:
+    def build() -> tuple[Agent, Any, Any]:
         agent = Agent(observation_sizes, action_size, config.method, config.networks, nnx.Rngs(0))
         obs, key = {name: jnp.zeros(size) for name, size in observation_sizes.items()}, jax.random.key(0)
         drawn = agent.sample(obs, key)[1]
@@ -89,7 +89,8 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     gradient = KEPT[activation] * gradient_units(agent) + obs + max(_widths(agent)) / 2
     workspace = max(2 * max(config.networks.value_sizes), gradient / config.ppo.num_minibatches)
     if _bytes(record) > _bytes(drawn):
-        evaluations = (agent.policy.ratio_evaluations + 1) * agent.policy.velocity.units_per_call
+        velocity: Any = getattr(agent.policy, "velocity", None)
+        evaluations = (agent.policy.ratio_evaluations + 1) * velocity.units_per_call
         workspace = max(workspace, max(_widths(agent)) + evaluations + _bytes(record) / FLOAT)
     return Memory(
         learner=3 * _bytes(nnx.state(agent, nnx.Param)),
