@@ -184,3 +184,13 @@ def test_the_asymmetric_objective_pulls_back_what_a_clip_lets_go():
     assert gradient(-1.0, "aspo") < 0 < gradient(-0.1, "aspo")
     np.testing.assert_allclose(gradient(float(np.log(0.8)), "aspo"), 0, atol=1e-6)
     assert gradient(0.5, "aspo") == pytest.approx(np.exp(0.5) * (1 + (np.exp(0.5) - 1) / 0.2), rel=1e-5)
+
+
+def test_what_is_learned_by_regression_is_clipped_apart_from_the_policy():
+    """Norm 5 is clipped to 1; the norm 0.3 of the regression is not."""
+    params = {"policy": {"mean": jnp.array([3.0, 4.0]), "history": jnp.array([0.3])}, "value": {"net": jnp.zeros(1)}}
+    optimizer = ppo.make_optimizer(1.0, ("history",))
+    _, state = optimizer.update(params, optimizer.init(params), params)
+    (moments,) = [x for x in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(x, "mu")]
+    np.testing.assert_allclose(moments.mu["policy"]["mean"], 0.1 * np.array([0.6, 0.8]), rtol=1e-6)
+    np.testing.assert_allclose(moments.mu["policy"]["history"], 0.1 * np.array([0.3]), rtol=1e-6)

@@ -14,7 +14,7 @@ from genpo_jax.training.evaluation import Evaluator
 from genpo_jax.training.trainer import Trainer
 
 
-def make_trainer(env, method="genpo++", updates=4, **update):
+def make_trainer(env, method="genpo++", updates=4, histories=None, **update):
     options = {
         "unroll": 8,
         "num_minibatches": 2,
@@ -26,7 +26,7 @@ def make_trainer(env, method="genpo++", updates=4, **update):
         env="probe",
         updates_per_chunk=updates,
         env_options=EnvConfig(num_envs=64, squash="clip"),
-        method=sized((32,), method),
+        method=sized((32,), method, **({} if histories is None else {"num_histories": histories})),
         networks=networks((32,)),
         ppo=PPOConfig(**options),
     )
@@ -88,12 +88,13 @@ def test_the_value_bootstraps_from_a_time_limit_but_not_from_a_termination(termi
     np.testing.assert_allclose(value, expected, rtol=0.05)
 
 
-@pytest.mark.parametrize("method", ["gaussian", "genpo++"])
-def test_the_ratio_is_one_on_the_first_minibatch_of_every_update(method):
-    _, history = train(make_trainer(TargetEnv(), method, learning_rate=1e-2), 5)
+@pytest.mark.parametrize(("method", "histories"), [("gaussian", None), ("genpo++", 1), ("genpo++", 3)])
+def test_the_ratio_is_one_on_the_first_minibatch_of_every_update(method, histories):
+    _, history = train(make_trainer(TargetEnv(), method, histories=histories, learning_rate=1e-2), 5)
     assert max(metrics["train/first_ratio_error"] for metrics in history) <= 1e-4
     # The error is measured, not zero by construction: later minibatches move away from 1.
     assert history[-1]["train/kl"] > 1e-4
+    assert ("train/history_ess" in history[-1]) == (histories == 3)
 
 
 def test_a_chunk_compiles_once_and_donates_its_state(trainer):
