@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import ablation, compare, study, sweep
+from experiments import ablation, compare, kl_of_histories, study, sweep
 
 
 def run_main(module, monkeypatch, *arguments):
@@ -21,16 +21,16 @@ def curve(method, seed, returns, env="ring"):
 
 
 @pytest.mark.ci
-def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, monkeypatch, tmp_path):
+def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, monkeypatch, tmp_path, capsys):
     arguments = ("--num-seeds", 2, "--num-timesteps", 512, "--num-evals", 2, "--out", tmp_path, "--envs", "ring")
     run_main(compare, monkeypatch, *arguments, "--methods", "gaussian")
     metrics = tmp_path / "runs/ring/gaussian/seed-1/metrics.jsonl"
     before = metrics.read_bytes()
-    run_main(compare, monkeypatch, *arguments, "--methods", "gaussian", "genpo++")
+    run_main(compare, monkeypatch, *arguments, "--methods", "gaussian", "genpo++:num_histories=2")
     assert metrics.read_bytes() == before, "a finished run was trained again"
     returns = [json.loads(line) for line in (tmp_path / "returns.jsonl").read_text().splitlines()]
     assert {(line["method"], line["seed"]) for line in returns} == {
-        (m, s) for m in ("gaussian", "genpo++") for s in (0, 1)
+        (m, s) for m in ("gaussian", "genpo++:num_histories=2") for s in (0, 1)
     }
     table = (tmp_path / "table.md").read_text()
     assert table.count("| ring, ") == 2 and "better than gaussian" in table
@@ -38,6 +38,17 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
         assert (tmp_path / picture).stat().st_size > 10_000
     with pytest.raises(SystemExit, match="other num_evals"):
         run_main(compare, monkeypatch, *arguments[:5], 3, *arguments[6:], "--methods", "gaussian")
+
+    # A run of several histories says how much of its divergence is theirs; one without a model of them cannot.
+    monkeypatch.undo()
+    runs = tmp_path / "runs/ring"
+    capsys.readouterr()
+    run_main(kl_of_histories, monkeypatch, runs / "genpo++:num_histories=2", "--histories", 1, 8)
+    rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines()[-2:]]
+    assert [int(count) for count, _ in rows] == [1, 8]
+    assert all(float(value.split()[0]) > 0 for _, value in rows)
+    with pytest.raises(SystemExit, match="has no model of the history; name a run with num_histories > 1"):
+        run_main(kl_of_histories, monkeypatch, runs / "gaussian")
 
 
 def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(tiny_presets, monkeypatch, tmp_path):
@@ -58,6 +69,10 @@ def test_a_report_without_runs_says_what_to_do(monkeypatch, tmp_path):
         (("--envs",), "envs must name at least one"),
         (("--methods",), "methods must name at least one"),
         (("--num-seeds", 0), "num_seeds must be >= 1, got 0"),
+        (("--methods", "genpo++:num_historys=8"), "a setting of genpo\\+\\+ must be one of .*num_histories.*got"),
+        (("--methods", "gaussian:num_histories=8"), "a setting of gaussian must be one of"),
+        (("--methods", "genpo++:num_histories=0"), r"num_histories must be in \[1, 1024\], got 0"),
+        (("--methods", "gaussian:target_kl=wide"), "target_kl"),
         (("--envs", "ring", "hoper"), "no environment 'hoper'; did you mean 'hopper'"),
         (("--methods", "gaussian", "ppo"), "method must be one of"),
     ],
@@ -70,6 +85,15 @@ def test_a_study_of_nothing_or_of_what_does_not_exist_is_refused_before_it_train
         with pytest.raises(SystemExit, match=message):
             run_main(module, monkeypatch, "--out", tmp_path / "study", *arguments)
     assert not (tmp_path / "study").exists()
+
+
+def test_a_method_may_have_settings_of_its_own_and_of_its_update(tiny_presets):
+    config = study.study_config("ring", "genpo++:num_histories=3,base=standard,target_kl=0.5", 2, first_seed=7)
+    assert (config.method.num_histories, config.method.base, config.ppo.target_kl) == (3, "standard", 0.5)
+    assert config.seeds == range(7, 9)
+    plain = study.study_config("ring", "genpo++", 2, first_seed=7)
+    settings = {"num_histories": 3, "base": "standard"}
+    assert config == replace(plain, method=replace(plain.method, **settings), ppo=replace(plain.ppo, target_kl=0.5))
 
 
 def test_the_table_says_when_a_method_got_there():

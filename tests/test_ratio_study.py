@@ -52,3 +52,16 @@ def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_pa
     main(*arguments)
     with pytest.raises(SystemExit, match="has other settings"):
         main(*arguments, "--num-seeds", 2)
+
+
+@pytest.mark.ci
+def test_the_ratios_of_several_numbers_of_histories_are_of_one_policy(monkeypatch, tmp_path):
+    arguments = ["--num-seeds", 1, "--num-timesteps", 8192, "--batch-size", 256, "--methods", "genpo++"]
+    arguments += ["--histories", 1, 16, "--out", tmp_path]
+    monkeypatch.setattr("sys.argv", ["ratio_study", *map(str, arguments)])
+    run_study(ratio_study.Options, ratio_study.study, None)
+    rows = json.loads((tmp_path / "genpo++.json").read_text())["rows"]
+    one, many = ([row for row in rows if row["method"] == f"genpo++, K = {count}"] for count in (1, 16))
+    for a, b in zip(one, many, strict=True):
+        assert (a["drift"], a["distance"], a["true_kl"]) == (b["drift"], b["distance"], b["true_kl"])
+        assert b["spread"] < 0.7 * a["spread"] and b["true_kl"] < b["kl"] * 1.1 < a["kl"] * 1.1
