@@ -12,9 +12,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 from rich.table import Table
+
+from genpo_jax.cli import run_program
 
 SMALL = "--num-envs 64 --unroll 16 --rounds 5 --hidden-sizes 64 64 --encoder-sizes 64 64 --head-sizes 32 32"
 COUNTS = "--env-counts 64 256 --seed-counts 1 2 --device-counts 1 2"
@@ -43,11 +44,10 @@ class ShortOptions:
     """Scripts to run."""
 
 
-def main() -> None:
-    """Run the command line."""
-    options = tyro.cli(ShortOptions, description=__doc__)
+def main(options: ShortOptions) -> None:
+    """Run the scripts one after another."""
     if unknown := sorted(set(options.only) - set(SHORT)):
-        raise SystemExit(f"error: unknown scripts {', '.join(unknown)}; choose from {', '.join(SHORT)}")
+        raise ValueError(f"unknown scripts {', '.join(unknown)}; choose from {', '.join(SHORT)}")
     took = Table("script", "seconds", "result", title="benchmarks, short form")
     failed = False
     for name in options.only:
@@ -62,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(ShortOptions, main, __doc__)

@@ -14,8 +14,9 @@ from typing import Any
 from benchmarks import env_overhead
 from benchmarks.brax_ppo import import_brax_ppo
 from benchmarks.programs import Options, Programs
-from benchmarks.timing import Contender, rates, ratios, report, run_benchmark
+from benchmarks.timing import Contender, rates, ratios, report
 from genpo_jax import envs
+from genpo_jax.cli import run_program
 from genpo_jax.envs.brax import BraxEnvironment
 
 WARM_UP = 2
@@ -115,4 +116,4 @@ def _row(what: str, name: str, steps: int, samples: list[float], base: list[floa
 
 
 if __name__ == "__main__":
-    run_benchmark(AgainstOptions, main, __doc__)
+    run_program(AgainstOptions, main, __doc__)

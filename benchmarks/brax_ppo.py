@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.timing import run_benchmark
+from genpo_jax.cli import run_program
 
 SHARED = {
     "episode_length": 1000,
@@ -138,4 +138,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(Config, main, __doc__)
+    run_program(Config, main, __doc__)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.programs import Options, Part, Programs
-from benchmarks.timing import Contender, interleave, ratios, report, run_benchmark, spread
+from benchmarks.timing import Contender, interleave, ratios, report, spread
+from genpo_jax.cli import run_program
 
 PARTS: tuple[Part, ...] = ("full", "update", "gradient")
 BASELINE = "gaussian"
@@ -74,4 +75,4 @@ def main(options: CostOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(CostOptions, main, __doc__)
+    run_program(CostOptions, main, __doc__)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from benchmarks.programs import env_scan
-from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report, run_benchmark
+from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report
+from genpo_jax.cli import run_program
 from genpo_jax.envs.brax import BraxEnvironment
 from genpo_jax.envs.episode import EpisodeEnv
 
@@ -102,4 +103,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(Config, main, __doc__)
+    run_program(Config, main, __doc__)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.programs import Options
-from benchmarks.timing import report, run_benchmark
+from benchmarks.timing import report
+from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
 from genpo_jax.training.memory import predict, state_bytes
@@ -75,4 +76,4 @@ def main(options: MemoryOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(MemoryOptions, main, __doc__)
+    run_program(MemoryOptions, main, __doc__)

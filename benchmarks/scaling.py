@@ -19,7 +19,8 @@ from typing import Any
 import jax
 
 from benchmarks.programs import Options, Programs
-from benchmarks.timing import Contender, Spread, interleave, rates, report, run_benchmark
+from benchmarks.timing import Contender, Spread, interleave, rates, report
+from genpo_jax.cli import run_program
 
 
 @dataclass(frozen=True)
@@ -103,4 +104,4 @@ def main(options: ScalingOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(ScalingOptions, main, __doc__)
+    run_program(ScalingOptions, main, __doc__)

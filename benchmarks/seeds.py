@@ -14,7 +14,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.timing import report, run_benchmark
+from benchmarks.timing import report
+from genpo_jax.cli import run_program
 
 
 @dataclass(frozen=True)
@@ -79,4 +80,4 @@ def main(options: SeedsOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(SeedsOptions, main, __doc__)
+    run_program(SeedsOptions, main, __doc__)

@@ -19,7 +19,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.timing import ratios, report, run_benchmark, seconds, spread
+from benchmarks.timing import ratios, report, seconds, spread
+from genpo_jax.cli import run_program
 from genpo_jax.solvers import (
     EULER,
     BelmSolver,
@@ -173,4 +174,4 @@ def main(options: SolverCostOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(SolverCostOptions, main, __doc__)
+    run_program(SolverCostOptions, main, __doc__)

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.timing import report, run_benchmark
+from benchmarks.timing import report
+from genpo_jax.cli import run_program
 from genpo_jax.solvers import RK4, MultistepSolver, RungeKuttaSolver
 from genpo_jax.solvers.base import MAX_ROUND_TRIP_ERROR
 
@@ -129,4 +130,4 @@ def main(options: SolverSigmaOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(SolverSigmaOptions, main, __doc__)
+    run_program(SolverSigmaOptions, main, __doc__)

@@ -12,7 +12,8 @@ from typing import Any
 import jax
 
 from benchmarks.programs import Options
-from benchmarks.timing import report, run_benchmark, spread
+from benchmarks.timing import report, spread
+from genpo_jax.cli import run_program
 from genpo_jax.training.trainer import Trainer
 
 
@@ -76,4 +77,4 @@ def _counts(chunk: dict[str, Any]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run_benchmark(SteadyOptions, main, __doc__)
+    run_program(SteadyOptions, main, __doc__)

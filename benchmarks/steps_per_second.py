@@ -9,7 +9,8 @@ on one batch, `full` is the training program. All run in turn, in one process.
 from dataclasses import dataclass
 
 from benchmarks.programs import Options, Part, Programs
-from benchmarks.timing import Contender, interleave, rates, ratios, report, run_benchmark, spread
+from benchmarks.timing import Contender, interleave, rates, ratios, report, spread
+from genpo_jax.cli import run_program
 
 
 @dataclass(frozen=True)
@@ -56,4 +57,4 @@ def main(options: StepsOptions) -> None:
 
 
 if __name__ == "__main__":
-    run_benchmark(StepsOptions, main, __doc__)
+    run_program(StepsOptions, main, __doc__)

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +18,8 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 from rich.table import Table
-
-from genpo_jax.runtime import configure_jax
 
 
 class Spread(NamedTuple):
@@ -108,16 +104,6 @@ def interleave(contenders: Mapping[Any, Contender], rounds: int, sample_seconds:
         order.append(order.pop(0))
         for name in order:
             contenders[name].samples.append(contenders[name].run(calls[name]))
-
-
-def run_benchmark(options_class: type, main: Callable[[Any], None], description: str | None) -> None:
-    """Read the options of a benchmark from the command line and run it; a bad one ends it with a sentence."""
-    options = tyro.cli(options_class, description=description)
-    configure_jax()
-    try:
-        main(options)
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
 
 
 def machine() -> dict[str, Any]:

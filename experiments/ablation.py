@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.statistics import interquartile_mean, probability_of_improvement
-from experiments.study import check_choices, read_curves, run_study, study_config, train
+from experiments.study import check_choices, read_curves, study_config, train
+from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 
 Change = Callable[[Config], Config]
@@ -138,4 +139,4 @@ def study(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run_study(Options, study, __doc__)
+    run_program(Options, study, __doc__)

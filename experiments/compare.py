@@ -17,7 +17,8 @@ import numpy as np
 
 from experiments.compare_plots import draw_learning, draw_ratios
 from experiments.statistics import interquartile_mean, probability_of_improvement
-from experiments.study import Curve, check_choices, read_curves, run_study, study_config, train
+from experiments.study import Curve, check_choices, read_curves, study_config, train
+from genpo_jax.cli import run_program
 from genpo_jax.runs.metrics import METRICS_FILE
 
 # Part of the best method's improvement over the untrained policy that a seed must reach to be counted as there.
@@ -152,4 +153,4 @@ def study(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run_study(Options, study, __doc__)
+    run_program(Options, study, __doc__)

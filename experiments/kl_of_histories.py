@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 from jax import Array
 
-from experiments.study import run_study
+from genpo_jax.cli import run_program
 from genpo_jax.envs import make
 from genpo_jax.policies.reversible import HistoriesRecord, ReversiblePolicy, StateRecord
 from genpo_jax.runs.folder import saved_config
@@ -85,4 +85,4 @@ def study(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run_study(Options, study, __doc__)
+    run_program(Options, study, __doc__)

@@ -22,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import entr
 
-from experiments.study import check_choices, parse_method, run_study, study_config, train
+from experiments.study import check_choices, parse_method, study_config, train
+from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
@@ -270,4 +271,4 @@ def study(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run_study(Options, study, __doc__)
+    run_program(Options, study, __doc__)

@@ -20,8 +20,9 @@ import numpy as np
 from jax import Array
 
 from experiments.compare_plots import COLORS
-from experiments.study import ALL_METHODS, check_choices, run_study, study_config
+from experiments.study import ALL_METHODS, check_choices, study_config
 from experiments.true_density import true_log_ratio
+from genpo_jax.cli import run_program
 from genpo_jax.envs import make
 from genpo_jax.methods import ReversibleMethod
 from genpo_jax.policies.chain import ChainPolicy
@@ -217,4 +218,4 @@ def study(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run_study(Options, study, __doc__)
+    run_program(Options, study, __doc__)

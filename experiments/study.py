@@ -3,13 +3,12 @@
 import ast
 import dataclasses
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import tyro
 
 from genpo_jax import envs
 from genpo_jax.config import Config, PPOConfig
@@ -18,7 +17,6 @@ from genpo_jax.presets import Layer, apply, preset
 from genpo_jax.runs.folder import CONFIG_FILE, read_config, saved_config, seed_folders
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runs.run import train as start_run
-from genpo_jax.runtime import configure_jax
 
 ALL_METHODS = tuple(METHODS)
 
@@ -33,16 +31,6 @@ class Curve(NamedTuple):
     seconds: np.ndarray
     returns: np.ndarray
     training: list[dict[str, Any]]
-
-
-def run_study(options_class: type, study: Callable[[Any], None], description: str | None) -> None:
-    """Read the options of a study from the command line and run it; a bad one ends it with a sentence."""
-    options = tyro.cli(options_class, description=description)
-    configure_jax()
-    try:
-        study(options)
-    except (ValueError, OSError) as error:
-        raise SystemExit(f"error: {error}") from error
 
 
 def check_choices(env_names: Iterable[str], method_names: Iterable[str], num_seeds: int) -> None:

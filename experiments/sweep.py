@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from experiments.statistics import iqm
-from experiments.study import check_choices, read_curves, run_study, study_config, train
+from experiments.study import check_choices, read_curves, study_config, train
+from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.presets import scale_update
 
@@ -120,4 +121,4 @@ def study(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    run_study(Options, study, __doc__)
+    run_program(Options, study, __doc__)

@@ -10,18 +10,23 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from genpo_jax import explained
-from genpo_jax.checks import require
+from genpo_jax.checks import check_types, require, require_between
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, Method, NetworksConfig
 from genpo_jax.presets import has_accelerator, preset
 
 # Exit code of a run that was asked to stop before its end: as in sysexits.h, it can be tried again.
 STOPPED = 75
+# Exit code of a process that was interrupted before it could stop in order: as a shell gives it for SIGINT.
+INTERRUPTED = 130
+# What a user's input and a machine's state raise. What else is raised is a defect of ours, and its traceback is wanted.
+USERS_ERRORS = (ValueError, TypeError, ImportError, OSError, RuntimeError, ArithmeticError, MemoryError)
+MAX_PORT = 65535
 MethodName = Literal[tuple(METHODS)]  # type: ignore[valid-type]
 TRAIN = (
     "Train a policy on one environment. Defaults shown are those of the preset of this environment and method for a "
@@ -40,9 +45,13 @@ class HostsConfig:
     """Number of processes; needed with an address."""
     process_id: int | None = None
     """Number of this process, from 0; needed with an address."""
+    host_timeout: float = 300.0
+    """Seconds to wait for the other processes, at the start and wherever all of them meet."""
 
     def __post_init__(self) -> None:
-        """Check that all or none is said."""
+        """Check types, ranges, and that all or none is said."""
+        check_types(self)
+        require_between(self, 1, 1e6, "host_timeout")
         numbers = (self.num_processes, self.process_id)
         if self.coordinator in (None, "auto"):
             if numbers != (None, None):
@@ -51,7 +60,9 @@ class HostsConfig:
                     "name the address and port of process 0"
                 )
             return
-        require(":" in self.coordinator, "an address with a port, or auto", "coordinator", self.coordinator)
+        host, _, port = self.coordinator.rpartition(":")
+        good = bool(host) and port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= MAX_PORT
+        require(good, f"an address with a port from 1 to {MAX_PORT}, or auto", "coordinator", self.coordinator)
         if self.num_processes is None or self.process_id is None:
             raise ValueError("a coordinator address needs num_processes and process_id; give both, or use auto")
         require(self.num_processes >= 1, ">= 1", "num_processes", self.num_processes)
@@ -82,9 +93,11 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
     """
     seen = _peek(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
-    hosts = HostsConfig(seen.coordinator, seen.num_processes, seen.process_id)
-    saved = _saved(seen.run_dir) if seen.resume and not asks_help else None
+    hosts = HostsConfig(seen.coordinator, seen.num_processes, seen.process_id, seen.host_timeout)
+    saved = None
     if not asks_help:
+        _check_folder(seen.run_dir, seen.resume)
+        saved = _saved(seen.run_dir) if seen.resume else None
         _start_jax(hosts)
     if saved is not None:
         config = saved
@@ -126,6 +139,7 @@ def _peek(arguments: Sequence[str]) -> argparse.Namespace:
     peek.add_argument("--coordinator")
     peek.add_argument("--num-processes", "--num_processes", type=int)
     peek.add_argument("--process-id", "--process_id", type=int)
+    peek.add_argument("--host-timeout", "--host_timeout", type=float, default=HostsConfig.host_timeout)
     try:
         return peek.parse_known_args(list(arguments))[0]
     except argparse.ArgumentError as error:
@@ -145,12 +159,22 @@ def _refuse_foreign_options(arguments: Sequence[str], method: Method) -> None:
             )
 
 
-def _saved(run_dir: str | None) -> Config:
-    if run_dir is None:
-        raise ValueError("--resume needs --run-dir, the folder of the run to go on with")
-    from genpo_jax.runs.folder import check_run_dir, saved_config
+def _check_folder(run_dir: str | None, resume: bool) -> None:
+    """Raise `ValueError` where nothing could be written or resumed, before jax and physics are imported."""
+    from genpo_jax.runs.files import check_writable
+    from genpo_jax.runs.folder import DEFAULT_PARENT, check_run_dir
 
-    check_run_dir(Path(run_dir), resume=True)
+    if run_dir is not None:
+        check_run_dir(Path(run_dir), resume)
+    elif resume:
+        raise ValueError("--resume needs --run-dir, the folder of the run to go on with")
+    else:
+        check_writable(DEFAULT_PARENT)
+
+
+def _saved(run_dir: str) -> Config:
+    from genpo_jax.runs.folder import saved_config
+
     return saved_config(run_dir)
 
 
@@ -161,7 +185,7 @@ def _start_jax(hosts: HostsConfig) -> None:
     if hosts.coordinator is not None:
         from genpo_jax.runs.hosts import connect
 
-        connect(hosts.coordinator, hosts.num_processes, hosts.process_id)
+        connect(hosts.coordinator, hosts.num_processes, hosts.process_id, hosts.host_timeout)
 
 
 def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> None:
@@ -200,21 +224,78 @@ def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> Non
         run_command(COMMANDS[name], rest, f"{prog} {name}")
 
 
-def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str) -> None:
-    """Run one command; what its user can cause ends it with one sentence, which speaks of options."""
+def run_program(options_class: type, program: Callable[[Any], None], description: str | None) -> None:
+    """Read the options of a study or a benchmark from the command line and run it, as `run_command` runs a command."""
+
+    def command(arguments: Sequence[str], prog: str) -> None:
+        options = tyro.cli(options_class, args=list(arguments), prog=prog, description=description)
+        _check_outputs(options)
+        from genpo_jax.runtime import configure_jax
+
+        configure_jax()
+        program(options)
+
+    run_command(command, sys.argv[1:], Path(sys.argv[0]).name, options_class)
+
+
+def _check_outputs(options: Any) -> None:
+    """Raise `ValueError` where what `--out` or `--json` names cannot be written."""
+    from genpo_jax.runs.files import check_writable
+
+    for name in ("out", "json"):
+        if (path := getattr(options, name, None)) is not None:
+            check_writable(path)
+            if name == "json":
+                require(not path.is_dir(), "a file", name, str(path), "name a file in it")
+
+
+def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str, *options_classes: type) -> None:
+    """Run one command; what its user can cause ends it with one sentence, which speaks of options.
+
+    `python -X dev` shows the traceback instead.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         command(arguments, prog)
-    except ModuleNotFoundError as error:
-        sys.exit(f"error: {explained(error)}")
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        sys.exit(f"error: {as_options(str(error))}")
+    except USERS_ERRORS as error:
+        if sys.flags.dev_mode:
+            raise
+        message = f"error: {as_options(_sentence(error), *options_classes)}"
+        _leave_the_others(message, 1)
+        sys.exit(message)
+    except KeyboardInterrupt:
+        _leave_the_others("interrupted", INTERRUPTED)
+        leave(INTERRUPTED)
 
 
-def as_options(message: str) -> str:
+def _sentence(error: BaseException) -> str:
+    """Return what an error says; of one that a library made, its kind and first line."""
+    if isinstance(error, ModuleNotFoundError):
+        error = explained(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+        return f"out of memory ({_first_line(error)}); fewer num_envs, num_seeds or unroll need less"
+    if isinstance(error, ValueError | OSError) or type(error).__module__.startswith("genpo_jax"):
+        return str(error)
+    return f"{type(error).__name__}: {_first_line(error)}"
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), "no more is known")
+
+
+def _leave_the_others(message: str, code: int) -> None:
+    """End this process at once where it is one of several: in order, it would wait for those that wait for it."""
+    if "jax" not in sys.modules or not sys.modules["jax"].distributed.is_initialized():
+        return
+    with contextlib.suppress(OSError, ValueError):
+        print(message, file=sys.stderr, flush=True)
+    os._exit(code)
+
+
+def as_options(message: str, *options_classes: type) -> str:
     """Return a message about arguments as one about options: `run_dir` becomes `--run-dir`."""
     parts = (Config, EnvConfig, NetworksConfig, PPOConfig, HostsConfig, TrainCommand, *METHODS.values())
-    names = {f.name for part in parts for f in dataclasses.fields(part) if "_" in f.name}
+    names = {f.name for part in (*parts, *options_classes) for f in dataclasses.fields(part) if "_" in f.name}
     message = message.replace("resume=True", "--resume")
     return re.sub(
         r"(?<![\w.-])(" + "|".join(sorted(names)) + r")(?![\w(])", lambda m: f"--{m[1].replace('_', '-')}", message

@@ -1,3 +1,6 @@
+import errno
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -233,6 +236,131 @@ def test_a_failed_save_leaves_the_last_checkpoint(directory, monkeypatch):
     step, state, _ = Checkpointer(directory).restore(ABSTRACT)
     assert step == 200
     assert_same_bits(state, make_state(2))
+
+
+def test_what_a_link_points_to_is_neither_removed_nor_read(directory, tmp_path):
+    outside = Path(shutil.copytree(directory / "100", tmp_path / "outside" / "50"))
+    for place in (directory / "300", directory / "superseded", directory / "400.orbax-checkpoint-tmp"):
+        place.symlink_to(outside if place.name != "superseded" else outside.parent)
+    before = {file: file.read_bytes() for file in files_of(outside)}
+    checkpointer = Checkpointer(directory, keep=1)
+    assert checkpointer.steps() == [100, 200]
+    for step in (300, 200, 200):
+        checkpointer.save(step, make_state(step), {})
+    assert {file: file.read_bytes() for file in files_of(outside)} == before
+    assert sorted(path.name for path in directory.iterdir()) == ["200"]
+
+
+def rewrite_manifest(step: Path, change) -> None:
+    """Write another manifest that is signed as ours are."""
+    contents = json.loads((step / MANIFEST).read_text())["manifest"]
+    change(contents)
+    digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
+    (step / MANIFEST).write_text(json.dumps({"manifest": contents, "sha256": digest}))
+
+
+def named(name, size=0):
+    return lambda contents: contents["files"].update({name: [size, hashlib.sha256(b"").hexdigest()]})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        named("../100/state/_METADATA"),
+        named("/etc/hostname"),
+        named("/dev/zero"),
+        named("link/_METADATA"),
+        named("loop"),
+        named("fifo"),
+        named("state"),
+        named("x" * 300),
+        named("nul\0"),
+        lambda contents: contents.update(files=[["a", 1]]),
+        lambda contents: contents.update(files={"state/_METADATA": 7}),
+        lambda contents: contents.update(leaves=[["a"]]),
+        lambda contents: contents.update(leaves=[["a", ["x"], "float32"]]),
+        lambda contents: contents.pop("leaves"),
+        lambda contents: contents.clear(),
+    ],
+)
+def test_a_manifest_names_only_regular_files_of_its_own_folder(directory, change):
+    step = directory / "200"
+    os.mkfifo(step / "fifo")
+    (step / "loop").symlink_to("loop")
+    (step / "link").symlink_to(directory / "100" / "state")
+    rewrite_manifest(step, change)
+    assert_falls_back_to_the_first(directory)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "zero", "deep", "huge", "folder"])
+def test_a_manifest_that_cannot_be_read_through_is_refused(directory, kind):
+    file = directory / "200" / MANIFEST
+    file.unlink()
+    if kind == "fifo":
+        os.mkfifo(file)
+    elif kind == "zero":
+        file.symlink_to("/dev/zero")
+    elif kind == "deep":
+        file.write_text("[" * 100_000)
+    elif kind == "folder":
+        file.mkdir()
+    else:
+        with open(file, "wb") as opened:
+            opened.truncate(2**40)
+    assert_falls_back_to_the_first(directory)
+
+
+def test_a_checkpoint_of_another_step_or_run_is_refused_and_never_removed(directory, tmp_path):
+    mine, other = ({"run": name, "seed": 0} for name in ("mine", "other"))
+    Checkpointer(tmp_path / "other", identity=other).save(500, make_state(5), {})
+    checkpointer = Checkpointer(tmp_path / "mine", keep=1, identity=mine)
+    checkpointer.save(100, make_state(1), {})
+    shutil.copytree(tmp_path / "other" / "500", tmp_path / "mine" / "500")
+    shutil.copytree(tmp_path / "mine" / "100", tmp_path / "mine" / "300")
+    with (
+        pytest.warns(UserWarning, match="500 is not of this run .it was saved as run other, not mine"),
+        pytest.warns(UserWarning, match="300 is not of this run .it was saved as step 100, not 300"),
+    ):
+        step, state, _ = checkpointer.restore(ABSTRACT)
+    assert step == 100 and not checkpointer.is_intact(300) and not checkpointer.is_intact(500)
+    assert_same_bits(state, make_state(1))
+    checkpointer.save(200, make_state(2), {})
+    assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["200", "300", "500"]
+    with pytest.raises(ValueError, match="(?s)no intact checkpoint.*seed 0, not 1"), pytest.warns(UserWarning):
+        Checkpointer(tmp_path / "mine", identity=mine | {"seed": 1}).restore(ABSTRACT)
+
+
+@pytest.mark.parametrize("name", ["[a]", "back\\slash", "a*", "a?", "gs:"])
+def test_a_folder_that_orbax_could_not_read_back_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="the path of a run must be without"):
+        Checkpointer(tmp_path / name / "checkpoints")
+    assert not (tmp_path / name).exists()
+
+
+FULL_DISK = """
+import resource, signal, sys, jax.numpy as jnp
+from pathlib import Path
+from genpo_jax.runs.checkpoint import Checkpointer
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+checkpointer = Checkpointer(sys.argv[1])
+state = {"x": jnp.arange(100_000.0)}
+checkpointer.save(1, state, {})
+for step, limit in ((2, 50), (3, 5_000), (4, 100_000)):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        checkpointer.save(step, state, {})
+    except OSError as error:
+        print(error.errno, checkpointer.steps(), [path.name for path in Path(sys.argv[1]).iterdir()])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+checkpointer.save(5, state, {})
+print(checkpointer.steps())
+"""
+
+
+def test_a_save_that_the_system_refuses_is_its_error_leaves_nothing_and_can_be_tried_again(tmp_path):
+    done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120)
+    assert done.stdout.splitlines() == [f"{errno.EFBIG} [1] ['1']"] * 3 + ["[1, 5]"], done.stderr
+    assert "Traceback" not in done.stderr
 
 
 KILLED_IN_MID_SAVE = """

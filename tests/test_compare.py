@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from experiments import ablation, compare, kl_of_histories, study, sweep
+from genpo_jax.cli import run_program
 
 
 def run_main(module, monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["program", *map(str, arguments)])
-    study.run_study(module.Options, module.study, module.__doc__)
+    run_program(module.Options, module.study, module.__doc__)
 
 
 def curve(method, seed, returns, env="ring"):

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from genpo_jax.config import Config
-from genpo_jax.runs.curve import draw_curve
+from genpo_jax.runs.curve import Curve
 from genpo_jax.runs.folder import write_config
 from genpo_jax.runs.metrics import MetricsWriter
 
@@ -32,7 +32,7 @@ def write_run(run_dir, lines, config=None):
 )
 def test_a_curve_is_drawn_whatever_there_is_to_draw(tmp_path, lines):
     write_run(tmp_path, lines, CONFIG)
-    path = draw_curve(tmp_path)
+    path = Curve(tmp_path).draw()
     assert path == tmp_path / "curve.png"
     assert path.read_bytes().startswith(PNG_SIGNATURE)
     assert {entry.name for entry in tmp_path.iterdir()} == {
@@ -56,10 +56,20 @@ def test_the_title_names_environment_method_and_seed(tmp_path, monkeypatch, conf
     titles = []
     monkeypatch.setattr(Figure, "suptitle", lambda self, text, **_: titles.append(text))
     write_run(tmp_path / "my_run", [], config)
-    draw_curve(tmp_path / "my_run")
+    Curve(tmp_path / "my_run").draw()
     assert titles == [title]
 
 
 def test_a_folder_without_metrics_is_an_error(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"metrics\.jsonl"):
-        draw_curve(tmp_path)
+        Curve(tmp_path)
+
+
+def test_a_curve_is_read_once_and_then_added_to(tmp_path, monkeypatch):
+    write_run(tmp_path, [(10, {"train/episode_return": 3.0}), (20, {"eval/return_zero": 4.0})])
+    curve = Curve(tmp_path)
+    monkeypatch.setattr("genpo_jax.runs.curve.read_metrics", lambda _: pytest.fail("the file was read again"))
+    curve.add({"env_steps": 30, "wall_seconds": 3.0, "train/episode_return": 5.0, "eval/return_zero": math.nan})
+    assert [list(values) for values in curve._points["train/episode_return"]] == [[10, 30], [0.001, 3], [3, 5]]
+    assert [list(values) for values in curve._points["eval/return_zero"]] == [[20], [0.002], [4]]
+    curve.draw()

@@ -1,5 +1,6 @@
 import json
 import math
+import re
 
 import jax.numpy as jnp
 import pytest
@@ -76,6 +77,72 @@ def test_only_the_last_line_may_be_cut_off(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"env_steps": 1}\n{"env_st')
     assert read_metrics(path) == [{"env_steps": 1}]
-    path.write_text('{"env_st\n{"env_steps": 2}\n')
-    with pytest.raises(ValueError, match="line 1, is not JSON"):
-        read_metrics(path)
+    for line in ('{"env_st', "[1]", '{"env_steps": "1"}', "7", "[" * 100_000, "\x00"):
+        path.write_text(line + '\n{"env_steps": 2}\n')
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1, holds no metrics"):
+            read_metrics(path)
+
+
+def test_lines_that_a_checkpoint_should_find_and_does_not_are_reported(tmp_path, caplog):
+    write_steps(tmp_path, [10, 20, 50])
+    MetricsWriter(tmp_path, resume_at=50, every=10).close()
+    assert re.search(r"metrics\.jsonl lacks 2 of 5 lines up to the checkpoint at 50 .*first at 30", caplog.text)
+    caplog.clear()
+    MetricsWriter(tmp_path, resume_at=20, every=10).close()
+    assert not caplog.text
+    (tmp_path / "metrics.jsonl").unlink()
+    MetricsWriter(tmp_path, resume_at=20, every=10).close()
+    assert "lacks 2 of 2 lines" in caplog.text
+
+
+@pytest.mark.parametrize("steps", [[10, 10], [20, 10], [10, 25]])
+def test_lines_that_cannot_be_of_this_run_are_refused_by_the_file(tmp_path, steps):
+    (tmp_path / "metrics.jsonl").write_text("".join(f'{{"env_steps": {step}}}\n' for step in steps))
+    with pytest.raises(ValueError, match=r"metrics\.jsonl must have lines of increasing env steps, multiples of 10"):
+        MetricsWriter(tmp_path, resume_at=30, every=10)
+
+
+class FullDisk:
+    """A file that takes `room` more bytes."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def truncate(self, size):
+        self.file.truncate(size)
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(28, "No space left on device")
+        data = bytes(data)[: self.room]
+        self.room -= len(data)
+        return self.file.write(data)
+
+    def close(self):
+        self.file.close()
+
+
+def test_a_line_that_a_full_disk_took_half_of_does_not_spoil_the_next(tmp_path):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(10, 1.0, {"train/kl": 0.5})
+        real, writer._file = writer._file, FullDisk(writer._file, 5)
+        with pytest.raises(OSError, match="No space left"):
+            writer.write(20, 2.0, {"train/kl": 0.6})
+        writer._file = real
+        writer.write(30, 3.0, {"train/kl": 0.7})
+    assert [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [10, 30]
+    # The events did not fail.
+    assert [step for step, _ in read_tensorboard(tmp_path, "train/kl")] == [10, 20, 30]
+
+
+def test_events_that_cannot_be_written_are_an_error_and_go_on_in_another_file(tmp_path, monkeypatch):
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(10, 1.0, {"train/kl": 0.5})
+        with monkeypatch.context() as broken:
+            broken.setattr(writer._events._writer, "flush", lambda: (_ for _ in ()).throw(OSError(5, "I/O error")))
+            with pytest.raises(OSError, match="I/O error"):
+                writer.write(20, 2.0, {"train/kl": 0.6})
+        writer.write(30, 3.0, {"train/kl": 0.7})
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+    assert [step for step, _ in read_tensorboard(tmp_path, "train/kl")][-1] == 30
+    assert [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20, 30]

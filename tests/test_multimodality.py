@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import multimodality
-from experiments.study import run_study
+from genpo_jax.cli import run_program
 from genpo_jax.envs import make
 from genpo_jax.envs.toys import turned_back
 
@@ -86,7 +86,7 @@ def test_a_study_writes_numbers_and_pictures_and_trains_nothing_twice(tiny_prese
     def main(*more):
         arguments = ("--envs", "ring", "multigoal", "--methods", "reinflow", "--num-seeds", "2", "--out", tmp_path)
         monkeypatch.setattr("sys.argv", ["multimodality", *map(str, arguments), "--num-timesteps", "512", *more])
-        run_study(multimodality.Options, multimodality.study, None)
+        run_program(multimodality.Options, multimodality.study, None)
 
     main()
     for env in ("ring", "multigoal"):

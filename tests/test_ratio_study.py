@@ -8,8 +8,8 @@ from flax import nnx
 from settings import fresh_policy, sized
 
 from experiments import ratio_study
-from experiments.study import run_study
 from experiments.true_density import true_log_ratio
+from genpo_jax.cli import run_program
 from genpo_jax.methods import METHODS
 
 
@@ -36,7 +36,7 @@ def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
 def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_path):
     def main(*arguments):
         monkeypatch.setattr("sys.argv", ["ratio_study", "--out", str(tmp_path), *map(str, arguments)])
-        run_study(ratio_study.Options, ratio_study.study, None)
+        run_program(ratio_study.Options, ratio_study.study, None)
 
     arguments = ("--num-seeds", 1, "--num-timesteps", 8192, "--batch-size", 64, "--methods", "gaussian")
     main(*arguments)
@@ -59,7 +59,7 @@ def test_the_ratios_of_several_numbers_of_histories_are_of_one_policy(monkeypatc
     arguments = ["--num-seeds", 1, "--num-timesteps", 8192, "--batch-size", 256, "--methods", "genpo++"]
     arguments += ["--histories", 1, 16, "--out", tmp_path]
     monkeypatch.setattr("sys.argv", ["ratio_study", *map(str, arguments)])
-    run_study(ratio_study.Options, ratio_study.study, None)
+    run_program(ratio_study.Options, ratio_study.study, None)
     rows = json.loads((tmp_path / "genpo++.json").read_text())["rows"]
     one, many = ([row for row in rows if row["method"] == f"genpo++, K = {count}"] for count in (1, 16))
     for a, b in zip(one, many, strict=True):

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from probes import TargetEnv
@@ -16,6 +17,7 @@ from genpo_jax import cli
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.folder import read_config, saved_config
+from genpo_jax.runs.health import SickRunError
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.runs.run import Run
 from genpo_jax.runs.run import train as start
@@ -164,16 +166,94 @@ def test_an_existing_run_is_neither_overwritten_nor_confused(tmp_path):
     assert read_config(tmp_path)["config"]["networks"]["value_sizes"] == [8]
 
 
-def test_a_picture_or_a_line_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
-    def disk_full(*_):
-        raise OSError(28, "No space left on device")
+def disk_full(*_):
+    raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("genpo_jax.runs.run.draw_curve", disk_full)
+
+def test_a_picture_or_a_line_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("genpo_jax.runs.curve.Curve.draw", disk_full)
     monkeypatch.setattr("genpo_jax.runs.metrics.MetricsWriter.write", disk_full)
     run = train(CONFIG, tmp_path)
     assert Checkpointer(tmp_path / "checkpoints").steps()[-1] == 256 and not run.stopped
     reported = [record.message for record in caplog.records if "could not be written" in record.message]
     assert len(reported) == 2, "each is reported once"
+
+
+def failing_saves(monkeypatch, *steps):
+    """Let the saves at these env steps fail; return the env steps at which a save was tried."""
+    tried, save = [], Checkpointer.save
+
+    def sometimes(self, step, state, meta):
+        tried.append(step)
+        if step in steps:
+            disk_full()
+        save(self, step, state, meta)
+
+    monkeypatch.setattr(Checkpointer, "save", sometimes)
+    return tried
+
+
+def test_a_save_that_fails_is_reported_and_tried_again_and_training_goes_on(tmp_path, monkeypatch, caplog):
+    tried = failing_saves(monkeypatch, 64, 128)
+    train(replace(CONFIG, checkpoint_minutes=0.0), tmp_path)
+    assert tried == [0, 64, 128, 192, 256]
+    assert Checkpointer(tmp_path / "checkpoints").steps() == [0, 192, 256]
+    messages = [record.message for record in caplog.records if "checkpoint" in record.message]
+    assert [("could not be written" in m, "written again" in m) for m in messages] == [(True, False), (False, True)]
+
+
+def test_when_the_last_save_fails_the_error_says_what_stands(tmp_path, monkeypatch):
+    failing_saves(monkeypatch, 256)
+    with pytest.raises(OSError, match=r"trained to 256 .*could not be saved \(.*No space left.*that of 0 stands"):
+        train(CONFIG, tmp_path)
+    assert (tmp_path / "curve.png").exists()
+    monkeypatch.undo()
+    train(CONFIG, tmp_path, resume=True)
+    assert [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [0, 64, 128, 192, 256]
+
+
+def test_without_a_first_checkpoint_nothing_is_trained(tmp_path, monkeypatch):
+    failing_saves(monkeypatch, 0)
+    with pytest.raises(OSError, match="No space left"):
+        train(CONFIG, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_resumed_run_cannot_be_asked_for_less_than_it_has_done(tmp_path):
+    train(replace(CONFIG, num_timesteps=128), tmp_path)
+    before = (tmp_path / "config.json").read_bytes()
+    with pytest.raises(ValueError, match=r"num_timesteps must be at least the 128 env steps .* got 64"):
+        train(replace(CONFIG, num_timesteps=64), tmp_path, resume=True)
+    assert (tmp_path / "config.json").read_bytes() == before
+
+
+def test_checkpoints_that_another_run_left_are_not_taken_for_this_one(tmp_path):
+    for name in ("mine", "other"):
+        train(replace(CONFIG, num_timesteps=64), tmp_path / name)
+    shutil.copytree(tmp_path / "other" / "checkpoints" / "64", tmp_path / "mine" / "checkpoints" / "128")
+    with pytest.warns(UserWarning, match="128 is not of this run .it was saved as run .*, step 64, not 128"):
+        train(CONFIG, tmp_path / "mine", resume=True)
+    (tmp_path / "other" / "config.json").unlink()
+    with pytest.raises(ValueError, match="holds checkpoints but no config.json; put that back"):
+        train(CONFIG, tmp_path / "other")
+
+
+class Broken(TargetEnv):
+    """Gives no finite observation from its first step on."""
+
+    def step(self, state, action):
+        state, obs, *others = super().step(state, action)
+        return state, {"state": obs["state"] * jnp.nan}, *others
+
+
+def test_a_run_that_learns_nothing_says_so_once_and_stops_with_everything_saved(tmp_path, caplog):
+    config = replace(CONFIG, num_timesteps=64 * 30, num_evals=0)
+    with pytest.raises(SickRunError, match="stopped after 10 chunks .*every environment was reset .*another backend"):
+        start(Broken(), config, tmp_path)
+    said = [record.message for record in caplog.records if "every environment was reset" in record.message]
+    assert len(said) == 1 and "squash tanh" in said[0]
+    assert Checkpointer(tmp_path / "checkpoints").steps() == [0, 640]
+    assert read_metrics(tmp_path / "metrics.jsonl")[-1]["env_steps"] == 640
 
 
 def test_there_must_be_something_to_resume(tmp_path):

@@ -2,7 +2,8 @@
 
 Orbax writes and reads the arrays, but it restores overwritten bytes and a different dtype without a word.
 So each checkpoint also carries a manifest (`genpo_jax.runs.manifest`), written last: a step without one was cut
-off in mid-save.
+off in mid-save. It records whose it is, so that a folder that was renamed, or left by another run, is not taken for one
+of this. Links are never followed: neither to read a step, nor to remove one.
 
     directory/<step>/state, meta     Orbax composite of the arrays and a JSON dict
     directory/<step>/manifest.json   what makes the step complete
@@ -13,16 +14,18 @@ import json
 import logging
 import operator
 import os
-import shutil
+import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from genpo_jax.runs.files import sync
-from genpo_jax.runs.hosts import is_writer, wait_for_all
+from genpo_jax.runs.files import check_usable, remove, sync
+from genpo_jax.runs.hosts import in_first_process
 from genpo_jax.runs.manifest import (
     MANIFEST,
     DamagedCheckpointError,
@@ -30,12 +33,12 @@ from genpo_jax.runs.manifest import (
     Leaf,
     check_leaves,
     describe_leaves,
+    read_identity,
     verified_leaves,
     write_manifest,
 )
 
 SUPERSEDED = "superseded"
-
 logger = logging.getLogger(__name__)
 
 
@@ -50,14 +53,20 @@ class Checkpointer:
     Attributes:
         directory: folder of the checkpoints; created by the first `save`.
         keep: number of complete checkpoints to keep.
+        identity: whose they are, by name (run, seed); one that records another value is refused, and never removed.
+
+    Raises:
+        ValueError: if Orbax could not read back what it writes into such a folder.
 
     """
 
-    def __init__(self, directory: str | Path, keep: int = 3):
+    def __init__(self, directory: str | Path, keep: int = 3, identity: dict[str, Any] | None = None):
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
         self.directory = Path(directory).absolute()
+        check_usable(self.directory)
         self.keep = keep
+        self.identity = identity or {}
         self._orbax = None
         self._refused: set[Path] = set()
 
@@ -73,7 +82,7 @@ class Checkpointer:
         Raises:
             ValueError: `step` is negative.
             TypeError: a leaf is not an array, or `meta` is not JSON.
-            OSError: the disk is full or not writable; the earlier checkpoints are then unchanged.
+            OSError: the disk is full or not writable, or another process failed; what was saved before is unchanged.
 
         """
         import orbax.checkpoint as ocp
@@ -84,18 +93,16 @@ class Checkpointer:
         json.dumps(meta)
         leaves, arrays = describe_leaves(state), _named_arrays(state)
         target = self.directory / str(step)
-        if is_writer():
-            self.directory.mkdir(parents=True, exist_ok=True)
-            self._set_aside(target)
-        wait_for_all(f"save {target}")
+        in_first_process(f"make room for {target}", lambda: self._make_room(target))
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
-        self._checkpointer().save(target, args=items)
-        if is_writer():
-            write_manifest(target, leaves)
-            sync(self.directory)
-            self._refused.discard(target)
-            self._remove_all_but_newest(target)
-        wait_for_all(f"saved {target}")
+        try:
+            with _quiet():
+                self._checkpointer().save(target, args=items)
+        except Exception as error:
+            with suppress(OSError):
+                self._remove_leftovers()
+            raise _system_error(error, target) from error
+        in_first_process(f"complete {target}", lambda: self._complete(target, leaves))
 
     def restore_leaves(self, abstract: dict[str, Any], at: int | None = None) -> dict[str, Any]:
         """Return single arrays of the newest intact checkpoint, by their path in the state.
@@ -149,6 +156,12 @@ class Checkpointer:
         for path in self._candidates():
             if at is not None and int(path.name) != at:
                 continue
+            if stranger := self._stranger(path):
+                refusals.append(f"{path}: {stranger}")
+                warnings.warn(
+                    f"Checkpoint {path} is not of this run ({stranger}); trying the one before it", stacklevel=2
+                )
+                continue
             try:
                 saved = verified_leaves(path)
             except IncompleteCheckpointError as error:
@@ -167,12 +180,12 @@ class Checkpointer:
         raise ValueError(f"no intact checkpoint in {self.directory}; start a new run. Found:\n  {found}")
 
     def is_intact(self, step: int) -> bool:
-        """Whether `step` has a checkpoint whose checksums are right."""
+        """Whether `step` has a checkpoint of this run whose checksums are right."""
         try:
             verified_leaves(self.directory / str(step))
         except (IncompleteCheckpointError, DamagedCheckpointError):
             return False
-        return True
+        return not self._stranger(self.directory / str(step))
 
     def close(self) -> None:
         """Release Orbax; the checkpointer may still be used."""
@@ -190,31 +203,57 @@ class Checkpointer:
 
     def _candidates(self) -> list[Path]:
         """Return what may be a checkpoint, newest first, and a step before the version it supersedes."""
-        folders = [*self.directory.glob("*"), *(self.directory / SUPERSEDED).glob("*")]
-        steps = [path for path in folders if path.name.isdecimal() and path.is_dir()]
+        superseded = self.directory / SUPERSEDED
+        folders = [*self.directory.glob("*"), *([] if superseded.is_symlink() else superseded.glob("*"))]
+        steps = [path for path in folders if path.name.isdecimal() and path.is_dir() and not path.is_symlink()]
         return sorted(steps, key=lambda path: (-int(path.name), path.parent.name == SUPERSEDED))
 
-    def _set_aside(self, target: Path) -> None:
+    def _stranger(self, path: Path) -> str:
+        """Return what a checkpoint is, where it is not what its name and its place say; else nothing."""
+        recorded = read_identity(path)
+        expected = self.identity | {"step": int(path.name)}
+        differing = [
+            f"{name} {recorded[name]}, not {expected[name]}"
+            for name in expected
+            if recorded.get(name, expected[name]) != expected[name]
+        ]
+        return f"it was saved as {', '.join(differing)}" if differing else ""
+
+    def _make_room(self, target: Path) -> None:
         """Free the name `target`; a complete checkpoint of that name is kept until it is replaced."""
-        for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
-            _remove(leftover)
-        if not (target / MANIFEST).is_file():
-            _remove(target)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._remove_leftovers()
+        superseded = self.directory / SUPERSEDED
+        if superseded.is_symlink():
+            remove(superseded)
+        if target.is_symlink() or not (target / MANIFEST).is_file():
+            _remove_step(target)
             return
-        kept = self.directory / SUPERSEDED / target.name
-        _remove(kept)
-        kept.parent.mkdir(exist_ok=True)
-        os.replace(target, kept)
+        _remove_step(superseded / target.name)
+        superseded.mkdir(exist_ok=True)
+        os.replace(target, superseded / target.name)
+
+    def _complete(self, target: Path, leaves: list[Leaf]) -> None:
+        write_manifest(target, leaves, self.identity | {"step": int(target.name)})
+        sync(self.directory)
+        self._refused.discard(target)
+        self._remove_all_but_newest(target)
+
+    def _remove_leftovers(self) -> None:
+        """Remove what saves that were cut off have left."""
+        for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
+            remove(leftover)
 
     def _remove_all_but_newest(self, saved: Path) -> None:
-        """Keep `saved` and the newest others; remove damaged, superseded, incomplete and older steps."""
+        """Keep `saved`, the newest others and strangers; remove damaged, superseded, incomplete and older steps."""
         candidates = [path for path in self._candidates() if path.parent == self.directory and path != saved]
+        candidates = [path for path in candidates if not self._stranger(path)]
         sound = [path for path in candidates if (path / MANIFEST).is_file() and path not in self._refused]
         kept = {saved, *sound[: self.keep - 1]}
         for path in candidates:
             if path not in kept:
-                _remove(path)
-        _remove(self.directory / SUPERSEDED)
+                _remove_step(path)
+        remove(self.directory / SUPERSEDED)
         self._refused &= kept
 
     def _load(self, path: Path, abstract_state: Any) -> tuple[Any, dict]:
@@ -249,8 +288,29 @@ def _from_named_arrays(abstract: Any, arrays: dict[str, Any]) -> Any:
     return jax.tree.unflatten(structure, filled)
 
 
-def _remove(path: Path) -> None:
-    """Remove a folder; its manifest first, so that a removal that is cut off leaves an incomplete step."""
-    if path.is_dir():
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep Orbax from logging, at length, what it raises as well."""
+    log = logging.getLogger("absl")
+    before, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = before
+
+
+def _system_error(error: Exception, target: Path) -> OSError:
+    """Return what kept Orbax from saving as the error of the system that it was, where it says so."""
+    if isinstance(error, OSError):
+        return error
+    if number := re.search(r"os_error_code='(\d+)'", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])), str(target))
+    first_line = (str(error).splitlines() or [""])[0]
+    return OSError(f"{target} could not be saved: {type(error).__name__}: {first_line}")
+
+
+def _remove_step(path: Path) -> None:
+    """Remove a step; its manifest first, so that a removal that is cut off leaves an incomplete one."""
+    if not path.is_symlink():
         (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path)
+    remove(path)

@@ -1,6 +1,8 @@
 """The learning curve of a run as a picture."""
 
 import io
+import math
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -21,54 +23,69 @@ LINES = (
 )
 
 
-def draw_curve(run_dir: str | Path) -> Path:
-    """Draw return over environment steps and over wall time into `curve.png`; return its path.
+class Curve:
+    """The points of the learning curve of a run, read once and then added to, so that a picture reads nothing.
+
+    Args:
+        run_dir: folder of the run.
 
     Raises:
         FileNotFoundError: `run_dir` has no `metrics.jsonl`.
-
+        ValueError: it is damaged.
     """
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter
 
-    run_dir = Path(run_dir)
-    records = read_metrics(run_dir / METRICS_FILE)
-    # The object interface needs no display and leaves the caller's pyplot state alone.
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
-    by_steps, by_time = figure.subplots(1, 2, sharey=True)
-    _draw_panel(by_steps, records, "env_steps", 1.0)
-    _draw_panel(by_time, records, "wall_seconds", 1 / 60)
-    by_steps.set_xlabel("environment steps")
-    by_steps.xaxis.set_major_formatter(EngFormatter(sep=""))
-    by_steps.set_ylabel("episode return")
-    by_time.set_xlabel("wall time (minutes)")
-    if by_steps.lines:
-        by_steps.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
-    figure.suptitle(_title(run_dir), fontsize=12)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=150)
-    write_atomically(run_dir / CURVE_FILE, picture.getvalue())
-    return run_dir / CURVE_FILE
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
+        # Env steps, minutes and values of each metric, packed: 24 bytes a point.
+        self._points = {metric: (array("d"), array("d"), array("d")) for metric, _, _ in LINES}
+        for record in read_metrics(self.run_dir / METRICS_FILE):
+            self.add(record)
 
+    def add(self, record: dict[str, Any]) -> None:
+        """Take what a line of `metrics.jsonl` has for the picture."""
+        for metric, points in self._points.items():
+            numbers: Any = (record.get("env_steps"), record.get("wall_seconds"), record.get(metric))
+            if all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+                for values, number in zip(points, numbers, strict=True):
+                    values.append(number)
 
-def _draw_panel(axes, records: list[dict[str, Any]], key: str, scale: float) -> None:
-    for metric, label, style in LINES:
-        points = [
-            (scale * record[key], record[metric])
-            for record in records
-            if record.get(metric) is not None and record.get(key) is not None
-        ]
-        if points:
-            few = len(points) <= 30 and (metric.startswith("eval/") or len(points) == 1)
-            axes.plot(*zip(*points, strict=True), label=label, marker="o" if few else "", markersize=4, **style)
-    if not axes.lines:
-        axes.text(0.5, 0.5, "no finished episode yet", transform=axes.transAxes, ha="center", color="#8a8a8a")
-        axes.set(xticks=[], yticks=[])
-    axes.grid(color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.03, y=0.08)
-    axes.set_xlim(left=0)
+    def draw(self) -> Path:
+        """Draw return over environment steps and over wall time into `curve.png`; return its path."""
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import EngFormatter
+
+        # The object interface needs no display and leaves the caller's pyplot state alone.
+        figure = Figure(figsize=(10, 4.2), layout="constrained")
+        by_steps, by_time = figure.subplots(1, 2, sharey=True)
+        self._draw_panel(by_steps, 0, 1.0)
+        self._draw_panel(by_time, 1, 1 / 60)
+        by_steps.set_xlabel("environment steps")
+        by_steps.xaxis.set_major_formatter(EngFormatter(sep=""))
+        by_steps.set_ylabel("episode return")
+        by_time.set_xlabel("wall time (minutes)")
+        if by_steps.lines:
+            by_steps.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
+        figure.suptitle(_title(self.run_dir), fontsize=12)
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=150)
+        write_atomically(self.run_dir / CURVE_FILE, picture.getvalue())
+        return self.run_dir / CURVE_FILE
+
+    def _draw_panel(self, axes: Any, axis: int, scale: float) -> None:
+        for metric, label, style in LINES:
+            points = self._points[metric]
+            x, y = [scale * value for value in points[axis]], points[2]
+            if x:
+                few = len(x) <= 30 and (metric.startswith("eval/") or len(x) == 1)
+                axes.plot(x, y, label=label, marker="o" if few else "", markersize=4, **style)
+        if not axes.lines:
+            axes.text(0.5, 0.5, "no finished episode yet", transform=axes.transAxes, ha="center", color="#8a8a8a")
+            axes.set(xticks=[], yticks=[])
+        axes.grid(color="#e4e4e4", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.margins(x=0.03, y=0.08)
+        axes.set_xlim(left=0)
 
 
 def _title(run_dir: Path) -> str:

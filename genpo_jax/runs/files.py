@@ -1,7 +1,13 @@
-"""Write files so that a crash leaves either the old contents or the new, never a mixture."""
+"""Write files so that a crash leaves either the old contents or the new, never a mixture; remove without strays."""
 
 import os
+import re
+import shutil
 from pathlib import Path
+
+# Orbax and TensorStore look for files by patterns, and read a backslash and `:/` as they are read elsewhere.
+UNUSABLE = re.compile(r"[\[\]*?\\]|:(/|$)")
+TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -22,6 +28,44 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed have left in `folder`; nobody else may be writing there."""
+    for path in folder.iterdir():
+        if TEMPORARY.fullmatch(path.name):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that is in it, or a link, but never what a link points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def check_writable(path: Path) -> None:
+    """Raise `ValueError` where no file could be made at `path` or, if it is a folder, in it."""
+    try:
+        there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
+        folder = there if there.is_dir() else there.parent
+        if folder is not there and there != path:
+            raise ValueError(f"{path} cannot be written, as {there} is a file; name another place")
+        writable = os.access(folder, os.W_OK | os.X_OK) and (there.is_dir() or os.access(there, os.W_OK))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written: {error.strerror}; name another place") from error
+    if not writable:
+        raise ValueError(f"{path} cannot be written: no permission in {folder}; name another place")
+
+
+def check_usable(path: Path) -> None:
+    """Raise `ValueError` where a run's checkpoints could not be read again."""
+    if found := UNUSABLE.search(str(path.absolute())):
+        raise ValueError(
+            f"the path of a run must be without {found[0]!r}, as its checkpoints could not be read again, got "
+            f"{str(path)!r}; name another run_dir"
+        )
 
 
 def sync(path: str | Path) -> None:

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
@@ -27,7 +28,7 @@ from typing import Any
 
 import genpo_jax
 from genpo_jax.config import Config
-from genpo_jax.runs.files import write_atomically
+from genpo_jax.runs.files import check_usable, check_writable, remove_temporaries, write_atomically
 
 try:
     import fcntl
@@ -38,6 +39,8 @@ CONFIG_FILE = "config.json"
 POLICY_FILE = "policy.json"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+# Where runs go that were given no folder.
+DEFAULT_PARENT = Path("runs")
 # Of config.json and policy.json; another number means that this version cannot read them.
 FORMAT = 2
 RECORDED_PACKAGES = (
@@ -59,7 +62,7 @@ def new_run_dir(config: Config) -> Path:
     name = f"{config.env}-{config.method.name}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     name = "".join(letter if letter.isalnum() or letter in "+-._" else "-" for letter in name)
     for number in itertools.count(1):
-        path = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        path = DEFAULT_PARENT / (name if number == 1 else f"{name}-{number}")
         try:
             path.mkdir(parents=True)
         except FileExistsError:
@@ -89,6 +92,7 @@ def locked(run_dir: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
+        remove_temporaries(run_dir)
         yield
 
 
@@ -98,12 +102,34 @@ def seed_folders(run_dir: Path, config: Config) -> list[Path]:
 
 
 def check_run_dir(run_dir: Path, resume: bool) -> None:
-    """Raise `ValueError` where training would overwrite a run, or where there is none to resume."""
-    exists = (run_dir / CONFIG_FILE).exists()
+    """Raise `ValueError` where a run cannot be written, would overwrite another, or where there is none to resume."""
+    try:
+        exists = (run_dir / CONFIG_FILE).exists()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"run_dir must be a path, got {str(run_dir)[:80]!r}: {error}; name another") from error
     if exists and not resume:
         raise ValueError(f"{run_dir} already holds a run; go on with resume=True, or name another run_dir")
     if resume and not exists:
         raise ValueError(f"resume=True needs a run to go on with, but {run_dir} holds no {CONFIG_FILE}; check run_dir")
+    if not resume and any(path.name not in ("0", LOCK_FILE) for path in (run_dir / CHECKPOINTS).glob("[0-9]*")):
+        raise ValueError(
+            f"{run_dir} holds checkpoints but no {CONFIG_FILE}; put that back to go on with them, or name another "
+            "run_dir"
+        )
+    check_usable(run_dir)
+    check_writable(run_dir)
+
+
+def run_id_of(run_dir: Path) -> str:
+    """Return what names the run in `run_dir` for good, wherever the folder is moved; a new name for a new run."""
+    if not (run_dir / CONFIG_FILE).exists():
+        return uuid.uuid4().hex
+    return read_config(run_dir).get("run") or ""
+
+
+def identity_of(run_id: str, seed: int) -> dict[str, Any]:
+    """Return whose the checkpoints of a run are; nothing, for folders from before runs had names."""
+    return {"run": run_id, "seed": seed} if run_id else {}
 
 
 def write_config(
@@ -112,19 +138,21 @@ def write_config(
     device_kind: str,
     device_count: int,
     *,
+    run_id: str = "",
     env_factory: str | None = None,
     env_is_object: bool = False,
 ) -> None:
     """Write `config.json`: the settings and what is needed to run them again.
 
-    Beside `config` it has `format`, `environment` (`factory`, from which a registered environment can be imported, and
-    `object`, whether it was passed as an object), `versions` (of Python and the packages that are installed),
-    `git_commit` and `git_dirty` of the checkout this package runs from (null outside git) and `platform`
-    (`device_kind`, `device_count`, `xla_flags`).
+    Beside `config` it has `format`, `run` (what names the run for good, in its checkpoints too), `environment`
+    (`factory`, from which a registered environment can be imported, and `object`, whether it was passed as an object),
+    `versions` (of Python and the packages that are installed), `git_commit` and `git_dirty` of the checkout that this
+    package runs from (null outside git) and `platform` (`device_kind`, `device_count`, `xla_flags`).
     """
     commit, dirty = _git_state()
     contents = {
         "format": FORMAT,
+        "run": run_id,
         "config": config.to_dict(),
         "environment": {"factory": env_factory, "object": env_is_object},
         "versions": _versions(),
@@ -174,9 +202,11 @@ def read_json(path: Path) -> dict[str, Any]:
         ValueError: it is not JSON, or another version of this package wrote it.
 
     """
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is not a file; restore it, or start a new run")
     try:
         contents = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it, or start a new run") from error
     found = contents.get("format", 1) if isinstance(contents, dict) else None
     if found != FORMAT:

@@ -7,7 +7,16 @@ from flax import nnx
 
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.checkpoint import Checkpointer
-from genpo_jax.runs.folder import CHECKPOINTS, CONFIG_FILE, POLICY_FILE, read_json, saved_config, seed_folders
+from genpo_jax.runs.folder import (
+    CHECKPOINTS,
+    CONFIG_FILE,
+    POLICY_FILE,
+    identity_of,
+    read_json,
+    run_id_of,
+    saved_config,
+    seed_folders,
+)
 from genpo_jax.training.normalizer import RunningMoments
 
 
@@ -37,7 +46,8 @@ def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = Non
         for prefix, tree in wanted.items()
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    checkpointer = Checkpointer(folder / CHECKPOINTS)
+    identity = identity_of(run_id_of(folder), saved_config(folder).seed)
+    checkpointer = Checkpointer(folder / CHECKPOINTS, identity=identity)
     # A state has a leading axis of seeds, here of size 1.
     abstract = {name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in names.items()}
     arrays = checkpointer.restore_leaves(abstract, at=step)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import stat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,6 +10,8 @@ from genpo_jax.runs.files import sync, write_atomically
 
 MANIFEST = "manifest.json"
 MAX_LEAVES_NAMED = 10
+# Of the manifest of a state of a thousand arrays, some hundred times over.
+MAX_MANIFEST_BYTES = 2**24
 
 
 class Leaf(NamedTuple):
@@ -49,16 +52,24 @@ def describe_leaves(tree: Any) -> list[Leaf]:
     return leaves
 
 
-def write_manifest(path: Path, leaves: list[Leaf]) -> None:
-    """Force the files under `path` to disk and record them and `leaves`: the checkpoint is then complete."""
+def write_manifest(path: Path, leaves: list[Leaf], identity: dict[str, Any]) -> None:
+    """Force the files under `path` to disk and record them, `leaves` and whose they are: it is then complete."""
     files = {}
     for file in sorted(path.rglob("*")):
         sync(file)
         if file.is_file():
             files[file.relative_to(path).as_posix()] = [file.stat().st_size, _sha256(file)]
-    contents = {"files": files, "leaves": leaves}
+    contents = {"files": files, "leaves": leaves, "identity": identity}
     signed = {"manifest": contents, "sha256": _sha256_of_json(contents)}
     write_atomically(path / MANIFEST, json.dumps(signed, separators=(",", ":")).encode())
+
+
+def read_identity(path: Path) -> dict[str, Any]:
+    """Return what the checkpoint `path` records of whose it is; nothing, where that cannot be read."""
+    try:
+        return dict(_read_manifest(path).get("identity", {}))
+    except (IncompleteCheckpointError, DamagedCheckpointError, OSError, ValueError, TypeError):
+        return {}
 
 
 def verified_leaves(path: Path) -> list[Leaf]:
@@ -72,23 +83,45 @@ def verified_leaves(path: Path) -> list[Leaf]:
     try:
         manifest = _read_manifest(path)
         for name, (size, sha256) in manifest["files"].items():
-            found = (path / name).stat().st_size
-            if found != size:
-                raise DamagedCheckpointError(f"{name} has {found} bytes, not {size}")
-            if _sha256(path / name) != sha256:
-                raise DamagedCheckpointError(f"{name} has another SHA-256 than when it was saved")
+            _check_file(path, name, size, sha256)
+        return [Leaf(str(name), tuple(map(int, shape)), str(dtype)) for name, shape, dtype in manifest["leaves"]]
     except OSError as error:
         raise DamagedCheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
-    return [Leaf(name, tuple(shape), dtype) for name, shape, dtype in manifest["leaves"]]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedCheckpointError(f"{MANIFEST} is not as we write it") from error
+
+
+def _check_file(path: Path, name: str, size: int, sha256: str) -> None:
+    # Whoever made the folder chose the names: no link, no device and nothing outside may be opened.
+    root = path.resolve()
+    try:
+        inside = (root / name).resolve() == root / name and root in (root / name).parents
+    except RuntimeError:
+        # A link to itself.
+        inside = False
+    if not inside:
+        raise DamagedCheckpointError(f"{name} leads out of it")
+    status = (root / name).lstat()
+    if not stat.S_ISREG(status.st_mode):
+        raise DamagedCheckpointError(f"{name} is not a regular file")
+    if status.st_size != size:
+        raise DamagedCheckpointError(f"{name} has {status.st_size} bytes, not {size}")
+    if _sha256(root / name) != sha256:
+        raise DamagedCheckpointError(f"{name} has another SHA-256 than when it was saved")
 
 
 def _read_manifest(path: Path) -> dict:
-    if not (path / MANIFEST).is_file():
-        raise IncompleteCheckpointError(f"no {MANIFEST}, so its save did not finish")
+    file = path / MANIFEST
     try:
-        signed = json.loads((path / MANIFEST).read_bytes())
-        intact = signed["sha256"] == _sha256_of_json(signed["manifest"])
-    except (ValueError, KeyError, TypeError):
+        status = file.lstat()
+    except FileNotFoundError:
+        raise IncompleteCheckpointError(f"no {MANIFEST}, so its save did not finish") from None
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MANIFEST_BYTES:
+        raise DamagedCheckpointError(f"{MANIFEST} is not a regular file of at most {MAX_MANIFEST_BYTES:,} bytes")
+    try:
+        signed = json.loads(file.read_bytes())
+        intact = signed["sha256"] == _sha256_of_json(signed["manifest"]) and isinstance(signed["manifest"], dict)
+    except (ValueError, KeyError, TypeError, RecursionError):
         intact = False
     if not intact:
         raise DamagedCheckpointError(f"{MANIFEST} is not as it was written")

@@ -1,7 +1,10 @@
 """Where the numbers of a run go: `metrics.jsonl` and TensorBoard."""
 
 import json
+import logging
 import math
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,8 @@ from genpo_jax.runs.files import write_atomically
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
+logger = logging.getLogger(__name__)
+
 
 class MetricsWriter:
     """Append metrics to `metrics.jsonl` and to TensorBoard.
@@ -17,28 +22,28 @@ class MetricsWriter:
     Args:
         run_dir: folder of the run; created if needed.
         resume_at: environment steps of the checkpoint a run goes on from. Later lines, and a line cut off by
-            a crash, are dropped, as those updates will be run again. None starts a new run.
+            a crash, are dropped, as those updates will be run again; lines that should be there and are not are
+            reported. None starts a new run.
+        every: environment steps between two lines.
 
     Raises:
         FileExistsError: a new run where `metrics.jsonl` already holds lines.
-        ValueError: `metrics.jsonl` has a line, other than the last, that is not JSON.
+        ValueError: `metrics.jsonl` has a line, other than the last, that cannot be one of this run.
 
     """
 
-    def __init__(self, run_dir: str | Path, resume_at: int | None = None):
-        from tensorboardX import SummaryWriter
-
+    def __init__(self, run_dir: str | Path, resume_at: int | None = None, every: int | None = None):
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / METRICS_FILE
         if resume_at is not None:
-            _drop_later_lines(path, resume_at)
+            _keep_lines(path, resume_at, every)
         elif path.is_file() and path.stat().st_size:
             raise FileExistsError(f"{path} already holds metrics; resume that run or choose another run_dir")
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
-        # Without the suffix, two writers started in the same second have one file name, and the later wins.
-        resumed = {} if resume_at is None else {"purge_step": resume_at + 1, "filename_suffix": f".{resume_at}"}
-        self._tensorboard = SummaryWriter(str(run_dir / TENSORBOARD_FOLDER), **resumed)
+        # Unbuffered: what a full disk did not take must not be tried again when the file is closed.
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115
+        self._size = self._file.tell()
+        self._events = _Events(run_dir / TENSORBOARD_FOLDER, resume_at)
 
     def write(self, env_steps: int, wall_seconds: float, metrics: dict[str, float]) -> None:
         """Write one line; it is with the operating system when this returns.
@@ -50,21 +55,31 @@ class MetricsWriter:
             wall_seconds: seconds of training since the start.
             metrics: scalars by name, such as `train/kl`, `eval/return_random`, `time/steps_per_second`.
 
+        Raises:
+            OSError: the disk is full, or fails; the next line can be written all the same.
+
         """
         env_steps = int(env_steps)
         values = {name: float(value) for name, value in metrics.items()}
         line = {"env_steps": env_steps, "wall_seconds": float(wall_seconds)} | values
         finite = {name: value if math.isfinite(value) else None for name, value in line.items()}
-        self._file.write(json.dumps(finite, allow_nan=False) + "\n")
-        self._file.flush()
-        for name in [name for name, value in values.items() if math.isfinite(value)]:
-            self._tensorboard.add_scalar(name, values[name], global_step=env_steps)
-        self._tensorboard.flush()
+        try:
+            self._append((json.dumps(finite, allow_nan=False) + "\n").encode())
+        finally:
+            self._events.write(env_steps, {name: value for name, value in values.items() if math.isfinite(value)})
+
+    def _append(self, line: bytes) -> None:
+        # Half a line may be left where the disk was full.
+        self._file.truncate(self._size)
+        rest = memoryview(line)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._size += len(line)
 
     def close(self) -> None:
-        """Flush and close both sinks."""
+        """Close both sinks."""
         self._file.close()
-        self._tensorboard.close()
+        self._events.close()
 
     def __enter__(self) -> "MetricsWriter":
         return self
@@ -73,12 +88,73 @@ class MetricsWriter:
         self.close()
 
 
+class _Events:
+    """The events of TensorBoard, written at once: tensorboardX's own writer waits for ever where its thread has died.
+
+    Args:
+        folder: of the event files.
+        resume_at: later events of earlier files are hidden; None for a new run.
+    """
+
+    def __init__(self, folder: Path, resume_at: int | None) -> None:
+        self._folder = folder
+        # Without it, two writers started in the same second have one file name, and the later wins.
+        self._suffix = "" if resume_at is None else f".{resume_at}"
+        self._number = 0
+        self._purge_from = None if resume_at is None else resume_at + 1
+        self._writer: Any = self._open()
+
+    def write(self, env_steps: int, values: dict[str, float]) -> None:
+        event = _event(env_steps)
+        for name, value in values.items():
+            event.summary.value.add(tag=name, simple_value=value)
+        try:
+            if self._writer is None:
+                self._writer = self._open()
+            self._writer.write_event(event)
+            self._writer.flush()
+        except OSError:
+            # Readers stop at half a record: the next goes into a file of its own.
+            self.close()
+            raise
+
+    def close(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            try:
+                writer.close()
+            except OSError:
+                logger.debug("the last events in %s were lost", self._folder)
+
+    def _open(self) -> Any:
+        from tensorboardX.event_file_writer import EventsWriter
+
+        self._folder.mkdir(parents=True, exist_ok=True)
+        suffix = self._suffix + (f".{self._number}" if self._number else "")
+        self._number += 1
+        writer = EventsWriter(str(self._folder / "events"), suffix)
+        if self._purge_from is not None:
+            event = _event(self._purge_from)
+            event.session_log.status = event.session_log.START
+            writer.write_event(event)
+            self._purge_from = None
+        return writer
+
+
+def _event(step: int) -> Any:
+    from tensorboardX.proto import event_pb2
+
+    # Protocol buffers make their classes at run time.
+    protocol: Any = event_pb2
+    return protocol.Event(step=step, wall_time=time.time())
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """Return the lines of a `metrics.jsonl`, without a last line that a crash cut off; null reads as None.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line other than the last is not JSON.
+        ValueError: a line other than the last is not JSON, or not a record of env steps.
 
     """
     path = Path(path)
@@ -88,15 +164,34 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            records.append(json.loads(line))
-        except ValueError as error:
+            record = json.loads(line)
+            if not isinstance(record["env_steps"], int):
+                raise ValueError("env_steps is not an integer")
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             # A whole line ends in a newline, so what follows the last newline may be half a line.
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}, is not JSON: {line[:80]!r}; remove it") from error
+                raise ValueError(f"{path}, line {number}, holds no metrics: {line[:80]!r}; remove it") from error
+        else:
+            records.append(record)
     return records
 
 
-def _drop_later_lines(path: Path, env_steps: int) -> None:
+def _keep_lines(path: Path, resume_at: int, every: int | None) -> None:
+    """Drop the lines after `resume_at`, and report those that should be before it and are not."""
+    records = read_metrics(path) if path.is_file() else []
+    kept = [record for record in records if record["env_steps"] <= resume_at]
+    steps = [record["env_steps"] for record in kept]
+    if every is not None:
+        if missing := sorted(set(range(every, resume_at + 1, every)) - set(steps)):
+            logger.warning(
+                "%s lacks %d of %d lines up to the checkpoint at %d env steps, the first at %d; training goes on "
+                "without them",
+                *(path, len(missing), resume_at // every, resume_at, missing[0]),
+            )
+        if strange := [step for step in steps if step % every] or [a for a, b in pairwise(steps) if a >= b]:
+            raise ValueError(
+                f"{path} must have lines of increasing env steps, multiples of {every}, but is damaged at "
+                f"{strange[0]}; repair it, or remove it: training can go on without"
+            )
     if path.is_file():
-        kept = [line for line in read_metrics(path) if line["env_steps"] <= env_steps]
         write_atomically(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept).encode())

@@ -22,21 +22,25 @@ from genpo_jax.envs import Environment
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.presets import preset
 from genpo_jax.runs.checkpoint import Checkpointer
-from genpo_jax.runs.curve import draw_curve
+from genpo_jax.runs.curve import Curve
 from genpo_jax.runs.folder import (
     CHECKPOINTS,
     check_run_dir,
+    identity_of,
     locked,
     new_run_dir,
     read_config,
+    run_id_of,
     seed_folders,
     write_config,
     write_policy,
 )
-from genpo_jax.runs.hosts import any_process, is_writer
+from genpo_jax.runs.health import Health
+from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, wait_for_all
 from genpo_jax.runs.metrics import MetricsWriter
 from genpo_jax.runs.progress import Progress
 from genpo_jax.runtime import configure_jax
+from genpo_jax.training import memory
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.evaluation import Evaluator
 from genpo_jax.training.trainer import Trainer
@@ -44,6 +48,8 @@ from genpo_jax.training.trainer import Trainer
 logger = logging.getLogger(__name__)
 # What a continuation may change without being another run.
 FREE_ON_RESUME = ("num_timesteps", "num_evals", "eval_envs", "checkpoint_minutes")
+# Seconds after which a save that failed is tried again, where checkpoints are not due sooner.
+RETRY_SECONDS = 60.0
 
 
 class Run:
@@ -80,9 +86,14 @@ class Run:
         self.folders = seed_folders(run_dir, config)
         self.trainer = Trainer(env, config)
         self.evaluator = Evaluator(self.trainer, config.eval_envs)
-        self.checkpointers = [Checkpointer(folder / CHECKPOINTS) for folder in self.folders]
+        self.run_id = run_id_of(run_dir)
+        self.checkpointers = [
+            Checkpointer(folder / CHECKPOINTS, identity=identity_of(self.run_id, seed))
+            for folder, seed in zip(self.folders, config.seeds, strict=True)
+        ]
+        self.health = Health(config)
         self.start_time = time.monotonic()
-        self.saved_time = self.start_time
+        self.save_due = self.start_time + 60 * config.checkpoint_minutes
         self.saved_steps = 0
         self.metrics: dict[str, float] = {}
         self.stopped = False
@@ -93,24 +104,32 @@ class Run:
         """Train to the end, or until interrupted.
 
         The first Ctrl-C (or SIGTERM, SIGHUP) finishes the chunk in flight, saves and returns; a second one stops at
-        once. What fails to be shown, drawn or written beside the checkpoints is reported, and never ends a run.
+        once. What fails to be shown, drawn or written is reported, and does not end a run, but for the first and the
+        last checkpoint.
+
+        Raises:
+            OSError: if the first or the last checkpoint cannot be saved.
+            SickRunError: if nothing was learned for many chunks in a row; everything is saved.
         """
         with ExitStack() as stack:
-            if is_writer():
-                for folder in {self.run_dir, *self.folders}:
-                    stack.enter_context(locked(folder))
+            in_first_process("lock the run's folder", lambda: self._lock(stack))
             check_run_dir(self.run_dir, self.resume)
+            if shortage := memory.shortage(self.config, self.trainer.env.env):
+                logger.warning("%s", shortage)
             state, env_steps = self._start()
             progress = stack.enter_context(self._progress(env_steps))
             stop = stack.enter_context(_stop_requests())
-            self.writers = [stack.enter_context(self._writer(folder, env_steps)) for folder in self._written_folders()]
+            folders = self._written_folders()
+            self.writers = [stack.enter_context(self._writer(folder, env_steps)) for folder in folders]
+            self.curves = [Curve(folder) for folder in folders]
             program = self._compile(state, progress)
             if env_steps == 0 and self.config.num_evals:
                 self._record(0, self._evaluate(state), progress)
-            while env_steps < self.total_steps and not self.stopped:
+            while env_steps < self.total_steps and not self.stopped and not self.health.hopeless:
                 started = time.monotonic()
                 state, metrics = program(state, self.trainer.hyper)
                 metrics = jax.device_get(metrics)
+                self.health.observe(metrics)
                 before, env_steps = env_steps, env_steps + self.config.steps_per_chunk
                 steps_per_second = self.config.num_seeds * self.config.steps_per_chunk / (time.monotonic() - started)
                 metrics |= {"time/steps_per_second": steps_per_second, "time/compile_seconds": self.compile_seconds}
@@ -121,16 +140,19 @@ class Run:
                 if evaluated:
                     self._draw()
                 self.stopped = any_process(bool(stop))
-                if any_process(time.monotonic() - self.saved_time > 60 * self.config.checkpoint_minutes):
-                    self._save(env_steps, state)
-            if self.saved_steps != env_steps:
-                self._save(env_steps, state)
+                if any_process(time.monotonic() > self.save_due):
+                    # In case that it fails; a save that does not sets it anew.
+                    self.save_due = time.monotonic() + min(RETRY_SECONDS, 60 * self.config.checkpoint_minutes)
+                    self._unless_it_fails("checkpoint", self._save, env_steps, state)
             self._draw()
+            self._save_last(env_steps, state)
             if self.stopped:
                 progress.message(f"stopped and saved at {env_steps:,} env steps; go on with resume")
         for checkpointer in self.checkpointers:
             checkpointer.close()
         self._state = state
+        if self.health.hopeless:
+            raise self.health.verdict()
 
     @property
     def policy(self) -> TrainedPolicy:
@@ -170,10 +192,19 @@ class Run:
         """Env steps of the whole run, of each seed."""
         return self.config.num_chunks * self.config.steps_per_chunk
 
+    def _lock(self, stack: ExitStack) -> None:
+        for folder in sorted({self.run_dir, *self.folders}):
+            stack.enter_context(locked(folder))
+
     def _start(self) -> tuple[TrainState, int]:
         self.previous_seconds = 0.0
         if self.resume:
             env_steps, state = self.restore()
+            if env_steps > self.total_steps:
+                raise ValueError(
+                    f"num_timesteps must be at least the {env_steps:,} env steps that the run in {self.run_dir} has "
+                    f"taken, got {self.config.num_timesteps:,}; ask for more, or leave it out"
+                )
         else:
             env_steps, state = 0, self.trainer.init(self.config.seeds)
             # From here on there is always something to resume.
@@ -186,6 +217,7 @@ class Run:
     def _write_settings(self) -> None:
         device = jax.devices()[0].device_kind, jax.device_count()
         source = {"env_factory": envs.factory_path(self.config.env), "env_is_object": self.env_is_object}
+        source |= {"run_id": self.run_id}
         write_config(self.run_dir, self.config, *device, **source)
         for folder, seed in zip(self.folders, self.config.seeds, strict=True):
             write_config(folder, replace(self.config, seed=seed, num_seeds=1), *device, **source)
@@ -196,12 +228,14 @@ class Run:
         progress.message("compiling ...")
         program = self.trainer.program.lower(state, self.trainer.hyper).compile()
         self.compile_seconds = time.monotonic() - started
+        wait_for_all("start the first chunk")
         progress.message(f"compiled in {self.compile_seconds:.1f} s")
         return program
 
     def _evaluate(self, state: TrainState) -> dict[str, Any]:
         started = time.monotonic()
         metrics = jax.device_get(self.evaluator.evaluate(state, self.config.seeds))
+        wait_for_all("go on after an evaluation")
         return metrics | {"time/eval_seconds": time.monotonic() - started}
 
     def _evaluation_due(self, before: int, now: int) -> bool:
@@ -221,7 +255,8 @@ class Run:
 
     def _writer(self, folder: Path, env_steps: int) -> MetricsWriter:
         # The checkpoint at 0 is older than the evaluation there, which will be made again.
-        return MetricsWriter(folder, resume_at=(env_steps or -1) if self.resume else None)
+        resume_at = (env_steps or -1) if self.resume else None
+        return MetricsWriter(folder, resume_at, self.config.steps_per_chunk)
 
     def _record(self, env_steps: int, metrics: dict[str, Any], progress: Progress) -> None:
         """Write metrics, `[S]` or one number for all seeds; keep and show their means over the seeds."""
@@ -230,14 +265,17 @@ class Run:
             {name: float(values if np.ndim(values) == 0 else values[i]) for name, values in metrics.items()}
             for i in range(len(self.folders))
         ]
-        for writer, values in zip(self.writers, [*by_seed, means], strict=False):
-            self._unless_it_fails("metrics", writer.write, env_steps, self._wall_seconds(), values)
+        seconds = self._wall_seconds()
+        # Where there is one seed, there is no folder of means.
+        for writer, curve, values in zip(self.writers, self.curves, [*by_seed, means], strict=False):
+            self._unless_it_fails("metrics", writer.write, env_steps, seconds, values)
+            curve.add({"env_steps": env_steps, "wall_seconds": seconds} | values)
         progress.update(env_steps, means)
         self.metrics |= means
 
     def _draw(self) -> None:
-        for folder in self._written_folders():
-            self._unless_it_fails("curve", draw_curve, folder)
+        for curve in self.curves:
+            self._unless_it_fails("curve", curve.draw)
 
     def _unless_it_fails(self, what: str, call: Callable[..., Any], *args: Any) -> None:
         """Do what training can go on without; report its first failure, and that it works again."""
@@ -255,7 +293,18 @@ class Run:
     def _save(self, env_steps: int, state: TrainState) -> None:
         for i, checkpointer in enumerate(self.checkpointers):
             checkpointer.save(env_steps, self.trainer.select(state, i), {"wall_seconds": self._wall_seconds()})
-        self.saved_time, self.saved_steps = time.monotonic(), env_steps
+        self.save_due, self.saved_steps = time.monotonic() + 60 * self.config.checkpoint_minutes, env_steps
+
+    def _save_last(self, env_steps: int, state: TrainState) -> None:
+        if self.saved_steps == env_steps:
+            return
+        try:
+            self._save(env_steps, state)
+        except OSError as error:
+            raise OSError(
+                f"trained to {env_steps:,} env steps, but the last checkpoint could not be saved ({error}); that of "
+                f"{self.saved_steps:,} stands: mend this, and go on with resume=True"
+            ) from error
 
     def _wall_seconds(self) -> float:
         return self.previous_seconds + time.monotonic() - self.start_time

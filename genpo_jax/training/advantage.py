@@ -50,5 +50,5 @@ def generalized_advantages(
         advantage = delta + gamma * gae_lambda * flows_on * later
         return advantage, advantage
 
-    _, advantage = jax.lax.scan(step, jnp.zeros_like(value[0]), (delta, flows_on), reverse=True)
+    _, advantage = jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, flows_on), reverse=True)
     return Advantages(advantage, advantage + value)

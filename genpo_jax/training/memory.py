@@ -1,7 +1,9 @@
 """Predict how much memory the training program needs, before anything is compiled."""
 
+import os
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -98,6 +100,34 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
         transitions=transitions * (FLOAT * (2 * obs + SCALARS_PER_TRANSITION) + 2 * _bytes(record)),
         workspace=round(transitions * FLOAT * workspace),
     )
+
+
+def shortage(config: Config, env: Environment) -> str | None:
+    """Return a warning where a run is predicted to need more memory than a device has; None where it fits."""
+    needed = predict(config, env.observation_sizes, env.action_size, state_bytes(env))
+    shared = (needed.total - needed.learner) / jax.device_count()
+    bytes_needed, there = config.num_seeds * (needed.learner + shared), device_bytes()
+    if there is None or bytes_needed <= there:
+        return None
+    return (
+        f"this run is predicted to need {bytes_needed / 2**30:.3g} GiB on each device, which has {there / 2**30:.3g}; "
+        "it will not fit: fewer num_envs, num_seeds or unroll, or more num_minibatches, need less"
+    )
+
+
+def device_bytes() -> float | None:
+    """Return the memory of one device of this process, of a CPU its part of the machine's; None where unknown."""
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    limits = []
+    if hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    group = Path("/sys/fs/cgroup/memory.max")
+    # A container's own limit, or "max".
+    if group.is_file() and (text := group.read_text().strip()).isdecimal():
+        limits.append(int(text))
+    return min(limits) / jax.local_device_count() if limits else None
 
 
 def gradient_units(agent: Agent) -> float:

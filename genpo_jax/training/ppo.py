@@ -169,7 +169,9 @@ def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper:
     factor = jnp.clip(factor, 1 / LEARNING_RATE_FACTOR, LEARNING_RATE_FACTOR)
     # Without a finite KL there is nothing to follow; an infinite one asks for less.
     factor = jnp.where(jnp.isnan(kl), 1.0, factor)
-    return jnp.clip(learning_rate * factor, hyper.min_learning_rate, hyper.max_learning_rate)
+    rate = jnp.clip(learning_rate * factor, hyper.min_learning_rate, hyper.max_learning_rate)
+    # The loss may be of a wider type than the learner.
+    return rate.astype(learning_rate.dtype)
 
 
 def improve(
