@@ -227,6 +227,15 @@ def test_a_resumed_run_cannot_be_asked_for_less_than_it_has_done(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+def test_a_run_that_was_killed_while_it_started_can_be_started_again(tmp_path):
+    train(replace(CONFIG, num_timesteps=64), tmp_path)
+    for name in ("config.json", "metrics.jsonl"):
+        (tmp_path / name).unlink()
+    shutil.move(tmp_path / "checkpoints" / "64", tmp_path / "checkpoints" / "0.orbax-checkpoint-tmp")
+    train(replace(CONFIG, num_timesteps=64), tmp_path)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "64"]
+
+
 def test_checkpoints_that_another_run_left_are_not_taken_for_this_one(tmp_path):
     for name in ("mine", "other"):
         train(replace(CONFIG, num_timesteps=64), tmp_path / name)

@@ -111,7 +111,9 @@ def check_run_dir(run_dir: Path, resume: bool) -> None:
         raise ValueError(f"{run_dir} already holds a run; go on with resume=True, or name another run_dir")
     if resume and not exists:
         raise ValueError(f"resume=True needs a run to go on with, but {run_dir} holds no {CONFIG_FILE}; check run_dir")
-    if not resume and any(path.name not in ("0", LOCK_FILE) for path in (run_dir / CHECKPOINTS).glob("[0-9]*")):
+    # A run that was killed while it started leaves nothing but a checkpoint of step 0, whole or not.
+    left = [path.name for path in (run_dir / CHECKPOINTS).glob("*") if path.name.isdecimal() and int(path.name)]
+    if left and not exists:
         raise ValueError(
             f"{run_dir} holds checkpoints but no {CONFIG_FILE}; put that back to go on with them, or name another "
             "run_dir"

@@ -4,6 +4,7 @@ Nothing waits for ever, and nobody is let into jax before all are there: where i
 """
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -69,9 +70,8 @@ def _host_meeting(address: tuple[str, int], num_processes: int, deadline: float,
         try:
             listener = stack.enter_context(_listener(address[1], num_processes))
         except OSError as error:
-            raise OSError(
-                f"port {address[1]} of the coordinator cannot be used: {error.strerror}; name another"
-            ) from error
+            reason = os.strerror(error.errno or 0)
+            raise OSError(f"port {address[1]} of the coordinator cannot be used: {reason}; name another") from error
         while len(present) < num_processes - 1:
             listener.settimeout(max(0.0, deadline - time.monotonic()) or 1e-3)
             try:
