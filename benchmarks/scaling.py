@@ -14,7 +14,7 @@ import sys
 import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
@@ -25,7 +25,9 @@ from genpo_jax.cli import run_program
 
 @dataclass(frozen=True)
 class ScalingOptions(Options):
-    """What to measure; the other sizes stay as given."""
+    """What to measure; the other sizes stay as given. A list without numbers leaves that part out."""
+
+    MAY_BE_EMPTY: ClassVar = ("env_counts", "seed_counts", "device_counts")
 
     method: str = "genpo++"
     """Method to train."""

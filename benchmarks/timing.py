@@ -139,6 +139,8 @@ def report(title: str, options: Any, rows: Sequence[Mapping[str, Any]]) -> None:
         options: dataclass of the command line.
         rows: values by column, the same columns in each; a `Spread` shows as median (low-high).
     """
+    if not rows:
+        raise ValueError("there is nothing to measure with these options; name at least one thing")
     where = machine()
     view = Table(
         title=title,

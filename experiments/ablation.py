@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.statistics import interquartile_mean, probability_of_improvement
-from experiments.study import check_choices, read_curves, study_config, train
+from experiments.study import check_methods, read_curves, study_config, train
 from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 
@@ -119,7 +119,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def study(options: Options) -> None:
     """Train what is not trained yet, and report on all of it."""
-    check_choices(options.envs, [options.method], options.num_seeds)
+    check_methods([options.method])
     if unknown := [variant for variant in options.variants if variant not in VARIANTS]:
         raise ValueError(f"unknown variants {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
     # All of them before the first is trained: a variant that the method does not know would end the study midway.

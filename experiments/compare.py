@@ -17,7 +17,7 @@ import numpy as np
 
 from experiments.compare_plots import draw_learning, draw_ratios
 from experiments.statistics import interquartile_mean, probability_of_improvement
-from experiments.study import Curve, check_choices, read_curves, study_config, train
+from experiments.study import Curve, check_methods, read_curves, study_config, train
 from genpo_jax.cli import run_program
 from genpo_jax.runs.metrics import METRICS_FILE
 
@@ -138,7 +138,7 @@ def _folders(options: Options) -> Iterable[tuple[str, str, Path]]:
 
 def study(options: Options) -> None:
     """Train what is not trained yet, and report on all of it."""
-    check_choices(options.envs, options.methods, options.num_seeds)
+    check_methods(options.methods)
     for env, method, folder in _folders(options):
         if not options.only_report:
             print(f"{env}, {method}: {folder}", flush=True)

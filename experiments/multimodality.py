@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import entr
 
-from experiments.study import check_choices, parse_method, study_config, train
+from experiments.study import check_methods, parse_method, study_config, train
 from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, make
@@ -261,7 +261,7 @@ def report(rows: Sequence[dict[str, Any]], console: Console, out: Path) -> None:
 
 def study(options: Options) -> None:
     """Train and evaluate everything on every environment."""
-    check_choices(options.envs, options.methods, options.num_seeds)
+    check_methods(options.methods)
     if unknown := [name for name in options.envs if not isinstance(make(name), Bandit | MultiGoal)]:
         raise ValueError(f"envs must be toys, got {', '.join(unknown)}; choose from ring, moons, multigoal")
     console = Console(width=150)

@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from experiments.compare_plots import COLORS
-from experiments.study import ALL_METHODS, check_choices, study_config
+from experiments.study import ALL_METHODS, check_methods, study_config
 from experiments.true_density import true_log_ratio
 from genpo_jax.cli import run_program
 from genpo_jax.envs import make
@@ -204,7 +204,7 @@ def to_markdown(rows: list[dict[str, Any]], batch_size: int) -> str:
 
 def study(options: Options) -> None:
     """Measure every method that is not measured yet, and report on all of them."""
-    check_choices([options.env], options.methods, options.num_seeds)
+    check_methods(options.methods)
     rows: list[dict[str, Any]] = []
     for method in options.methods:
         found = resume(method, options)

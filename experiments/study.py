@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from genpo_jax import envs
 from genpo_jax.config import Config, PPOConfig
 from genpo_jax.methods import METHODS, method_of
 from genpo_jax.presets import Layer, apply, preset
@@ -33,16 +32,8 @@ class Curve(NamedTuple):
     training: list[dict[str, Any]]
 
 
-def check_choices(env_names: Iterable[str], method_names: Iterable[str], num_seeds: int) -> None:
-    """Raise `ValueError` where there is nothing to study, or something that does not exist."""
-    env_names, method_names = list(env_names), list(method_names)
-    for name, values in (("envs", env_names), ("methods", method_names)):
-        if not values:
-            raise ValueError(f"{name} must name at least one, got none")
-    if num_seeds < 1:
-        raise ValueError(f"num_seeds must be >= 1, got {num_seeds}")
-    for name in env_names:
-        envs.check(name)
+def check_methods(method_names: Iterable[str]) -> None:
+    """Raise `ValueError` where a method does not exist, or not with these settings (`parse_method`)."""
     for name, layer in map(parse_method, method_names):
         apply(Config(method=method_of(name)()), layer)
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from experiments.statistics import iqm
-from experiments.study import check_choices, read_curves, study_config, train
+from experiments.study import check_methods, read_curves, study_config, train
 from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.presets import scale_update
@@ -111,7 +111,7 @@ def to_markdown(trials: list[dict[str, Any]]) -> str:
 
 def study(options: Options) -> None:
     """Search for every method what is not searched yet."""
-    check_choices(options.envs, options.methods, options.num_seeds)
+    check_methods(options.methods)
     draw(options.num_trials)
     trials: list[dict[str, Any]] = []
     for method in options.methods:

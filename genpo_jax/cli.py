@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,8 +17,8 @@ import tyro
 
 from genpo_jax import explained
 from genpo_jax.checks import check_types, require, require_between
-from genpo_jax.config import Config, EnvConfig, PPOConfig
-from genpo_jax.methods import METHODS, Method, NetworksConfig
+from genpo_jax.config import LARGEST_COUNT, Config, EnvConfig, PPOConfig
+from genpo_jax.methods import METHODS, Method, NetworksConfig, method_of
 from genpo_jax.presets import has_accelerator, preset
 
 # Exit code of a run that was asked to stop before its end: as in sysexits.h, it can be tried again.
@@ -25,7 +26,10 @@ STOPPED = 75
 # Exit code of a process that was interrupted before it could stop in order: as a shell gives it for SIGINT.
 INTERRUPTED = 130
 # What a user's input and a machine's state raise. What else is raised is a defect of ours, and its traceback is wanted.
-USERS_ERRORS = (ValueError, TypeError, ImportError, OSError, RuntimeError, ArithmeticError, MemoryError)
+USERS_ERRORS = (
+    *(ValueError, TypeError, ImportError, OSError, RuntimeError, ArithmeticError, MemoryError),
+    subprocess.SubprocessError,
+)
 MAX_PORT = 65535
 MethodName = Literal[tuple(METHODS)]  # type: ignore[valid-type]
 TRAIN = (
@@ -229,7 +233,7 @@ def run_program(options_class: type, program: Callable[[Any], None], description
 
     def command(arguments: Sequence[str], prog: str) -> None:
         options = tyro.cli(options_class, args=list(arguments), prog=prog, description=description)
-        _check_outputs(options)
+        check_options(options)
         from genpo_jax.runtime import configure_jax
 
         configure_jax()
@@ -238,15 +242,35 @@ def run_program(options_class: type, program: Callable[[Any], None], description
     run_command(command, sys.argv[1:], Path(sys.argv[0]).name, options_class)
 
 
-def _check_outputs(options: Any) -> None:
-    """Raise `ValueError` where what `--out` or `--json` names cannot be written."""
+def check_options(options: Any) -> None:
+    """Check what all studies and benchmarks have in common: names, counts, and the paths of what they write.
+
+    A count is at least 1, or 0 where its default has a 0; lists are not empty unless their default is, or the class
+    names them in `MAY_BE_EMPTY`.
+
+    Raises:
+        ValueError: names the first option with a value that cannot be meant.
+    """
+    from genpo_jax import envs
     from genpo_jax.runs.files import check_writable
 
-    for name in ("out", "json"):
-        if (path := getattr(options, name, None)) is not None:
-            check_writable(path)
-            if name == "json":
-                require(not path.is_dir(), "a file", name, str(path), "name a file in it")
+    check_types(options)
+    for field_ in dataclasses.fields(options):
+        name, value, default = field_.name, getattr(options, field_.name), field_.default
+        values, defaults = (x if isinstance(x, tuple) else (x,) for x in (value, default))
+        if isinstance(value, tuple) and default != () and name not in getattr(options, "MAY_BE_EMPTY", ()):
+            require(len(value) > 0, "a list of at least one", name, value)
+        low = 0 if any(type(x) is int and x == 0 for x in defaults) else 1
+        for item in values:
+            if type(item) is int:
+                require(low <= item <= LARGEST_COUNT, f"in [{low}, {LARGEST_COUNT}]", name, item)
+            elif name in ("env", "envs"):
+                envs.check(item, getattr(options, "backend", None))
+            elif name in ("method", "methods") and item not in defaults:
+                method_of(item.partition(":")[0])
+            elif isinstance(item, Path):
+                check_writable(item)
+                require(name == "out" or not item.is_dir(), "a file", name, str(item), "name a file in it")
 
 
 def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str, *options_classes: type) -> None:
@@ -274,7 +298,7 @@ def _sentence(error: BaseException) -> str:
         error = explained(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return f"out of memory ({_first_line(error)}); fewer num_envs, num_seeds or unroll need less"
-    if isinstance(error, ValueError | OSError) or type(error).__module__.startswith("genpo_jax"):
+    if isinstance(error, ValueError | OSError | ImportError) or type(error).__module__.startswith("genpo_jax"):
         return str(error)
     return f"{type(error).__name__}: {_first_line(error)}"
 

@@ -143,6 +143,7 @@ class Config:
                 f"num_envs * unroll = {num_envs} * {unroll} = {num_envs * unroll} is not divisible by "
                 f"num_minibatches = {parts}; change one of the three"
             )
+        require(num_envs * unroll <= LARGEST_COUNT, f"at most {LARGEST_COUNT}", "num_envs * unroll", num_envs * unroll)
         require(
             self.num_updates <= LARGEST_COUNT, f"at most {LARGEST_COUNT} updates", "num_timesteps", self.num_updates
         )

@@ -37,7 +37,7 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
     assert table.count("| ring, ") == 2 and "better than gaussian" in table
     for picture in ("learning.png", "ratios.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
-    with pytest.raises(SystemExit, match="other num_evals"):
+    with pytest.raises(SystemExit, match="other --num-evals"):
         run_main(compare, monkeypatch, *arguments[:5], 3, *arguments[6:], "--methods", "gaussian")
 
     # A run of several histories says how much of its divergence is theirs; one without a model of them cannot.
@@ -48,7 +48,7 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines()[-2:]]
     assert [int(count) for count, _ in rows] == [1, 8]
     assert all(float(value.split()[0]) > 0 for _, value in rows)
-    with pytest.raises(SystemExit, match="has no model of the history; name a run with num_histories > 1"):
+    with pytest.raises(SystemExit, match="has no model of the history; name a run with --num-histories > 1"):
         run_main(kl_of_histories, monkeypatch, runs / "gaussian")
 
 
@@ -67,13 +67,13 @@ def test_a_report_without_runs_says_what_to_do(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--envs",), "envs must name at least one"),
-        (("--methods",), "methods must name at least one"),
-        (("--num-seeds", 0), "num_seeds must be >= 1, got 0"),
-        (("--methods", "genpo++:num_historys=8"), "a setting of genpo\\+\\+ must be one of .*num_histories.*got"),
+        (("--envs",), "envs must be a list of at least one"),
+        (("--methods",), "methods must be a list of at least one"),
+        (("--num-seeds", 0), r"--num-seeds must be in \[1, .*got 0"),
+        (("--methods", "genpo++:num_historys=8"), "a setting of genpo\\+\\+ must be one of .*num-histories.*got"),
         (("--methods", "gaussian:num_histories=8"), "a setting of gaussian must be one of"),
-        (("--methods", "genpo++:num_histories=0"), r"num_histories must be in \[1, 1024\], got 0"),
-        (("--methods", "gaussian:target_kl=wide"), "target_kl"),
+        (("--methods", "genpo++:num_histories=0"), r"num-histories must be in \[1, 1024\], got 0"),
+        (("--methods", "gaussian:target_kl=wide"), "target-kl"),
         (("--envs", "ring", "hoper"), "no environment 'hoper'; did you mean 'hopper'"),
         (("--methods", "gaussian", "ppo"), "method must be one of"),
     ],
@@ -152,8 +152,8 @@ def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_preset
 @pytest.mark.parametrize(
     ("method", "variant", "message"),
     [
-        ("gaussian", "sigma 0.5", "method 'gaussian' has no history_coef to be varied"),
-        ("fpo", "target KL x 2", "target_kl must be a number to be varied, got None for 'fpo'"),
+        ("gaussian", "sigma 0.5", "method 'gaussian' has no --history-coef to be varied"),
+        ("fpo", "target KL x 2", "--target-kl must be a number to be varied, got None for 'fpo'"),
     ],
 )
 def test_an_ablation_is_refused_whole_where_the_method_lacks_a_setting(monkeypatch, tmp_path, method, variant, message):

@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tempfile
 from pathlib import Path
 
 # Orbax and TensorStore look for files by patterns, and read a backslash and `:/` as they are read elsewhere.
@@ -46,17 +47,16 @@ def remove(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise `ValueError` where no file could be made at `path` or, if it is a folder, in it."""
+    """Raise `ValueError` where no file can be made at `path` or, if it is a folder, in it; leaves nothing behind."""
     try:
-        there = next(folder for folder in (path, *path.absolute().parents) if os.path.lexists(folder))
-        folder = there if there.is_dir() else there.parent
-        if folder is not there and there != path:
+        there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+        if not there.is_dir() and there != path.absolute():
             raise ValueError(f"{path} cannot be written, as {there} is a file; name another place")
-        writable = os.access(folder, os.W_OK | os.X_OK) and (there.is_dir() or os.access(there, os.W_OK))
+        # Asking for permissions is not enough: a file system may be read-only, or full.
+        with tempfile.TemporaryFile(dir=there if there.is_dir() else there.parent):
+            pass
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}; name another place") from error
-    if not writable:
-        raise ValueError(f"{path} cannot be written: no permission in {folder}; name another place")
 
 
 def check_usable(path: Path) -> None:

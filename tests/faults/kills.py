@@ -41,7 +41,7 @@ CONFIG = Config(
     networks=NetworksConfig(value_sizes=(8,)),
     ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
 )
-LONGEST = 12.0
+LONGEST = 5.0
 
 
 def in_child(run_dir: Path, kill_after: float | None) -> bool:

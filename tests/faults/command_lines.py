@@ -1,0 +1,157 @@
+"""Generate hundreds of command lines over every program; each must train, measure, or end in one sentence.
+
+    python tests/faults/command_lines.py --lines 300
+
+Each runs in a process forked from one that has imported everything, for some seconds: what is then still busy was
+accepted. Prints the lines that ended in a traceback, a signal or several sentences, and ends with 1 if there are any.
+"""
+
+import argparse
+import dataclasses
+import importlib
+import os
+import random
+import signal
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from genpo_jax import cli
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.methods import METHODS, NetworksConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from test_programs import PROGRAMS
+
+NUMBERS = ["-1", "0", "1e30", "1e-40", "nan", "inf", "-inf", "9" * 30, "2147483648", "", "x", "1.5", "None", "0x10"]
+PATHS = ["/dev/null/x", "/proc/x", "/sys/x", "", "a[b]", "back\\slash", "y" * 300, "/dev/full", "/etc/hostname"]
+TEXTS = [
+    "bogus",
+    "",
+    "-",
+    "--",
+    "ring:",
+    ":",
+    "os:system",
+    "no.such:thing",
+    "genpo++:nothing=1",
+    "gaussian:clip_range=x",
+    "é",
+]
+QUICK = ["--num-timesteps", "64", "--num-envs", "8", "--unroll", "8", "--num-evals", "0", "--updates-per-chunk", "1"]
+SECONDS = 20.0
+# What argparse and tyro say of a line takes a box; a sentence of ours takes one line.
+REFUSED, BOXED = 1, 2
+
+
+def programs() -> dict[str, tuple[list[type], Callable[[list[str]], None]]]:
+    """Return the options of every program, and what runs it on a command line."""
+    parts = [Config, EnvConfig, PPOConfig, NetworksConfig, cli.HostsConfig, cli.TrainCommand, *METHODS.values()]
+    found: dict[str, Any] = {"train": (parts, lambda line: cli.main(["train", "--env", "ring", *QUICK, *line]))}
+    for name, options in PROGRAMS.items():
+        module = importlib.import_module(name)
+        run = getattr(module, "study", None) or module.main
+
+        def call(line: list[str], module: Any = module, options: str = options, run: Any = run) -> None:
+            sys.argv = ["program", *line]
+            cli.run_program(getattr(module, options), run, None)
+
+        found[name] = ([getattr(module, options)], call)
+    return found
+
+
+def lines(count: int, seed: int, classes: dict[str, list[type]]) -> Iterator[tuple[str, list[str]]]:
+    """Generate bad values of real options, unknown options, values that are missing, and commands that do not exist."""
+    choose = random.Random(seed)
+    for i in range(count):
+        program = list(classes)[i % len(classes)] if i % 3 else "train"
+        field = choose.choice([f for cls in classes[program] for f in dataclasses.fields(cls)])
+        option = "--" + field.name.replace("_", "-")
+        kind = str(field.type)
+        values = PATHS if "Path" in kind or field.name == "run_dir" else TEXTS if "str" in kind else NUMBERS
+        extra = choose.choice(["value", "value", "value", "value", "value", "list", "unknown", "none"])
+        if extra == "unknown":
+            yield program, [option + "x", "1"]
+        elif extra == "none":
+            yield program, [option]
+        elif extra == "list":
+            yield program, [option, *choose.sample(NUMBERS + TEXTS, 2)]
+        else:
+            yield program, [option, choose.choice(values)]
+
+
+def run(call: Callable[[list[str]], None], line: list[str], folder: Path) -> tuple[int | None, float, str]:
+    """Run one line in a child; return its exit code, None where it was accepted, its seconds and what it printed."""
+    output = folder / "output"
+    start = time.monotonic()
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            os.chdir(folder)
+            opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(opened, 1), os.dup2(opened, 2)
+            call(line)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+            code = 3
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    while time.monotonic() < start + SECONDS:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+            return code, time.monotonic() - start, output.read_text(errors="replace") if output.exists() else ""
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return None, SECONDS, output.read_text(errors="replace") if output.exists() else ""
+
+
+def main() -> None:
+    """Run the campaign."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--lines", type=int, default=300)
+    asked.add_argument("--seed", type=int, default=0)
+    options = asked.parse_args()
+    found, failures, took, accepted = programs(), [], [], 0
+    for program, line in lines(options.lines, options.seed, {name: classes for name, (classes, _) in found.items()}):
+        with tempfile.TemporaryDirectory() as folder:
+            code, seconds, printed = run(found[program][1], line, Path(folder))
+        shown = f"{program} {' '.join(map(repr, line))}"
+        if code in (0, None):
+            accepted += 1
+            print(f"accepted: {shown}", flush=True)
+        elif code in (REFUSED, BOXED) and "Traceback" not in printed:
+            took.append(seconds)
+            said = [text for text in printed.splitlines() if text.startswith("error: ")]
+            if code == REFUSED and len(said) != 1:
+                failures.append(f"{shown}: {printed[-300:]!r}")
+        else:
+            failures.append(f"{shown}: exit code {code}: {printed[-600:]}")
+    print(
+        f"{options.lines} lines over {len(found)} programs: {len(took)} refused in {statistics.median(took):.2f} s "
+        f"(median, without imports), {accepted} accepted, {len(failures)} failed"
+    )
+    print("\n".join(failures))
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,147 @@
+"""Every study and benchmark reads its options, refuses what cannot be meant, and says so in one sentence."""
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genpo_jax import cli
+from genpo_jax.cli import check_options, run_command, run_program
+from genpo_jax.config import Config
+
+ROOT = Path(__file__).parents[1]
+PROGRAMS = {
+    **{f"experiments.{name}": "Options" for name in ("compare", "sweep", "ablation", "ratio_study", "multimodality")},
+    **{f"benchmarks.{name}": "Config" for name in ("env_overhead", "brax_ppo")},
+    "benchmarks.__main__": "ShortOptions",
+    "benchmarks.against_brax": "AgainstOptions",
+    "benchmarks.cost_of_exactness": "CostOptions",
+    "benchmarks.memory": "MemoryOptions",
+    "benchmarks.scaling": "ScalingOptions",
+    "benchmarks.seeds": "SeedsOptions",
+    "benchmarks.solver_cost": "SolverCostOptions",
+    "benchmarks.solver_sigma": "SolverSigmaOptions",
+    "benchmarks.steady": "SteadyOptions",
+    "benchmarks.steps_per_second": "StepsOptions",
+}
+# Of those that measure solvers there is neither; `benchmarks` runs the others.
+BAD = {
+    "env": ("hoper", "did you mean 'hopper'"),
+    "envs": (("hoper",), "did you mean 'hopper'"),
+    "method": ("ppo", "method must be one of"),
+    "methods": (("ppo",), "method must be one of"),
+    "num_seeds": (0, "num_seeds must be in"),
+    "num_timesteps": (-1, "num_timesteps must be in"),
+    "num_envs": (0, "num_envs must be in"),
+    "rounds": (0, "rounds must be in"),
+    "repeats": (0, "repeats must be in"),
+    "batch": (-3, "batch must be in"),
+    "step_counts": ((3, 0), "step_counts must be in"),
+    "env_counts": ((2**40,), "env_counts must be in"),
+    "orders": ((), "orders must be a list of at least one"),
+    "sigmas": ((float("nan"),), "sigmas must be"),
+    "sample_seconds": (float("inf"), "sample_seconds must be"),
+    "seeds": ((-1,), "seeds must be in"),
+    "chunks": (10**30, "chunks must be in"),
+    "json": (Path("/dev/null/result.json"), "cannot be written, as /dev/null is a file"),
+    "out": (Path("/dev/null/folder"), "cannot be written, as /dev/null is a file"),
+}
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_every_program_takes_its_defaults_and_refuses_what_cannot_be_meant(program, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    options_class = getattr(importlib.import_module(program), PROGRAMS[program])
+    check_options(options_class())
+    tried = [name for name in BAD if name in {field.name for field in dataclasses.fields(options_class)}]
+    assert tried
+    for name in tried:
+        value, message = BAD[name]
+        with pytest.raises(ValueError, match=message):
+            check_options(dataclasses.replace(options_class(), **{name: value}))
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a program of a test is asked."""
+
+    num_seeds: int = 1
+    """Seeds."""
+    json: Path | None = None
+    """Result."""
+
+
+def fail_with(error):
+    def program(_):
+        raise error
+
+    return program
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ValueError("num_seeds must be even"), "error: --num-seeds must be even"),
+        (OSError(28, "No space left on device", "a/b"), "error: [Errno 28] No space left on device: 'a/b'"),
+        (RuntimeError("\nINTERNAL: first\nsecond"), "error: RuntimeError: INTERNAL: first"),
+        (OverflowError("too large"), "error: OverflowError: too large"),
+        (ZeroDivisionError("by zero"), "error: ZeroDivisionError: by zero"),
+        (MemoryError(), "error: out of memory (no more is known); fewer --num-envs, --num-seeds or unroll need less"),
+        (RuntimeError("RESOURCE_EXHAUSTED: x"), "error: out of memory (RESOURCE_EXHAUSTED: x); fewer"),
+        (subprocess.CalledProcessError(3, ["a"]), "error: CalledProcessError: Command '['a']' returned non-zero"),
+        (ModuleNotFoundError("no brax", name="brax"), "error: brax is not installed; pip install 'genpo-jax[train]'"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_sentence(monkeypatch, error, sentence):
+    monkeypatch.setattr("sys.argv", ["program"])
+    with pytest.raises(SystemExit) as refusal:
+        run_program(Options, fail_with(error), None)
+    assert str(refusal.value.code).startswith(sentence)
+    assert "\n" not in str(refusal.value.code)
+
+
+def test_what_is_a_defect_of_ours_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["program"])
+    with pytest.raises(KeyError, match="no such name"):
+        run_program(Options, fail_with(KeyError("no such name")), None)
+
+
+def test_an_interruption_is_no_traceback():
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run_command(interrupted, [], "program")
+    assert end.value.code == cli.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--run-dir", "/dev/null/run"], "/dev/null/run cannot be written, as /dev/null is a file"),
+        (["--run-dir", "/proc/run"], "cannot be written"),
+        (["--run-dir", "x" * 300], "run_dir must be a path"),
+        (["--run-dir", "runs/[a]"], "the path of a run must be without '['"),
+        (["--coordinator", "10.0.0.1:99999", "--num-processes", "2", "--process-id", "0"], "port from 1 to 65535"),
+        (["--coordinator", "10.0.0.1:1", "--num-processes", "2", "--process-id", "0", "--host-timeout", "0"], "in [1,"),
+        (["--num-envs", "16777216", "--unroll", "1048576"], "num_envs * unroll must be at most 2147483647"),
+    ],
+)
+def test_training_refuses_before_it_imports_physics(options, message):
+    code = (
+        "import sys\n"
+        "for name in ('brax', 'mujoco', 'orbax'): sys.modules[name] = None\n"
+        "from genpo_jax.cli import main; main(['train', '--env', 'fast', *sys.argv[1:]])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode in (1, 2), done.stderr
+    assert message.replace("run_dir", "--run-dir") in " ".join(done.stderr.replace("│", " ").split()), done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sizes_beyond_32_bits_are_refused():
+    with pytest.raises(ValueError, match=r"num_timesteps must be at most 2147483647 updates"):
+        Config(num_timesteps=10**15)
