@@ -1,6 +1,6 @@
 """Generate hundreds of command lines over every program; each must train, measure, or end in one sentence.
 
-    python tests/faults/command_lines.py --lines 300
+    python -m tests.faults.command_lines --lines 300
 
 Each runs in a process forked from one that has imported everything, for some seconds: what is then still busy was
 accepted. Prints the lines that ended in a traceback, a signal or several sentences, and ends with 1 if there are any.
@@ -25,10 +25,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 from genpo_jax import cli
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, NetworksConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from test_programs import PROGRAMS
+from tests.test_programs import PROGRAMS
 
 NUMBERS = ["-1", "0", "1e30", "1e-40", "nan", "inf", "-inf", "9" * 30, "2147483648", "", "x", "1.5", "None", "0x10"]
 PATHS = ["/dev/null/x", "/proc/x", "/sys/x", "", "a[b]", "back\\slash", "y" * 300, "/dev/full", "/etc/hostname"]

@@ -1,0 +1,28 @@
+"""The campaigns, as tests; each script run by itself takes more kills, folders and lines."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[2]
+
+
+def campaign(script, *options):
+    command = [sys.executable, "-W", "ignore", "-m", f"tests.faults.{script}", *map(str, options)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+
+
+def test_killed_runs_go_on_bit_for_bit(tmp_path):
+    campaign("kills", "--kills", 60, "--out", tmp_path)
+
+
+def test_damaged_folders_are_refused_or_right():
+    campaign("folders", "--folders", 100)
+
+
+def test_command_lines_end_in_one_sentence():
+    campaign("command_lines", "--lines", 300)
