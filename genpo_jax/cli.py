@@ -271,6 +271,7 @@ def check_options(options: Any) -> None:
             elif isinstance(item, Path):
                 check_writable(item)
                 require(name == "out" or not item.is_dir(), "a file", name, str(item), "name a file in it")
+                require(name != "out" or not item.is_file(), "a folder", name, str(item), "name another")
 
 
 def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str, *options_classes: type) -> None:

@@ -2,13 +2,15 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import genpo_jax
 from genpo_jax.config import Config
 from genpo_jax.runs import folder
-from genpo_jax.runs.folder import locked, new_run_dir, read_config, saved_config, write_config
+from genpo_jax.runs.files import check_writable, remove
+from genpo_jax.runs.folder import locked, new_run_dir, read_config, run_id_of, saved_config, write_config
 
 CONFIG = Config(env="hopper", seed=3)
 
@@ -43,6 +45,16 @@ def test_a_damaged_config_is_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match=r"config\.json is not JSON"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"format": 2}', '{"format": 2, "config": 3, "environment": {}}', "null", "[" * 99_999]
+)
+def test_a_config_without_what_it_must_have_is_refused_by_name(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    for read in (saved_config, genpo_jax.load):
+        with pytest.raises(ValueError, match=r"config\.json (lacks config|is not JSON|was written by)"):
+            read(tmp_path)
 
 
 def test_runs_that_start_in_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
@@ -101,3 +113,41 @@ def test_a_folder_belongs_to_one_process_until_that_is_done_or_killed(tmp_path):
         holder.wait()
     with locked(tmp_path):
         pass
+
+
+def test_what_a_killed_writer_left_is_removed_by_who_has_the_folder(tmp_path):
+    for name in (".config.json.4711.tmp", ".hidden", "notes.tmp", "config.json"):
+        (tmp_path / name).write_text("x")
+    (tmp_path / ".curve.png.12.tmp").symlink_to(tmp_path / "notes.tmp")
+    with locked(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock", "config.json", "notes.tmp"]
+
+
+def test_only_a_link_itself_is_removed(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "file").write_text("kept")
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    for path in ("link", "nothing"):
+        remove(tmp_path / path)
+    assert (tmp_path / "folder" / "file").read_text() == "kept" and not (tmp_path / "link").is_symlink()
+    remove(tmp_path / "folder")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_told_without_leaving_anything(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for good in ("new", "new/deep/folder", "file"):
+        check_writable(tmp_path / good)
+    with pytest.raises(ValueError, match="as .*file is a file; name another place"):
+        check_writable(tmp_path / "file" / "run")
+    with pytest.raises(ValueError, match="/proc/run cannot be written"):
+        check_writable(Path("/proc/run"))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_run_keeps_its_name_and_others_have_another(tmp_path):
+    name = run_id_of(tmp_path)
+    assert len(name) == 32 and name != run_id_of(tmp_path)
+    write_config(tmp_path, CONFIG, "cpu", 1, run_id=name)
+    assert run_id_of(tmp_path) == name

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -7,8 +8,9 @@ from probes import TargetEnv
 
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, NetworksConfig
+from genpo_jax.training import memory
 from genpo_jax.training.agent import Agent
-from genpo_jax.training.memory import gradient_units, predict, state_bytes
+from genpo_jax.training.memory import gradient_units, predict, shortage, state_bytes
 from genpo_jax.training.trainer import Trainer
 
 # The published shape at half its width.
@@ -113,3 +115,21 @@ def test_the_head_is_kept_for_every_evaluation_beside_the_encoder():
     assert units(network="concat") == value + 0.9 * 5 * hidden
     assert units(base="conditioned") == value + encoder + hidden + 0.65 * 5 * head
     assert units("gaussian") == value + hidden
+
+
+def test_a_run_that_will_not_fit_is_told_by_how_much(monkeypatch):
+    env, config = TargetEnv(), make_config(2**20)
+    total = predicted(env, config).total
+    monkeypatch.setattr(memory, "device_bytes", lambda: total / jax.device_count() * 1.01)
+    assert shortage(config, env) is None
+    monkeypatch.setattr(memory, "device_bytes", lambda: 2.0**30)
+    assert f"is predicted to need {total / 2**30:.3g} GiB on each device, which has 1;" in shortage(config, env)
+    # Every seed has a state of its own.
+    monkeypatch.setattr(memory, "device_bytes", lambda: total * 1.5)
+    assert shortage(dataclasses.replace(config, num_seeds=2), env) is not None
+    monkeypatch.setattr(memory, "device_bytes", lambda: None)
+    assert shortage(config, env) is None
+
+
+def test_the_memory_of_a_cpu_is_the_part_of_the_machine_that_a_device_has():
+    assert 2**28 < memory.device_bytes() * jax.local_device_count() < 2**50

@@ -102,6 +102,10 @@ def test_lines_that_cannot_be_of_this_run_are_refused_by_the_file(tmp_path, step
         MetricsWriter(tmp_path, resume_at=30, every=10)
 
 
+def disk_full(*_):
+    raise OSError(28, "No space left on device")
+
+
 class FullDisk:
     """A file that takes `room` more bytes."""
 
@@ -113,7 +117,7 @@ class FullDisk:
 
     def write(self, data):
         if not self.room:
-            raise OSError(28, "No space left on device")
+            disk_full()
         data = bytes(data)[: self.room]
         self.room -= len(data)
         return self.file.write(data)
@@ -142,7 +146,12 @@ def test_events_that_cannot_be_written_are_an_error_and_go_on_in_another_file(tm
             broken.setattr(writer._events._writer, "flush", lambda: (_ for _ in ()).throw(OSError(5, "I/O error")))
             with pytest.raises(OSError, match="I/O error"):
                 writer.write(20, 2.0, {"train/kl": 0.6})
+            # However often it is tried, what fails leaves no file.
+            broken.setattr("tensorboardX.event_file_writer.EventsWriter.flush", disk_full)
+            for _ in range(3):
+                with pytest.raises(OSError, match="No space left"):
+                    writer.write(25, 2.5, {"train/kl": 0.6})
         writer.write(30, 3.0, {"train/kl": 0.7})
     assert len(list((tmp_path / "tensorboard").iterdir())) == 2
     assert [step for step, _ in read_tensorboard(tmp_path, "train/kl")][-1] == 30
-    assert [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20, 30]
+    assert [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [10, 20, 25, 25, 25, 30]

@@ -268,3 +268,14 @@ def test_evaluation_tells_zero_noise_from_random_noise(trainer):
         state, _ = trainer.chunk(state)
     metrics = Evaluator(trainer, 64).evaluate(state, [1])
     assert metrics["eval/return_zero"] > metrics["eval/return_random"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_chunk_keeps_the_types_of_its_state_where_numbers_are_64_bits_wide(method):
+    with jax.enable_x64(True):
+        trainer = make_trainer(TargetEnv(), method, updates=1)
+        state = trainer.abstract_state(1)
+        assert state.reward_scale.moments.mean.dtype == jnp.float64
+        after, _ = jax.eval_shape(trainer.program, state, trainer.hyper)
+    types = [[leaf.dtype for leaf in jax.tree.leaves(tree)] for tree in (state, after)]
+    assert types[0] == types[1]

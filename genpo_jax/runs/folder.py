@@ -182,7 +182,7 @@ def read_config(run_dir: str | Path) -> dict[str, Any]:
         ValueError: it is not JSON, or another version of this package wrote it.
 
     """
-    return read_json(Path(run_dir) / CONFIG_FILE)
+    return read_json(Path(run_dir) / CONFIG_FILE, "config", "environment")
 
 
 def saved_config(run_dir: str | Path) -> Config:
@@ -196,12 +196,12 @@ def write_json(path: Path, contents: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(contents, indent=2) + "\n").encode())
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of a run's folder and check that this version understands it.
+def read_json(path: Path, *tables: str) -> dict[str, Any]:
+    """Read a file of a run's folder and check that this version understands it, and that it has these tables.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, or another version of this package wrote it.
+        ValueError: it is not JSON, lacks a table, or another version of this package wrote it.
 
     """
     if path.exists() and not path.is_file():
@@ -220,6 +220,8 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{found}, and version {genpo_jax.__version__} reads format {FORMAT} alone; go on with that version, or "
             "start a new run"
         )
+    if lacking := [name for name in tables if not isinstance(contents.get(name), dict)]:
+        raise ValueError(f"{path} lacks {', '.join(lacking)}; restore it, or start a new run")
     return contents
 
 

@@ -37,7 +37,7 @@ def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = Non
             checkpoint is intact.
     """
     folder = _folder_of(Path(run_dir), seed)
-    spec = PolicySpec.from_dict(read_json(folder / POLICY_FILE)["policy"])
+    spec = PolicySpec.from_dict(read_json(folder / POLICY_FILE, "policy")["policy"])
     params = nnx.state(nnx.eval_shape(spec.build), nnx.Param)
     moments = jax.eval_shape(lambda: RunningMoments.create((spec.obs_size,))) if spec.normalized else None
     wanted = {".learner.params['policy']": params, f".obs_moments['{spec.obs_name}']": moments}

@@ -103,20 +103,27 @@ class _Events:
         self._number = 0
         self._purge_from = None if resume_at is None else resume_at + 1
         self._writer: Any = self._open()
+        self._number = 1
 
     def write(self, env_steps: int, values: dict[str, float]) -> None:
         event = _event(env_steps)
         for name, value in values.items():
             event.summary.value.add(tag=name, simple_value=value)
+        fresh = self._writer is None
         try:
-            if self._writer is None:
+            if fresh:
                 self._writer = self._open()
             self._writer.write_event(event)
             self._writer.flush()
         except OSError:
             # Readers stop at half a record: the next goes into a file of its own.
             self.close()
+            if fresh:
+                for path in self._folder.glob(f"*{self._suffix}.{self._number}"):
+                    path.unlink()
             raise
+        if fresh:
+            self._number += 1
 
     def close(self) -> None:
         writer, self._writer = self._writer, None
@@ -131,7 +138,6 @@ class _Events:
 
         self._folder.mkdir(parents=True, exist_ok=True)
         suffix = self._suffix + (f".{self._number}" if self._number else "")
-        self._number += 1
         writer = EventsWriter(str(self._folder / "events"), suffix)
         if self._purge_from is not None:
             event = _event(self._purge_from)

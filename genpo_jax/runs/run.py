@@ -287,7 +287,7 @@ class Run:
             self._failing.add(what)
         else:
             if what in self._failing:
-                logger.warning("the %s of %s are written again", what, self.run_dir)
+                logger.warning("%s of %s: written again", what, self.run_dir)
             self._failing.discard(what)
 
     def _save(self, env_steps: int, state: TrainState) -> None:
@@ -393,12 +393,12 @@ def _continued(run_dir: Path, env: Any, config: Config | None) -> tuple[Any, Con
     refuse_changes(saved, named)
     if env is None:
         source = contents["environment"]
-        if source["object"]:
+        if source.get("object"):
             raise ValueError(
                 f"{run_dir} was trained on an environment object, '{saved.env}'; pass it again: "
                 "genpo_jax.train(env, run_dir=..., resume=True)"
             )
-        if source["factory"] is not None:
+        if source.get("factory") is not None:
             envs.register_again(saved.env, source["factory"])
     return env, named
 

@@ -28,7 +28,7 @@ from genpo_jax.methods import METHODS, NetworksConfig
 from tests.test_programs import PROGRAMS
 
 NUMBERS = ["-1", "0", "1e30", "1e-40", "nan", "inf", "-inf", "9" * 30, "2147483648", "", "x", "1.5", "None", "0x10"]
-PATHS = ["/dev/null/x", "/proc/x", "/sys/x", "", "a[b]", "back\\slash", "y" * 300, "/dev/full", "/etc/hostname"]
+PATHS = ["/dev/null/x", "/proc/x", "/sys/x", "", "a[b]", "back\\slash", "y" * 300, "/dev/full"]
 TEXTS = [
     "bogus",
     "",
@@ -43,7 +43,7 @@ TEXTS = [
     "é",
 ]
 QUICK = ["--num-timesteps", "64", "--num-envs", "8", "--unroll", "8", "--num-evals", "0", "--updates-per-chunk", "1"]
-SECONDS = 20.0
+SECONDS = 8.0
 # What argparse and tyro say of a line takes a box; a sentence of ours takes one line.
 REFUSED, BOXED = 1, 2
 
@@ -91,6 +91,8 @@ def run(call: Callable[[list[str]], None], line: list[str], folder: Path) -> tup
     child = os.fork()
     if child == 0:
         code = 1
+        # What it starts is to end with it.
+        os.setsid()
         try:
             os.chdir(folder)
             opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -116,7 +118,7 @@ def run(call: Callable[[list[str]], None], line: list[str], folder: Path) -> tup
             code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
             return code, time.monotonic() - start, output.read_text(errors="replace") if output.exists() else ""
         time.sleep(0.01)
-    os.kill(child, signal.SIGKILL)
+    os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None, SECONDS, output.read_text(errors="replace") if output.exists() else ""
 
