@@ -256,7 +256,8 @@ def check_options(options: Any) -> None:
 
     check_types(options)
     for field_ in dataclasses.fields(options):
-        name, value, default = field_.name, getattr(options, field_.name), field_.default
+        name, value = field_.name, getattr(options, field_.name)
+        default: Any = field_.default
         values, defaults = (x if isinstance(x, tuple) else (x,) for x in (value, default))
         if isinstance(value, tuple) and default != () and name not in getattr(options, "MAY_BE_EMPTY", ()):
             require(len(value) > 0, "a list of at least one", name, value)

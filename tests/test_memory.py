@@ -123,7 +123,7 @@ def test_a_run_that_will_not_fit_is_told_by_how_much(monkeypatch):
     monkeypatch.setattr(memory, "device_bytes", lambda: total / jax.device_count() * 1.01)
     assert shortage(config, env) is None
     monkeypatch.setattr(memory, "device_bytes", lambda: 2.0**30)
-    assert f"is predicted to need {total / 2**30:.3g} GiB on each device, which has 1;" in shortage(config, env)
+    assert f"is predicted to need {total / 2**30:.3g} GiB on each device, which has 1;" in str(shortage(config, env))
     # Every seed has a state of its own.
     monkeypatch.setattr(memory, "device_bytes", lambda: total * 1.5)
     assert shortage(dataclasses.replace(config, num_seeds=2), env) is not None
@@ -132,4 +132,4 @@ def test_a_run_that_will_not_fit_is_told_by_how_much(monkeypatch):
 
 
 def test_the_memory_of_a_cpu_is_the_part_of_the_machine_that_a_device_has():
-    assert 2**28 < memory.device_bytes() * jax.local_device_count() < 2**50
+    assert 2**28 < (memory.device_bytes() or 0) * jax.local_device_count() < 2**50

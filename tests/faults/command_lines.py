@@ -96,7 +96,8 @@ def run(call: Callable[[list[str]], None], line: list[str], folder: Path) -> tup
         try:
             os.chdir(folder)
             opened = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(opened, 1), os.dup2(opened, 2)
+            os.dup2(opened, 1)
+            os.dup2(opened, 2)
             call(line)
             code = 0
         except SystemExit as end:

@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -28,7 +29,7 @@ from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runtime import configure_jax
 
-SIZES = {"hidden_sizes": (8,), "encoder_sizes": (8,), "head_sizes": (8,)}
+SMALL: dict[str, Any] = {"num_steps": 2, "hidden_sizes": (8,), "encoder_sizes": (8,), "head_sizes": (8,)}
 CONFIG = Config(
     env="ring",
     num_timesteps=300 * 128,
@@ -37,7 +38,7 @@ CONFIG = Config(
     eval_envs=2,
     checkpoint_minutes=0.005,
     env_options=EnvConfig(num_envs=16),
-    method=METHODS["genpo++"](num_steps=2, **SIZES),
+    method=METHODS["genpo++"](**SMALL),
     networks=NetworksConfig(value_sizes=(8,)),
     ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
 )
