@@ -269,10 +269,10 @@ def check_options(options: Any) -> None:
                 envs.check(item, getattr(options, "backend", None))
             elif name in ("method", "methods") and item not in defaults:
                 method_of(item.partition(":")[0])
-            elif isinstance(item, Path):
+            elif name in ("out", "json") and item is not None:
                 check_writable(item)
                 require(name == "out" or not item.is_dir(), "a file", name, str(item), "name a file in it")
-                require(name != "out" or not item.is_file(), "a folder", name, str(item), "name another")
+                require(name == "json" or not item.is_file(), "a folder", name, str(item), "name another")
 
 
 def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str, *options_classes: type) -> None:
