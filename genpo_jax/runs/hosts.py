@@ -72,7 +72,8 @@ def _host_meeting(address: tuple[str, int], num_processes: int, deadline: float,
         except OSError as error:
             reason = os.strerror(error.errno or 0)
             raise OSError(f"port {address[1]} of the coordinator cannot be used: {reason}; name another") from error
-        while len(present) < num_processes - 1:
+        # Who has come may have been killed while it waited.
+        while len(present := {i: other for i, other in present.items() if not _has_left(other)}) < num_processes - 1:
             listener.settimeout(max(0.0, deadline - time.monotonic()) or 1e-3)
             try:
                 visitor = stack.enter_context(listener.accept()[0])
