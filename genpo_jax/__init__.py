@@ -47,10 +47,13 @@ _HOMES = {
 _EXTRAS = {
     "brax": "train",
     "chex": "train",
+    "flatbuffers": "export",
     "flax": "train",
     "matplotlib": "train",
     "mujoco": "train",
     "mujoco_playground": "playground",
+    "onnx": "export",
+    "onnxruntime": "export",
     "optax": "train",
     "orbax": "train",
     "rich": "train",

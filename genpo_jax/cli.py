@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import tyro
 
-from genpo_jax import explained
+from genpo_jax import commands, explained
 from genpo_jax.checks import check_types, require, require_between
 from genpo_jax.config import LARGEST_COUNT, Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, Method, NetworksConfig, method_of
@@ -209,7 +209,7 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> None:
         leave(STOPPED)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"train": train}
+COMMANDS: dict[str, Callable[..., None]] = {"train": train, **commands.COMMANDS}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> None:

@@ -98,20 +98,32 @@ class TrainedPolicy:
         self.params = params
         self.moments = moments
 
-    def __call__(self, obs: Observation | Any, key: Array | None = None) -> Array:
+    def __call__(self, obs: Observation | Any, key: Array | None = None, *, noise: Array | None = None) -> Array:
         """Return actions `[..., d]` in [-1, 1], as the environment takes them.
 
         Args:
             obs: observations `[..., obs_size]` as the environment gives them, or a dict that has them under their name.
             key: typed PRNG key of a sampled action; None gives the action of zero noise.
+            noise: standard normal noise `[..., n, d]` in place of a key, see `noise_shape`.
 
         Raises:
             ValueError: if the observation has another size, or a dict lacks it.
         """
+        return bounded(self.unbounded(obs, key, noise=noise), self.spec.squash)
+
+    def unbounded(self, obs: Observation | Any, key: Array | None = None, *, noise: Array | None = None) -> Array:
+        """Return actions before the squash, which batched episodes do by themselves; see `__call__`."""
         obs = self.standardized(obs)
         policy = nnx.merge(_graph(self.spec), self.params)
-        action = policy.zero_noise_action(obs) if key is None else policy.sample(obs, key)[0]
-        return bounded(action, self.spec.squash)
+        if noise is not None:
+            return policy.action_of(obs, noise)
+        return policy.zero_noise_action(obs) if key is None else policy.sample(obs, key)[0]
+
+    @property
+    def noise_shape(self) -> tuple[int, int]:
+        """Rows n and coordinates d of the noise that an action is made of."""
+        policy = nnx.merge(_graph(self.spec), self.params)
+        return policy.noise_rows, policy.action_size
 
     def standardized(self, obs: Observation | Any) -> Array:
         """Return observations as the network sees them, float32 `[..., obs_size]`; see `__call__`."""

@@ -21,3 +21,12 @@ def configure_jax() -> None:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     if settings.jax_default_matmul_precision is None:
         jax.config.update("jax_default_matmul_precision", "highest")
+
+
+def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
+    """Return what the compiler is told about programs that run physics; see `Config.fusion_emitters`."""
+    import jax
+
+    if fusion_emitters or jax.default_backend() != "cpu":
+        return None
+    return {"xla_cpu_use_fusion_emitters": False}

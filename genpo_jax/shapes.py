@@ -26,6 +26,7 @@ State: TypeAlias = Float[Array, "*batch k d"]
 Rest: TypeAlias = Float[Array, "*batch k_rest d"]
 Action: TypeAlias = Float[Array, "*batch d"]
 Obs: TypeAlias = Float[Array, "*batch obs"]
+Noise: TypeAlias = Float[Array, "*batch n d"]
 ActionLike: TypeAlias = Float[Array, "*#batch d"]
 Samples: TypeAlias = Float[Array, "n *batch"]  # noqa: F821
 Numbers: TypeAlias = Float[Array, "*batch"]
@@ -39,6 +40,7 @@ Flags: TypeAlias = Bool[Array, "T B"]
 __all__ = [
     "Action",
     "ActionLike",
+    "Noise",
     "Flags",
     "Numbers",
     "Obs",

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from genpo_jax.shapes import Action, Numbers, Obs, Scalar, Several
+from genpo_jax.shapes import Action, Noise, Numbers, Obs, Scalar, Several
 
 
 class Policy(nnx.Module):
@@ -15,12 +15,16 @@ class Policy(nnx.Module):
     Actions are unbounded: the environment layer squashes them, and the squash cancels in every ratio.
 
     Attributes:
+        action_size: number d of action coordinates.
+        noise_rows: rows n of standard normal noise `[n, d]` that an action is made of.
         ratio_evaluations: evaluations of a velocity that the gradient of a ratio keeps at once, for the prediction of
             memory.
         regressions: attributes that only `auxiliary_loss` trains. They learn at the rate of the value network, which
             does not follow the KL divergence, and their gradient is clipped by itself.
     """
 
+    action_size: int
+    noise_rows: int = 1
     ratio_evaluations: int = 0
     regressions: ClassVar[tuple[str, ...]] = ()
 
@@ -34,6 +38,10 @@ class Policy(nnx.Module):
         Returns:
             actions `[..., d]`, and a record: a pytree of `[..., *]` arrays with all that `log_ratio` needs later.
         """
+        raise NotImplementedError
+
+    def action_of(self, obs: Obs, noise: Noise) -> Action:
+        """Return the actions `[..., d]` that `sample` makes of standard normal noise `[..., n, d]`."""
         raise NotImplementedError
 
     def complete(self, obs: Obs, record: Any, key: Array) -> Any:
@@ -50,7 +58,7 @@ class Policy(nnx.Module):
 
     def zero_noise_action(self, obs: Obs) -> Action:
         """Return the actions `[..., d]` that zero noise gives."""
-        raise NotImplementedError
+        return self.action_of(obs, jnp.zeros((*obs.shape[:-1], self.noise_rows, self.action_size)))
 
     def entropy(self) -> Scalar:
         """Return what is known of the entropy in closed form, a scalar that does not depend on the observation."""

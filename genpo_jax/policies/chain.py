@@ -11,7 +11,7 @@ from genpo_jax.policies.base import Policy
 from genpo_jax.policies.euler import euler, grid
 from genpo_jax.policies.gaussian import normal_log_prob
 from genpo_jax.policies.networks import make_velocity
-from genpo_jax.shapes import Action, Obs
+from genpo_jax.shapes import Action, Noise, Obs
 
 
 class ChainRecord(PyTreeNode):
@@ -30,6 +30,7 @@ class ChainPolicy(Policy):
         self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.action_size = action_size
         self.num_steps = method.num_steps
+        self.noise_rows = self.num_steps + 1
         self.ratio_evaluations = self.num_steps
         # The first noise and all steps together share the variance of the first actions.
         self.scale = method.initial_std / 2**0.5
@@ -37,16 +38,24 @@ class ChainPolicy(Policy):
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, ChainRecord]:
         """Draw actions `[..., d]`."""
-        noise = jax.random.normal(key, (self.num_steps + 1, *obs.shape[:-1], self.action_size))
+        noise = jax.random.normal(key, (*obs.shape[:-1], self.noise_rows, self.action_size))
+        chain = self._chain(obs, noise)
+        return chain[..., -1, :], ChainRecord(chain, self._log_probs(obs, chain))
+
+    def action_of(self, obs: Obs, noise: Noise) -> Action:
+        """Return the actions `[..., d]` of the first noise and that of every step."""
+        return self._chain(obs, noise)[..., -1, :]
+
+    def _chain(self, obs: Array, noise: Array) -> Array:
+        """Return all states `[..., K + 1, d]` from noise to action."""
         velocity = self.velocity.condition(obs, grid(self.num_steps))
         stds = jnp.exp(self.log_std(obs))
-        states = [self.scale * noise[0]]
+        states = [self.scale * noise[..., 0, :]]
         for i in range(self.num_steps):
             x = states[-1]
             drift = velocity(x, jnp.asarray(i / self.num_steps, x.dtype)) / self.num_steps
-            states.append(x + drift + stds[..., i, :] * noise[i + 1])
-        chain = jnp.stack(states, axis=-2)
-        return states[-1], ChainRecord(chain, self._log_probs(obs, chain))
+            states.append(x + drift + stds[..., i, :] * noise[..., i + 1, :])
+        return jnp.stack(states, axis=-2)
 
     def zero_noise_action(self, obs: Obs) -> Action:
         """Return the actions `[..., d]` of zero noise at every step."""

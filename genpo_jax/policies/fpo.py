@@ -12,7 +12,7 @@ from genpo_jax.methods import FPO, NetworksConfig
 from genpo_jax.policies.base import Policy
 from genpo_jax.policies.euler import euler, grid
 from genpo_jax.policies.networks import make_velocity
-from genpo_jax.shapes import Action, Numbers, Obs, Several
+from genpo_jax.shapes import Action, Noise, Numbers, Obs, Several
 
 
 class MatchingRecord(PyTreeNode):
@@ -44,7 +44,7 @@ class FPOPolicy(Policy):
         """Draw actions `[..., d]`."""
         batch = obs.shape[:-1]
         start_key, noise_key, time_key = jax.random.split(key, 3)
-        action = self._flow(obs, jax.random.normal(start_key, (*batch, self.action_size)))
+        action = self.action_of(obs, jax.random.normal(start_key, (*batch, 1, self.action_size)))
         noise = jax.random.normal(noise_key, (*batch, self.num_samples, self.action_size))
         # Times at which a solver step starts: the only ones at which the velocity is ever used.
         time = jax.random.randint(time_key, (*batch, self.num_samples), 0, self.num_steps) / self.num_steps
@@ -54,12 +54,10 @@ class FPOPolicy(Policy):
         """Return the surrogate log-ratio `[...]` of recorded actions."""
         return (record.loss - self._loss(obs, record.action, record.noise, record.time)).mean(axis=-1)
 
-    def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the actions `[..., d]` that zero noise flows to."""
-        return self._flow(obs, jnp.zeros((*obs.shape[:-1], self.action_size)))
-
-    def _flow(self, obs: Array, noise: Array) -> Array:
-        return euler(self.velocity.condition(obs, grid(self.num_steps)), self.scale * noise, self.num_steps)
+    def action_of(self, obs: Obs, noise: Noise) -> Action:
+        """Return the actions `[..., d]` that one row of noise flows to."""
+        start = self.scale * noise[..., 0, :]
+        return euler(self.velocity.condition(obs, grid(self.num_steps)), start, self.num_steps)
 
     def _loss(self, obs: Array, action: Array, noise: Array, time: Array) -> Array:
         """Return the losses `[..., N]`, in units of the noise."""

@@ -12,7 +12,7 @@ from jax import Array
 from genpo_jax.methods import Gaussian, NetworksConfig
 from genpo_jax.policies.base import Policy
 from genpo_jax.policies.networks import MLP, OUTPUT_GAIN
-from genpo_jax.shapes import Action, ActionLike, Numbers, Obs, Scalar
+from genpo_jax.shapes import Action, ActionLike, Noise, Numbers, Obs, Scalar
 from genpo_jax.solvers import DiagonalNormal
 
 
@@ -44,6 +44,7 @@ class GaussianPolicy(Policy):
             gain=OUTPUT_GAIN,
             dtype=networks.compute_dtype,
         )
+        self.action_size = action_size
         self.log_std = nnx.Param(jnp.full(action_size, math.log(method.initial_std), jnp.float32))
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, GaussianRecord]:
@@ -56,9 +57,9 @@ class GaussianPolicy(Policy):
         """Return the log-ratio `[...]` of recorded actions."""
         return self._log_prob(self.mean(obs), record.action) - record.log_prob
 
-    def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the mean `[..., d]`."""
-        return self.mean(obs)
+    def action_of(self, obs: Obs, noise: Noise) -> Action:
+        """Return the actions `[..., d]` of one row of noise."""
+        return self.mean(obs) + jnp.exp(self.log_std[...]) * noise[..., 0, :]
 
     def entropy(self) -> Scalar:
         """Return the entropy of the unsquashed action, a scalar."""

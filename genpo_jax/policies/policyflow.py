@@ -13,7 +13,7 @@ from genpo_jax.policies.base import Policy
 from genpo_jax.policies.euler import grid, midpoint
 from genpo_jax.policies.gaussian import normal_log_prob
 from genpo_jax.policies.networks import make_velocity
-from genpo_jax.shapes import Action, Numbers, Obs, Scalar
+from genpo_jax.shapes import Action, Noise, Numbers, Obs, Scalar
 from genpo_jax.solvers import DiagonalNormal
 
 
@@ -41,6 +41,8 @@ class PolicyFlowPolicy(Policy):
     How far the sample has moved since is estimated by the change of the velocity at one random point of the straight
     line between noise and sample; the ratio is that of the perturbation's density about the moved sample.
     """
+
+    noise_rows = 2
 
     def __init__(
         self, obs_size: int, action_size: int, method: PolicyFlow, networks: NetworksConfig, rngs: nnx.Rngs
@@ -77,9 +79,9 @@ class PolicyFlowPolicy(Policy):
         moved = self.velocity.condition(obs)(record.point, record.time) - record.velocity
         return normal_log_prob(record.perturbation - moved, self.log_std[...]) - record.log_prob
 
-    def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the actions `[..., d]` that zero noise flows to."""
-        return self.flow(obs, jnp.zeros((*obs.shape[:-1], self.action_size)))
+    def action_of(self, obs: Obs, noise: Noise) -> Action:
+        """Return the actions `[..., d]` of the noise of the flow and that of the perturbation."""
+        return self.flow(obs, self.scale * noise[..., 0, :]) + jnp.exp(self.log_std[...]) * noise[..., 1, :]
 
     def entropy(self) -> Scalar:
         """Return the entropy of the perturbation, a scalar."""

@@ -11,7 +11,7 @@ from genpo_jax.methods import NetworksConfig, ReversibleMethod
 from genpo_jax.policies.base import Policy
 from genpo_jax.policies.history_model import HistoryModel, still_weights
 from genpo_jax.policies.networks import MLP, OUTPUT_GAIN, make_velocity
-from genpo_jax.shapes import Action, Numbers, Obs, Scalar
+from genpo_jax.shapes import Action, Noise, Numbers, Obs, Scalar
 from genpo_jax.solvers import (
     DiagonalNormal,
     Flow,
@@ -111,6 +111,7 @@ class ReversiblePolicy(Policy):
         self.solver: ReversibleSolver = method.make_solver() if solver is None else solver
         self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.num_histories = method.num_histories
+        self.noise_rows = self.solver.num_states
         self.ratio_evaluations = len(self.solver.evaluation_times)
         self.action_size = action_size
         still_std = jnp.linalg.norm(still_weights(self.solver)[0])
@@ -145,6 +146,11 @@ class ReversiblePolicy(Policy):
         if isinstance(record, HistoriesRecord):
             return action_log_ratio(flow, record.stored)
         return flow.base.log_prob(flow.inverse(record.state)) - record.log_base
+
+    def action_of(self, obs: Obs, noise: Noise) -> Action:
+        """Return the actions `[..., d]` that noise flows to."""
+        flow = self.flow(obs)
+        return flow.action(flow.forward(flow.base.from_standard(noise)))
 
     def zero_noise_action(self, obs: Obs) -> Action:
         """Return the actions `[..., d]` that zero noise flows to."""

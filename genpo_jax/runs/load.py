@@ -36,7 +36,7 @@ def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = Non
         ValueError: if the run has several seeds and none is named, if it was written by another version, or if no
             checkpoint is intact.
     """
-    folder = _folder_of(Path(run_dir), seed)
+    folder = folder_of(Path(run_dir), seed)
     spec = PolicySpec.from_dict(read_json(folder / POLICY_FILE, "policy")["policy"])
     params = nnx.state(nnx.eval_shape(spec.build), nnx.Param)
     moments = jax.eval_shape(lambda: RunningMoments.create((spec.obs_size,))) if spec.normalized else None
@@ -57,7 +57,13 @@ def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = Non
     return TrainedPolicy(spec, *filled)
 
 
-def _folder_of(run_dir: Path, seed: int | None) -> Path:
+def folder_of(run_dir: Path, seed: int | None) -> Path:
+    """Return the folder of a run of one seed, or of the one seed that is named.
+
+    Raises:
+        FileNotFoundError: if there is no run in `run_dir`.
+        ValueError: if the run has several seeds and none is named, or has not this one.
+    """
     if not (run_dir / CONFIG_FILE).exists():
         raise FileNotFoundError(f"there is no run in {run_dir}: it holds no {CONFIG_FILE}; check the path")
     config = saved_config(run_dir)

@@ -23,14 +23,15 @@ from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.presets import preset
 from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.curve import Curve
+from genpo_jax.runs.environment import find_environment
 from genpo_jax.runs.folder import (
     CHECKPOINTS,
     check_run_dir,
     identity_of,
     locked,
     new_run_dir,
-    read_config,
     run_id_of,
+    saved_config,
     seed_folders,
     write_config,
     write_policy,
@@ -385,21 +386,13 @@ def _continued(run_dir: Path, env: Any, config: Config | None) -> tuple[Any, Con
     Raises:
         ValueError: if the settings are those of another run, or nobody can make its environment again.
     """
-    contents = read_config(run_dir)
-    saved = Config.from_dict(contents["config"])
+    saved = saved_config(run_dir)
     if config is None:
         config = saved
     named = config if env is None else _environment(env, config)[1]
     refuse_changes(saved, named)
     if env is None:
-        source = contents["environment"]
-        if source.get("object"):
-            raise ValueError(
-                f"{run_dir} was trained on an environment object, '{saved.env}'; pass it again: "
-                "genpo_jax.train(env, run_dir=..., resume=True)"
-            )
-        if source.get("factory") is not None:
-            envs.register_again(saved.env, source["factory"])
+        find_environment(run_dir)
     return env, named
 
 

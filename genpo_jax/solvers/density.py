@@ -79,7 +79,10 @@ class DiagonalNormal(_ScaledDensity):
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
         """Draw states `[*batch_shape, k, d]`."""
-        noise = jax.random.normal(key, (*batch_shape, *self.event_shape), self.log_scale.dtype)
+        return self.from_standard(jax.random.normal(key, (*batch_shape, *self.event_shape), self.log_scale.dtype))
+
+    def from_standard(self, noise: State) -> State:
+        """Return the states `[..., k, d]` that standard normal noise is scaled and moved to."""
         noise = noise * _lead(jnp.exp(self.log_scale), noise.ndim)
         return noise if self.mean is None else noise + _lead(self.mean[..., None, :], noise.ndim)
 

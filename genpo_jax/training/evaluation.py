@@ -1,13 +1,13 @@
 """Returns over whole episodes, with the policy's noise and without."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from genpo_jax.envs import Metrics
+from genpo_jax.envs import EpisodeEnv, Metrics
 from genpo_jax.training import sharding
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.trainer import Trainer
@@ -44,25 +44,43 @@ class Evaluator:
             random = agent.sample(jax.tree.map(lambda x: x[:half], obs), key)[0]
             return jnp.concatenate([random, agent.zero_noise_action(jax.tree.map(lambda x: x[half:], obs))])
 
-        def running(carry: Any) -> Array:
-            return ~carry[1].all()
-
-        def step(carry: Any) -> Any:
-            episodes, finished, results, key = carry
-            key, action_key = jax.random.split(key)
-            episodes, timestep = env.step(episodes, act(episodes.obs, action_key))
-            # The environments start over by themselves; what they do after their first episode is not counted.
-            ends = ~finished & (timestep.terminated | timestep.truncated)
-            seen = (timestep.episode_return, timestep.episode_length, timestep.episode_metrics)
-            results = jax.tree.map(lambda old, new: jnp.where(ends, new, old), results, seen)
-            return episodes, finished | ends, results, key
-
-        episodes = env.init(jax.random.split(reset_key, 2 * half))
-        blank = (episodes.episode_return, episodes.episode_length, episodes.episode_metrics)
-        start = (episodes, jnp.zeros(2 * half, bool), blank, key)
-        _, _, results, _ = jax.lax.while_loop(running, step, start)
+        results = first_episodes(env, act, jax.random.split(reset_key, 2 * half), key)
         random = _describe("random", "env", *jax.tree.map(lambda x: x[:half], results))
         return random | _describe("zero", "env_zero", *jax.tree.map(lambda x: x[half:], results))
+
+
+def first_episodes(
+    env: EpisodeEnv, act: Callable[[Any, Array], Array], reset_keys: Array, key: Array
+) -> tuple[Array, Array, Metrics]:
+    """Run one whole episode of each of n environments, side by side.
+
+    Args:
+        env: batched episodes.
+        act: unbounded actions `[n, d]` of observations and a key.
+        reset_keys: of the episodes `[n]`.
+        key: of what is random in acting.
+
+    Returns:
+        return, length and summed metrics of each episode, each `[n]`.
+    """
+
+    def running(carry: Any) -> Array:
+        return ~carry[1].all()
+
+    def step(carry: Any) -> Any:
+        episodes, finished, results, key = carry
+        key, action_key = jax.random.split(key)
+        episodes, timestep = env.step(episodes, act(episodes.obs, action_key))
+        # The environments start over by themselves; what they do after their first episode is not counted.
+        ends = ~finished & (timestep.terminated | timestep.truncated)
+        seen = (timestep.episode_return, timestep.episode_length, timestep.episode_metrics)
+        results = jax.tree.map(lambda old, new: jnp.where(ends, new, old), results, seen)
+        return episodes, finished | ends, results, key
+
+    episodes = env.init(reset_keys)
+    blank = (episodes.episode_return, episodes.episode_length, episodes.episode_metrics)
+    start = (episodes, jnp.zeros(len(reset_keys), bool), blank, key)
+    return jax.lax.while_loop(running, step, start)[2]
 
 
 def _describe(noise: str, group: str, totals: Array, lengths: Array, metrics: Metrics) -> dict[str, Array]:

@@ -10,6 +10,7 @@ from flax import nnx
 
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState
+from genpo_jax.runtime import compiler_options
 from genpo_jax.training import normalizer, ppo, sharding
 from genpo_jax.training.algorithm import PER_EPISODE, Algorithm, Metrics, TrainState, new_agent
 from genpo_jax.training.normalizer import RewardScale, RunningMoments
@@ -108,9 +109,7 @@ class Trainer:
     @property
     def compiler_options(self) -> dict[str, bool] | None:
         """What the compiler is told about the programs that run the physics again and again."""
-        if self.config.fusion_emitters or jax.default_backend() != "cpu":
-            return None
-        return {"xla_cpu_use_fusion_emitters": False}
+        return compiler_options(self.config.fusion_emitters)
 
     def _algorithm(self) -> Algorithm:
         config, mesh = self.config, self.mesh

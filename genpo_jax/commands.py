@@ -1,0 +1,114 @@
+"""What `genpo-jax` does with a run that has been trained. Free of jax until a command runs."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class ExportCommand:
+    """Export the policy of a run: StableHLO, ONNX, their description, and the task for MuJoCo's C engine."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run."""
+    out: str | None = None
+    """Folder to write. None: `exported` in that of the run."""
+    step: int | None = None
+    """Env steps of the checkpoint. None: the newest."""
+    seed: int | None = None
+    """Which of several seeds."""
+    overwrite: bool = False
+    """Replace what was exported to this folder before."""
+
+
+@dataclass(frozen=True)
+class EvalCommand:
+    """Evaluate the policy of a run over many episodes, with intervals."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run."""
+    episodes: int = 64
+    """Episodes for each kind of noise."""
+    noise: tuple[Literal["zero", "random", "fixed"], ...] = ("zero", "random")
+    """Noise of the policy: none, new at every step, or drawn once an episode."""
+    start_seed: int = 1_000_003
+    """Seed of starts and noise."""
+    env: str | None = None
+    """Another environment, of the same sizes."""
+    backend: str | None = None
+    """Another backend."""
+    step: int | None = None
+    """Env steps of the checkpoint. None: the newest."""
+    seed: int | None = None
+    """Which of several seeds of the run."""
+    out: str | None = None
+    """JSON file to write beside the table. None: none."""
+
+
+@dataclass(frozen=True)
+class DeployCommand:
+    """Play an exported policy in MuJoCo's C engine, at its control rate, without JAX."""
+
+    folder: tyro.conf.Positional[str]
+    """The exported folder."""
+    episodes: int = 16
+    """Episodes to play."""
+    noise_seed: int | None = None
+    """Sample actions with noise of this seed. None: zero noise."""
+    out: str | None = None
+    """JSON file to write beside the table. None: none."""
+
+
+def export(arguments: Sequence[str], prog: str = "genpo-jax export") -> None:
+    """Export a policy: StableHLO, ONNX, a description, the task for MuJoCo's C engine."""
+    command = _parse(ExportCommand, arguments, prog)
+    _start_jax()
+    from genpo_jax.export.folder import export
+
+    out = command.out or str(Path(command.run) / "exported")
+    folder = export(command.run, out, step=command.step, seed=command.seed, overwrite=command.overwrite)
+    print(f"the policy is in {folder}; {folder / 'policy.json'} says what its numbers are")
+
+
+def evaluate(arguments: Sequence[str], prog: str = "genpo-jax eval") -> None:
+    """Evaluate a policy over many episodes, with intervals."""
+    command = _parse(EvalCommand, arguments, prog)
+    _start_jax()
+    from genpo_jax.runs.evaluate import evaluate, table
+
+    options = {name: value for name, value in vars(command).items() if name not in ("run", "out")}
+    results = evaluate(command.run, **options)
+    print(table(results))
+    _write(command.out, results)
+
+
+def deploy(arguments: Sequence[str], prog: str = "genpo-jax deploy") -> None:
+    """Play an exported policy in MuJoCo's C engine, without JAX."""
+    command = _parse(DeployCommand, arguments, prog)
+    from genpo_jax.export.deploy import deploy, table
+
+    results = deploy(command.folder, episodes=command.episodes, noise_seed=command.noise_seed).to_dict()
+    print(table(results))
+    _write(command.out, results)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"export": export, "eval": evaluate, "deploy": deploy}
+
+
+def _parse(command: type, arguments: Sequence[str], prog: str) -> Any:
+    return tyro.cli(command, args=list(arguments), prog=prog)
+
+
+def _start_jax() -> None:
+    from genpo_jax.runtime import configure_jax
+
+    configure_jax()
+
+
+def _write(path: str | None, results: dict[str, Any]) -> None:
+    if path is not None:
+        Path(path).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

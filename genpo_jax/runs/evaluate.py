@@ -1,0 +1,122 @@
+"""Evaluate the policy of a run: many episodes, any noise, other starts, another environment or backend."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from genpo_jax.checks import require
+from genpo_jax.envs import EpisodeEnv
+from genpo_jax.intervals import interval_of_mean, interval_of_share
+from genpo_jax.policy import TrainedPolicy
+from genpo_jax.runs.environment import environment_of
+from genpo_jax.runs.folder import saved_config
+from genpo_jax.runs.load import folder_of, load
+from genpo_jax.runtime import compiler_options
+from genpo_jax.training.evaluation import first_episodes
+
+Noise = Literal["zero", "random", "fixed"]
+# An episode in which this metric of the environment is ever above 0 is a success.
+SUCCESS = "success"
+
+
+def evaluate(
+    run_dir: str | Path,
+    *,
+    episodes: int = 64,
+    noise: Sequence[Noise] = ("zero", "random"),
+    start_seed: int = 1_000_003,
+    env: str | None = None,
+    backend: str | None = None,
+    step: int | None = None,
+    seed: int | None = None,
+) -> dict[str, Any]:
+    """Return what episodes of a run's policy come to, fit for JSON.
+
+    Args:
+        run_dir: folder of the run.
+        episodes: for each kind of noise, all from the same starts.
+        noise: `zero`; `random`, new at every step as in training; `fixed`, drawn once an episode.
+        start_seed: of starts and noise; the default is no seed that trains.
+        env: another environment than the run's, of the same sizes.
+        backend: another backend.
+        step: env steps of the checkpoint; None for the newest.
+        seed: which of several seeds of the run.
+
+    Raises:
+        ValueError: if a setting is not allowed, or the environment has other sizes than the policy.
+        FileNotFoundError: if there is no run in `run_dir`, or no checkpoint at `step`.
+    """
+    require(episodes >= 1, ">= 1", "episodes", episodes)
+    for kind in noise:
+        require(kind in ("zero", "random", "fixed"), "zero, random or fixed", "noise", kind)
+    run_dir = folder_of(Path(run_dir), seed)
+    policy, config = load(run_dir, step), saved_config(run_dir)
+    raw = environment_of(run_dir, env, backend)
+    _check_sizes(policy, raw)
+    options = config.env_options
+    length = options.episode_length or raw.default_episode_length
+    batch = EpisodeEnv(raw, length, options.action_repeat, options.squash)
+    told = compiler_options(config.fusion_emitters)
+    key = jax.random.key(start_seed)
+    results = {}
+    for kind in dict.fromkeys(noise):
+        program = jax.jit(_episodes, static_argnums=(1, 2, 3), compiler_options=told)
+        outcome = program(policy, batch, kind, episodes, key)
+        results[kind] = _describe(*jax.device_get(outcome))
+    return {
+        "run": str(run_dir),
+        "env": raw.name,
+        "backend": backend or config.backend,
+        "episodes": episodes,
+        "start_seed": start_seed,
+        "noise": results,
+    }
+
+
+def table(results: dict[str, Any]) -> str:
+    """Return what `evaluate` returned as a text table."""
+    lines = [f"{results['env']}, {results['episodes']} episodes; mean [95 % interval]"]
+    for kind, values in results["noise"].items():
+        low, high = values["return_interval"]
+        line = f"  {kind + ' noise':14} return {values['return']:.1f} [{low:.1f}, {high:.1f}]"
+        line += f"  length {values['length']:.0f}"
+        if SUCCESS in values:
+            low, high = values[f"{SUCCESS}_interval"]
+            line += f"  success {values[SUCCESS]:.3f} [{low:.3f}, {high:.3f}]"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _episodes(policy: TrainedPolicy, env: EpisodeEnv, kind: Noise, episodes: int, key: jax.Array) -> Any:
+    reset_key, noise_key, key = jax.random.split(key, 3)
+    fixed = jax.random.normal(noise_key, (episodes, *policy.noise_shape))
+
+    def act(obs: Any, key: jax.Array) -> jax.Array:
+        if kind == "fixed":
+            return policy.unbounded(obs, noise=fixed)
+        return policy.unbounded(obs, key if kind == "random" else None)
+
+    return first_episodes(env, act, jax.random.split(reset_key, episodes), key)
+
+
+def _describe(returns: np.ndarray, lengths: np.ndarray, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        "return": float(returns.mean()),
+        "return_interval": list(interval_of_mean(returns)),
+        "return_std": float(returns.std()),
+        "length": float(lengths.mean()),
+        "metrics": {name: float(each.mean()) for name, each in metrics.items()},
+    }
+    if SUCCESS in metrics:
+        hits = int((metrics[SUCCESS] > 0).sum())
+        values |= {SUCCESS: hits / len(returns), f"{SUCCESS}_interval": list(interval_of_share(hits, len(returns)))}
+    return values
+
+
+def _check_sizes(policy: TrainedPolicy, env: Any) -> None:
+    wanted = (policy.spec.obs_size, policy.spec.action_size)
+    found = (env.observation_sizes.get(policy.spec.obs_name), env.action_size)
+    require(found == wanted, f"of {wanted[0]} observed numbers and {wanted[1]} of action", f"env {env.name}", found)

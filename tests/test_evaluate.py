@@ -1,0 +1,93 @@
+"""Evaluating a run, and playing its export in MuJoCo's C engine."""
+
+import json
+
+import numpy as np
+import pytest
+from settings import networks, sized
+
+from genpo_jax import cli, train
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.intervals import interval_of_mean, interval_of_share
+from genpo_jax.runs.evaluate import evaluate
+
+
+def small(env, **settings):
+    return Config(
+        env=env,
+        num_timesteps=256,
+        num_evals=1,
+        eval_envs=2,
+        updates_per_chunk=2,
+        env_options=EnvConfig(num_envs=16, episode_length=8),
+        method=sized((8,)),
+        networks=networks((8,)),
+        ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
+        **settings,
+    )
+
+
+def test_the_interval_of_a_mean_holds_it_and_is_a_point_where_all_are_equal():
+    assert interval_of_mean(np.full(5, 2.0)) == (2.0, 2.0)
+    low, high = interval_of_mean(np.arange(101.0))
+    # The standard error is 29.2 / sqrt(101) = 2.9, and two of it on either side of 50.
+    assert low == pytest.approx(44.3, abs=0.8) and high == pytest.approx(55.7, abs=0.8)
+
+
+def test_wilsons_interval_is_that_of_the_textbook():
+    assert interval_of_share(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
+    assert interval_of_share(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train("probes:TargetEnv", small("probes:TargetEnv"), tmp_path_factory.mktemp("eval") / "run", progress=False)
+
+
+def test_a_run_is_evaluated_with_every_noise_and_says_so_in_json_and_table(run, tmp_path, capsys):
+    out = tmp_path / "eval.json"
+    cli.main(["eval", str(run.run_dir), "--episodes", "6", "--noise", "zero", "random", "fixed", "--out", str(out)])
+    said = json.loads(out.read_text())
+    assert said["episodes"] == 6 and list(said["noise"]) == ["zero", "random", "fixed"]
+    zero, random = said["noise"]["zero"], said["noise"]["random"]
+    assert zero["length"] == 8
+    # Rewards are minus a squared distance: noise of standard deviation 1 costs.
+    assert random["return"] < zero["return"] < 0
+    low, high = zero["return_interval"]
+    assert low <= zero["return"] <= high
+    assert f"return {zero['return']:.1f}" in capsys.readouterr().out
+
+
+def test_what_cannot_be_evaluated_is_refused(run):
+    with pytest.raises(ValueError, match="must be of 1 observed numbers and 1 of action, got .2, 2."):
+        evaluate(run.run_dir, env="ring")
+    with pytest.raises(ValueError, match="noise must be zero, random or fixed, got 'none'"):
+        evaluate(run.run_dir, noise=("none",))
+    with pytest.raises(SystemExit, match="there is no run in"):
+        cli.main(["eval", str(run.run_dir / "nothing")])
+
+
+@pytest.mark.ci
+def test_a_pendulum_trained_on_mjx_is_played_in_c_as_mjx_would(tmp_path, capsys):
+    import jax
+
+    from genpo_jax import load, make_env
+    from genpo_jax.export.standalone import MujocoTask
+
+    train("inverted_pendulum", small("inverted_pendulum", backend="mjx"), tmp_path / "run", progress=False)
+    cli.main(["export", str(tmp_path / "run"), "--out", str(tmp_path / "out")])
+    task, env, policy = MujocoTask(tmp_path / "out"), make_env("inverted_pendulum", "mjx"), load(tmp_path / "run")
+    state, obs = jax.vmap(env.reset)(jax.random.split(jax.random.key(0), 64))
+    state, obs = jax.tree.map(lambda x: x[3], (state, obs["state"]))
+    played = task.reset(3)
+    np.testing.assert_allclose(played, obs, atol=1e-6)
+    for _ in range(10):
+        action = policy(played)
+        state, obs, reward, terminated, _ = env.step(state, action)
+        played, got, ended, _ = task.step(action)
+        np.testing.assert_allclose(played, obs["state"], atol=1e-4)
+        assert got == reward and ended == terminated
+    cli.main(["deploy", str(tmp_path / "out"), "--episodes", "2", "--out", str(tmp_path / "deploy.json")])
+    said = json.loads((tmp_path / "deploy.json").read_text())
+    assert said["actions"] == 2 * said["length"] and said["control_ms"] == pytest.approx(40)
+    assert "deadline misses" in capsys.readouterr().out
