@@ -63,6 +63,30 @@ class DeployCommand:
     """JSON file to write beside the table. None: none."""
 
 
+@dataclass(frozen=True)
+class PlayCommand:
+    """Write a page that plays episodes of a policy, with zero noise and with its own side by side."""
+
+    run: tyro.conf.Positional[str]
+    """Folder of the run."""
+    episodes: int = 1
+    """Episodes for each kind of noise."""
+    steps: int | None = None
+    """At most so many steps of an episode. None: its time limit."""
+    start_seed: int = 0
+    """Seed of starts and noise."""
+    step: int | None = None
+    """Env steps of the checkpoint. None: the newest."""
+    seed: int | None = None
+    """Which of several seeds of the run."""
+    out: str | None = None
+    """Page to write. None: play.html in the folder of the run."""
+    video: str | None = None
+    """MP4 to write too, of the first episode with zero noise. None: none."""
+    strip: str | None = None
+    """PNG to write too: eight moments of the same. None: none."""
+
+
 def export(arguments: Sequence[str], prog: str = "genpo-jax export") -> None:
     """Export a policy: StableHLO, ONNX, a description, the task for MuJoCo's C engine."""
     command = _parse(ExportCommand, arguments, prog)
@@ -96,7 +120,28 @@ def deploy(arguments: Sequence[str], prog: str = "genpo-jax deploy") -> None:
     _write(command.out, results)
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"export": export, "eval": evaluate, "deploy": deploy}
+def play(arguments: Sequence[str], prog: str = "genpo-jax play") -> None:
+    """Write a page that plays episodes of a policy; a film and a picture if wanted."""
+    command = _parse(PlayCommand, arguments, prog)
+    _start_jax()
+    from genpo_jax.viewing.episodes import record
+    from genpo_jax.viewing.page import play_page
+
+    options = {name: getattr(command, name) for name in ("episodes", "steps", "start_seed", "step", "seed")}
+    recording = record(command.run, **options)
+    out = Path(command.out or Path(command.run) / "play.html")
+    out.write_text(play_page(recording), encoding="utf-8")
+    print(f"open {out} in a browser")
+    if command.video or command.strip:
+        from genpo_jax.viewing.pictures import write_strip, write_video
+
+        for path, write in ((command.video, write_video), (command.strip, write_strip)):
+            if path is not None:
+                write(recording, path)
+                print(f"wrote {path}")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"export": export, "eval": evaluate, "deploy": deploy, "play": play}
 
 
 def _parse(command: type, arguments: Sequence[str], prog: str) -> Any:

@@ -116,7 +116,7 @@ class TrainedPolicy:
         obs = self.standardized(obs)
         policy = nnx.merge(_graph(self.spec), self.params)
         if noise is not None:
-            return policy.action_of(obs, noise)
+            return policy.action_of(obs, jnp.asarray(noise, jnp.float32))
         return policy.zero_noise_action(obs) if key is None else policy.sample(obs, key)[0]
 
     @property

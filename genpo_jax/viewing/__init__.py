@@ -1,0 +1,1 @@
+"""Look at a policy: a page that plays its episodes, and pictures."""

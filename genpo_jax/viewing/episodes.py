@@ -1,0 +1,158 @@
+"""Record episodes of a policy as poses of MuJoCo bodies, whatever physics the environment has."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from genpo_jax.checks import require
+from genpo_jax.envs import Environment
+from genpo_jax.export.physics_step import mj_model_of
+from genpo_jax.runs.environment import environment_of
+from genpo_jax.runs.folder import saved_config
+from genpo_jax.runs.load import folder_of, load
+from genpo_jax.runtime import compiler_options
+
+# Positions and mocap poses: where a library's state keeps them.
+FIELDS = {"qpos": (".qpos", ".q"), "mocap_pos": (".mocap_pos",), "mocap_quat": (".mocap_quat",)}
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode of T frames, the first before any action.
+
+    Attributes:
+        noise: with which it acted.
+        positions: `qpos`, and mocap poses where there are, by field of `MjData`, each `[T, n]`.
+        rewards: `[T]`, the first 0.
+    """
+
+    noise: Literal["zero", "random"]
+    positions: dict[str, np.ndarray]
+    rewards: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Episodes of a run's policy.
+
+    Attributes:
+        title: what it is.
+        model: MuJoCo's, to draw it with.
+        seconds: between frames.
+        episodes: with zero noise first.
+    """
+
+    title: str
+    model: mujoco.MjModel
+    seconds: float
+    episodes: list[Episode]
+
+
+def record(
+    run_dir: str | Path,
+    *,
+    episodes: int = 1,
+    steps: int | None = None,
+    start_seed: int = 0,
+    step: int | None = None,
+    seed: int | None = None,
+) -> Recording:
+    """Record episodes with zero noise, and as many with the policy's own, from the same starts.
+
+    Args:
+        run_dir: folder of the run.
+        episodes: for each kind of noise.
+        steps: at most so many steps of an episode; None for its time limit.
+        start_seed: of starts and noise.
+        step: env steps of the checkpoint; None for the newest.
+        seed: which of several seeds.
+
+    Raises:
+        ValueError: if the environment has no MuJoCo model, or shows no positions.
+        FileNotFoundError: if there is no run in `run_dir`, or no checkpoint at `step`.
+    """
+    require(episodes >= 1, ">= 1", "episodes", episodes)
+    run_dir = folder_of(Path(run_dir), seed)
+    policy, config, env = load(run_dir, step), saved_config(run_dir), environment_of(run_dir)
+    model = mj_model_of(env)
+    if model is None:
+        raise ValueError(f"{env.name} has no MuJoCo model to draw; one of your own shows it as its attribute mj_model")
+    places = _places(env, model)
+    length = steps or config.env_options.episode_length or env.default_episode_length
+    repeat = config.env_options.action_repeat
+
+    def play(key: jax.Array, noisy: jax.Array) -> Any:
+        reset_key, key = jax.random.split(key)
+        state, obs = env.reset(reset_key)
+
+        def advance(carry: Any, i: jax.Array) -> Any:
+            state, obs, action, ended = carry
+            fresh = jnp.where(noisy, policy(obs, jax.random.fold_in(key, i)), policy(obs))
+            action = jnp.where(i % repeat == 0, fresh, action)
+            state, obs, reward, terminated, _ = env.step(state, action)
+            seen = {name: jax.tree.leaves(state)[place] for name, place in places.items()}
+            return (state, obs, action, ended | terminated), (seen, jnp.asarray(reward, jnp.float32), ended)
+
+        first = {name: jax.tree.leaves(state)[place] for name, place in places.items()}
+        carry = (state, obs, jnp.zeros(env.action_size), jnp.asarray(False))
+        # A state may change its type in the first step, where libraries mix in weak ones.
+        carry = jax.tree.map(lambda x, kind: jnp.asarray(x, kind.dtype), carry, jax.eval_shape(advance, carry, 0)[0])
+        _, (seen, rewards, ended) = jax.lax.scan(advance, carry, jnp.arange(length))
+        return first, seen, rewards, ended
+
+    program = jax.jit(jax.vmap(play), compiler_options=compiler_options(config.fusion_emitters))
+    keys = jax.random.split(jax.random.key(start_seed), episodes)
+    noisy = jnp.arange(2 * episodes) >= episodes
+    first, seen, rewards, ended = jax.device_get(program(jnp.concatenate([keys, keys]), noisy))
+    recorded = []
+    for i in range(2 * episodes):
+        frames = int((~ended[i]).sum())
+        positions = {
+            name: np.concatenate([first[name][i][None], seen[name][i, :frames]]).reshape(frames + 1, -1)
+            for name in places
+        }
+        noise = "random" if noisy[i] else "zero"
+        recorded.append(Episode(noise, positions, np.concatenate([[0.0], rewards[i, :frames]])))
+    title = f"{config.method.name} on {config.env}"
+    return Recording(title, model, _seconds(env, model), recorded)
+
+
+def frames(recording: Recording, episode: Episode, every: int = 1) -> Any:
+    """Yield `MjData` with the kinematics of every so many frames of an episode; it is the same object each time."""
+    data = mujoco.MjData(recording.model)
+    for i in range(0, len(episode.rewards), every):
+        for name, values in episode.positions.items():
+            field = getattr(data, name)
+            field[:] = values[i].reshape(field.shape)
+        mujoco.mj_kinematics(recording.model, data)
+        mujoco.mj_camlight(recording.model, data)
+        yield data
+
+
+def _places(env: Environment, model: mujoco.MjModel) -> dict[str, int]:
+    """Return where the leaves of a state have positions, by field of `MjData`."""
+    data = mujoco.MjData(model)
+    state = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    paths = [
+        (jax.tree_util.keystr(path), np.prod(leaf.shape)) for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    ]
+    places = {}
+    for field, endings in FIELDS.items():
+        size = getattr(data, field).size
+        found = [i for ending in endings for i, (path, n) in enumerate(paths) if path.endswith(ending) and n == size]
+        if found and size:
+            places[field] = found[0]
+    if "qpos" not in places:
+        raise ValueError(f"the state of {env.name} shows no {model.nq} positions; keep mjx.Data in it")
+    return places
+
+
+def _seconds(env: Environment, model: mujoco.MjModel) -> float:
+    """Return the time of one step: the library's, or that of an environment of one's own as its attribute `dt`."""
+    raw: Any = getattr(env, "raw", env)
+    return float(getattr(raw, "dt", model.opt.timestep))
