@@ -1,6 +1,8 @@
 """What `genpo-jax` does with a run that has been trained. Free of jax until a command runs."""
 
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,6 +125,9 @@ def deploy(arguments: Sequence[str], prog: str = "genpo-jax deploy") -> None:
 def play(arguments: Sequence[str], prog: str = "genpo-jax play") -> None:
     """Write a page that plays episodes of a policy; a film and a picture if wanted."""
     command = _parse(PlayCommand, arguments, prog)
+    # MuJoCo reads it when it is imported. Other systems than Linux have a way of their own.
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")
     _start_jax()
     from genpo_jax.viewing.episodes import record
     from genpo_jax.viewing.page import play_page

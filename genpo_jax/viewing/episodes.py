@@ -134,6 +134,15 @@ def frames(recording: Recording, episode: Episode, every: int = 1) -> Any:
         yield data
 
 
+def extent(model: mujoco.MjModel, data: mujoco.MjData) -> float:
+    """Return the largest side of the box about everything but planes, in meters."""
+    solid = model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
+    if not solid.any():
+        return float(model.stat.extent)
+    centers, radii = data.geom_xpos[solid], model.geom_rbound[solid, None]
+    return float(((centers + radii).max(axis=0) - (centers - radii).min(axis=0)).max())
+
+
 def _places(env: Environment, model: mujoco.MjModel) -> dict[str, int]:
     """Return where the leaves of a state have positions, by field of `MjData`."""
     data = mujoco.MjData(model)

@@ -12,7 +12,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from genpo_jax.viewing.episodes import Episode, Recording, frames
+from genpo_jax.viewing.episodes import Episode, Recording, extent, frames
 
 PLAYER = Path(__file__).parent / "player"
 FRAMES_PER_SECOND = 30
@@ -33,7 +33,9 @@ INT16 = 32767
 def play_page(recording: Recording) -> str:
     """Return the page."""
     every = max(1, round(1 / FRAMES_PER_SECOND / recording.seconds))
+    start = next(frames(recording, recording.episodes[0]))
     data = _scene(recording.model) | {
+        "extent": extent(recording.model, start),
         "seconds": every * recording.seconds,
         "episodes": [_episode(recording, episode, every) for episode in recording.episodes],
     }
@@ -73,7 +75,6 @@ def _scene(model: mujoco.MjModel) -> dict[str, Any]:
         "meshes": meshes,
         "bodies": bodies,
         "tracked": min(1, model.nbody - 1),
-        "extent": float(model.stat.extent),
     }
 
 

@@ -38,8 +38,8 @@ function ground() {
   const picture = document.createElement("canvas");
   picture.width = picture.height = 64;
   const pen = picture.getContext("2d");
-  pen.fillStyle = "#dfe3e8"; pen.fillRect(0, 0, 64, 64);
-  pen.fillStyle = "#cdd3da"; pen.fillRect(0, 0, 32, 32); pen.fillRect(32, 32, 32, 32);
+  pen.fillStyle = "#c3cad3"; pen.fillRect(0, 0, 64, 64);
+  pen.fillStyle = "#a9b3bf"; pen.fillRect(0, 0, 32, 32); pen.fillRect(32, 32, 32, 32);
   const texture = new THREE.CanvasTexture(picture);
   texture.wrapS = texture.wrapT = THREE.RepeatWrapping;
   texture.repeat.set(500, 500);
@@ -50,8 +50,8 @@ function ground() {
 function makeScene() {
   const scene = new THREE.Scene();
   scene.background = new THREE.Color("#eef1f5");
-  scene.add(new THREE.HemisphereLight("#ffffff", "#8896a8", 1.6));
-  const sun = new THREE.DirectionalLight("#ffffff", 1.8);
+  scene.add(new THREE.HemisphereLight("#ffffff", "#8896a8", 1.1));
+  const sun = new THREE.DirectionalLight("#ffffff", 1.5);
   sun.position.set(3, -4, 8);
   scene.add(sun);
   const bodies = data.bodies.map(() => scene.add(new THREE.Group()).children.at(-1));
@@ -81,7 +81,7 @@ const renderer = new THREE.WebGLRenderer({ canvas, antialias: true });
 renderer.setScissorTest(true);
 const camera = new THREE.PerspectiveCamera(45, 1, 0.01, 500);
 const reach = Math.max(data.extent, 0.3);
-camera.position.set(0.6 * reach, -2.4 * reach, 1.1 * reach);
+camera.position.set(0.5 * reach, -2 * reach, 0.8 * reach);
 const controls = new OrbitControls(camera, canvas);
 const focus = new THREE.Vector3();
 
