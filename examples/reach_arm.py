@@ -22,9 +22,9 @@ class ReachArm:
     default_episode_length = 100
 
     def __init__(self):
-        model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name("reach_arm.xml")))
-        self.tool = model.site("tool").id
-        self.model = mjx.put_model(model)
+        self.mj_model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name("reach_arm.xml")))
+        self.tool = self.mj_model.site("tool").id
+        self.model = mjx.put_model(self.mj_model)
 
     def reset(self, key):
         """Draw a posture and a target within reach."""
