@@ -66,7 +66,7 @@ def export(
     policy = load(run_dir, step)
     env, reason = _environment_or_reason(run_dir)
     task, task_files = _task(env, reason)
-    description = {"format": standalone.FORMAT} | describe_policy(policy)
+    description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
     description["action"]["names"] = _action_names(env, policy.spec.action_size)
     description |= {
         "environment": _describe_environment(saved_config(run_dir), env),

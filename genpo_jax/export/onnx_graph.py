@@ -45,7 +45,8 @@ def to_onnx(
     graph = Graph()
     results = graph.run(closed.jaxpr, closed.consts, [graph.input(name, kind) for name, kind in inputs.items()])
     kinds = [variable.aval for variable in closed.jaxpr.outvars]
-    return graph.model({name: pair for name, *pair in zip(outputs, results, kinds, strict=True)}, tuple(inputs), doc)
+    typed = {name: (value, kind) for name, value, kind in zip(outputs, results, kinds, strict=True)}
+    return graph.model(typed, tuple(inputs), doc)
 
 
 class Tensor(str):
@@ -214,7 +215,7 @@ def _typed(value: Value, atom: Any) -> Value:
 
 def _plain(value: Value) -> np.ndarray:
     """Return a constant as numpy's; PRNG keys as their numbers, which no rule reads."""
-    if jnp.issubdtype(getattr(value, "dtype", None), jax.dtypes.prng_key):
+    if hasattr(value, "dtype") and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     return np.asarray(value)
 

@@ -150,7 +150,7 @@ class ReversiblePolicy(Policy):
     def action_of(self, obs: Obs, noise: Noise) -> Action:
         """Return the actions `[..., d]` that noise flows to."""
         flow = self.flow(obs)
-        return flow.action(flow.forward(flow.base.from_standard(noise)))
+        return flow.action(flow.forward(self._base(obs).from_standard(noise)))
 
     def zero_noise_action(self, obs: Obs) -> Action:
         """Return the actions `[..., d]` that zero noise flows to."""
@@ -194,9 +194,10 @@ class ReversiblePolicy(Policy):
 
     def flow(self, obs: Array) -> Flow:
         """Return the distribution of the solver's state for observations `[..., obs_size]`."""
-        mean = None if self.mean is None else self.mean(obs)
-        velocity = self.velocity.condition(obs, self.solver.evaluation_times)
-        return Flow(self.solver, velocity, DiagonalNormal(self._log_scale, mean))
+        return Flow(self.solver, self.velocity.condition(obs, self.solver.evaluation_times), self._base(obs))
+
+    def _base(self, obs: Array) -> DiagonalNormal:
+        return DiagonalNormal(self._log_scale, None if self.mean is None else self.mean(obs))
 
     def _zero_noise(self, obs: Array) -> Array:
         """Return the mean `[..., k, d]` of the noise."""

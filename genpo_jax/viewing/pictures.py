@@ -20,13 +20,13 @@ def write_video(recording: Recording, path: str | Path) -> None:
     """Write the first episode as MP4.
 
     Raises:
-        RuntimeError: if neither EGL nor OSMesa can draw here.
+        OSError: if neither EGL nor OSMesa can draw here.
         ModuleNotFoundError: if imageio-ffmpeg, which brings ffmpeg, is not installed.
     """
     import imageio_ffmpeg
 
     every = max(1, round(1 / FRAMES_PER_SECOND / recording.seconds))
-    writer = imageio_ffmpeg.write_frames(str(path), (WIDTH, HEIGHT), fps=1 / (every * recording.seconds))
+    writer = imageio_ffmpeg.write_frames(str(path), (WIDTH, HEIGHT), fps=round(1 / (every * recording.seconds)))
     with warnings.catch_warnings():
         # JAX warns of any child process; ffmpeg runs another program at once, which is safe.
         warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
@@ -42,7 +42,7 @@ def write_strip(recording: Recording, path: str | Path) -> None:
     """Write moments of the first episode, evenly spread, as one PNG.
 
     Raises:
-        RuntimeError: if neither EGL nor OSMesa can draw here.
+        OSError: if neither EGL nor OSMesa can draw here.
     """
     from PIL import Image
 
@@ -72,7 +72,7 @@ def _renderer(model: mujoco.MjModel, width: int, height: int) -> Any:
         return mujoco.Renderer(model, height, width)
     except Exception as error:
         tried = os.environ.get("MUJOCO_GL", "no MUJOCO_GL")
-        raise RuntimeError(
+        raise OSError(
             f"MuJoCo cannot draw here with {tried} ({error}); set MUJOCO_GL to egl or osmesa, and install libegl1 or "
             "libosmesa6"
         ) from error
