@@ -1,26 +1,11 @@
 """Statistics of returns over a few seeds, as rliable recommends them (Agarwal et al. 2021, arXiv:2108.13264)."""
 
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 from scipy import stats
 
-RESAMPLES = 5000
-
-
-class Interval(NamedTuple):
-    """An estimate and the ends of its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """As `12.3 [10.1, 14.0]`."""
-        digits = 2 if abs(self.value) < 10 else 0
-        return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+from genpo_jax.intervals import Interval, bootstrap
 
 
 def iqm(scores: Any, axis: int = -1) -> Any:
@@ -30,7 +15,7 @@ def iqm(scores: Any, axis: int = -1) -> Any:
 
 def interquartile_mean(scores: Sequence[float]) -> Interval:
     """Return the interquartile mean of scores, one a seed; with a single seed the interval is a point."""
-    return _bootstrap((scores,), iqm)
+    return bootstrap((scores,), iqm)
 
 
 def probability_of_improvement(scores: Sequence[float], others: Sequence[float]) -> Interval:
@@ -41,19 +26,4 @@ def probability_of_improvement(scores: Sequence[float], others: Sequence[float])
         difference = a[..., :, None] - b[..., None, :]
         return ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-2, -1))
 
-    return _bootstrap((scores, others), share)
-
-
-def _bootstrap(samples: Sequence[Sequence[float]], statistic: Callable[..., Any]) -> Interval:
-    arrays = tuple(np.asarray(sample, float) for sample in samples)
-    value = float(statistic(*arrays))
-    if min(len(array) for array in arrays) < 2:
-        return Interval(value, value, value)
-    with warnings.catch_warnings():
-        # Equal scores have an interval that is a point, of which scipy warns.
-        warnings.simplefilter("ignore")
-        result = stats.bootstrap(
-            arrays, statistic, n_resamples=RESAMPLES, vectorized=True, method="percentile", rng=np.random.default_rng(0)
-        )
-    low, high = result.confidence_interval
-    return Interval(value, float(low), float(high))
+    return bootstrap((scores, others), share)

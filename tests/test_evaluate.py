@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 from settings import networks, sized
 
-from genpo_jax import cli, train
+from genpo_jax import cli, intervals, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
-from genpo_jax.intervals import interval_of_mean, interval_of_share
 from genpo_jax.runs.evaluate import evaluate
 
 
@@ -28,15 +27,16 @@ def small(env, **settings):
 
 
 def test_the_interval_of_a_mean_holds_it_and_is_a_point_where_all_are_equal():
-    assert interval_of_mean(np.full(5, 2.0)) == (2.0, 2.0)
-    low, high = interval_of_mean(np.arange(101.0))
+    assert intervals.mean(np.full(5, 2.0)) == (2.0, 2.0, 2.0)
+    value, low, high = intervals.mean(np.arange(101.0))
+    assert value == 50
     # The standard error is 29.2 / sqrt(101) = 2.9, and two of it on either side of 50.
     assert low == pytest.approx(44.3, abs=0.8) and high == pytest.approx(55.7, abs=0.8)
 
 
 def test_wilsons_interval_is_that_of_the_textbook():
-    assert interval_of_share(10, 10) == pytest.approx((0.7225, 1.0), abs=1e-3)
-    assert interval_of_share(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-3)
+    assert intervals.share(10, 10) == pytest.approx((1.0, 0.7225, 1.0), abs=1e-3)
+    assert intervals.share(5, 10) == pytest.approx((0.5, 0.2366, 0.7634), abs=1e-3)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from experiments.statistics import Interval, interquartile_mean, probability_of_improvement
+from experiments.statistics import interquartile_mean, probability_of_improvement
+from genpo_jax.intervals import Interval
 
 
 def test_the_interquartile_mean_leaves_out_a_quarter_at_either_end():

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.export.standalone import MujocoTask, OnnxPolicy, describe
-from genpo_jax.intervals import interval_of_mean
 
 PERCENTILES = (50, 90, 99)
 
@@ -36,7 +36,7 @@ class Deployment:
 
     def to_dict(self) -> dict[str, Any]:
         """Return means, intervals and percentiles, fit for JSON."""
-        low, high = interval_of_mean(self.returns)
+        _, low, high = intervals.mean(self.returns)
         return {
             "episodes": len(self.returns),
             "return": float(self.returns.mean()),

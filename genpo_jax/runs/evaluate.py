@@ -7,9 +7,9 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.envs import EpisodeEnv
-from genpo_jax.intervals import interval_of_mean, interval_of_share
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
@@ -105,14 +105,15 @@ def _episodes(policy: TrainedPolicy, env: EpisodeEnv, kind: Noise, episodes: int
 def _describe(returns: np.ndarray, lengths: np.ndarray, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
     values: dict[str, Any] = {
         "return": float(returns.mean()),
-        "return_interval": list(interval_of_mean(returns)),
+        "return_interval": list(intervals.mean(returns)[1:]),
         "return_std": float(returns.std()),
         "length": float(lengths.mean()),
         "metrics": {name: float(each.mean()) for name, each in metrics.items()},
     }
     if SUCCESS in metrics:
         hits = int((metrics[SUCCESS] > 0).sum())
-        values |= {SUCCESS: hits / len(returns), f"{SUCCESS}_interval": list(interval_of_share(hits, len(returns)))}
+        value, *ends = intervals.share(hits, len(returns))
+        values |= {SUCCESS: value, f"{SUCCESS}_interval": ends}
     return values
 
 
