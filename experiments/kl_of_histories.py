@@ -67,8 +67,6 @@ def study(options: Options) -> None:
     config = saved_config(options.run_dir)
     if getattr(config.method, "num_histories", 1) == 1:
         raise ValueError(f"{options.run_dir} has no model of the history; name a run with num_histories > 1")
-    if not options.histories or min(options.histories) < 1:
-        raise ValueError(f"histories must be one or more numbers >= 1, got {options.histories}")
     run = Run(make(config.env, config.backend), config, options.run_dir, progress=False)
     env_steps, state = run.restore()
 
