@@ -23,7 +23,7 @@ class Interval(NamedTuple):
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
-def bootstrap(samples: Sequence[Sequence[float]], statistic: Callable[..., Any]) -> Interval:
+def bootstrap(samples: Sequence[Sequence[float] | np.ndarray], statistic: Callable[..., Any]) -> Interval:
     """Return a statistic of samples, by the percentile bootstrap (Efron 1979); of single values a point.
 
     Args:
@@ -44,7 +44,7 @@ def bootstrap(samples: Sequence[Sequence[float]], statistic: Callable[..., Any])
     return Interval(value, float(low), float(high))
 
 
-def mean(values: Sequence[float]) -> Interval:
+def mean(values: Sequence[float] | np.ndarray) -> Interval:
     """Return the mean of values, bootstrapped."""
     return bootstrap((values,), np.mean)
 
