@@ -247,7 +247,8 @@ class MeanOutput(StepSolver):
 def power(factor: float, exponent: int) -> float:
     """Return `factor ** exponent`, or infinity where that overflows."""
     try:
-        return factor**exponent
+        # Of a Python float: a numpy scalar warns where that raises.
+        return float(factor) ** exponent
     except OverflowError:
         return math.inf
 

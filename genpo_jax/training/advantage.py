@@ -41,9 +41,10 @@ def generalized_advantages(
         gamma: discount per step.
         gae_lambda: decay of the weight of later temporal differences.
     """
-    continues = 1.0 - terminated.astype(value.dtype)
+    # Selected, not multiplied: what the value function says after a termination may be NaN.
+    next_value = jnp.where(terminated, 0.0, next_value)
     flows_on = 1.0 - (terminated | truncated).astype(value.dtype)
-    delta = reward + gamma * continues * next_value - value
+    delta = reward + gamma * next_value - value
 
     def step(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         delta, flows_on = inputs

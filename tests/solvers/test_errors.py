@@ -199,3 +199,9 @@ def test_solvers_are_hashable_values_that_can_be_static_arguments():
     assert HistorySolver(5, grid=uniform_grid(5)) == HistorySolver(5, grid=tuple(i / 5 for i in range(6)))
     assert len({MultistepSolver(5, 2), MultistepSolver(5, 2), MultistepSolver(5, 2, unroll=False)}) == 2
     assert uniform_grid(2, 1.0, 0.0) == uniform_grid(2).reversed()
+
+
+def test_growth_beyond_the_floating_range_is_infinite_and_warns_of_nothing(recwarn):
+    # The root 1e-9^(1/2) to the power of -100 is 1e450.
+    assert MultistepSolver(100, 2, 1e-9, max_error=float("inf")).round_trip_error() == float("inf")
+    assert not recwarn.list
