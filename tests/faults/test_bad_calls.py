@@ -49,7 +49,7 @@ EPISODES = EpisodeEnv(TargetEnv(), 8)
 EPISODE_STATE = EPISODES.init(jax.random.split(KEY, 2))
 
 # (call, its arguments, wrong values by argument)
-CALLS: list[tuple[Any, dict[str, Any], dict[str, tuple[Any, ...]]]] = [
+CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
     (
         solvers.HistorySolver,
         {"num_steps": 5, "history_coef": 0.75},
@@ -250,7 +250,11 @@ CALLS: list[tuple[Any, dict[str, Any], dict[str, tuple[Any, ...]]]] = [
     (genpo_jax.preset, {"env": "fast", "method": "genpo++"}, {"method": ("x", "", None, 3), "env": (None, 3)}),
     (genpo_jax.make_env, {"name": "ring"}, {"name": ("nonsense", "", None, 3), "backend": ("x", 3)}),
     (genpo_jax.load, None, {"run_dir": ("/nonexistent", "", None, 3)}),
-    (genpo_jax.register_env, None, {"name": (None, 3, ""), "make": (None, 3)}),
+    (
+        genpo_jax.register_env,
+        {"name": "of these tests", "factory": TargetEnv},
+        {"name": (None, 3, "", "hopper"), "factory": (None, 3)},
+    ),
     (genpo_jax.train, None, {"env": ("nonsense", None, 3)}),
 ]
 
