@@ -43,13 +43,14 @@ class FaultyEnv:
 
 def poisoned_trainer(method):
     """Return a trainer, the first minibatch of whose every epoch has an advantage that is not a number."""
+    sizes = {"unroll": T, "num_epochs": EPOCHS, "num_minibatches": MINIBATCHES}
     config = Config(
         env="faulty",
         updates_per_chunk=UPDATES,
         env_options=EnvConfig(num_envs=B),
         method=sized((4,), method),
         networks=networks((4,)),
-        ppo=PPOConfig(unroll=T, num_epochs=EPOCHS, num_minibatches=MINIBATCHES, **METHODS[method].published_update),
+        ppo=PPOConfig(**METHODS[method].published_update | sizes),
     )
     trainer = Trainer(FaultyEnv(), config)
     split = trainer.algorithm.shuffle
