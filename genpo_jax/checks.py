@@ -34,10 +34,11 @@ def require_flags(**arrays: Any) -> None:
 
 
 def require_fraction(**numbers: Any) -> None:
-    """Check that the named numbers are in [0, 1]; of arrays, which may be traced, nothing is known yet."""
+    """Check that the named numbers are in [0, 1]; of arrays, which may be traced, only that they are one number."""
     for name, number in numbers.items():
-        known = isinstance(number, int | float)
+        known, shape = isinstance(number, int | float), getattr(number, "shape", ())
         require(not known or 0 <= number <= 1, "in [0, 1]", name, number)
+        require(shape == (), "one number", name, f"shape {shape}")
 
 
 def require_count(**numbers: Any) -> None:

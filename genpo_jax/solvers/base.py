@@ -220,7 +220,12 @@ class StepSolver:
         """Check grid and predicted float32 round trip of a new solver; `remedy` follows "use "."""
         grid = grid_of(self.grid, self.num_steps)
         object.__setattr__(self, "grid", None if self.grid is None else grid)
-        if not self.max_error > 0:
+        for name in ("unroll", "constant_memory"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"{name} must be True or False, got {getattr(self, name)!r}; a text would count as True"
+                )
+        if isinstance(self.max_error, bool) or not self.max_error > 0:
             raise ValueError(f"max_error must be > 0, got {self.max_error!r}; the default is {MAX_ROUND_TRIP_ERROR}")
         error = self.round_trip_error(jnp.float32)
         if error > self.max_error:

@@ -151,10 +151,12 @@ def marginal_log_ratio(
         The estimate; its efficiency is that of the less efficient of the two densities.
 
     """
-    if new.event_shape != old.event_shape:
-        raise ValueError(
-            f"both flows must have one event shape, got {new.event_shape} and {old.event_shape}; use the same solver"
-        )
+    for name in ("event_shape", "solver"):
+        if getattr(new, name) != getattr(old, name):
+            raise ValueError(
+                f"both flows must have one {name}, or a history means another thing in each, got "
+                f"{getattr(new, name)} and {getattr(old, name)}; use the same solver"
+            )
     log_new = _log_weights(new, proposal, action, key, num_samples)
     log_old = _log_weights(old, proposal, action, key, num_samples)
     efficiency = jnp.minimum(effective_sample_size(log_new), effective_sample_size(log_old))

@@ -39,6 +39,7 @@ def arrays(*shapes, dtype=jnp.float32):
 
 FLOW = Flow(HistorySolver(2), zero, standard_normal(2, 3))
 WIDE = Flow(HistorySolver(2), zero, standard_normal(2, 4))
+OTHER = Flow(solvers.CoupledSolver(2), zero, standard_normal(2, 3))
 STATE, ACTION, REST = arrays((5, 2, 3), (5, 3), (5, 1, 3))
 PROPOSAL = solvers.HistoryProposal(jnp.zeros((1, 3)), jnp.zeros((3, 3)), jnp.eye(3))
 STORED = solvers.store_histories(FLOW, PROPOSAL, STATE, KEY, 2)
@@ -53,7 +54,13 @@ CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
     (
         solvers.HistorySolver,
         {"num_steps": 5, "history_coef": 0.75},
-        {"num_steps": COUNT, "history_coef": (*NUMBER, 0, 2)},
+        {
+            "num_steps": COUNT,
+            "history_coef": (*NUMBER, 0, 2),
+            "unroll": ("no", 2, None),
+            "constant_memory": ("no", 2, None),
+            "max_error": (NAN, 0, "x", True),
+        },
     ),
     (solvers.CoupledSolver, {"num_steps": 5, "mix": 0.95}, {"num_steps": COUNT, "mix": (*NUMBER, 0, -1, 2)}),
     (solvers.RungeKuttaSolver, {"coupling": 0.95}, {"coupling": (*NUMBER, 0, -1, 2), "tableau": (None, (), "rk4")}),
@@ -176,7 +183,7 @@ CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
     (
         solvers.marginal_log_ratio,
         {"new": FLOW, "old": FLOW, "proposal": PROPOSAL, "action": ACTION, "key": KEY},
-        {"num_samples": COUNT, "action": arrays((5, 1), (5, 4)), "old": (WIDE,), "new": (WIDE,)},
+        {"num_samples": COUNT, "action": arrays((5, 1), (5, 4)), "old": (WIDE, OTHER), "new": (WIDE, OTHER)},
     ),
     (solvers.effective_sample_size, {"log_weight": jnp.ones(4)}, {"log_weight": arrays((), (0,), (0, 3))}),
     (
@@ -209,7 +216,7 @@ CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
         | {"gamma": 0.9, "gae_lambda": 0.9},
         {name: BAD_STEPS for name in ("reward", "value", "next_value")}
         | {name: (STEPS, FLAGS[:1], FLAGS[:, :1], FLAGS.astype(int)) for name in ("terminated", "truncated")}
-        | {name: (NAN, INF, -0.1, 1.1, "x") for name in ("gamma", "gae_lambda")},
+        | {name: (NAN, INF, -0.1, 1.1, "x", jnp.full(2, 0.9)) for name in ("gamma", "gae_lambda")},
     ),
     *(
         (call, {argument: jnp.ones((7, 3))}, {argument: arrays((), (7,), (7, 1), (3, 7))})
@@ -233,7 +240,11 @@ CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
     (
         RewardScale.create(2).absorb,
         {"reward": STEPS, "ended": FLAGS, "gamma": 0.9},
-        {"reward": BAD_STEPS, "ended": (STEPS, FLAGS[:1], FLAGS[:, :1]), "gamma": (NAN, INF, -0.1, 1.1, "x")},
+        {
+            "reward": BAD_STEPS,
+            "ended": (STEPS, FLAGS[:1], FLAGS[:, :1]),
+            "gamma": (NAN, INF, -0.1, 1.1, "x", jnp.full(2, 0.9)),
+        },
     ),
     (
         EpisodeEnv,
