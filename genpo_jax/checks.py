@@ -20,6 +20,34 @@ def require_between(settings: Any, low: float, high: float, *names: str) -> None
         require(value is None or low <= value <= high, f"in [{low:g}, {high:g}]", name, value)
 
 
+def require_one_shape(ndim: int, **arrays: Any) -> None:
+    """Check that the named arrays have one shape, of `ndim` dimensions: what merely broadcasts is a wrong number."""
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    one = len(set(shapes.values())) == 1 and len(next(iter(shapes.values()))) == ndim
+    require(one, f"of one shape with {ndim} dimensions", ", ".join(shapes), shapes)
+
+
+def require_flags(**arrays: Any) -> None:
+    """Check that the named arrays are boolean: `~` and `|` of other types mean something else."""
+    for name, array in arrays.items():
+        require(array.dtype == bool, "boolean", name, array.dtype, "compare with 0")
+
+
+def require_fraction(**numbers: Any) -> None:
+    """Check that the named numbers are in [0, 1]; of arrays, which may be traced, only that they are one number."""
+    for name, number in numbers.items():
+        known, shape = isinstance(number, int | float), getattr(number, "shape", ())
+        require(not known or 0 <= number <= 1, "in [0, 1]", name, number)
+        require(shape == (), "one number", name, f"shape {shape}")
+
+
+def require_count(**numbers: Any) -> None:
+    """Check that the named numbers are positive integers that int32 holds."""
+    for name, number in numbers.items():
+        whole = isinstance(number, int) and not isinstance(number, bool)
+        require(whole and 1 <= number < 2**31, "an integer in [1, 2^31)", name, number)
+
+
 def check_types(settings: Any) -> None:
     """Check every field of a dataclass of settings against its annotation, and that numbers are finite.
 

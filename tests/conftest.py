@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
 
@@ -14,6 +15,14 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # Every call in these packages is checked against the shapes and types of its annotations.
 os.environ["GENPO_JAX_CHECK_SHAPES"] = "1"
 install_import_hook(["genpo_jax.solvers", "genpo_jax.policies", "genpo_jax.training"], "shape_checks.check")
+
+
+@pytest.fixture
+def our_own_checks_alone():
+    """A user has no others."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

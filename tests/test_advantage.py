@@ -46,3 +46,8 @@ def test_with_lambda_one_and_no_end_the_advantage_is_discounted_return_minus_val
         column(1, 1, 1), column(0, 0, 0), column(0, 0, 8), NO, NO, gamma=0.5, gae_lambda=1.0
     )
     np.testing.assert_allclose(result.advantage[:, 0], [1.75 + 1.0, 1.5 + 2.0, 1 + 4.0])
+
+
+def test_a_value_that_is_not_a_number_does_not_pass_a_termination():
+    result = advantages(terminated=NO.at[1].set(True), next_value=(20.0, np.nan, 40.0))
+    np.testing.assert_allclose(result, [1 - 18 / 4, -18.0, -7.0])

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from genpo_jax.checks import require, require_count
 from genpo_jax.envs.base import Environment, Metrics, Observation
 
 # Larger magnitudes count as non-finite: squares must not overflow float32 sums of the running statistics.
@@ -80,7 +81,7 @@ class EpisodeEnv:
         squash: maps the policy's unbounded action into [-1, 1], `tanh` or `clip`.
 
     Raises:
-        ValueError: if a count is not positive or `squash` is unknown.
+        ValueError: if a count is not a positive int32 or `squash` is unknown.
 
     """
 
@@ -90,18 +91,20 @@ class EpisodeEnv:
     squash: Literal["tanh", "clip"] = "tanh"
 
     def __post_init__(self):
-        for name in ("episode_length", "action_repeat"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.squash not in ("tanh", "clip"):
-            raise ValueError(f"squash must be 'tanh' or 'clip', got {self.squash!r}")
+        require_count(episode_length=self.episode_length, action_repeat=self.action_repeat)
+        _check_squash(self.squash)
 
     def init(self, keys: Array, stagger: bool = False) -> EpisodeState:
         """Start B episodes, and fill the first pool, from typed keys [B].
 
         With `stagger`, the first episodes are truncated at random times. Otherwise environments whose episodes
         seldom terminate reach the time limit together for ever, and each rollout sees one phase of the task only.
+
+        Raises:
+            ValueError: unless there is one axis of keys.
         """
+        typed = isinstance(keys, Array) and keys.ndim == 1 and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
+        require(typed, "typed keys [B], as jax.random.split(jax.random.key(0), B) returns them", "keys", keys)
         num_envs = keys.shape[0]
         keys, first_keys, pool_keys, limit_keys = _split(keys, 4)
         time_limit = jnp.full(num_envs, self.episode_length, jnp.int32)
@@ -127,7 +130,13 @@ class EpisodeEnv:
         return state.replace(pool=self._reset(reset_keys), key=keys)
 
     def step(self, state: EpisodeState, action: Array) -> tuple[EpisodeState, Timestep]:
-        """Advance every environment by one action [B, d], unbounded; reset those that end."""
+        """Advance every environment by one action [B, d], unbounded; reset those that end.
+
+        Raises:
+            ValueError: if the actions have another shape.
+        """
+        shape = (len(state.episode_length), self.env.action_size)
+        require(action.shape == shape, f"of shape {shape}", f"actions of {self.env.name}", action.shape)
         env_state, obs, reward, terminated, metrics, length = jax.vmap(self._advance)(
             state.env_state, self.bounded(action), state.episode_length, state.time_limit
         )
@@ -215,8 +224,17 @@ class EpisodeEnv:
 
 
 def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
-    """Map unbounded actions into [-1, 1]."""
+    """Map unbounded actions into [-1, 1].
+
+    Raises:
+        ValueError: if `squash` is unknown.
+    """
+    _check_squash(squash)
     return jnp.tanh(action) if squash == "tanh" else jnp.clip(action, -1, 1)
+
+
+def _check_squash(squash: str) -> None:
+    require(squash in ("tanh", "clip"), "'tanh' or 'clip'", "squash", squash)
 
 
 def _split(keys: Array, count: int) -> Array:

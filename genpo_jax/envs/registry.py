@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest import mock
 
+from genpo_jax.checks import require
 from genpo_jax.envs.adapter import as_environment
 from genpo_jax.envs.base import Environment
 
@@ -158,6 +159,7 @@ def check(name: str, backend: str | None = None) -> str | None:
         ValueError: if there is no such environment, or it has no such backend.
 
     """
+    require(isinstance(name, str), "a text", "the name of an environment", name)
     if name in BRAX:
         backends = BRAX[name]
     elif name in PLAYGROUND:

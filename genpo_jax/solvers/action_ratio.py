@@ -21,6 +21,7 @@ from jax import Array
 
 from genpo_jax.shapes import Action, Numbers, State
 from genpo_jax.solvers.flow import Flow
+from genpo_jax.solvers.grid import check_count
 
 
 @runtime_checkable
@@ -67,8 +68,7 @@ def store_histories(flow: Flow, proposal: Proposal, state: State, key: Array, nu
     Raises:
         ValueError: if K is below 1.
     """
-    if num_histories < 1:
-        raise ValueError(f"num_histories must be >= 1, got {num_histories}; 1 is the ratio of the whole state")
+    check_count("num_histories", num_histories, "1 is the ratio of the whole state")
     action, own = flow.solver.split(state)
     rest = jnp.concatenate([own[None], proposal.sample(key, action, num_histories - 1)])
     log_proposal = proposal.log_prob(rest, action)
@@ -77,6 +77,11 @@ def store_histories(flow: Flow, proposal: Proposal, state: State, key: Array, nu
 
 def log_weights(flow: Flow, action: Action, rest: Array, log_proposal: Array) -> Array:
     """Return `log p(a, h) - log q(h | a)` `[n, ...]` of n rests `[n, ..., k-1, d]` for each action `[..., d]`."""
+    if log_proposal.shape != (len(rest), *action.shape[:-1]):
+        raise ValueError(
+            f"log_proposal must be [n, ...] for rests {rest.shape} and actions {action.shape}, got "
+            f"{log_proposal.shape}; pass what the proposal's log_prob returned"
+        )
 
     # One history after the other, each computed again for its gradient: memory does not grow with their number, and
     # what stays in a CPU's cache takes half the time.
@@ -90,6 +95,11 @@ def log_weights(flow: Flow, action: Action, rest: Array, log_proposal: Array) ->
 
 def action_log_ratio(flow: Flow, stored: StoredHistories) -> Numbers:
     """Return the logarithm `[...]` of the unbiased ratio of actions, of `flow` to the flow that stored them."""
+    if stored.log_weight.shape != stored.log_proposal.shape:
+        raise ValueError(
+            f"log_weight must have the shape {stored.log_proposal.shape} of log_proposal, got "
+            f"{stored.log_weight.shape}; pass what store_histories returned"
+        )
     now = log_weights(flow, stored.action, stored.rest, stored.log_proposal)
     return jax.nn.logsumexp(now, axis=0) - jax.nn.logsumexp(stored.log_weight, axis=0)
 

@@ -18,7 +18,7 @@ from jax import Array
 from jax.typing import ArrayLike, DTypeLike
 
 from genpo_jax.shapes import Action, Rest, State
-from genpo_jax.solvers.grid import TimeGrid, grid_of
+from genpo_jax.solvers.grid import TimeGrid, check_count, grid_of
 from genpo_jax.solvers.walk import Carry, Coefs, walk
 
 Velocity: TypeAlias = Callable[[Array, Array], Array]
@@ -111,6 +111,12 @@ class StepSolver:
 
     def log_det(self, event_size: int) -> float:
         """Return `log |det d forward / d state|` for actions of size d = `event_size`."""
+        check_count("event_size", event_size, "pass the size d of the action, state.shape[-1]")
+        return event_size * self._coordinate_log_det
+
+    @property
+    def _coordinate_log_det(self) -> float:
+        """What each coordinate of the action adds to the constant `log |det|` of `forward`."""
         raise NotImplementedError
 
     @property
@@ -169,14 +175,16 @@ class StepSolver:
 
     def output(self, state: State) -> Action:
         """Return the newest iterate `[..., d]`: the action that the environment executes."""
-        return state[..., 0, :]
+        return split_state(state, self.num_states)[0]
 
     def split(self, state: State) -> tuple[Action, Rest]:
         """Split a state into its action `[..., d]` and the rest `[..., k-1, d]`, preserving volume."""
+        split_state(state, self.num_states)
         return state[..., 0, :], state[..., 1:, :]
 
     def join(self, action: Action, rest: Rest) -> State:
         """Build the state `[..., k, d]` that `split` takes apart."""
+        check_rest(action, rest, self.num_states)
         return jnp.concatenate([action[..., None, :], rest], axis=-2)
 
     def round_trip_error(self, dtype: DTypeLike = jnp.float32) -> float:
@@ -194,6 +202,8 @@ class StepSolver:
         further `exp(L T)` on the way there and on the way back, over a time span T. The margin of 20 is over twice
         the largest factor that was measured at L T = 1 (docs/solvers.md).
         """
+        if not lipschitz >= 0:
+            raise ValueError(f"lipschitz must be >= 0, got {lipschitz!r}; 1 is the default")
         span = abs(self.times.times[-1] - self.times.times[0])
         excess = max(0.0, lipschitz * span - 1)
         return 20 * self.round_trip_error(dtype) * math.exp(min(2 * excess, 700.0))
@@ -210,7 +220,12 @@ class StepSolver:
         """Check grid and predicted float32 round trip of a new solver; `remedy` follows "use "."""
         grid = grid_of(self.grid, self.num_steps)
         object.__setattr__(self, "grid", None if self.grid is None else grid)
-        if not self.max_error > 0:
+        for name in ("unroll", "constant_memory"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(
+                    f"{name} must be True or False, got {getattr(self, name)!r}; a text would count as True"
+                )
+        if isinstance(self.max_error, bool) or not self.max_error > 0:
             raise ValueError(f"max_error must be > 0, got {self.max_error!r}; the default is {MAX_ROUND_TRIP_ERROR}")
         error = self.round_trip_error(jnp.float32)
         if error > self.max_error:
@@ -233,7 +248,8 @@ class MeanOutput(StepSolver):
 
     def output(self, state: State) -> Action:
         """Return the action `[..., d]`, the mean of the pair."""
-        return 0.5 * (state[..., 0, :] + state[..., 1, :])
+        x, y = split_state(state, 2)
+        return 0.5 * (x + y)
 
     def split(self, state: State) -> tuple[Action, Rest]:
         """Split a pair into its mean `[..., d]` and its difference `[..., 1, d]`; the determinant is 1."""
@@ -241,13 +257,15 @@ class MeanOutput(StepSolver):
 
     def join(self, action: Action, rest: Rest) -> State:
         """Build the pair `[..., 2, d]` that `split` takes apart."""
+        check_rest(action, rest, 2)
         return action[..., None, :] + 0.5 * jnp.concatenate([rest, -rest], axis=-2)
 
 
 def power(factor: float, exponent: int) -> float:
     """Return `factor ** exponent`, or infinity where that overflows."""
     try:
-        return factor**exponent
+        # Of a Python float: a numpy scalar warns where that raises.
+        return float(factor) ** exponent
     except OverflowError:
         return math.inf
 
@@ -263,6 +281,16 @@ def split_state(state: Array, num_states: int) -> Carry:
     if not jnp.issubdtype(state.dtype, jnp.floating):
         raise ValueError(f"a state must be a floating array, got dtype {state.dtype}; cast it, e.g. to float32")
     return tuple(state[..., j, :] for j in range(num_states))
+
+
+def check_rest(action: Array, rest: Array, num_states: int) -> None:
+    """Raise `ValueError` unless `rest` is `[..., num_states - 1, d]` for actions `[..., d]`."""
+    expected = (*action.shape[:-1], num_states - 1, *action.shape[-1:])
+    if rest.shape != expected:
+        raise ValueError(
+            f"the rest of actions {action.shape} must have shape {expected}, got {rest.shape}; "
+            "give both the same batch dimensions"
+        )
 
 
 def checked_velocity(velocity: Velocity) -> Velocity:
@@ -288,6 +316,6 @@ def check_floating(dtype: DTypeLike) -> DTypeLike:
 
 
 def check_in_range(name: str, value: float, rule: str, valid: bool, remedy: str) -> None:
-    """Raise `ValueError` with rule, value and remedy unless `valid`."""
-    if not valid:
+    """Raise `ValueError` with rule, value and remedy unless `valid` and a number."""
+    if not valid or isinstance(value, bool):
         raise ValueError(f"{name} must satisfy {rule}, got {value!r}; {remedy}")

@@ -50,10 +50,10 @@ class BelmSolver(StepSolver):
         h = np.abs(self.times.steps)
         return float(np.max(np.maximum.accumulate(h) / h) ** 2)
 
-    def log_det(self, event_size: int) -> float:
-        """Return `2 d log(h_{M-1} / h_0)`, the constant `log |det|` of `forward` for d = `event_size`."""
+    @property
+    def _coordinate_log_det(self) -> float:
         h = self.times.steps
-        return 2 * event_size * math.log(h[-1] / h[0])
+        return 2 * math.log(h[-1] / h[0])
 
     def _coefs(self) -> Coefs:
         h = self.times.steps

@@ -58,9 +58,9 @@ class CoupledSolver(MeanOutput):
     def _growth(self) -> float:
         return power(1 / self.mix, 2 * self.num_steps)
 
-    def log_det(self, event_size: int) -> float:
-        """Return `2 M d log p`, the constant `log |det|` of `forward` for d = `event_size`."""
-        return 2 * self.num_steps * event_size * math.log(self.mix)
+    @property
+    def _coordinate_log_det(self) -> float:
+        return 2 * self.num_steps * math.log(self.mix)
 
     def _coefs(self) -> Coefs:
         return np.asarray(self.times.times[:-1]), self.times.steps

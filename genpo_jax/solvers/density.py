@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 
 from genpo_jax.shapes import Numbers, State
 from genpo_jax.solvers.base import check_floating
+from genpo_jax.solvers.grid import check_count
 
 
 @runtime_checkable
@@ -49,12 +50,33 @@ class _ScaledDensity:
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape `(k, d)` of one state."""
+        if self.log_scale.ndim < 2:
+            raise ValueError(
+                f"log_scale must be [..., k, d], got {self.log_scale.shape}; give it a row for each iterate"
+            )
         return self.log_scale.shape[-2:]
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The leading dimensions of `log_scale`."""
         return self.log_scale.shape[:-2]
+
+    def _check_sample(self, batch_shape: tuple[int, ...]) -> None:
+        """Check that draws of that shape end with the density's own batch shape."""
+        own = self.batch_shape
+        if own and tuple(batch_shape[-len(own) :]) != own:
+            raise ValueError(f"batch_shape must end with the density's own {own}, got {batch_shape}; append it")
+
+    def _check_state(self, state: Array) -> None:
+        """Check that each state has a density: what merely broadcasts gives a wrong number."""
+        event, own = self.event_shape, self.batch_shape
+        batch = state.shape[:-2]
+        broadcasts = all(b in (1, s) for b, s in zip(own[::-1], batch[::-1], strict=False))
+        if state.shape[-2:] != event or len(own) > len(batch) or not broadcasts:
+            raise ValueError(
+                f"states of this density must be [..., {', '.join(map(str, (*own, *event)))}], got {state.shape}; "
+                "build the density for these states"
+            )
 
 
 @jax.tree_util.register_dataclass
@@ -72,6 +94,14 @@ class DiagonalNormal(_ScaledDensity):
     mean: Array | None = None
 
     @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The shape `(k, d)` of one state."""
+        shape = super().event_shape
+        if self.mean is not None and self.mean.shape[-1:] != shape[-1:]:
+            raise ValueError(f"mean must be [..., {shape[-1]}] as log_scale is, got {self.mean.shape}; it is an action")
+        return shape
+
+    @property
     def batch_shape(self) -> tuple[int, ...]:
         """The leading dimensions of `log_scale` and `mean`."""
         mean_shape = () if self.mean is None else self.mean.shape[:-1]
@@ -79,15 +109,18 @@ class DiagonalNormal(_ScaledDensity):
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
         """Draw states `[*batch_shape, k, d]`."""
+        self._check_sample(batch_shape)
         return self.from_standard(jax.random.normal(key, (*batch_shape, *self.event_shape), self.log_scale.dtype))
 
     def from_standard(self, noise: State) -> State:
         """Return the states `[..., k, d]` that standard normal noise is scaled and moved to."""
+        self._check_state(noise)
         noise = noise * _lead(jnp.exp(self.log_scale), noise.ndim)
         return noise if self.mean is None else noise + _lead(self.mean[..., None, :], noise.ndim)
 
     def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`."""
+        self._check_state(state)
         if self.mean is not None:
             state = state - _lead(self.mean[..., None, :], state.ndim)
         log_scale = _lead(self.log_scale, state.ndim)
@@ -96,8 +129,9 @@ class DiagonalNormal(_ScaledDensity):
         return terms.sum(axis=(-2, -1))
 
     def entropy(self) -> Array:
-        """Return the differential entropy, a scalar for each batch element of the scale."""
-        return (self.log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=(-2, -1))
+        """Return the differential entropy, a scalar for each batch element."""
+        entropy = (self.log_scale + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=(-2, -1))
+        return jnp.broadcast_to(entropy, self.batch_shape)
 
 
 @jax.tree_util.register_dataclass
@@ -122,6 +156,7 @@ class CorrelatedNormal(_ScaledDensity):
 
     def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`; the shear has determinant 1."""
+        self._check_state(state)
         newest = state[..., :1, :]
         deviation = jnp.concatenate([newest, state[..., 1:, :] - newest], axis=-2)
         return DiagonalNormal(self.log_scale).log_prob(deviation)
@@ -145,7 +180,7 @@ def correlated_normal(num_states: int, event_size: int, tau: float, dtype: DType
 
     """
     _check_sizes(num_states, event_size)
-    if not (tau > 0 and math.isfinite(tau)):
+    if isinstance(tau, bool) or not (tau > 0 and math.isfinite(tau)):
         raise ValueError(f"tau must be a finite number > 0, got {tau!r}; at 0 the state has no density")
     rows = jnp.where(jnp.arange(num_states)[:, None] == 0, 0.0, math.log(tau))
     return CorrelatedNormal(jnp.broadcast_to(rows, (num_states, event_size)).astype(check_floating(dtype)))
@@ -157,7 +192,5 @@ def _lead(array: Array, ndim: int) -> Array:
 
 
 def _check_sizes(num_states: int, event_size: int) -> None:
-    if num_states < 1 or event_size < 1:
-        raise ValueError(
-            f"num_states and event_size must be >= 1, got {num_states}, {event_size}; pass solver.num_states"
-        )
+    check_count("num_states", num_states, "pass solver.num_states")
+    check_count("event_size", event_size, "pass the size d of the action")

@@ -65,10 +65,12 @@ class Flow:
 
     def forward(self, noise: State) -> State:
         """Map noise `[..., k, d]` to states `[..., k, d]`."""
+        self._check_event(noise)
         return self.solver.forward(self.velocity, noise)
 
     def inverse(self, state: State) -> State:
         """Map states `[..., k, d]` to the noise `[..., k, d]` they came from."""
+        self._check_event(state)
         return self.solver.inverse(self.velocity, state)
 
     def forward_and_log_det(self, noise: State) -> tuple[State, Numbers]:
@@ -104,9 +106,18 @@ class Flow:
         """Return the action `[..., d]` of states `[..., k, d]`."""
         return self.solver.output(state)
 
+    def _check_event(self, state: Array) -> None:
+        if jnp.shape(state)[-2:] != self.event_shape:
+            event = ", ".join(map(str, self.event_shape))
+            raise ValueError(
+                f"states of this flow must be [..., {event}], got {jnp.shape(state)}; see its base density"
+            )
+
     def _log_det(self, state: Array) -> Array:
         return jnp.full(state.shape[:-2], self.solver.log_det(state.shape[-1]), state.dtype)
 
     def _shape(self, sample_shape: Any) -> tuple[int, ...]:
         sample_shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
+        if not all(isinstance(size, int) and size >= 0 for size in sample_shape):
+            raise ValueError(f"sample_shape must hold integers >= 0, got {sample_shape}; () draws one")
         return (*sample_shape, *self.base.batch_shape)

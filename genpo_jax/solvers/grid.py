@@ -100,5 +100,10 @@ def grid_of(times: "TimeGrid | Sequence[float] | None", num_steps: int) -> TimeG
 
 def check_num_steps(num_steps: int) -> None:
     """Raise `ValueError` unless `num_steps` is an integer >= 1."""
-    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
-        raise ValueError(f"num_steps must be an integer >= 1, got {num_steps!r}; pass a Python int, e.g. 5")
+    check_count("num_steps", num_steps, "pass a Python int, e.g. 5")
+
+
+def check_count(name: str, value: int, remedy: str) -> None:
+    """Raise `ValueError` with the remedy unless `value` is an integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an integer >= 1, got {value!r}; {remedy}")

@@ -68,9 +68,9 @@ class HistorySolver(StepSolver):
     def _growth(self) -> float:
         return power(1 / abs(self.history_coef), self.num_steps)
 
-    def log_det(self, event_size: int) -> float:
-        """Return `M d log|σ|`, the constant `log |det|` of `forward` for d = `event_size`."""
-        return self.num_steps * event_size * math.log(abs(self.history_coef))
+    @property
+    def _coordinate_log_det(self) -> float:
+        return self.num_steps * math.log(abs(self.history_coef))
 
     def _coefs(self) -> Coefs:
         h = self.times.steps

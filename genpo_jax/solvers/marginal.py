@@ -21,6 +21,7 @@ from jax import Array
 from genpo_jax.shapes import Numbers, Samples
 from genpo_jax.solvers.action_ratio import Proposal
 from genpo_jax.solvers.flow import Flow
+from genpo_jax.solvers.grid import check_count
 
 
 @jax.tree_util.register_dataclass
@@ -47,6 +48,9 @@ class HistoryProposal:
 
     def log_prob(self, rest: Array, action: Array) -> Array:
         """Return the log density `[n, ...]` of rests `[n, ..., k-1, d]` given actions `[..., d]`."""
+        expected = (*action.shape[:-1], *self.mean.shape)
+        if rest.shape[1:] != expected:
+            raise ValueError(f"rests must be [n, {', '.join(map(str, expected))}], got {rest.shape}; as `sample` draws")
         flat_rest = rest.reshape(*rest.shape[:-2], -1)
         deviation = flat_rest - jnp.broadcast_to(self._center(action), flat_rest.shape)
         flat = deviation.reshape(-1, deviation.shape[-1])
@@ -89,6 +93,7 @@ def fit_history_proposal(flow: Flow, key: Array, num_samples: int = 1024, inflat
     if flow.batch_shape:
         raise ValueError(f"the flow must have batch shape (), got {flow.batch_shape}; build it inside of jax.vmap")
     size = flow.event_shape[0] * flow.event_shape[1]
+    check_count("num_samples", num_samples, f"use {10 * size} or more")
     if num_samples <= size + 1:
         raise ValueError(f"num_samples must exceed k d + 1 = {size + 1}, got {num_samples}; use {10 * size} or more")
     if not (inflation > 0 and math.isfinite(inflation)):
@@ -146,6 +151,12 @@ def marginal_log_ratio(
         The estimate; its efficiency is that of the less efficient of the two densities.
 
     """
+    for name in ("event_shape", "solver"):
+        if getattr(new, name) != getattr(old, name):
+            raise ValueError(
+                f"both flows must have one {name}, or a history means another thing in each, got "
+                f"{getattr(new, name)} and {getattr(old, name)}; use the same solver"
+            )
     log_new = _log_weights(new, proposal, action, key, num_samples)
     log_old = _log_weights(old, proposal, action, key, num_samples)
     efficiency = jnp.minimum(effective_sample_size(log_new), effective_sample_size(log_old))
@@ -157,14 +168,15 @@ def effective_sample_size(log_weight: Samples) -> Numbers:
 
     For log-ratios of a rollout it is the share of the batch that an importance-weighted average really uses.
     """
+    if log_weight.ndim < 1 or not len(log_weight):
+        raise ValueError(f"log weights must be [n, ...] with n >= 1, got {log_weight.shape}; stack the samples first")
     log_sum = jax.nn.logsumexp(log_weight, axis=0)
     return jnp.exp(2 * log_sum - jax.nn.logsumexp(2 * log_weight, axis=0)) / log_weight.shape[0]
 
 
 def _log_weights(flow: Flow, proposal: Proposal, action: Array, key: Array, num_samples: int) -> Array:
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be >= 1, got {num_samples}; 64 is the default")
-    if action.shape[-1] != flow.event_shape[-1]:
+    check_count("num_samples", num_samples, "64 is the default")
+    if action.shape[-1:] != flow.event_shape[-1:]:
         raise ValueError(f"actions must be [..., {flow.event_shape[-1]}], got {action.shape}; pass flow.action(state)")
     rest = proposal.sample(key, action, num_samples)
     # All at once, unlike the few of `action_ratio.log_weights`: samples are many and actions may be few.

@@ -68,7 +68,7 @@ class MultistepSolver(StepSolver):
     def __post_init__(self) -> None:
         """Reject parameters for which the rule is unstable or cannot be inverted in float32."""
         check_num_steps(self.num_steps)
-        if self.order not in RECOMMENDED_HISTORY_COEF:
+        if isinstance(self.order, bool) or self.order not in RECOMMENDED_HISTORY_COEF:
             orders = sorted(RECOMMENDED_HISTORY_COEF)
             raise ValueError(f"order must be one of {orders}, got {self.order!r}; RungeKuttaSolver has order 4")
         sigma = RECOMMENDED_HISTORY_COEF[self.order] if self.history_coef is None else self.history_coef
@@ -97,9 +97,9 @@ class MultistepSolver(StepSolver):
     def _growth(self) -> float:
         return power(1 / min(abs(spurious_roots(self.weights))), self.num_steps)
 
-    def log_det(self, event_size: int) -> float:
-        """Return `M d log|σ|`, the constant `log |det|` of `forward` for d = `event_size`."""
-        return self.num_steps * event_size * math.log(abs(self.weights[-1]))
+    @property
+    def _coordinate_log_det(self) -> float:
+        return self.num_steps * math.log(abs(self.weights[-1]))
 
     def forward(self, velocity: Velocity, state: State) -> State:
         """Integrate a state `[..., k, d]` over the grid; see `StepSolver.forward`."""

@@ -65,9 +65,9 @@ class RungeKuttaSolver(StepSolver):
     def _growth(self) -> float:
         return power(1 / self.coupling, self.num_steps)
 
-    def log_det(self, event_size: int) -> float:
-        """Return `M d log λ`, the constant `log |det|` of `forward` for d = `event_size`."""
-        return self.num_steps * event_size * math.log(self.coupling)
+    @property
+    def _coordinate_log_det(self) -> float:
+        return self.num_steps * math.log(self.coupling)
 
     def _coefs(self) -> Coefs:
         t, h, c = np.asarray(self.times.times), self.times.steps, np.asarray(self.tableau.c)

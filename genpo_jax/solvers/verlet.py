@@ -57,8 +57,8 @@ class VerletSolver(MeanOutput):
     def _growth(self) -> float:
         return 1.0
 
-    def log_det(self, event_size: int) -> float:
-        """Return 0: the map preserves volume."""
+    @property
+    def _coordinate_log_det(self) -> float:
         return 0.0
 
     def forward(self, velocity: Velocity, state: State) -> State:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from genpo_jax.checks import require_flags, require_fraction, require_one_shape
 from genpo_jax.shapes import Flags, Steps
 
 
@@ -40,10 +41,17 @@ def generalized_advantages(
         truncated: `[T, B]`, boolean.
         gamma: discount per step.
         gae_lambda: decay of the weight of later temporal differences.
+
+    Raises:
+        ValueError: if the arrays differ in shape, a flag is not boolean, or a plain number is not in [0, 1].
     """
-    continues = 1.0 - terminated.astype(value.dtype)
+    require_one_shape(2, reward=reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated)
+    require_flags(terminated=terminated, truncated=truncated)
+    require_fraction(gamma=gamma, gae_lambda=gae_lambda)
+    # Selected, not multiplied: what the value function says after a termination may be NaN.
+    next_value = jnp.where(terminated, 0.0, next_value)
     flows_on = 1.0 - (terminated | truncated).astype(value.dtype)
-    delta = reward + gamma * continues * next_value - value
+    delta = reward + gamma * next_value - value
 
     def step(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
         delta, flows_on = inputs

@@ -23,6 +23,8 @@ from genpo_jax.training.rollout import Rollout, is_whole
 Metrics = dict[str, Array]
 # Metrics of an update that are sums over the episodes that ended in it; a chunk divides them by their number.
 PER_EPISODE = ("train/episode_return", "train/episode_length", "train/env/")
+# Children of a seed's key: of updates, parameters, episodes and evaluation.
+NUM_CHILDREN = 4
 
 
 class TrainState(PyTreeNode):
@@ -69,7 +71,7 @@ class Algorithm:
 
     def init(self, key: Array, hyper: Hyperparameters) -> TrainState:
         """Return the state of a new run."""
-        key, agent_key, env_key = jax.random.split(key, 3)
+        key, agent_key, env_key, _ = jax.random.split(key, NUM_CHILDREN)
         params = nnx.state(new_agent(self.env, self.config, agent_key), nnx.Param)
         num_envs = self.config.env_options.num_envs
         sizes = self.env.env.observation_sizes if self.config.ppo.normalize_observations else {}
@@ -177,6 +179,13 @@ class Algorithm:
         unroll, num_envs, *rest = x.shape
         groups = x.reshape(unroll, self.num_groups, num_envs // self.num_groups, *rest).swapaxes(0, 1)
         return groups.reshape(self.num_groups, -1, *rest)
+
+
+def evaluation_key(key: Array, num_updates: Array) -> Array:
+    """Return the key for evaluating after that many updates, of a seed's own key; training uses none like it."""
+    # Of a child: folding n into the key itself would give its n-th child, which training uses.
+    *_, child = jax.random.split(key, NUM_CHILDREN)
+    return jax.random.fold_in(child, num_updates)
 
 
 def new_agent(env: EpisodeEnv, config: Config, key: Array) -> Agent:

@@ -9,7 +9,7 @@ from jax import Array
 
 from genpo_jax.envs import EpisodeEnv, Metrics
 from genpo_jax.training import sharding
-from genpo_jax.training.algorithm import TrainState
+from genpo_jax.training.algorithm import TrainState, evaluation_key
 from genpo_jax.training.trainer import Trainer
 
 
@@ -37,7 +37,7 @@ class Evaluator:
         """Return mean and spread of the return, mean length and metrics of random-noise and zero-noise episodes."""
         env, algorithm, half = self.trainer.env, self.trainer.algorithm, self.num_episodes
         agent = algorithm.make_agent(state.learner.params)
-        reset_key, key = jax.random.split(jax.random.fold_in(key, state.num_updates))
+        reset_key, key = jax.random.split(evaluation_key(key, state.num_updates))
 
         def act(obs: Any, key: Array) -> Array:
             obs = algorithm.normalize(state, obs)

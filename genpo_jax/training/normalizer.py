@@ -8,6 +8,7 @@ from flax.struct import PyTreeNode
 from jax import Array
 from jax.typing import ArrayLike
 
+from genpo_jax.checks import require, require_count, require_flags, require_fraction, require_one_shape
 from genpo_jax.shapes import Flags, Steps
 
 # Standardized observations beyond this many standard deviations are clipped: rare contacts must not rule a network.
@@ -43,7 +44,11 @@ class RunningMoments(PyTreeNode):
         """Return the moments after more samples `[..., *shape]` (Chan et al. 1979, pairwise merging).
 
         Samples whose sums are not finite are refused whole: a statistic that is lost once would be lost for good.
+
+        Raises:
+            ValueError: if samples have another shape.
         """
+        self._check(samples)
         axes = tuple(range(samples.ndim - self.mean.ndim))
         added = jnp.asarray(samples.size / max(self.mean.size, 1), self.count.dtype)
         mean = samples.mean(axis=axes)
@@ -59,8 +64,18 @@ class RunningMoments(PyTreeNode):
         return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, self)
 
     def standardize(self, x: Array) -> Array:
-        """Return `x` `[..., *shape]` with mean 0 and standard deviation 1, clipped to ±`CLIP`."""
+        """Return `x` `[..., *shape]` with mean 0 and standard deviation 1, clipped to ±`CLIP`.
+
+        Raises:
+            ValueError: if `x` has another shape.
+        """
+        self._check(x)
         return jnp.clip((x - self.mean) / self.std, -CLIP, CLIP)
+
+    def _check(self, samples: Array) -> None:
+        shape = self.mean.shape
+        ends = samples.shape[samples.ndim - len(shape) :] == shape and samples.ndim >= len(shape)
+        require(ends, f"[..., {', '.join(map(str, shape))}]" if shape else "an array", "samples", samples.shape)
 
 
 def create_for(sizes: dict[str, int]) -> dict[str, RunningMoments]:
@@ -69,13 +84,25 @@ def create_for(sizes: dict[str, int]) -> dict[str, RunningMoments]:
 
 
 def absorb_each(moments: dict[str, RunningMoments], samples: dict[str, Array]) -> dict[str, RunningMoments]:
-    """Absorb each named observation into its moments."""
+    """Absorb each named observation into its moments.
+
+    Raises:
+        ValueError: if an observation is missing.
+    """
+    require(moments.keys() <= samples.keys(), f"all of {sorted(moments)}", "observations", sorted(samples))
     return {name: moments[name].absorb(samples[name]) for name in moments}
 
 
 def standardize_each(moments: dict[str, RunningMoments], obs: dict[str, Array]) -> dict[str, Array]:
-    """Standardize each named observation; empty `moments` standardize nothing."""
-    return {name: moments[name].standardize(x) if name in moments else x for name, x in obs.items()}
+    """Standardize each named observation; empty `moments` standardize nothing.
+
+    Raises:
+        ValueError: if there are moments, but not of every observation.
+    """
+    if not moments:
+        return obs
+    require(obs.keys() <= moments.keys(), f"among those with moments, {sorted(moments)}", "observations", sorted(obs))
+    return {name: moments[name].standardize(x) for name, x in obs.items()}
 
 
 class RewardScale(PyTreeNode):
@@ -92,10 +119,19 @@ class RewardScale(PyTreeNode):
     @classmethod
     def create(cls, num_envs: int) -> "RewardScale":
         """Return the scale 1 for B = `num_envs` environments."""
+        require_count(num_envs=num_envs)
         return cls(RunningMoments.create(), jnp.zeros(num_envs))
 
     def absorb(self, reward: Steps, ended: Flags, gamma: ArrayLike) -> "RewardScale":
-        """Return the scale after rewards and episode ends `[T, B]`."""
+        """Return the scale after rewards and episode ends `[T, B]`.
+
+        Raises:
+            ValueError: if they differ in shape, B is another, ends are not boolean, or `gamma` is not in [0, 1].
+        """
+        require_one_shape(2, reward=reward, ended=ended)
+        require_one_shape(1, reward_of_a_step=reward[0], discounted_return=self.discounted_return)
+        require_flags(ended=ended)
+        require_fraction(gamma=gamma)
 
         def step(carry: Array, inputs: Any) -> tuple[Array, Array]:
             reward, ended = inputs

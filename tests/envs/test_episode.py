@@ -233,8 +233,8 @@ def test_seeds_can_be_vmapped(counting_episodes):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"episode_length": 0}, "episode_length must be at least 1, got 0"),
-        ({"action_repeat": 0}, "action_repeat must be at least 1, got 0"),
+        ({"episode_length": 0}, "episode_length must be an integer in .*, got 0"),
+        ({"action_repeat": 0}, "action_repeat must be an integer in .*, got 0"),
         ({"squash": "relu"}, "squash must be 'tanh' or 'clip', got 'relu'"),
     ],
 )

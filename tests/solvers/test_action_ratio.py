@@ -168,5 +168,5 @@ def test_batch_dimensions_of_flow_and_actions_agree():
 
 def test_no_history_at_all_is_refused():
     flow = then_flow()
-    with pytest.raises(ValueError, match="num_histories must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_histories must be an integer >= 1, got 0"):
         store_histories(flow, bad_proposal(), own_histories(jax.random.key(0), 2), jax.random.key(1), 0)

@@ -3,7 +3,6 @@
 import re
 
 import jax.numpy as jnp
-import jaxtyping
 import pytest
 
 from genpo_jax.solvers import (
@@ -26,13 +25,7 @@ from genpo_jax.solvers import (
 )
 from genpo_jax.solvers.belm import BelmSolver
 
-
-@pytest.fixture(autouse=True)
-def our_own_checks_alone():
-    """A user has no others."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+pytestmark = pytest.mark.usefixtures("our_own_checks_alone")
 
 
 def zero(x, t):
@@ -162,7 +155,7 @@ CASES = {
     "proposal inflation": (lambda: fit_history_proposal(flow(), None, 64, 0.0), "inflation", "0.0", "1.2"),
     "marginal of no samples": (
         lambda: marginal_log_prob(flow(), None, jnp.ones((3, 2)), None, 0),
-        "num_samples must be >= 1",
+        "num_samples must be an integer >= 1",
         "0",
         "64",
     ),
@@ -199,3 +192,9 @@ def test_solvers_are_hashable_values_that_can_be_static_arguments():
     assert HistorySolver(5, grid=uniform_grid(5)) == HistorySolver(5, grid=tuple(i / 5 for i in range(6)))
     assert len({MultistepSolver(5, 2), MultistepSolver(5, 2), MultistepSolver(5, 2, unroll=False)}) == 2
     assert uniform_grid(2, 1.0, 0.0) == uniform_grid(2).reversed()
+
+
+def test_growth_beyond_the_floating_range_is_infinite_and_warns_of_nothing(recwarn):
+    # The root 1e-9^(1/2) to the power of -100 is 1e450.
+    assert MultistepSolver(100, 2, 1e-9, max_error=float("inf")).round_trip_error() == float("inf")
+    assert not recwarn.list

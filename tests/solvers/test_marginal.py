@@ -29,7 +29,7 @@ def linear_flow(name, rate, size=2):
 def action_scale(flow):
     """Standard deviation of the action of a linear flow: the norm of its map from noise to action."""
     k = flow.solver.num_states
-    return float(jnp.linalg.norm(flow.action(flow.forward(jnp.eye(k)[:, :, None]))))
+    return float(jnp.linalg.norm(flow.action(flow.solver.forward(flow.velocity, jnp.eye(k)[:, :, None]))))
 
 
 @pytest.mark.parametrize("name", NAMES)
