@@ -65,7 +65,8 @@ def resume(method: str, options: Options) -> list[dict[str, Any]]:
         ValueError: if the file has other settings.
     """
     path = options.out / f"{method}.json"
-    settings = {name: value for name, value in vars(options).items() if name not in ("methods", "out")}
+    # As they come back from the file, where tuples are lists.
+    settings = json.loads(json.dumps({k: v for k, v in vars(options).items() if k not in ("methods", "out")}))
     if path.exists():
         saved = json.loads(path.read_text())
         if saved["settings"] != settings:
