@@ -51,7 +51,7 @@ def grid_entropy(policy, obs, points):
     return -(marginal * jnp.log(jnp.maximum(marginal, 1e-30))).sum() * step
 
 
-@pytest.mark.parametrize("method", ["genpo++", "genpo", "saflow"])
+@pytest.mark.parametrize("method", ["genpo++", *(pytest.param(m, marks=pytest.mark.ci) for m in ("genpo", "saflow"))])
 def test_in_one_dimension_the_bound_is_below_the_entropy_and_near_it(method):
     policy, obs, before = with_history_model(method, 1)
     true = float(grid_entropy(policy, obs, 601))
@@ -61,6 +61,7 @@ def test_in_one_dimension_the_bound_is_below_the_entropy_and_near_it(method):
     assert true - 0.05 < bound < true + 0.02
 
 
+@pytest.mark.ci
 def test_in_two_dimensions_the_bound_is_below_the_entropy_and_near_it():
     policy, obs, _ = with_history_model("genpo++", 2)
     # Entropy of a histogram of a million actions; its bias is below the tolerance.

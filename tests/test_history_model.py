@@ -69,6 +69,7 @@ def test_the_model_draws_from_the_density_that_it_states(options):
     np.testing.assert_allclose(found, expected, atol=0.05)
 
 
+@pytest.mark.ci
 def test_more_histories_bring_the_ratio_nearer_to_that_of_the_action():
     policies = {k: build(num_histories=k, seed=1) for k in (2, 8, 32, 512)}
     obs = jnp.broadcast_to(observations(1), (2000, observations(1).shape[1]))

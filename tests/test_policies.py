@@ -49,7 +49,7 @@ def perturbed(policy, scale, seed=7):
     return nnx.merge(graph, jax.tree.unflatten(tree, moved))
 
 
-VARIANTS = [
+VARIANTS: list[Any] = [
     {"method": "gaussian"},
     {"method": "genpo++"},
     {"method": "genpo++", "base": "standard"},
@@ -61,12 +61,15 @@ VARIANTS = [
     {"method": "genpo", "mix": 1.0},
     {"method": "saflow"},
     {"method": "genpo++", "num_histories": 3},
-    {"method": "genpo++", "num_histories": 3, "solver": "multistep-3", "history_coef": 0.3, "base": "conditioned"},
-    {"method": "genpo", "num_histories": 2, "base": "standard"},
-    {"method": "saflow", "num_histories": 2},
     {"method": "dppo"},
     {"method": "reinflow"},
 ]
+SLOWER = [
+    {"method": "genpo++", "num_histories": 3, "solver": "multistep-3", "history_coef": 0.3, "base": "conditioned"},
+    {"method": "genpo", "num_histories": 2, "base": "standard"},
+    {"method": "saflow", "num_histories": 2},
+]
+VARIANTS += [pytest.param(options, marks=pytest.mark.ci) for options in SLOWER]
 SURROGATES = [{"method": "fpo"}, {"method": "fpo++"}, {"method": "policyflow"}]
 
 

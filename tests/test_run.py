@@ -119,6 +119,7 @@ def test_seeds_that_were_killed_between_two_saves_go_on_together_bit_for_bit(tmp
         assert bits(whole) == bits(parts)
 
 
+@pytest.mark.ci
 def test_one_seed_of_several_can_be_resumed_alone(tmp_path):
     train(replace(CONFIG, num_seeds=2, num_timesteps=128), tmp_path)
     alone = saved_config(tmp_path / "seed-4")

@@ -270,7 +270,9 @@ def test_evaluation_tells_zero_noise_from_random_noise(trainer):
     assert metrics["eval/return_zero"] > metrics["eval/return_random"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [*QUICK, *(pytest.param(name, marks=pytest.mark.ci) for name in METHODS if name not in QUICK)]
+)
 def test_a_chunk_keeps_the_types_of_its_state_where_numbers_are_64_bits_wide(method):
     with jax.enable_x64(True):
         trainer = make_trainer(TargetEnv(), method, updates=1)
