@@ -1,6 +1,6 @@
 """Kill a run at random moments, go on, and compare it with one that nobody touched: bit for bit.
 
-    python -m tests.faults.kills --kills 60 --out /tmp/kills
+    python -m tests.faults.kills --kills 60 --out kills
 
 Each process is forked from one that has imported everything, so that a kill costs seconds. A run that comes to its end
 is compared, and the next one begins. Prints one line a run, and ends with 1 where anything differs.
