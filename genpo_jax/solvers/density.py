@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -102,8 +102,8 @@ class DiagonalNormal(_ScaledDensity):
         return shape
 
     @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The leading dimensions of `log_scale` and `mean`."""
+    def batch_shape(self) -> tuple[Any, ...]:
+        """The leading dimensions of `log_scale` and `mean`; symbols, where `jax.export` traces for any batch."""
         mean_shape = () if self.mean is None else self.mean.shape[:-1]
         return jnp.broadcast_shapes(self.log_scale.shape[:-2], mean_shape)
 
