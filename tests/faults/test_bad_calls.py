@@ -315,7 +315,7 @@ def test_a_public_call_refuses_each_argument_that_is_wrong(case):
     assert not [(item, result) for item, result in zip(tried, results, strict=True) if result is not None]
 
 
-@pytest.mark.parametrize(("cls", "name", "wrong"), bad_settings())
+@pytest.mark.parametrize(("cls", "name", "wrong"), list(bad_settings()))
 def test_settings_refuse_each_value_that_is_wrong(cls, name, wrong):
     def build(**settings):
         # What a solver allows, only the solver knows.
