@@ -33,6 +33,12 @@ TOY: Layer = {
     "ppo": {"unroll": 64, "num_minibatches": 8, "max_learning_rate": 3e-3, "normalize_rewards": False},
 }
 
+# Short episodes with a reward in each step: what is far ahead does not matter.
+TASK: Layer = {
+    "env_options": {"num_envs": 64},
+    "ppo": {"unroll": 64, "num_minibatches": 16, "gamma": 0.97, "target_kl": 0.03},
+}
+
 # Env steps and what else differs; chosen from runs recorded in docs/results.md. A strong actuator needs little noise:
 # ant and humanoid fall over by a standard deviation of 1.
 CPU: dict[str, Layer] = {
@@ -73,11 +79,16 @@ CPU: dict[str, Layer] = {
     },
     "humanoid": {"backend": "spring", "fusion_emitters": False, "method": {"initial_std": 0.25}},
     "halfcheetah": {"fusion_emitters": False},
+    "panda_reach": TASK | {"num_timesteps": 200_000},
+    "panda_push": TASK | {"num_timesteps": 2_000_000},
+    "push_t": TASK | {"num_timesteps": 1_000_000},
     "PandaPickCube": {"fusion_emitters": False},
     "LeapCubeRotateZAxis": {"fusion_emitters": False},
 }
 FULL: dict[str, Layer] = {
     "humanoid": {"backend": "mjx", "num_timesteps": 100_000_000},
+    # The C engine is the CPU's.
+    **{name: {"backend": "mjx"} for name in ("panda_reach", "panda_push", "push_t")},
 }
 # Where a flow does best with other settings than a Gaussian.
 CPU_FLOW: dict[str, Layer] = {

@@ -2,7 +2,8 @@
 
 import contextlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -25,6 +26,7 @@ class LibraryEnvironment:
         name: what error messages call the environment.
         raw: the library's environment, without its wrappers; its actions must lie in [-1, 1].
         default_episode_length: time limit in steps.
+        tracing: a context in which the environment's functions are traced, where its physics is another's.
 
     Attributes:
         raw: the library's environment.
@@ -34,9 +36,16 @@ class LibraryEnvironment:
 
     """
 
-    def __init__(self, name: str, raw: Any, default_episode_length: int):
+    def __init__(
+        self,
+        name: str,
+        raw: Any,
+        default_episode_length: int,
+        tracing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    ):
         self.name = name
         self.raw = raw
+        self._tracing = tracing
         self.default_episode_length = default_episode_length
         self.action_size = int(raw.action_size)
         self._reset = jax.jit(self._quiet_reset)
@@ -52,12 +61,12 @@ class LibraryEnvironment:
         return self._step(state, action)
 
     def _quiet_reset(self, raw_key: Array):
-        with _deprecations_ignored():
+        with deprecations_ignored(), self._tracing():
             state = self.raw.reset(raw_key)
         return state, _named(state.obs)
 
     def _quiet_step(self, state: Any, action: Array):
-        with _deprecations_ignored():
+        with deprecations_ignored(), self._tracing():
             state = self.raw.step(state, action)
         terminated = jnp.asarray(state.done).astype(bool)
         return state, _named(state.obs), jnp.asarray(state.reward), terminated, _scalars(state.metrics)
@@ -106,7 +115,7 @@ def _scalars(metrics: Mapping[str, Any]) -> Metrics:
 
 
 @contextlib.contextmanager
-def _deprecations_ignored():
+def deprecations_ignored():
     """Silence the libraries' use of deprecated MJX names, which they report once per trace."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)

@@ -14,6 +14,8 @@ from genpo_jax.envs.base import Environment, Metrics, Observation
 
 # Larger magnitudes count as non-finite: squares must not overflow float32 sums of the running statistics.
 LARGEST = 1e8
+# The metric that says whether an episode is a success: unlike the others it is not summed, its last value stands.
+SUCCESS = "success"
 
 
 class EpisodeState(flax.struct.PyTreeNode):
@@ -24,7 +26,7 @@ class EpisodeState(flax.struct.PyTreeNode):
         obs: current observation, finite, each [B, size].
         episode_return: sum of rewards so far [B], float32.
         episode_length: environment steps so far [B], int32.
-        episode_metrics: sums of the environment's metrics so far, each [B], float32.
+        episode_metrics: sums of the environment's metrics so far, of `success` the last value, each [B], float32.
         time_limit: environment steps after which the present episode is truncated [B], int32.
         pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends.
         key: typed PRNG keys [B], for all that is random in each environment from here on.
@@ -52,7 +54,7 @@ class Timestep(flax.struct.PyTreeNode):
         nonfinite: an observation or the reward was not finite, or larger than `LARGEST` [B].
         episode_return: including this step [B]; of the whole episode where it ended.
         episode_length: likewise, in environment steps [B].
-        episode_metrics: likewise, sums of the environment's metrics, each [B].
+        episode_metrics: likewise, sums of the environment's metrics and the last `success`, each [B].
 
     """
 
@@ -150,9 +152,7 @@ class EpisodeEnv:
             nonfinite=nonfinite,
             episode_return=state.episode_return + jnp.where(nonfinite, 0.0, reward),
             episode_length=length,
-            episode_metrics=jax.tree.map(
-                lambda total, value: total + jnp.where(nonfinite, 0.0, value), state.episode_metrics, metrics
-            ),
+            episode_metrics=_added(state.episode_metrics, _where(nonfinite, _zeros(metrics), metrics)),
         )
         return self._restart(state, env_state, timestep), timestep
 
@@ -212,7 +212,7 @@ class EpisodeEnv:
             env_state, _, reward, terminated, metrics, length = carry
             ended = terminated | (length >= time_limit)
             env_state, obs, more, terminated, added = self._single_step(env_state, action)
-            metrics = jax.tree.map(jnp.add, metrics, added)
+            metrics = _added(metrics, added)
             return _where(ended, carry, (env_state, obs, reward + more, terminated, metrics, length + 1)), None
 
         return lax.scan(again, first, length=self.action_repeat - 1)[0]
@@ -231,6 +231,15 @@ def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
     """
     _check_squash(squash)
     return jnp.tanh(action) if squash == "tanh" else jnp.clip(action, -1, 1)
+
+
+def _added(total: Metrics, metrics: Metrics) -> Metrics:
+    """Return the metrics of an episode after one more step."""
+    return {name: value if name == SUCCESS else total[name] + value for name, value in metrics.items()}
+
+
+def _zeros(metrics: Metrics) -> Metrics:
+    return jax.tree.map(jnp.zeros_like, metrics)
 
 
 def _check_squash(squash: str) -> None:

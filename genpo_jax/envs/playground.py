@@ -1,9 +1,11 @@
 """MuJoCo Playground environments, without Playground's wrappers."""
 
 import subprocess
+from contextlib import nullcontext
 from typing import Any
 
 from genpo_jax.envs.adapter import LibraryEnvironment
+from genpo_jax.envs.library_physics import CPhysics
 
 
 class PlaygroundEnvironment(LibraryEnvironment):
@@ -14,7 +16,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
 
     Args:
         name: Playground's name, `CartpoleBalance` for example.
-        impl: physics engine, `jax` or `warp`.
+        impl: physics engine, `jax` or `warp`, MJX's two, or `c`, MuJoCo's own.
 
     Raises:
         ImportError: if Playground is not installed.
@@ -26,7 +28,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
         registry = _registry()
         config: Any = registry.get_default_config(name)
         # AeroCubeRotateZAxis has no such entry, and refuses an override of what it does not have.
-        overrides: dict[str, Any] = {"impl": impl} if "impl" in config else {}
+        overrides: dict[str, Any] = {"impl": "jax" if impl == "c" else impl} if "impl" in config else {}
         try:
             raw = registry.load(name, config_overrides=overrides)
         except (subprocess.SubprocessError, FileNotFoundError) as error:
@@ -34,7 +36,8 @@ class PlaygroundEnvironment(LibraryEnvironment):
                 f"{name} needs the robots of MuJoCo Menagerie, which could not be cloned ({error}); "
                 "connect to the network once, or set mujoco_playground._src.mjx_env.MENAGERIE_PATH"
             ) from error
-        super().__init__(name=name, raw=raw, default_episode_length=int(config.episode_length))
+        tracing = CPhysics(name, raw).exchanged if impl == "c" else nullcontext
+        super().__init__(name, raw, int(config.episode_length), tracing)
         self.impl = impl
 
 

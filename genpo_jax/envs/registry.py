@@ -1,4 +1,4 @@
-"""Environments by name: lower-case names are Brax's and our own toys', CamelCase names MuJoCo Playground's.
+"""Environments by name: lower-case names are Brax's and our own, CamelCase names MuJoCo Playground's.
 
 Beside these there are the names that users register, and `package.module:NAME`, a class or function of theirs. The
 lists of the libraries' names stand here so that a mistyped name is refused at once; importing them takes seconds.
@@ -19,8 +19,8 @@ from genpo_jax.envs.base import Environment
 
 Factory = Callable[..., Any]
 
-BRAX_BACKENDS = ("spring", "positional", "generalized", "mjx")
-PLAYGROUND_BACKENDS = ("jax", "warp")
+BRAX_BACKENDS = ("spring", "positional", "generalized", "mjx", "c")
+PLAYGROUND_BACKENDS = ("jax", "warp", "c")
 
 # Backends by name, the default first; None where there is nothing to choose.
 BRAX = {
@@ -38,8 +38,10 @@ BRAX = {
     "walker2d": BRAX_BACKENDS,
 }
 
-# Our own, pure JAX.
+# Our own: pure JAX, and on MuJoCo.
 TOYS = ("multigoal", "ring", "moons")
+TASKS = ("panda_reach", "panda_push", "push_t")
+TASK_BACKENDS = ("c", "mjx", "warp")
 
 DM_CONTROL = (
     "AcrobotSwingup",
@@ -122,7 +124,7 @@ def register(name: str, factory: Factory) -> None:
     """
     if not isinstance(name, str) or not name or ":" in name:
         raise ValueError(f"the name of an environment must be a text without ':', got {name!r}; choose another")
-    if name in BRAX or name in PLAYGROUND or name in TOYS:
+    if name in (*BRAX, *PLAYGROUND, *TOYS, *TASKS):
         raise ValueError(f"'{name}' is an environment of a library already; choose another name")
     if not callable(factory):
         raise TypeError(f"the factory of '{name}' must be callable, got {factory!r}; pass the class, not an object")
@@ -152,8 +154,8 @@ def check(name: str, backend: str | None = None) -> str | None:
     Args:
         name: `ant` (Brax), `CartpoleBalance` (MuJoCo Playground), a registered name, or `package.module:NAME`.
         backend: physics engine; None picks the default, which is `spring` for Brax (the fastest) except for
-            `swimmer` (`generalized`), and `jax` for Playground. `fast` and the toys have none; your own environments
-            have one if their factory takes `backend`.
+            `swimmer` (`generalized`), `jax` for Playground and `c` for our own tasks. `fast` and the toys have none;
+            your own environments have one if their factory takes `backend`.
 
     Raises:
         ValueError: if there is no such environment, or it has no such backend.
@@ -166,6 +168,8 @@ def check(name: str, backend: str | None = None) -> str | None:
         backends = PLAYGROUND_BACKENDS
     elif name in TOYS:
         backends = (None,)
+    elif name in TASKS:
+        backends = TASK_BACKENDS
     else:
         if backend is not None and not _takes_backend(_factory(name)):
             raise ValueError(f"environment '{name}' has no backend '{backend}'; its factory takes none: leave it out")
@@ -190,6 +194,10 @@ def make(name: str, backend: str | None = None) -> Environment:
             from genpo_jax.envs import toys
 
             return toys.make(name)
+        if name in TASKS:
+            from genpo_jax.envs import tasks
+
+            return tasks.make(name, backend)
         if name in BRAX:
             from genpo_jax.envs.brax import BraxEnvironment
 
@@ -244,12 +252,12 @@ def _local_devices_only() -> Iterator[None]:
 
 
 def _unknown(name: str) -> str:
-    by_folded = {known.lower(): known for known in (*BRAX, *TOYS, *PLAYGROUND, *_registered)}
+    by_folded = {known.lower(): known for known in (*BRAX, *TOYS, *TASKS, *PLAYGROUND, *_registered)}
     close = difflib.get_close_matches(name.lower().replace("-", "_"), by_folded, n=1)
     hint = f"; did you mean '{by_folded[close[0]]}'?" if close else ""
     yours = f"registered are {', '.join(_registered)}; " if _registered else ""
     return (
         f"there is no environment '{name}'{hint or ';'} {yours}Brax has {', '.join(BRAX)}; "
-        f"toys are {', '.join(TOYS)}; "
+        f"toys are {', '.join(TOYS)}; manipulation has {', '.join(TASKS)}; "
         f"MuJoCo Playground has {', '.join(PLAYGROUND)}; one of your own is package.module:NAME"
     )

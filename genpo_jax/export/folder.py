@@ -30,7 +30,8 @@ from genpo_jax.envs import Environment
 from genpo_jax.export import standalone
 from genpo_jax.export.model_card import model_card
 from genpo_jax.export.onnx_graph import batched, to_onnx
-from genpo_jax.export.physics_step import PhysicsStep, cut, mj_model_of
+from genpo_jax.envs.mujoco_model import mj_model_of
+from genpo_jax.export.physics_step import PhysicsStep, cut
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.files import write_atomically

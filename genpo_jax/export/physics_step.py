@@ -4,8 +4,6 @@ The step is traced with `mjx.step` replaced by a marker. What the marker is give
 two ONNX graphs, between which any engine that fills MuJoCo's `MjData` can do the physics.
 """
 
-import copy
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,14 +20,13 @@ from jax.extend.core import Primitive
 from mujoco import mjx
 
 from genpo_jax.envs import Environment
+from genpo_jax.envs.mujoco_model import mj_model_of, synchronized
 from genpo_jax.export.onnx_graph import Graph
 from genpo_jax.training.agent import ACTOR_OBS
 
 # What a physics step is given: it moves the first and holds the others.
 MOVED = ("time", "qpos", "qvel", "act", "qacc_warmstart")
 HELD = ("ctrl", "qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "mocap_quat", "userdata")
-OPTIONS = ("timestep", "gravity", "wind", "magnetic", "density", "viscosity", "impratio", "tolerance", "ls_tolerance")
-SWITCHES = ("integrator", "cone", "jacobian", "solver", "iterations", "ls_iterations", "disableflags", "enableflags")
 
 _physics_step = Primitive("physics_step")
 _physics_step.multiple_results = True
@@ -60,19 +57,6 @@ class PhysicsStep:
     physics: dict[str, int]
     reads: dict[str, str]
     metrics: list[str]
-
-
-def mj_model_of(env: Environment) -> mujoco.MjModel | None:
-    """Return MuJoCo's model of an environment, or None.
-
-    Brax and Playground have it; an environment of one's own shows it as its attribute `mj_model`.
-    """
-    raw: Any = getattr(env, "raw", env)
-    for owner in (env, raw, getattr(raw, "sys", None)):
-        model = getattr(owner, "mj_model", None)
-        if isinstance(model, mujoco.MjModel):
-            return model
-    return None
 
 
 def cut(env: Environment) -> PhysicsStep:
@@ -115,7 +99,7 @@ def cut(env: Environment) -> PhysicsStep:
     before = {f"write_{name}": (value, physics.kinds[name]) for name, value in written.items()}
     after = {name: (value, kinds[name]) for name, value in results.items()}
     after |= {f"next_{inputs[i]}": (updates[i], leaves[i]) for i in needed}
-    model = _synchronized(original, models[-1])
+    model = synchronized(original, models[-1])
     return PhysicsStep(
         before=graph.model(before),
         after=graph.model(after),
@@ -236,30 +220,3 @@ def _marked() -> Iterator[list[Any]]:
 
     with mock.patch.object(mjx, "step", step):
         yield models
-
-
-def _synchronized(model: mujoco.MjModel, traced: Any) -> mujoco.MjModel:
-    """Return a copy of MuJoCo's model with the numbers of the one that MJX steps: libraries change those alone."""
-    model = copy.deepcopy(model)
-    for entry in dataclasses.fields(traced):
-        value, target = getattr(traced, entry.name), getattr(model, entry.name, None)
-        if isinstance(target, np.ndarray) and target.dtype.kind == "f" and np.size(value) == target.size:
-            _assign(target, np.reshape(value, target.shape))
-    for name in OPTIONS:
-        value, target = getattr(traced.opt, name, None), getattr(model.opt, name)
-        if value is None:
-            continue
-        if isinstance(target, np.ndarray):
-            _assign(target, np.asarray(value))
-        elif not np.isclose(target, float(value), rtol=1e-6):
-            setattr(model.opt, name, float(value))
-    for name in SWITCHES:
-        if getattr(traced.opt, name, None) is not None:
-            setattr(model.opt, name, int(getattr(traced.opt, name)))
-    return model
-
-
-def _assign(target: np.ndarray, value: np.ndarray) -> None:
-    """Set what differs by more than float32's rounding."""
-    changed = ~np.isclose(target, value, rtol=1e-6, atol=1e-12)
-    target[changed] = value[changed]

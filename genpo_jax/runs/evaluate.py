@@ -10,6 +10,7 @@ import numpy as np
 from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.envs import EpisodeEnv
+from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
@@ -18,8 +19,6 @@ from genpo_jax.runtime import compiler_options
 from genpo_jax.training.evaluation import first_episodes
 
 Noise = Literal["zero", "random", "fixed"]
-# An episode in which this metric of the environment is ever above 0 is a success.
-SUCCESS = "success"
 
 
 def evaluate(

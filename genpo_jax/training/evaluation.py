@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from genpo_jax.envs import EpisodeEnv, Metrics
+from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.training import sharding
 from genpo_jax.training.algorithm import TrainState, evaluation_key
 from genpo_jax.training.trainer import Trainer
@@ -84,8 +85,11 @@ def first_episodes(
 
 
 def _describe(noise: str, group: str, totals: Array, lengths: Array, metrics: Metrics) -> dict[str, Array]:
-    return {
+    described = {
         f"eval/return_{noise}": totals.mean(),
         f"eval/return_{noise}_std": totals.std(),
         f"eval/length_{noise}": lengths.mean(),
-    } | {f"eval/{group}/{name}": values.mean() for name, values in metrics.items()}
+    }
+    for name, values in metrics.items():
+        described[f"eval/success_{noise}" if name == SUCCESS else f"eval/{group}/{name}"] = values.mean()
+    return described

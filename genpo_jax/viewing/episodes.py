@@ -11,7 +11,7 @@ import numpy as np
 
 from genpo_jax.checks import require
 from genpo_jax.envs import Environment
-from genpo_jax.export.physics_step import mj_model_of
+from genpo_jax.envs.mujoco_model import mj_model_of
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
 from genpo_jax.runs.load import folder_of, load

@@ -1,0 +1,51 @@
+"""MuJoCo's model of an environment, and what a library changed in MJX's copy of it."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import mujoco
+import numpy as np
+
+OPTIONS = ("timestep", "gravity", "wind", "magnetic", "density", "viscosity", "impratio", "tolerance", "ls_tolerance")
+SWITCHES = ("integrator", "cone", "jacobian", "solver", "iterations", "ls_iterations", "disableflags", "enableflags")
+
+
+def mj_model_of(env: Any) -> mujoco.MjModel | None:
+    """Return MuJoCo's model of an environment, or None.
+
+    Brax and Playground have it; an environment of one's own shows it as its attribute `mj_model`.
+    """
+    raw: Any = getattr(env, "raw", env)
+    for owner in (env, raw, getattr(raw, "sys", None)):
+        model = getattr(owner, "mj_model", None)
+        if isinstance(model, mujoco.MjModel):
+            return model
+    return None
+
+
+def synchronized(model: mujoco.MjModel, traced: Any) -> mujoco.MjModel:
+    """Return a copy of MuJoCo's model with the numbers of the one that MJX steps: libraries change those alone."""
+    model = copy.deepcopy(model)
+    for entry in dataclasses.fields(traced):
+        value, target = getattr(traced, entry.name), getattr(model, entry.name, None)
+        if isinstance(target, np.ndarray) and target.dtype.kind == "f" and np.size(value) == target.size:
+            _assign(target, np.asarray(value).reshape(target.shape))
+    for name in OPTIONS:
+        value, target = getattr(traced.opt, name, None), getattr(model.opt, name)
+        if value is None:
+            continue
+        if isinstance(target, np.ndarray):
+            _assign(target, np.asarray(value))
+        elif not np.isclose(target, float(value), rtol=1e-6):
+            setattr(model.opt, name, float(value))
+    for name in SWITCHES:
+        if getattr(traced.opt, name, None) is not None:
+            setattr(model.opt, name, int(getattr(traced.opt, name)))
+    return model
+
+
+def _assign(target: np.ndarray, value: np.ndarray) -> None:
+    """Set what differs by more than float32's rounding."""
+    changed = ~np.isclose(target, value, rtol=1e-6, atol=1e-12)
+    target[changed] = value[changed]
