@@ -1,4 +1,4 @@
-"""An environment of one's own: an arm from an MJCF file, stepped by MJX.
+"""A task of one's own: an arm from an MJCF file, simulated by MuJoCo's C engine or by MJX.
 
 Train it: `genpo-jax train --env examples.reach_arm:ReachArm --num-timesteps 400000`.
 """
@@ -7,48 +7,45 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import mujoco
-from mujoco import mjx
 
-STEPS_PER_ACTION = 8
+from genpo_jax import MjcfTask, Start
 
 
-class ReachArm:
+class ReachArm(MjcfTask):
     """Bring the tool of a planar arm to a random target; an episode lasts four seconds."""
 
-    name = "reach-arm"
-    action_size = 2
-    observation_sizes = {"state": 10}
-    default_episode_length = 100
+    model = Path(__file__).with_name("reach_arm.xml")
+    control_dt = 0.04
+    episode_length = 100
 
-    def __init__(self):
-        self.mj_model = mujoco.MjModel.from_xml_path(str(Path(__file__).with_name("reach_arm.xml")))
-        self.tool = self.mj_model.site("tool").id
-        self.model = mjx.put_model(self.mj_model)
-
-    def reset(self, key):
+    def initial(self, key):
         """Draw a posture and a target within reach."""
         posture_key, radius_key, angle_key = jax.random.split(key, 3)
-        angles = jax.random.uniform(posture_key, (2,), minval=-1.0, maxval=1.0)
         radius = jax.random.uniform(radius_key, minval=0.2, maxval=0.5)
         angle = jax.random.uniform(angle_key, minval=-1.5, maxval=1.5)
         target = radius * jnp.array([jnp.cos(angle), jnp.sin(angle)])
-        data = mjx.forward(self.model, mjx.make_data(self.model).replace(qpos=angles))
-        return (data, target), self.observe(data, target)
+        return Start(qpos=jax.random.uniform(posture_key, (2,), minval=-1.0, maxval=1.0), goal=target)
 
-    def step(self, state, action):
-        """Apply torques; the nearer the tool, the better."""
-        data, target = state
-        data, _ = jax.lax.scan(
-            lambda data, _: (mjx.step(self.model, data), None), data.replace(ctrl=action), length=STEPS_PER_ACTION
-        )
-        distance = jnp.linalg.norm(data.site_xpos[self.tool, :2] - target)
-        effort = 0.01 * jnp.square(action).sum()
-        metrics = {"distance": distance, "effort": effort, "near": distance < 0.03}
-        return (data, target), self.observe(data, target), 1 - jnp.tanh(4 * distance) - effort, False, metrics
-
-    def observe(self, data, target):
+    def observe(self, s):
         """Return angles, speeds, and where tool and target are."""
-        tool = data.site_xpos[self.tool, :2]
-        parts = (jnp.sin(data.qpos), jnp.cos(data.qpos), 0.2 * data.qvel, target, target - tool)
-        return {"state": jnp.concatenate(parts)}
+        return jnp.concatenate([jnp.sin(s.qpos), jnp.cos(s.qpos), 0.2 * s.qvel, s.goal, self.way(s)])
+
+    def reward(self, s, action):
+        """The nearer the tool, the better, and the less effort."""
+        return 1 - jnp.tanh(4 * self.distance(s)) - 0.01 * jnp.square(action).sum()
+
+    def success(self, s):
+        """Whether the tool is there."""
+        return self.distance(s) < 0.03
+
+    def metrics(self, s, action):
+        """Report the distance."""
+        return {"distance": self.distance(s)}
+
+    def way(self, s):
+        """Return the way from the tool to the target."""
+        return s.goal - s.sensor("tool")[:2]
+
+    def distance(self, s):
+        """Return its length in meters."""
+        return jnp.linalg.norm(self.way(s))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from genpo_jax.envs import Environment
     from genpo_jax.envs import make as make_env
     from genpo_jax.envs import register as register_env
+    from genpo_jax.envs.mjcf import MjcfTask, Start, View
     from genpo_jax.methods import METHODS, NetworksConfig
     from genpo_jax.policy import TrainedPolicy
     from genpo_jax.presets import preset
@@ -32,10 +33,13 @@ _HOMES = {
     "EnvConfig": "genpo_jax.config",
     "Environment": "genpo_jax.envs",
     "METHODS": "genpo_jax.methods",
+    "MjcfTask": "genpo_jax.envs.mjcf",
     "NetworksConfig": "genpo_jax.methods",
     "PPOConfig": "genpo_jax.config",
     "Run": "genpo_jax.runs.run",
+    "Start": "genpo_jax.envs.mjcf",
     "TrainedPolicy": "genpo_jax.policy",
+    "View": "genpo_jax.envs.mjcf",
     "configure_jax": "genpo_jax.runtime",
     "load": "genpo_jax.runs.load",
     "make_env": "genpo_jax.envs:make",
@@ -68,10 +72,13 @@ __all__ = [
     "Config",
     "EnvConfig",
     "Environment",
+    "MjcfTask",
     "NetworksConfig",
     "PPOConfig",
     "Run",
+    "Start",
     "TrainedPolicy",
+    "View",
     "__version__",
     "configure_jax",
     "load",

@@ -1,0 +1,193 @@
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+from arms import ARM, Arm
+
+import genpo_jax
+from genpo_jax import MjcfTask, Start
+from genpo_jax.envs import EpisodeEnv
+from genpo_jax.runs.metrics import read_metrics
+
+TINY = {"hidden_sizes": (8,), "encoder_sizes": (8,), "head_sizes": (8,)}
+
+
+@pytest.fixture(scope="module")
+def arm():
+    return Arm("c")
+
+
+def played(task, steps=5):
+    def step(state, action):
+        state, obs, reward, _, metrics = task.step(state, action)
+        return state, (obs["state"], reward, metrics["success"])
+
+    state, _ = task.reset(jax.random.key(0))
+    actions = jnp.sin(jnp.arange(2.0 * steps)).reshape(steps, 2)
+    return jax.jit(lambda s: jax.lax.scan(step, s, actions))(state)[1]
+
+
+def test_one_definition_is_the_same_task_on_both_engines(arm):
+    for ours, theirs in zip(played(arm), played(Arm("mjx")), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_an_action_spans_the_range_of_its_actuators(arm):
+    state, _ = arm.reset(jax.random.key(0))
+    for action, ctrl in (([-1, -1], [-1, -0.5]), ([0, 0], [0, 0.5]), ([1, 1], [1, 1.5])):
+        after = arm.step(state, jnp.asarray(action, jnp.float32))[0]
+        np.testing.assert_allclose(after.data.ctrl, ctrl)
+
+
+def test_what_a_start_leaves_out_is_as_in_the_first_keyframe():
+    class Home(Arm):
+        def initial(self, key):
+            return Start(qvel=jnp.array([1.0, 2.0]), goal=0.3)
+
+    state, _ = Home("c").reset(jax.random.key(0))
+    np.testing.assert_allclose(state.data.qpos, [0.1, -0.2])
+    np.testing.assert_allclose(state.data.qvel, [1, 2])
+    np.testing.assert_allclose(state.data.ctrl, [0, 0.5])
+
+
+def test_sensors_are_one_physics_step_behind_the_state(arm):
+    state, _ = arm.reset(jax.random.key(0))
+    state = arm.step(state, jnp.ones(2))[0]
+    data = mujoco.MjData(arm.mj_model)
+    data.qpos[:], data.qvel[:] = np.asarray(state.data.qpos), np.asarray(state.data.qvel)
+    mujoco.mj_forward(arm.mj_model, data)
+    seen, now = state.data.sensordata[:3], data.sensor("tip").data
+    assert 0 < np.abs(seen - now).max() < 3 * 0.005
+
+
+def test_success_is_that_of_the_last_step_and_metrics_are_sums():
+    class Blinking(Arm):
+        def success(self, s):
+            return (s.time > 0.03) & (s.time < 0.07)
+
+        def metrics(self, s, action):
+            return {"steps": jnp.ones(())}
+
+    def after(length):
+        episodes = EpisodeEnv(Blinking("c"), length)
+        state = episodes.init(jax.random.split(jax.random.key(0), 2))
+        for _ in range(length):
+            state, timestep = episodes.step(state, jnp.zeros((2, 2)))
+        assert timestep.truncated.all()
+        return [timestep.episode_metrics[name].tolist() for name in ("success", "steps")]
+
+    assert after(3) == [[1, 1], [3, 3]]
+    assert after(5) == [[0, 0], [5, 5]]
+
+
+def test_a_simulation_that_fails_ends_its_episode_alone():
+    class Fragile(Arm):
+        def control(self, s, action):
+            return jnp.where(action > 0.9, jnp.nan, action)
+
+    episodes = EpisodeEnv(Fragile("c"), 8, squash="clip")
+    state = episodes.init(jax.random.split(jax.random.key(0), 3))
+    state, timestep = episodes.step(state, jnp.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.0]]))
+    assert timestep.nonfinite.tolist() == [False, True, False]
+    state, timestep = episodes.step(state, jnp.zeros((3, 2)))
+    assert not timestep.nonfinite.any()
+    assert timestep.episode_length.tolist() == [2, 1, 2]
+
+
+def config(**changes):
+    settings = genpo_jax.preset("arm", accelerator=False)
+    return replace(
+        settings,
+        num_timesteps=256,
+        updates_per_chunk=1,
+        num_evals=2,
+        eval_envs=2,
+        num_seeds=2,
+        env_options=replace(settings.env_options, num_envs=4),
+        method=replace(settings.method, **TINY),
+        networks=replace(settings.networks, value_sizes=(8,)),
+        ppo=replace(settings.ppo, unroll=16, num_minibatches=2, num_epochs=1),
+        **changes,
+    )
+
+
+def test_a_run_on_it_reports_success_and_goes_on_bit_for_bit(tmp_path):
+    whole = genpo_jax.train(Arm("c"), config(), tmp_path / "whole", progress=False)
+    genpo_jax.train(Arm("c"), replace(config(), num_timesteps=128), tmp_path / "half", progress=False)
+    half = genpo_jax.train(Arm("c"), config(), tmp_path / "half", resume=True, progress=False)
+    for one, other in zip(jax.tree.leaves(whole._state.learner), jax.tree.leaves(half._state.learner), strict=True):
+        np.testing.assert_array_equal(one, other)
+    last = read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]
+    for name in ("train/env/success", "eval/success_random", "eval/success_zero"):
+        assert 0 <= last[name] <= 1
+    assert "eval/env/success" not in last
+
+
+def arm_with(**members):
+    return type("Changed", (Arm,), members)
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({"control_dt": 0.012}, "control_dt of arm must be a positive multiple of the model's time step of 0.005 s"),
+        ({"control_dt": 0.0}, "control_dt of arm must be a positive multiple"),
+        ({"model": "no/such.xml"}, "model of arm must be the path of an MJCF file, got 'no/such.xml'"),
+        ({"model": None}, "model of arm must be a path, a text or an MjSpec, got None"),
+        ({"model": "<mujoco><worldbody><body><geom/></body></worldbody></mujoco>"}, "does not compile"),
+        ({"model": ARM.replace("<worldbody>", '<asset><mesh file="hand.stl"/></asset><worldbody>')}, "hand.stl"),
+        ({"model": ARM.replace('ctrlrange="-1 1"', "")}, "ctrlrange of arm must be given for all.*none for shoulder"),
+        ({"observe": lambda self, s: s.sensor("tipp")}, "there is no sensor 'tipp' in the model; did you mean tip"),
+        ({"observe": lambda self, s: jnp.log(-jnp.ones(3))}, r"observation 'state' of arm must be finite at the start"),
+        ({"observe": lambda self, s: s.qpos[None]}, r"must be a vector, got 'shape \(1, 2\)'"),
+        ({"reward": lambda self, s, action: action}, r"reward of arm must be one number, got 'shape \(2,\)'"),
+        ({"success": lambda self, s: s.qpos > 0}, r"success of arm must be one number"),
+        ({"terminated": lambda self, s: s.qpos > 0}, r"terminated of arm must be one number"),
+        ({"control": lambda self, s, action: action[:1]}, r"control of arm must be of shape \(2,\), got \(1,\)"),
+        ({"action_size": 3}, "action_size of arm must be the number of actuators, 2, got 3; define control"),
+        ({"initial": lambda self, key: Start(qpos=jnp.zeros(3))}, r"qpos of arm's Start must be of shape \(2,\)"),
+        ({"initial": lambda self, key: jnp.zeros(2)}, "what initial of arm returns must be a Start"),
+        ({"initial": lambda self, key: Start(qpos=jnp.full(2, jnp.nan))}, "must be finite at the start"),
+    ],
+)
+def test_a_task_that_cannot_be_right_is_refused_with_what_to_do(members, message):
+    with pytest.raises(ValueError, match=message):
+        arm_with(**members)("c")
+
+
+def test_an_engine_that_lacks_a_feature_names_the_one_that_has_it():
+    # MJX has no user sensors.
+    lacking = ARM.replace("<sensor>", '<sensor><user name="mine" dim="1"/>')
+    arm_with(model=lacking)("c")
+    with pytest.raises(ValueError, match="use backend c"):
+        arm_with(model=lacking)("mjx")
+    with pytest.raises(ValueError, match="the backend of arm must be one of c, mjx, warp, got 'spring'"):
+        Arm("spring")
+
+
+def test_a_path_a_text_and_a_spec_are_the_same_task(tmp_path, arm):
+    (tmp_path / "arm.xml").write_text(ARM)
+    for source in (tmp_path / "arm.xml", str(tmp_path / "arm.xml"), mujoco.MjSpec.from_string(ARM)):
+        task = arm_with(model=source)("c")
+        assert task.sha256["model"] == arm.sha256["model"]
+    other = arm_with(model=ARM.replace("500", "400", 1))("c")
+    assert other.sha256["model"] != arm.sha256["model"]
+
+
+def test_the_example_is_short():
+    code = Path(__file__).parents[2].joinpath("examples", "reach_arm.py").read_text()
+    body = code.partition("class ")[2]
+    assert sum(1 for line in body.splitlines() if line.strip() and not line.strip().startswith('"""')) < 40
+
+
+def test_a_task_without_its_functions_says_which(arm):
+    class Bare(MjcfTask):
+        model = ARM
+        control_dt = 0.02
+
+    with pytest.raises(NotImplementedError, match=r"Bare must define observe\(s\)"):
+        Bare("c")
