@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
@@ -20,6 +20,9 @@ from genpo_jax.checks import check_types, require, require_between
 from genpo_jax.config import LARGEST_COUNT, Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, Method, NetworksConfig, method_of
 from genpo_jax.presets import has_accelerator, preset
+
+if TYPE_CHECKING:
+    from genpo_jax.runs.run import Run
 
 # Exit code of a run that was asked to stop before its end: as in sysexits.h, it can be tried again.
 STOPPED = 75
@@ -192,7 +195,7 @@ def _start_jax(hosts: HostsConfig) -> None:
         connect(hosts.coordinator, hosts.num_processes, hosts.process_id, hosts.host_timeout)
 
 
-def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> None:
+def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
     """Train a policy on one environment."""
     command = parse_train(arguments, prog)
     from genpo_jax.runs import run
@@ -207,9 +210,10 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> None:
             print(f"everything is in {finished.run_dir}", flush=True)
     if finished.stopped:
         leave(STOPPED)
+    return finished
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"train": train, **commands.COMMANDS}
+COMMANDS: dict[str, Callable[..., Any]] = {"train": train, **commands.COMMANDS}
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> None:
@@ -275,7 +279,7 @@ def check_options(options: Any) -> None:
                 require(name == "json" or not item.is_file(), "a folder", name, str(item), "name another")
 
 
-def run_command(command: Callable[..., None], arguments: Sequence[str], prog: str, *options_classes: type) -> None:
+def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str, *options_classes: type) -> None:
     """Run one command; what its user can cause ends it with one sentence, which speaks of options.
 
     `python -X dev` shows the traceback instead.

@@ -43,6 +43,8 @@ class EvalCommand:
     """Another environment, of the same sizes."""
     backend: str | None = None
     """Another backend."""
+    randomize: bool = False
+    """With the environment's randomization of its physics. Without, it is nominal, however the run was trained."""
     step: int | None = None
     """Env steps of the checkpoint. None: the newest."""
     seed: int | None = None

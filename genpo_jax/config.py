@@ -27,6 +27,8 @@ class EnvConfig:
     """Physics steps per action; every one counts as an env step."""
     squash: Literal["tanh", "clip"] = "tanh"
     """How an unbounded action is brought into [-1, 1] at the environment. Cancels in the ratio."""
+    randomize: bool = False
+    """Draw physics parameters for each episode, as the environment's own randomization does."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""

@@ -142,6 +142,9 @@ def test_clipped_and_unstandardized_policies_are_exported_as_they_are():
         (lambda x: jnp.einsum("bi,bj->bij", x, x).reshape(x.shape[0], 4), [[2.25, -3.0, -3.0, 4.0]]),
         (lambda x: jnp.concatenate([x, jnp.broadcast_to(jnp.arange(2.0), x.shape)], axis=1), [[1.5, -2.0, 0.0, 1.0]]),
         (lambda x: jnp.all(x > -3, axis=1, keepdims=True), [[True]]),
+        (lambda x: jnp.arctan2(x, x[:, ::-1]), [[np.arctan2(1.5, -2), np.arctan2(-2, 1.5)]]),
+        (lambda x: jnp.arctan2(-jnp.abs(x), -jnp.abs(x)), [[-0.75 * np.pi, -0.75 * np.pi]]),
+        (lambda x: jnp.arctan2(jnp.stack([x[:, 0], 0 * x[:, 0]], 1), 0 * x), [[np.pi / 2, 0.0]]),
         (lambda x: jnp.round(jnp.sign(x) * jax.lax.rsqrt(x * x), 0) ** 3, [[1.0, -0.0]]),
     ],
 )

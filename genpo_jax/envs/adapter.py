@@ -48,8 +48,8 @@ class LibraryEnvironment:
         self._tracing = tracing
         self.default_episode_length = default_episode_length
         self.action_size = int(raw.action_size)
-        self._reset = jax.jit(self._quiet_reset)
-        self._step = jax.jit(self._quiet_step)
+        self._reset = jax.jit(self.trace_reset)
+        self._step = jax.jit(self.trace_step)
         self.observation_sizes = self._observation_sizes()
 
     def reset(self, key: Array) -> tuple[Any, Observation]:
@@ -60,12 +60,14 @@ class LibraryEnvironment:
         """Return `(state, observation, reward [], terminated [], metrics)` for an action [d] in [-1, 1]."""
         return self._step(state, action)
 
-    def _quiet_reset(self, raw_key: Array):
+    def trace_reset(self, raw_key: Array) -> tuple[Any, Observation]:
+        """Reset, with a raw key, without the trace that is kept."""
         with deprecations_ignored(), self._tracing():
             state = self.raw.reset(raw_key)
         return state, _named(state.obs)
 
-    def _quiet_step(self, state: Any, action: Array):
+    def trace_step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array, Metrics]:
+        """Step without the trace that is kept."""
         with deprecations_ignored(), self._tracing():
             state = self.raw.step(state, action)
         terminated = jnp.asarray(state.done).astype(bool)

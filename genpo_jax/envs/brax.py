@@ -27,5 +27,7 @@ class BraxEnvironment(LibraryEnvironment):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Brax System, piplines", category=UserWarning)
             raw = envs.get_environment(name, **kwargs)
-        super().__init__(name, raw, BRAX_EPISODE_LENGTH, CPhysics(name, raw).exchanged if backend == "c" else nullcontext)
+        super().__init__(
+            name, raw, BRAX_EPISODE_LENGTH, CPhysics(name, raw).exchanged if backend == "c" else nullcontext
+        )
         self.backend = backend

@@ -126,7 +126,9 @@ class CEngine:
         back = jax.pure_callback(partial(self._simulate, substeps), kind, sent, vmap_method="broadcast_all")
         parts = jnp.split(back, np.cumsum(sizes)[:-1])
         # MJX keeps a rotation as a matrix, MuJoCo as nine numbers.
-        return data.replace(**{n: jnp.reshape(x, jnp.shape(getattr(data, n))) for n, x in zip(names, parts, strict=True)})
+        return data.replace(
+            **{n: jnp.reshape(x, jnp.shape(getattr(data, n))) for n, x in zip(names, parts, strict=True)}
+        )
 
     def _simulate(self, substeps: int, sent: Any) -> np.ndarray:
         """Do it, on the host. Nothing here may compute with jax, which waits for this."""
@@ -226,5 +228,5 @@ def check_c() -> None:
         import mujoco.batch  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"backend c needs MuJoCo 4 or newer, found {mujoco.__version__}; pip install 'mujoco>=4', or use backend mjx"
+            f"backend c needs MuJoCo 4, found {mujoco.__version__}; pip install 'mujoco>=4', or use backend mjx"
         ) from error

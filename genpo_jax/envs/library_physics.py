@@ -99,9 +99,7 @@ class CPhysics:
 
             def step(before: Any, after: Any, state: Any, action: Any) -> Any:
                 self._probe = after
-                changed = jax.tree.map(
-                    lambda x: x.replace(**before) if _is_data(x) else x, state, is_leaf=_is_data
-                )
+                changed = jax.tree.map(lambda x: x.replace(**before) if _is_data(x) else x, state, is_leaf=_is_data)
                 results = raw.step(changed, action)
                 return jax.tree.map(self._without_rest, results, is_leaf=_is_data)
 

@@ -120,7 +120,9 @@ class MjcfTask:
         self.substeps = _substeps(self.name, self.control_dt, self.mj_model.opt.timestep)
         if self.action_size is None:
             self.action_size = self.mj_model.nu
-        require(self.action_size > 0, "at least 1", f"action_size of {self.name}", self.action_size, "add an <actuator>")
+        require(
+            self.action_size > 0, "at least 1", f"action_size of {self.name}", self.action_size, "add an <actuator>"
+        )
         self.default_episode_length = self.episode_length
         self.sensors = _sensors(self.mj_model)
         self.engine: Engine = (
@@ -193,7 +195,13 @@ class MjcfTask:
         success = self.success(s)
         if success is not None:
             metrics["success"] = jnp.asarray(success, jnp.float32)
-        return state, self._observation(s), jnp.asarray(self.reward(s, action)), jnp.asarray(self.terminated(s)), metrics
+        return (
+            state,
+            self._observation(s),
+            jnp.asarray(self.reward(s, action)),
+            jnp.asarray(self.terminated(s)),
+            metrics,
+        )
 
     def _observation(self, s: View) -> Observation:
         obs = self.observe(s)
@@ -210,11 +218,19 @@ class MjcfTask:
             require(value.ndim == 1, "a vector", f"observation '{name}' of {self.name}", f"shape {value.shape}")
             bad = np.flatnonzero(~np.isfinite(np.asarray(value)))
             rule = "finite at the start"
-            require(bad.size == 0, rule, f"observation '{name}' of {self.name}", f"entries {bad[:8].tolist()} that are not")
+            require(
+                bad.size == 0, rule, f"observation '{name}' of {self.name}", f"entries {bad[:8].tolist()} that are not"
+            )
         if type(self).control is MjcfTask.control:
             free = [i for i in range(self.mj_model.nu) if not self.mj_model.actuator_ctrllimited[i]]
             names = ", ".join(self.mj_model.actuator(i).name or str(i) for i in free)
-            require(not free, "given for all actuators", f"ctrlrange of {self.name}", f"none for {names}", "or define control")
+            require(
+                not free,
+                "given for all actuators",
+                f"ctrlrange of {self.name}",
+                f"none for {names}",
+                "or define control",
+            )
             require(
                 self.action_size == self.mj_model.nu,
                 f"the number of actuators, {self.mj_model.nu}",
@@ -228,7 +244,13 @@ class MjcfTask:
         return {name: value.shape[0] for name, value in obs.items()}
 
 
-_KEYFRAME = {"qpos": "key_qpos", "qvel": "key_qvel", "ctrl": "key_ctrl", "mocap_pos": "key_mpos", "mocap_quat": "key_mquat"}
+_KEYFRAME = {
+    "qpos": "key_qpos",
+    "qvel": "key_qvel",
+    "ctrl": "key_ctrl",
+    "mocap_pos": "key_mpos",
+    "mocap_quat": "key_mquat",
+}
 
 
 def _default_backend() -> str:

@@ -1,26 +1,36 @@
 """MuJoCo Playground environments, without Playground's wrappers."""
 
 import subprocess
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import jax.numpy as jnp
 
 from genpo_jax.envs.adapter import LibraryEnvironment
 from genpo_jax.envs.library_physics import CPhysics
+from genpo_jax.envs.robots import Menagerie
 
 
 class PlaygroundEnvironment(LibraryEnvironment):
     """One of MuJoCo Playground's environments; its time limit is `episode_length` of its configuration.
 
     The dm_control suite needs nothing but the package. Locomotion and manipulation need the robots of MuJoCo
-    Menagerie, which Playground clones with git the first time it loads one of them.
+    Menagerie: a checkout that `MENAGERIE_ROOT` names, the extra `robots`, or else Playground clones them with git.
 
     Args:
         name: Playground's name, `CartpoleBalance` for example.
         impl: physics engine, `jax` or `warp`, MJX's two, or `c`, MuJoCo's own.
 
+    Attributes:
+        randomization_fn: Playground's own for this environment, or None.
+
     Raises:
         ImportError: if Playground is not installed.
         RuntimeError: if the robots of MuJoCo Menagerie can not be had.
+        ValueError: if it cannot be simulated by this engine.
 
     """
 
@@ -29,23 +39,47 @@ class PlaygroundEnvironment(LibraryEnvironment):
         config: Any = registry.get_default_config(name)
         # AeroCubeRotateZAxis has no such entry, and refuses an override of what it does not have.
         overrides: dict[str, Any] = {"impl": "jax" if impl == "c" else impl} if "impl" in config else {}
-        try:
-            raw = registry.load(name, config_overrides=overrides)
-        except (subprocess.SubprocessError, FileNotFoundError) as error:
-            raise RuntimeError(
-                f"{name} needs the robots of MuJoCo Menagerie, which could not be cloned ({error}); "
-                "connect to the network once, or set mujoco_playground._src.mjx_env.MENAGERIE_PATH"
-            ) from error
-        tracing = CPhysics(name, raw).exchanged if impl == "c" else nullcontext
+        with _old_clip():
+            try:
+                raw = registry.load(name, config_overrides=overrides)
+            except (subprocess.SubprocessError, FileNotFoundError) as error:
+                raise RuntimeError(
+                    f"{name} needs the robots of MuJoCo Menagerie ({error}); set MENAGERIE_ROOT to a checkout of it, "
+                    "or pip install 'genpo-jax[robots]', or connect to the network once for Playground to clone it"
+                ) from error
+            physics = CPhysics(name, raw).exchanged if impl == "c" else nullcontext
+
+        @contextmanager
+        def tracing() -> Iterator[None]:
+            with _old_clip(), physics():
+                yield
+
         super().__init__(name, raw, int(config.episode_length), tracing)
         self.impl = impl
+        self.randomization_fn = registry.get_domain_randomizer(name)
 
 
 def _registry():
     try:
         from mujoco_playground import registry
+        from mujoco_playground._src import mjx_env
     except ImportError as error:
         raise ImportError(
             f"MuJoCo Playground can not be imported ({error}); pip install 'genpo-jax[playground]'"
         ) from error
+    cloned = mjx_env.EXTERNAL_DEPS_PATH / "mujoco_menagerie"
+    mjx_env.MENAGERIE_PATH = Menagerie(Path(cloned), type(cloned))
     return registry
+
+
+@contextmanager
+def _old_clip() -> Iterator[None]:
+    """Let `jnp.clip` take the names of bounds that jax has dropped and two of Playground's tasks still use."""
+    clip = jnp.clip
+
+    def with_old_names(*args: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Any:
+        bounds = {key: value for key, value in (("min", a_min), ("max", a_max)) if value is not None}
+        return clip(*args, **kwargs, **bounds)
+
+    with mock.patch.object(jnp, "clip", with_old_names):
+        yield

@@ -181,14 +181,34 @@ def check(name: str, backend: str | None = None) -> str | None:
     return backend or backends[0]
 
 
-def make(name: str, backend: str | None = None) -> Environment:
+def make(name: str, backend: str | None = None, randomize: bool = False) -> Environment:
     """Return the environment of that name; see `check` for arguments and errors.
+
+    Args:
+        name: of the environment.
+        backend: physics engine.
+        randomize: draw physics parameters for each episode, as the environment's own `randomization_fn` does; those of
+            Playground's that ship one have it.
 
     Raises:
         ImportError: if the environment is MuJoCo Playground's, and that is not installed.
+        ValueError: if there is nothing to randomize by, or the backend cannot.
 
     """
     backend = check(name, backend)
+    if randomize and backend == "c":
+        raise ValueError(f"backend c simulates one model for all environments of {name}; randomize on another backend")
+    env = _make(name, backend)
+    if not randomize:
+        return env
+    from genpo_jax.envs.randomized import RandomizedEnvironment
+
+    if (randomization_fn := getattr(env, "randomization_fn", None)) is None:
+        raise ValueError(f"{name} ships no randomization; leave it out, or pass randomization_fn to genpo_jax.train")
+    return RandomizedEnvironment(env, randomization_fn)
+
+
+def _make(name: str, backend: str | None) -> Environment:
     with _local_devices_only():
         if name in TOYS:
             from genpo_jax.envs import toys

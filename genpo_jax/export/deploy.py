@@ -12,6 +12,8 @@ from genpo_jax.checks import require
 from genpo_jax.export.standalone import MujocoTask, OnnxPolicy, describe
 
 PERCENTILES = (50, 90, 99)
+# Of this metric the last value counts; the loop runs without the trainer, which has the name too.
+SUCCESS = "success"
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Deployment:
     Attributes:
         returns: of each episode `[n]`.
         lengths: in steps of the environment `[n]`.
-        metrics: sums over each episode, by name `[n]`.
+        metrics: sums over each episode, of `success` the last value, by name `[n]`.
         latencies: seconds from observation to action, of every action `[m]`.
         control_seconds: time from one action to the next, the deadline of a latency.
         trained_return: mean return of the trainer's last evaluation with zero noise, or None.
@@ -37,6 +39,7 @@ class Deployment:
     def to_dict(self) -> dict[str, Any]:
         """Return means, intervals and percentiles, fit for JSON."""
         _, low, high = intervals.mean(self.returns)
+        hits = self.metrics.get(SUCCESS)
         return {
             "episodes": len(self.returns),
             "return": float(self.returns.mean()),
@@ -44,6 +47,7 @@ class Deployment:
             "trained_return": self.trained_return,
             "length": float(self.lengths.mean()),
             "metrics": {name: float(values.mean()) for name, values in self.metrics.items()},
+            "success": list(intervals.share(int((hits > 0).sum()), len(hits))) if hits is not None else None,
             "latency_ms": {f"p{p}": float(np.percentile(self.latencies, p) * 1e3) for p in PERCENTILES},
             "control_ms": self.control_seconds * 1e3,
             "deadline_misses": int((self.latencies > self.control_seconds).sum()),
@@ -103,6 +107,9 @@ def table(results: dict[str, Any]) -> str:
     latency = ", ".join(f"{name} {value:.3f}" for name, value in results["latency_ms"].items())
     lines.append(f"latency of an action in ms: {latency}; the next is due every {results['control_ms']:.1f}")
     lines.append(f"deadline misses: {results['deadline_misses']} of {results['actions']} actions")
+    if results["success"] is not None:
+        share, low, high = results["success"]
+        lines.append(f"success {share:.3f} [{low:.3f}, {high:.3f}]")
     return "\n".join(lines)
 
 
@@ -116,7 +123,7 @@ def _episode(task: MujocoTask, act: Any, start: int, repeat: int) -> tuple[float
             action = act(obs)
         obs, reward, terminated, metrics = task.step(action)
         total += reward
-        sums = {name: sums[name] + metrics[name] for name in sums}
+        sums = {name: metrics[name] + (0 if name == SUCCESS else sums[name]) for name in sums}
         if terminated:
             return total, length + 1, sums
     return total, task.episode_length, sums

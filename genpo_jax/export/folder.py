@@ -27,10 +27,10 @@ import numpy as np
 import genpo_jax
 from genpo_jax.config import Config, method_to_dict
 from genpo_jax.envs import Environment
+from genpo_jax.envs.mujoco_model import mj_model_of
 from genpo_jax.export import standalone
 from genpo_jax.export.model_card import model_card
 from genpo_jax.export.onnx_graph import batched, to_onnx
-from genpo_jax.envs.mujoco_model import mj_model_of
 from genpo_jax.export.physics_step import PhysicsStep, cut
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of

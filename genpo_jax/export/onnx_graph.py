@@ -278,6 +278,15 @@ def _integer_pow(graph: Graph, equation: Any, x: Value) -> Tensor:
     return graph.node("Reciprocal", power) if exponent < 0 else power
 
 
+def _atan2(graph: Graph, equation: Any, y: Value, x: Value) -> Tensor:
+    dtype = equation.outvars[0].aval.dtype
+    zero, one, pi = (np.asarray(value, dtype) for value in (0, 1, np.pi))
+    nowhere = graph.node("And", graph.node("Equal", x, zero), graph.node("Equal", y, zero))
+    angle = graph.node("Atan", graph.node("Div", y, graph.node("Where", nowhere, one, x)))
+    turn = graph.node("Where", graph.node("Less", y, zero), -pi, pi)
+    return graph.node("Add", angle, graph.node("Where", graph.node("Less", x, zero), turn, zero))
+
+
 def _clamp(graph: Graph, equation: Any, low: Value, x: Value, high: Value) -> Tensor:
     return graph.node("Min", graph.node("Max", x, low), high)
 
@@ -559,6 +568,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "argmin": _arg("ArgMin"),
     "asin": _simple("Asin"),
     "atan": _simple("Atan"),
+    "atan2": _atan2,
     "broadcast_in_dim": _broadcast,
     "ceil": _simple("Ceil"),
     "clamp": _clamp,

@@ -1,7 +1,7 @@
 """Cut one step of an environment at its physics: what is computed before, by the engine, and after.
 
-The step is traced with `mjx.step` replaced by a marker. What the marker is given and what is made of its results become
-two ONNX graphs, between which any engine that fills MuJoCo's `MjData` can do the physics.
+The step is traced with the physics replaced by a marker. What the marker is given and what is made of its results
+become two ONNX graphs, between which any engine that fills MuJoCo's `MjData` can do the physics.
 """
 
 from collections.abc import Iterator
@@ -20,6 +20,7 @@ from jax.extend.core import Primitive
 from mujoco import mjx
 
 from genpo_jax.envs import Environment
+from genpo_jax.envs.engines import CEngine
 from genpo_jax.envs.mujoco_model import mj_model_of, synchronized
 from genpo_jax.export.onnx_graph import Graph
 from genpo_jax.training.agent import ACTOR_OBS
@@ -92,14 +93,14 @@ def cut(env: Environment) -> PhysicsStep:
     inputs = [graph.input(f"state_{i}", leaf) for i, leaf in enumerate(leaves)]
     values = graph.run(closed.jaxpr, closed.consts, [*inputs, graph.input("action", action)])
     if not physics.steps:
-        raise ValueError(f"the physics of {env.name} is not MJX's; train with backend mjx, or on MuJoCo Playground")
+        raise ValueError(f"the physics of {env.name} is not MuJoCo's; train with backend c or mjx")
     updates, results = values[: len(inputs)], dict(zip(sorted(kinds), values[len(inputs) :], strict=True))
     kept, written = physics.exchanged(inputs, updates)
     needed = _closure(graph, inputs, updates, [*written.values(), *results.values()])
     before = {f"write_{name}": (value, physics.kinds[name]) for name, value in written.items()}
     after = {name: (value, kinds[name]) for name, value in results.items()}
     after |= {f"next_{inputs[i]}": (updates[i], leaves[i]) for i in needed}
-    model = synchronized(original, models[-1])
+    model = models[-1] if isinstance(models[-1], mujoco.MjModel) else synchronized(original, models[-1])
     return PhysicsStep(
         before=graph.model(before),
         after=graph.model(after),
@@ -209,7 +210,7 @@ def _field(path: Any) -> str:
 
 @contextmanager
 def _marked() -> Iterator[list[Any]]:
-    """Trace `mjx.step` as a marker; collect the models that it is called with."""
+    """Trace a physics step of either engine as a marker; collect the models that are stepped."""
     models: list[Any] = []
 
     def step(model: Any, data: Any) -> Any:
@@ -218,5 +219,10 @@ def _marked() -> Iterator[list[Any]]:
         names = tuple(_field(path) for path, _ in leaves)
         return jax.tree.unflatten(tree, _physics_step.bind(*(leaf for _, leaf in leaves), names=names))
 
-    with mock.patch.object(mjx, "step", step):
+    def steps_in_c(engine: CEngine, data: Any, substeps: int) -> Any:
+        for _ in range(substeps):
+            data = step(engine.model, data)
+        return data
+
+    with mock.patch.object(mjx, "step", step), mock.patch.object(CEngine, "step", steps_in_c):
         yield models

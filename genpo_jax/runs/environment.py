@@ -24,19 +24,22 @@ def find_environment(run_dir: str | Path) -> None:
         envs.register_again(name, source["factory"])
 
 
-def environment_of(run_dir: str | Path, env: str | None = None, backend: str | None = None) -> Environment:
+def environment_of(
+    run_dir: str | Path, env: str | None = None, backend: str | None = None, randomize: bool = False
+) -> Environment:
     """Return the environment of a run, or another in its place.
 
     Args:
         run_dir: folder of the run.
         env: name of another environment; None for the run's own.
         backend: another backend; None for the run's own, or the default of another environment.
+        randomize: with its randomization; without, it is nominal however the run was trained.
 
     Raises:
         ValueError: if there is no such environment or backend, or the run's own was an object.
     """
     config = saved_config(run_dir)
     if env is not None and env != config.env:
-        return envs.make(env, backend)
+        return envs.make(env, backend, randomize)
     find_environment(run_dir)
-    return envs.make(config.env, backend or config.backend)
+    return envs.make(config.env, backend or config.backend, randomize)

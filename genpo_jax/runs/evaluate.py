@@ -29,6 +29,7 @@ def evaluate(
     start_seed: int = 1_000_003,
     env: str | None = None,
     backend: str | None = None,
+    randomize: bool = False,
     step: int | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def evaluate(
         start_seed: of starts and noise; the default is no seed that trains.
         env: another environment than the run's, of the same sizes.
         backend: another backend.
+        randomize: with the environment's randomization; without, it is nominal.
         step: env steps of the checkpoint; None for the newest.
         seed: which of several seeds of the run.
 
@@ -53,7 +55,7 @@ def evaluate(
         require(kind in ("zero", "random", "fixed"), "zero, random or fixed", "noise", kind)
     run_dir = folder_of(Path(run_dir), seed)
     policy, config = load(run_dir, step), saved_config(run_dir)
-    raw = environment_of(run_dir, env, backend)
+    raw = environment_of(run_dir, env, backend, randomize)
     _check_sizes(policy, raw)
     options = config.env_options
     length = options.episode_length or raw.default_episode_length
@@ -69,6 +71,7 @@ def evaluate(
         "run": str(run_dir),
         "env": raw.name,
         "backend": backend or config.backend,
+        "randomize": randomize,
         "episodes": episodes,
         "start_seed": start_seed,
         "noise": results,

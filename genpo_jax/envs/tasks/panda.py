@@ -1,4 +1,4 @@
-"""A Panda arm over a table: bring its tool to a point, or push a box to a place. Joints move by small steps."""
+"""A Panda arm over a table: bring its tool to a point, or push a box to a place."""
 
 from pathlib import Path
 
@@ -12,38 +12,42 @@ from genpo_jax.envs.mjcf import MjcfTask, Start, View
 
 NUM_JOINTS = 7
 # With the tool 10 cm over the middle of the table, pointing down.
-HOME = np.array([0.0, 0.27, 0.0, -2.4, 0.0, 2.67, 0.785])
-# Radians by which an action moves a joint's set point.
-STEP = 0.1
+HOME = np.array([0.0, 0.27, 0.0, -2.4, 0.0, 2.67, np.pi / 4])
 # Meters within which the tool, or the box, is there.
 NEAR = 0.03
+# The middle of the table.
+HALFWAY = np.array([0.5, 0.0, 0.1])
+# Lengths of the arm in meters: height of the shoulder; from there to the elbow and on to the wrist, both of which are
+# offset by OFFSET; from the wrist forward to the flange, and down to the tool.
+SHOULDER, UPPER, FOREARM, OFFSET, FLANGE, TOOL = 0.333, 0.316, 0.384, 0.0825, 0.088, 0.21
 
 
-class Panda(MjcfTask):
-    """What the tasks share: the arm's start, its control, what is seen of it."""
+def joints_for(tool: Array) -> Array:
+    """Return joint angles `[7]` with the tool at a place `[3]` in front of the arm, in meters, and pointing down.
 
-    control_dt = 0.05
-
-    def control(self, s: View, action: Array) -> Array:
-        """Move the set points of the joints."""
-        low, high = self.mj_model.actuator_ctrlrange.T
-        return jnp.clip(s.ctrl + STEP * action, low, high)
-
-    def posture(self, key: Array) -> Array:
-        """Return the joints near `HOME`."""
-        return jnp.asarray(HOME) + jax.random.uniform(key, (NUM_JOINTS,), minval=-0.1, maxval=0.1)
-
-    def proprioception(self, s: View) -> Array:
-        """Return angles, speeds, how far the set points are ahead, and where the tool is."""
-        joints = s.qpos[:NUM_JOINTS]
-        return jnp.concatenate([joints, 0.2 * s.qvel[:NUM_JOINTS], 5 * (s.ctrl - joints), s.sensor("tool")])
+    The third and fifth joint stay at 0, which leaves an arm of two links in a vertical plane, with its elbow up. A
+    place out of reach is approached.
+    """
+    x, y, z = tool
+    forward, up = jnp.hypot(x, y) - FLANGE, z + TOOL - SHOULDER
+    upper, forearm, distance = np.hypot(UPPER, OFFSET), np.hypot(FOREARM, OFFSET), jnp.hypot(forward, up)
+    at_elbow = jnp.arccos(jnp.clip((upper**2 + forearm**2 - distance**2) / (2 * upper * forearm), -1, 1))
+    at_shoulder = jnp.arccos(jnp.clip((upper**2 + distance**2 - forearm**2) / (2 * upper * distance), -1, 1))
+    bend = np.arctan(OFFSET / UPPER), np.arctan(OFFSET / FOREARM)
+    shoulder = jnp.arctan2(forward, up) - at_shoulder - bend[0]
+    elbow = at_elbow - np.pi - sum(bend)
+    still = jnp.zeros_like(x)
+    return jnp.stack([jnp.arctan2(y, x), shoulder, still, elbow, still, shoulder - elbow, still + np.pi / 4])
 
 
-class PandaReach(Panda):
-    """Bring the tool to a random point over the table, and hold it there."""
+class PandaReach(MjcfTask):
+    """Bring the tool to a random point over the table, and hold it there. An action moves the joints' set points."""
 
+    # Radians.
+    STEP = 0.1
     name = "panda_reach"
     model = Path(__file__).with_name("panda_reach.xml")
+    control_dt = 0.05
     episode_length = 60
 
     def initial(self, key: Array) -> Start:
@@ -51,12 +55,18 @@ class PandaReach(Panda):
         posture_key, goal_key = jax.random.split(key)
         low, high = jnp.array([0.35, -0.3, 0.1]), jnp.array([0.65, 0.3, 0.5])
         goal = jax.random.uniform(goal_key, (3,), minval=low, maxval=high)
-        posture = self.posture(posture_key)
+        posture = jnp.asarray(HOME) + jax.random.uniform(posture_key, (NUM_JOINTS,), minval=-0.1, maxval=0.1)
         return Start(qpos=posture, ctrl=posture, mocap_pos=goal[None], goal=goal)
 
+    def control(self, s: View, action: Array) -> Array:
+        """Move the set points."""
+        low, high = self.mj_model.actuator_ctrlrange.T
+        return jnp.clip(s.ctrl + self.STEP * action, low, high)
+
     def observe(self, s: View) -> Array:
-        """See the arm, and the way to the goal."""
-        return jnp.concatenate([self.proprioception(s), s.goal, 5 * (s.goal - s.sensor("tool"))])
+        """See angles, speeds, how far the set points are ahead, the tool, the goal, and the way there."""
+        tool = s.sensor("tool")
+        return jnp.concatenate([s.qpos, 0.2 * s.qvel, 5 * (s.ctrl - s.qpos), tool, s.goal, 5 * (s.goal - tool)])
 
     def reward(self, s: View, action: Array) -> Array:
         """Reward being near, more so being there, and calm."""
@@ -71,33 +81,45 @@ class PandaReach(Panda):
         return jnp.linalg.norm(s.goal - s.sensor("tool"))
 
 
-class PandaPush(Panda):
-    """Push a box over the table to a random place, and leave it there."""
+class PandaPush(MjcfTask):
+    """Push a box over the table to a random place, and leave it there. An action moves the tool, which points down."""
 
+    # Meters that the tool's set point is ahead of it, and where it may be.
+    STEP = 0.06
+    LOW, HIGH = np.array([0.3, -0.35, 0.025]), np.array([0.7, 0.35, 0.2])
     name = "panda_push"
     model = Path(__file__).with_name("panda_push.xml")
+    control_dt = 0.05
     episode_length = 80
+    action_size = 3
 
     def initial(self, key: Array) -> Start:
-        """Draw a posture, a box and a goal that is 10 to 25 cm away."""
-        posture_key, box_key, goal_key, yaw_key = jax.random.split(key, 4)
+        """Draw where the tool and the box are, and a goal that is 10 to 25 cm away."""
+        tool_key, box_key, goal_key, yaw_key = jax.random.split(key, 4)
         low, high = jnp.array([0.42, -0.15]), jnp.array([0.58, 0.15])
         box = jax.random.uniform(box_key, (2,), minval=low, maxval=high)
-        radius, angle = jax.random.uniform(goal_key, (2,), minval=jnp.array([0.1, -np.pi]), maxval=jnp.array([0.25, np.pi]))
+        radius, angle = jax.random.uniform(
+            goal_key, (2,), minval=jnp.array([0.1, -np.pi]), maxval=jnp.array([0.25, np.pi])
+        )
         goal = jnp.clip(box + radius * jnp.stack([jnp.cos(angle), jnp.sin(angle)]), low - 0.05, high + 0.05)
         yaw = jax.random.uniform(yaw_key, maxval=np.pi / 2)
         pose = jnp.stack([*box, 0.03, jnp.cos(yaw / 2), 0.0, 0.0, jnp.sin(yaw / 2)])
-        posture = self.posture(posture_key)
+        # Over the box, so that it starts on no side of it.
+        low, high = jnp.array([0.4, -0.2, 0.12]), jnp.array([0.6, 0.2, 0.18])
+        posture = joints_for(jax.random.uniform(tool_key, (3,), minval=low, maxval=high))
         return Start(
             qpos=jnp.concatenate([posture, pose]), ctrl=posture, mocap_pos=jnp.append(goal, 0.0)[None], goal=goal
         )
 
+    def control(self, s: View, action: Array) -> Array:
+        """Set the joints for a place ahead of the tool."""
+        return joints_for(jnp.clip(s.sensor("tool") + self.STEP * action, self.LOW, self.HIGH))
+
     def observe(self, s: View) -> Array:
-        """See the arm, the box, the way to it, and its way to the goal."""
+        """See the tool, the box, the way to it, its way to the goal, and speeds."""
         box, tool = s.sensor("box"), s.sensor("tool")
-        turned, speed = s.sensor("box_x")[:2], 0.5 * s.sensor("box_velocity")
-        way = 5 * (s.goal - box[:2])
-        return jnp.concatenate([self.proprioception(s), box, 5 * (box - tool), turned, speed, s.goal, way])
+        places = [5 * (tool - HALFWAY), 5 * (box - HALFWAY), 10 * (box - tool), 10 * (s.goal - box[:2])]
+        return jnp.concatenate([*places, s.sensor("box_x")[:2], s.sensor("box_velocity"), s.sensor("tool_velocity")])
 
     def reward(self, s: View, action: Array) -> Array:
         """Reward a box that is near its goal, a tool that is near the box, and calm."""

@@ -1,0 +1,81 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from arms import Arm
+
+import genpo_jax
+from genpo_jax.envs import EpisodeEnv, make
+from genpo_jax.envs.randomized import RandomizedEnvironment
+
+
+def heavier(model, keys):
+    """Scale all masses by 1 to 5."""
+    scale = jax.vmap(lambda key: jax.random.uniform(key, minval=1.0, maxval=5.0))(keys)
+    axes = jax.tree.map(lambda _: None, model).replace(body_mass=0)
+    return model.replace(body_mass=scale[:, None] * model.body_mass), axes
+
+
+@pytest.fixture(scope="module")
+def arm():
+    return RandomizedEnvironment(Arm("mjx"), heavier)
+
+
+def test_environments_side_by_side_have_parameters_of_their_own_and_keep_them(arm):
+    states, _ = jax.vmap(arm.reset)(jax.random.split(jax.random.key(0), 4))
+    (masses,) = states.drawn
+    scales = masses[:, 1] / arm.env.mj_model.body_mass[1]
+    assert len(set(np.asarray(scales).tolist())) == 4
+    assert ((scales >= 1) & (scales <= 5)).all()
+    after = jax.vmap(arm.step)(states, jnp.zeros((4, 2)))[0]
+    np.testing.assert_array_equal(after.drawn[0], masses)
+
+
+def test_a_heavier_arm_moves_less_under_the_same_torque(arm):
+    state, _ = arm.reset(jax.random.key(0))
+    state = state.replace(state=arm.env.reset(jax.random.key(0))[0])
+    nominal = jnp.asarray(arm.env.mj_model.body_mass, jnp.float32)
+    speeds = []
+    for scale in (1.0, 4.0):
+        moved = arm.step(state.replace(drawn=[scale * nominal]), jnp.ones(2))[0]
+        idle = arm.step(state.replace(drawn=[scale * nominal]), -jnp.ones(2))[0]
+        speeds.append(float(jnp.abs(moved.state.data.qvel - idle.state.data.qvel)[0]))
+    assert speeds[1] < 0.7 * speeds[0]
+    # The environment itself is as before.
+    plain = arm.env.step(state.state, jnp.ones(2))[0]
+    same = arm.step(state.replace(drawn=[nominal]), jnp.ones(2))[0]
+    np.testing.assert_allclose(plain.data.qvel, same.state.data.qvel, rtol=1e-5)
+
+
+def test_a_new_episode_draws_anew(arm):
+    episodes = EpisodeEnv(arm, 2)
+    state = episodes.init(jax.random.split(jax.random.key(0), 3))
+    before = np.asarray(state.env_state.drawn[0])
+    step = jax.jit(episodes.step)
+    for _ in range(2):
+        state, _ = step(state, jnp.zeros((3, 2)))
+    assert (np.asarray(state.env_state.drawn[0])[:, 1] != before[:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (lambda model, keys: model, r"must return \(model, in_axes\)"),
+        (lambda model, keys: (model, jax.tree.map(lambda _: None, model)), "draws nothing"),
+        (lambda model, keys: (model, heavier(model, keys)[1]), r"must have the shape \(3, 3\) and axis 0, got \(3,\)"),
+    ],
+)
+def test_a_function_that_draws_something_else_is_refused(arm, function, message):
+    with pytest.raises(ValueError, match=message):
+        RandomizedEnvironment(arm.env, function)
+
+
+def test_what_cannot_be_randomized_says_so():
+    with pytest.raises(ValueError, match="shows no model to randomize"):
+        RandomizedEnvironment(Arm("c"), heavier)
+    with pytest.raises(ValueError, match="backend c simulates one model for all environments"):
+        make("panda_push", randomize=True)
+    with pytest.raises(ValueError, match="ring ships no randomization; leave it out, or pass randomization_fn"):
+        make("ring", randomize=True)
+    with pytest.raises(ValueError, match="randomization_fn needs an environment object"):
+        genpo_jax.train("ring", randomization_fn=heavier)

@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+import pytest
+
+from genpo_jax.envs import make
+from genpo_jax.envs.registry import TASKS
+from genpo_jax.envs.tasks import panda
+
+
+@pytest.fixture(scope="module")
+def tasks():
+    return {name: make(name, "c") for name in TASKS}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_random_actions_keep_everything_finite_and_solve_nothing(tasks, name):
+    task = tasks[name]
+
+    def play(key):
+        def step(state, action):
+            state, obs, reward, terminated, metrics = task.step(state, action)
+            return state, (obs["state"], reward, terminated, metrics["success"])
+
+        state, _ = task.reset(key)
+        actions = jax.random.uniform(key, (task.default_episode_length, task.action_size), minval=-1.0)
+        return jax.lax.scan(step, state, actions)[1]
+
+    obs, reward, terminated, success = jax.jit(jax.vmap(play))(jax.random.split(jax.random.key(0), 16))
+    assert np.isfinite(obs).all() and np.isfinite(reward).all()
+    assert not terminated.any()
+    assert success[:, -1].mean() < 0.3
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", TASKS)
+def test_both_engines_see_and_reward_the_same(tasks, name):
+    actions = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, tasks[name].action_size)), jnp.float32)
+
+    def play(task):
+        def step(state, action):
+            state, obs, reward, *_ = task.step(state, action)
+            return state, (obs["state"], reward)
+
+        return jax.jit(lambda key: jax.lax.scan(step, task.reset(key)[0], actions)[1])(jax.random.key(3))
+
+    (ours, our_reward), (theirs, their_reward) = play(tasks[name]), play(make(name, "mjx"))
+    np.testing.assert_allclose(ours, theirs, atol=5e-3)
+    np.testing.assert_allclose(our_reward, their_reward, atol=1e-3)
+
+
+def test_the_arm_s_joints_put_the_tool_where_it_is_wanted_pointing_down(tasks):
+    model = tasks["panda_push"].mj_model
+    data = mujoco.MjData(model)
+    for place in ([0.5, 0.0, 0.1], [0.4, -0.3, 0.03], [0.65, 0.3, 0.2], [0.3, 0.0, 0.05]):
+        data.qpos[:7] = np.asarray(panda.joints_for(jnp.asarray(place)))
+        mujoco.mj_kinematics(model, data)
+        np.testing.assert_allclose(data.site("tool").xpos, place, atol=1e-6)
+        np.testing.assert_allclose(data.site("tool").xmat[[2, 5, 8]], [0, 0, -1], atol=1e-6)
+    assert (data.qpos[:7] >= model.jnt_range[:7, 0]).all() and (data.qpos[:7] <= model.jnt_range[:7, 1]).all()
+
+
+def test_a_tool_held_still_over_the_table_stays(tasks):
+    task = tasks["panda_push"]
+    state, _ = task.reset(jax.random.key(0))
+    step = jax.jit(task.step)
+    before = np.asarray(state.data.sensordata[:3])
+    for _ in range(20):
+        state = step(state, jnp.zeros(3))[0]
+    assert np.abs(np.asarray(state.data.sensordata[:3]) - before).max() < 0.01
+
+
+def test_pushing_a_box_to_its_goal_is_success_and_earns_more(tasks):
+    task = tasks["panda_push"]
+    state, _ = task.reset(jax.random.key(0))
+    step = jax.jit(task.step)
+    there = state.replace(goal=state.data.qpos[7:9])
+    away = state.replace(goal=state.data.qpos[7:9] + jnp.array([0.2, 0.0]))
+    (_, _, near, _, good), (_, _, far, _, bad) = step(there, jnp.zeros(3)), step(away, jnp.zeros(3))
+    assert (good["success"], bad["success"]) == (1, 0)
+    assert near > far + 1.5
+    np.testing.assert_allclose(bad["distance"], 0.2, atol=1e-4)
+
+
+@pytest.mark.parametrize(("turned", "error"), [(0.0, 0.0), (0.3, 0.03), (2 * np.pi - 0.3, 0.03), (np.pi, 0.1 * np.pi)])
+def test_the_error_of_a_t_counts_a_tenth_of_its_angle_the_short_way(tasks, turned, error):
+    task = tasks["push_t"]
+    state, _ = task.reset(jax.random.key(0))
+    qpos = jnp.array([0.0, 0.0, -np.pi / 4 + turned, 0.3, 0.3])
+    state = state.replace(data=state.data.replace(qpos=qpos, ctrl=jnp.array([0.3, 0.3])))
+    np.testing.assert_allclose(jax.jit(task.step)(state, jnp.zeros(2))[4]["error"], error, atol=1e-4)
