@@ -24,6 +24,7 @@ SHORT = {
     "cost_of_exactness": f"--env inverted_pendulum {SMALL}",
     "against_brax": f"--env inverted_pendulum {SMALL}",
     "env_overhead": "--env inverted_pendulum --rounds 10",
+    "engines": f"--envs push_t --no-mjx {SMALL}",
     "scaling": f"--env inverted_pendulum {SMALL} {COUNTS}",
     "steady": f"--env inverted_pendulum {SMALL}",
     "memory": "--envs inverted_pendulum --env-counts 64 512 --minibatch-counts 4",

@@ -225,7 +225,7 @@ def check_c() -> None:
     if jax.process_count() > 1:
         raise ValueError(f"backend c needs one process, got {jax.process_count()}; use backend mjx")
     try:
-        import mujoco.batch  # noqa: F401
+        from mujoco import batch  # noqa: F401
     except ImportError as error:
         raise ImportError(
             f"backend c needs MuJoCo 4, found {mujoco.__version__}; pip install 'mujoco>=4', or use backend mjx"

@@ -51,7 +51,7 @@ class CPhysics:
     def exchanged(self) -> Iterator[None]:
         """Exchange MJX's functions while the environment is traced."""
         with ExitStack() as stack:
-            exchange = [(mjx, "step", self._step), (mjx, "forward", self._forward)]
+            exchange: list[Any] = [(mjx, "step", self._step), (mjx, "forward", self._forward)]
             if mjx_env := sys.modules.get("mujoco_playground._src.mjx_env"):
                 # Whole control steps are one call, where single physics steps would be many.
                 exchange.append((mjx_env, "step", self._control_step))
@@ -118,7 +118,7 @@ class CPhysics:
 
     def _not_given(self, data: Any) -> list[str]:
         filled = {*STATE, *self.given}
-        own = {f.name for f in dataclasses.fields(mjx.Data)} | {"contact"}
+        own = {f.name for f in dataclasses.fields(_DATA)} | {"contact"}
         return [f.name for f in dataclasses.fields(data) if f.name in own and f.name not in filled]
 
     def _without_rest(self, x: Any) -> Any:
@@ -129,7 +129,8 @@ def _given(model: mujoco.MjModel) -> tuple[str, ...]:
     """Return the fields of `mjx.Data` that the C engine fills, with the same shape."""
     from mujoco.batch import DATA_FIELDS
 
-    data, traced = mujoco.MjData(model), mjx.make_data(model)
+    data: Any = mujoco.MjData(model)
+    traced: Any = mjx.make_data(model)
     # Inverse dynamics are not computed: there the C engine leaves what it finds.
     names = [f.name for f in dataclasses.fields(traced) if f.name in DATA_FIELDS - {*STATE, "qfrc_inverse"}]
     return tuple(
@@ -139,6 +140,9 @@ def _given(model: mujoco.MjModel) -> tuple[str, ...]:
         and getattr(data, name).size == np.size(getattr(traced, name)) > 0
         and getattr(data, name).dtype.kind == "f"
     )
+
+
+_DATA: Any = mjx.Data
 
 
 def _is_data(x: Any) -> bool:

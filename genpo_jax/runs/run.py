@@ -373,7 +373,7 @@ def train(
     if randomization_fn is not None:
         if not is_object:
             raise ValueError(f"randomization_fn needs an environment object, got env {env!r}; make_env gives one")
-        env = RandomizedEnvironment(env, randomization_fn)
+        env = RandomizedEnvironment(envs.as_environment(env), randomization_fn)
     if resume:
         assert run_dir is not None
         check_run_dir(Path(run_dir), resume=True)

@@ -82,7 +82,7 @@ def test_robots_are_found_in_the_first_place_that_has_them(tmp_path, monkeypatch
     assert menagerie / "arm" == str(tmp_path / "checkout" / "arm")
     assert menagerie / "hand" == str(tmp_path / "cloned" / "hand")
     with pytest.raises(FileNotFoundError, match="no folder leg in"):
-        menagerie / "leg"
+        _ = menagerie / "leg"
     monkeypatch.setenv("MENAGERIE_ROOT", str(tmp_path / "typo"))
     with pytest.raises(ValueError, match="MENAGERIE_ROOT must be the folder of a Menagerie checkout"):
         robots.Menagerie(tmp_path / "cloned", str)

@@ -1,0 +1,107 @@
+"""Measure MuJoCo's C engine against MJX, inside a rollout and alone.
+
+    python -m benchmarks.engines --envs push_t panda_reach panda_push --num-envs 64
+
+`batch` is `mujoco.batch.Batch` by itself in a Python loop, the most that the C engine could give; `c` and `mjx` are
+scans of T steps of the environments with random actions, `c, policy` and `mjx, policy` the rollout of training.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks.programs import Options, Programs, env_scan
+from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report
+from genpo_jax import envs
+from genpo_jax.cli import run_program
+from genpo_jax.envs import EpisodeEnv
+from genpo_jax.envs.engines import CEngine
+from genpo_jax.envs.mujoco_model import mj_model_of
+from genpo_jax.envs.registry import PLAYGROUND
+from genpo_jax.runtime import compiler_options
+
+BASELINE = "batch"
+
+
+@dataclass(frozen=True)
+class EngineOptions(Options):
+    """What to measure."""
+
+    envs: tuple[str, ...] = ("push_t", "panda_reach", "panda_push")
+    """Environments; of Playground's `c` is compared with `jax`, which is MJX."""
+    num_envs: int = 64
+    """Environments side by side."""
+    mjx: bool = True
+    """Measure MJX too, which compiles for minutes on some models."""
+
+
+def alone(env: Any, num_envs: int, unroll: int) -> Contender:
+    """Return a Python loop over the batch, with random controls."""
+    model = mj_model_of(env)
+    assert model is not None
+    raw = getattr(env, "raw", env)
+    substeps = next(getattr(raw, name) for name in ("substeps", "n_substeps", "_n_frames") if hasattr(raw, name))
+    batch = CEngine(model, ())._batch(num_envs)
+    states = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), num_envs))[0]
+    fields = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(states)}
+    for name in ("qpos", "qvel", "mocap_pos", "mocap_quat"):
+        found = [leaf for path, leaf in fields.items() if path.endswith(f".{name}")]
+        if found and found[0].size:
+            batch.bind(name)[:] = np.asarray(found[0])
+    first = batch.state.copy()
+    low, high = model.actuator_ctrlrange.T
+    controls = np.random.default_rng(0).uniform(low, high, (unroll, num_envs, model.nu))
+
+    def run(carry: Any) -> Any:
+        batch.state[:] = first
+        for ctrl in controls:
+            batch.bind("ctrl")[:] = ctrl
+            batch.step(nstep=substeps)
+        return carry, np.zeros(())
+
+    return Contender(run, None)
+
+
+def contenders_of(options: EngineOptions, name: str) -> dict[str, Contender]:
+    """Compile all programs of one environment."""
+    contenders = {}
+    for label in ("c", "mjx") if options.mjx else ("c",):
+        backend = "jax" if label == "mjx" and name in PLAYGROUND else label
+        env = envs.make(name, backend)
+        told = compiler_options(False)
+        if label == "c":
+            contenders[BASELINE] = alone(env, options.num_envs, options.unroll)
+        episodes = EpisodeEnv(env, env.default_episode_length)
+        start = jax.jit(episodes.init, compiler_options=told)(jax.random.split(jax.random.key(0), options.num_envs))
+        actions = jax.random.normal(jax.random.key(1), (options.unroll, options.num_envs, env.action_size))
+        scan = jax.jit(env_scan(episodes, False), donate_argnums=0, compiler_options=told)
+        contenders[label] = compiled(scan, start, actions)
+        config = replace(options.config("genpo++"), fusion_emitters=False)
+        contenders[f"{label}, policy"] = Programs(env, config).make("rollout")
+    return contenders
+
+
+def main(options: EngineOptions) -> None:
+    """Measure, print one table, write JSON where asked."""
+    rows: list[dict[str, Any]] = []
+    for name in options.envs:
+        contenders = contenders_of(options, name)
+        interleave(contenders, options.rounds, options.sample_seconds)
+        base = contenders[BASELINE].samples
+        rows += [
+            {
+                "env": name,
+                "rollout": label,
+                "env_steps_per_s": rates(options.num_envs * options.unroll, contender.samples),
+                "speed_over_batch": ratios(base, contender.samples),
+                "compile_s": contender.compile_seconds,
+            }
+            for label, contender in contenders.items()
+        ]
+    report(f"engines, {options.num_envs} environments, T = {options.unroll}", options, rows)
+
+
+if __name__ == "__main__":
+    run_program(EngineOptions, main, __doc__)
