@@ -125,7 +125,7 @@ class PandaPush(MjcfTask):
         """Reward a box that is near its goal, a tool that is near the box, and calm."""
         apart = jnp.linalg.norm(s.sensor("box") - s.sensor("tool"))
         near = 1 - jnp.tanh(8 * self.distance(s)) + 0.3 * (1 - jnp.tanh(5 * apart))
-        return near + (self.distance(s) < NEAR + 0.01) - 0.01 * jnp.square(action).sum()
+        return near + self.success(s) - 0.01 * jnp.square(action).sum()
 
     def success(self, s: View) -> Array:
         """Whether the box is there."""
