@@ -113,6 +113,7 @@ def test_the_gradient_of_the_log_ratio_is_the_score_with_mean_zero(options):
     num_steps=st.integers(1, 6),
     network=st.sampled_from(["encoder", "concat"]),
 )
+@pytest.mark.ci
 def test_the_density_of_the_stored_state_equals_the_change_of_variables(seed, sigma, num_steps, network):
     policy = build(seed, history_coef=sigma, num_steps=num_steps, network=network)
     obs = observations(1, seed)

@@ -84,6 +84,7 @@ def test_a_run_leaves_config_metrics_curve_events_and_checkpoints(tmp_path):
     assert Config.from_dict(saved["config"]) == CONFIG
 
 
+@pytest.mark.ci
 def test_several_seeds_leave_one_folder_each_equal_to_that_of_a_single_run(tmp_path):
     config = replace(CONFIG, num_seeds=3)
     means = train(config, tmp_path / "all").metrics

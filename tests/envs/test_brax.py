@@ -41,6 +41,7 @@ def strong(tree):
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
+@pytest.mark.ci
 def test_rollouts_equal_those_of_brax_own_wrappers_up_to_the_first_reset(pendulum):
     from brax.envs import training
 

@@ -81,6 +81,7 @@ def test_the_ratio_is_unbiased_for_each_action_however_bad_the_proposal(num_hist
     np.testing.assert_array_less(np.abs(found.mean(axis=0) - expected), 4.5 * error)
 
 
+@pytest.mark.ci
 def test_more_histories_of_a_good_proposal_come_near_the_ratio_of_the_action():
     then, now = then_flow(), now_flow()
     proposal = fit_history_proposal(then, jax.random.key(2), 4096)
