@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import json
+import sys
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from genpo_jax.cli import STOPPED, leave
 from genpo_jax.config import Config, PPOConfig
 from genpo_jax.methods import METHODS, method_of
 from genpo_jax.presets import Layer, apply, preset
@@ -92,7 +94,7 @@ def train(config: Config, folder: Path) -> None:
 
     Raises:
         ValueError: if the folder holds a run with other settings.
-        SystemExit: if the run was asked to stop before its end.
+        SystemExit: with the code of a stopped run, if it was asked to stop before its end.
     """
     if (folder / CONFIG_FILE).exists():
         saved, asked = read_config(folder)["config"], json.loads(json.dumps(config.to_dict()))
@@ -105,7 +107,8 @@ def train(config: Config, folder: Path) -> None:
         if done and done[-1]["env_steps"] >= config.num_timesteps:
             return
     if start_run(config.env, config, folder, resume=(folder / CONFIG_FILE).exists()).stopped:
-        raise SystemExit(f"stopped within {folder}; the same command goes on from there")
+        print(f"stopped within {folder}; the same command goes on from there", file=sys.stderr)
+        leave(STOPPED)
 
 
 def read_curves(folder: Path, method: str | None = None) -> list[Curve]:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from genpo_jax.checks import require
 from genpo_jax.config import Config, build_settings, method_from_dict, method_to_dict
 from genpo_jax.envs import Environment, Observation, bounded
 from genpo_jax.methods import Method, NetworksConfig
@@ -69,7 +70,13 @@ class PolicySpec:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PolicySpec":
-        """Build a spec from what `to_dict` returned, after a way through JSON."""
+        """Build a spec from what `to_dict` returned, after a way through JSON.
+
+        Raises:
+            ValueError: if a part is missing or wrong.
+        """
+        missing = {"method", "networks"} - values.keys()
+        require(not missing, "with method and networks", "a policy's description", sorted(values), "restore the file")
         method = method_from_dict(values["method"])
         networks = build_settings(NetworksConfig, values["networks"])
         return build_settings(cls, values | {"method": method, "networks": networks})

@@ -1,6 +1,7 @@
 """Comparison and search on a task of one step an episode: what they write, and that nothing is done twice."""
 
 import json
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import ablation, compare, kl_of_histories, study, sweep
-from genpo_jax.cli import run_program
+from genpo_jax.cli import STOPPED, run_program
 
 
 def run_main(module, monkeypatch, *arguments):
@@ -52,10 +53,14 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
         run_main(kl_of_histories, monkeypatch, runs / "gaussian")
 
 
-def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(tiny_presets, monkeypatch, tmp_path):
+def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(
+    tiny_presets, monkeypatch, tmp_path, capsys
+):
     monkeypatch.setattr(study, "start_run", lambda *_, **__: SimpleNamespace(stopped=True))
-    with pytest.raises(SystemExit, match="stopped within .*gaussian; the same command goes on"):
+    with pytest.raises(SystemExit) as ended:
         run_main(compare, monkeypatch, "--envs", "ring", "--num-timesteps", 512, "--out", tmp_path)
+    assert ended.value.code == STOPPED
+    assert re.search("stopped within .*gaussian; the same command goes on", capsys.readouterr().err)
     assert not (tmp_path / "table.md").exists()
 
 

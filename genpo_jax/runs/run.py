@@ -361,10 +361,12 @@ def train(
     Raises:
         ValueError: before anything is compiled, if the environment is unknown, a setting is bad, `run_dir` holds a run
             that `resume` does not ask for, or there is nothing to resume.
-        TypeError: if `env` is no environment.
+        TypeError: if `env` is no environment, or `config` no `Config`.
     """
     if resume and run_dir is None:
         raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
+    if not (config is None or isinstance(config, Config)):
+        raise TypeError(f"config must be a Config, as from genpo_jax.preset, got {type(config).__name__}")
     configure_jax()
     is_object = not (env is None or isinstance(env, str))
     if is_object:

@@ -129,6 +129,7 @@ class RewardScale(PyTreeNode):
             ValueError: if they differ in shape, B is another, ends are not boolean, or `gamma` is not in [0, 1].
         """
         require_one_shape(2, reward=reward, ended=ended)
+        require(len(reward) > 0, "of at least one step", "reward", reward.shape)
         require_one_shape(1, reward_of_a_step=reward[0], discounted_return=self.discounted_return)
         require_flags(ended=ended)
         require_fraction(gamma=gamma)

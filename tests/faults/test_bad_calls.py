@@ -16,6 +16,7 @@ from genpo_jax import solvers
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs import EpisodeEnv, bounded
 from genpo_jax.methods import METHODS, NetworksConfig
+from genpo_jax.policy import PolicySpec
 from genpo_jax.solvers import Flow, HistorySolver, standard_normal
 from genpo_jax.training import normalizer
 from genpo_jax.training.advantage import generalized_advantages
@@ -267,6 +268,8 @@ CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
         {"name": (None, 3, "", "hopper"), "factory": (None, 3)},
     ),
     (genpo_jax.train, None, {"env": ("nonsense", None, 3)}),
+    (genpo_jax.train, None, {"config": ({}, "ring", 3)}),
+    (PolicySpec.from_dict, None, {"values": ({}, {"method": {}}, {"networks": {}})}),
 ]
 
 
