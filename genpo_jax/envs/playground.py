@@ -1,5 +1,7 @@
 """MuJoCo Playground environments, without Playground's wrappers."""
 
+import contextlib
+import io
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -23,9 +25,6 @@ class PlaygroundEnvironment(LibraryEnvironment):
     Args:
         name: Playground's name, `CartpoleBalance` for example.
         impl: physics engine, `jax` or `warp`, MJX's two, or `c`, MuJoCo's own.
-
-    Attributes:
-        randomization_fn: Playground's own for this environment, or None.
 
     Raises:
         ImportError: if Playground is not installed.
@@ -56,7 +55,13 @@ class PlaygroundEnvironment(LibraryEnvironment):
 
         super().__init__(name, raw, int(config.episode_length), tracing)
         self.impl = impl
-        self.randomization_fn = registry.get_domain_randomizer(name)
+
+    @property
+    def randomization_fn(self) -> Any:
+        """Playground's own for this environment, or None."""
+        # It prints where there is none.
+        with contextlib.redirect_stdout(io.StringIO()):
+            return _registry().get_domain_randomizer(self.name)
 
 
 def _registry():
