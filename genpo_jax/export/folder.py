@@ -42,7 +42,7 @@ from genpo_jax.training.agent import ACTOR_OBS
 from genpo_jax.training.normalizer import CLIP
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-NUM_STARTS = 64
+NUM_STARTS = 256
 
 
 def export(
