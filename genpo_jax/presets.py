@@ -81,7 +81,7 @@ CPU: dict[str, Layer] = {
     "humanoid": {"backend": "spring", "fusion_emitters": False, "method": {"initial_std": 0.25}},
     "halfcheetah": {"fusion_emitters": False},
     "panda_reach": TASK | {"num_timesteps": 200_000},
-    "panda_push": TASK | {"num_timesteps": 1_500_000},
+    "panda_push": TASK | {"num_timesteps": 2_000_000},
     "push_t": TASK | {"num_timesteps": 1_000_000},
     "PandaPickCube": {"fusion_emitters": False},
     "LeapCubeRotateZAxis": {"fusion_emitters": False},

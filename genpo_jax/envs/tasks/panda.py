@@ -90,7 +90,7 @@ class PandaPush(MjcfTask):
     name = "panda_push"
     model = Path(__file__).with_name("panda_push.xml")
     control_dt = 0.05
-    episode_length = 80
+    episode_length = 100
     action_size = 3
 
     def initial(self, key: Array) -> Start:
