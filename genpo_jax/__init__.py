@@ -54,6 +54,7 @@ _EXTRAS = {
     "flatbuffers": "export",
     "flax": "train",
     "imageio_ffmpeg": "view",
+    "jinja2": "train",
     "matplotlib": "train",
     "mujoco": "train",
     "mujoco_playground": "playground",

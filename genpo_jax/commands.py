@@ -91,6 +91,18 @@ class PlayCommand:
     """PNG to write too: eight moments of the same. None: none."""
 
 
+@dataclass(frozen=True)
+class ReportCommand:
+    """Write a page on a run: whether it learned, why not, and how to run it again; or a comparison of several."""
+
+    runs: tyro.conf.Positional[tuple[str, ...]]
+    """Folders of the runs."""
+    player: bool | None = None
+    """Show the policy on the page, which takes the time to compile its physics. None: where there is one run."""
+    out: str | None = None
+    """Page to write. None: report.html in the folder of the first run."""
+
+
 def export(arguments: Sequence[str], prog: str = "genpo-jax export") -> None:
     """Export a policy: StableHLO, ONNX, a description, the task for MuJoCo's C engine."""
     command = _parse(ExportCommand, arguments, prog)
@@ -148,7 +160,28 @@ def play(arguments: Sequence[str], prog: str = "genpo-jax play") -> None:
                 print(f"wrote {path}")
 
 
-COMMANDS: dict[str, Callable[..., None]] = {"export": export, "eval": evaluate, "deploy": deploy, "play": play}
+def report(arguments: Sequence[str], prog: str = "genpo-jax report") -> None:
+    """Write a page that says whether runs learned, with curves, diagnostics, faults and settings."""
+    command = _parse(ReportCommand, arguments, prog)
+    from genpo_jax.reporting.page import player_of, report_page
+
+    report_page(command.runs)
+    player, why = None, ""
+    if command.player or (command.player is None and len(command.runs) == 1):
+        _start_jax()
+        player, why = player_of(Path(command.runs[0]))
+    out = Path(command.out or Path(command.runs[0]) / "report.html")
+    out.write_text(report_page(command.runs, player, why), encoding="utf-8")
+    print(f"open {out} in a browser")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "export": export,
+    "eval": evaluate,
+    "deploy": deploy,
+    "play": play,
+    "report": report,
+}
 
 
 def _parse(command: type, arguments: Sequence[str], prog: str) -> Any:

@@ -4,7 +4,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import mujoco
 import numpy as np
 import pytest
+from browser import needs_browser, open_page
 
 from genpo_jax.viewing.episodes import Episode, Recording, extent, frames
 from genpo_jax.viewing.page import PLAYER, play_page
@@ -71,18 +71,14 @@ def test_the_extent_is_that_of_what_can_be_seen(recording):
     assert extent(recording.model, next(frames(recording, recording.episodes[0]))) == pytest.approx(1.0)
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@needs_browser
 @pytest.mark.ci
 def test_a_browser_draws_it_without_an_error(recording, tmp_path):
     (tmp_path / "play.html").write_text(play_page(recording))
-    flags = "--headless --no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist"
-    command = ["chromium", *flags.split(), f"--user-data-dir={tmp_path}/profile", "--virtual-time-budget=3000"]
-    command += ["--enable-logging=stderr", "--dump-dom", (tmp_path / "play.html").as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert 'data-ready="yes"' in done.stdout
-    assert "zero noise · return" in done.stdout
-    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line and "play.html" in line]
-    assert not [line for line in console if "rror" in line or "refused" in line.lower()], console
+    document, errors = open_page(tmp_path / "play.html", tmp_path)
+    assert 'data-ready="yes"' in document
+    assert "zero noise · return" in document
+    assert not errors
 
 
 @pytest.mark.ci

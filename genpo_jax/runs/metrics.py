@@ -170,16 +170,27 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         if not line:
             continue
         try:
-            record = json.loads(line)
-            if not isinstance(record["env_steps"], int):
-                raise ValueError("env_steps is not an integer")
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            records.append(parse_line(line))
+        except ValueError as error:
             # A whole line ends in a newline, so what follows the last newline may be half a line.
             if number < len(lines):
                 raise ValueError(f"{path}, line {number}, holds no metrics: {line[:80]!r}; remove it") from error
-        else:
-            records.append(record)
     return records
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+    """Return the record of one line of a `metrics.jsonl`.
+
+    Raises:
+        ValueError: it is not JSON, or not a record of env steps.
+    """
+    try:
+        record = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep") from error
+    if not isinstance(record, dict) or not isinstance(record.get("env_steps"), int):
+        raise ValueError("env_steps is not an integer")
+    return record
 
 
 def _keep_lines(path: Path, resume_at: int, every: int | None) -> None:

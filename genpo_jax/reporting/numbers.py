@@ -1,0 +1,36 @@
+"""Numbers for people: short, and no digits that mean nothing."""
+
+import math
+from typing import Any
+
+SUFFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def number(value: Any) -> float | None:
+    """Return a value of a file as a float; None where it is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        value = float(value)
+    except OverflowError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def short(value: float | None, digits: int = 3) -> str:
+    """Return a number as `1.25M`, `0.03` or `2.4e-06`; a dash for None."""
+    if value is None:
+        return "-"
+    for size, suffix in SUFFIXES:
+        if abs(value) >= 10 * size or (abs(value) >= size and size > 1e3):
+            return f"{value / size:.{digits}g}{suffix}"
+    return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time as `42 s`, `12.3 min` or `4.5 h`; a dash for None."""
+    if seconds is None:
+        return "-"
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

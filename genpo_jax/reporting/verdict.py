@@ -1,0 +1,103 @@
+"""Whether a run learned: its last evaluation against its first, with an interval."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from genpo_jax import intervals
+from genpo_jax.intervals import Interval
+from genpo_jax.reporting.numbers import number, short
+from genpo_jax.reporting.records import Records, points
+
+# Ends of a 95 % interval, in standard errors.
+Z = 1.96
+# Mean returns of chunks that are taken together at either end of a run without evaluations.
+CHUNKS = 5
+
+
+class Verdict(NamedTuple):
+    """Whether a run learned.
+
+    Attributes:
+        word: `learned`, `worse`, `unclear` or `young`.
+        sentence: that, with figures.
+        final: return at the end, with its interval.
+        best: env steps and return of the best evaluation; None without one.
+    """
+
+    word: str
+    sentence: str
+    final: Interval | None
+    best: tuple[float, float] | None
+
+
+def judge(run: Records) -> Verdict:
+    """Compare the return at the end of a run with that at its start.
+
+    With several seeds the interval of the difference is bootstrapped over the seeds. With one it is that of two means:
+    over the episodes of the first and the last evaluation or, where there are fewer than two, over the first and the
+    last chunks of training.
+    """
+    evaluations = run.points("eval/return_random")
+    best = max(evaluations, key=lambda point: point[1]) if evaluations else None
+    if len(run.seeds) > 1:
+        changes = _changes_of_seeds(run)
+        if len(changes) < 2:
+            return Verdict("young", "Fewer than two seeds have two evaluations: it is too early to tell.", None, best)
+        starts, ends = np.array(changes).T
+        change, final = intervals.mean(ends - starts), intervals.mean(ends)
+        return _verdict(float(starts.mean()), final, change, f"over {len(changes)} seeds", best)
+    found = _evaluated(run) if len(evaluations) > 1 else _trained(run)
+    if found is None:
+        return Verdict("young", "There are too few returns yet to tell.", None, best)
+    (start, start_error), (end, end_error), source = found
+    error = Z * math.hypot(start_error, end_error)
+    change = Interval(end - start, end - start - error, end - start + error)
+    final = Interval(end, end - Z * end_error, end + Z * end_error)
+    return _verdict(start, final, change, source, best)
+
+
+def _verdict(start: float, final: Interval, change: Interval, source: str, best: tuple[float, float] | None) -> Verdict:
+    if change.low > 0:
+        word, said = "learned", "It learned: return rose"
+    elif change.high < 0:
+        word, said = "worse", "It got worse: return fell"
+    else:
+        word, said = "unclear", "No change that can be told from chance: return went"
+    sentence = f"{said} from {short(start)} to {short(final.value)}, by {interval(change)} ({source})."
+    if best is not None and best[1] > final.high:
+        sentence += f" Its best evaluation was {short(best[1])}, at {short(best[0])} env steps."
+    return Verdict(word, sentence, final, best)
+
+
+def interval(value: Interval) -> str:
+    """Return an estimate with the ends of its interval."""
+    return f"{short(value.value)} [{short(value.low)}, {short(value.high)}]"
+
+
+def _changes_of_seeds(run: Records) -> list[tuple[float, float]]:
+    found = [[y for _, y in points(lines, "eval/return_random")] for lines in run.seeds]
+    return [(values[0], values[-1]) for values in found if len(values) > 1]
+
+
+def _evaluated(run: Records) -> tuple[tuple[float, float], tuple[float, float], str] | None:
+    episodes = number(run.setting("eval_envs"))
+    spread = dict(run.points("eval/return_random_std"))
+    evaluations = run.points("eval/return_random")
+    ends = [evaluations[0], evaluations[-1]]
+    if not episodes or any(steps not in spread for steps, _ in ends):
+        return _trained(run)
+    start, end = ((value, spread[steps] / math.sqrt(episodes)) for steps, value in ends)
+    return start, end, f"first and last evaluation, {episodes:.0f} episodes each"
+
+
+def _trained(run: Records) -> tuple[tuple[float, float], tuple[float, float], str] | None:
+    returns = [y for _, y in run.points("train/episode_return")]
+    if len(returns) < 2 * CHUNKS:
+        return None
+    start, end = (
+        (float(np.mean(part)), float(np.std(part, ddof=1)) / math.sqrt(CHUNKS))
+        for part in (returns[:CHUNKS], returns[-CHUNKS:])
+    )
+    return start, end, f"first and last {CHUNKS} chunks of training"

@@ -1,0 +1,155 @@
+"""Reports on runs: verdicts with hand-made numbers, and pages that never fail."""
+
+import math
+import re
+
+import pytest
+from browser import needs_browser, open_page
+
+from genpo_jax import cli
+from genpo_jax.config import Config
+from genpo_jax.reporting.charts import Line, line_chart
+from genpo_jax.reporting.numbers import duration, number, short
+from genpo_jax.reporting.page import report_page
+from genpo_jax.reporting.records import read_records
+from genpo_jax.reporting.verdict import judge
+from genpo_jax.runs.folder import write_config
+from genpo_jax.runs.metrics import MetricsWriter
+
+
+def write_run(folder, evaluations, spread=2.0, training=(), **settings):
+    """Write a run whose evaluations are 100 steps apart, of 16 episodes each, after `training` 10 steps apart."""
+    write_config(folder, Config(env="hopper", eval_envs=16, num_timesteps=1000, **settings), "cpu", 1)
+    lines = {100 * i: {"eval/return_random": x, "eval/return_random_std": spread} for i, x in enumerate(evaluations)}
+    for i, value in enumerate(training, start=1):
+        lines[10 * i] = {"train/episode_return": value, "train/kl": 0.01, "train/nan_resets": 0.0} | lines.get(
+            10 * i, {}
+        )
+    with MetricsWriter(folder) as writer:
+        for steps in sorted(lines):
+            writer.write(steps, steps / 10, lines[steps])
+    return folder
+
+
+def verdict_of(folder):
+    return judge(read_records([folder])[0])
+
+
+def test_a_return_that_rises_by_more_than_chance_was_learned(tmp_path):
+    verdict = verdict_of(write_run(tmp_path, [10.0, 30.0, 20.0]))
+    # Standard errors are 2 / 4, so the difference of 10 is known to 1.96 * 0.5 * sqrt(2) = 1.39.
+    assert verdict.word == "learned"
+    assert "rose from 10 to 20, by 10 [8.61, 11.4]" in verdict.sentence
+    assert "best evaluation was 30, at 100 env steps" in verdict.sentence
+    assert verdict.final == pytest.approx((20, 19.02, 20.98))
+
+
+@pytest.mark.parametrize(("last", "word"), [(8.0, "worse"), (11.3, "unclear"), (11.5, "learned")])
+def test_a_change_within_its_interval_of_139_is_called_chance(tmp_path, last, word):
+    assert verdict_of(write_run(tmp_path, [10.0, last])).word == word
+
+
+def test_without_evaluations_the_first_and_last_chunks_are_compared(tmp_path):
+    verdict = verdict_of(write_run(tmp_path / "a", [], training=[0, 1, 0, 1, 0, 9, 8, 9, 8, 9]))
+    assert verdict.word == "learned" and "from 0.4 to 8.6" in verdict.sentence
+    assert verdict_of(write_run(tmp_path / "b", [], training=range(9))).word == "young"
+
+
+def test_several_seeds_are_judged_by_the_spread_between_them(tmp_path):
+    write_run(tmp_path, [10.0, 12.0], spread=0.01, seed=5, num_seeds=2)
+    # One seed gained 5 and the other lost 1: two evaluations that are precise say nothing of the method.
+    write_run(tmp_path / "seed-5", [10.0, 15.0], seed=5)
+    write_run(tmp_path / "seed-6", [10.0, 9.0], seed=6)
+    verdict = verdict_of(tmp_path)
+    assert verdict.word == "unclear" and verdict.final == pytest.approx((12, 9, 15))
+    assert "over 2 seeds" in verdict.sentence
+
+
+def test_numbers_are_short():
+    assert [short(x) for x in (0, 0.03, 47.7, 999.6, 9999, 12_345, 1_250_000, 2.4e-6, None)] == [
+        *("0", "0.03", "47.7", "1000", "9999", "12.3k", "1.25M", "2.4e-06", "-")
+    ]
+    assert [duration(x) for x in (None, 42, 738, 16_200)] == ["-", "42 s", "12.3 min", "4.5 h"]
+    assert [number(x) for x in (1, 2.5, True, "3", math.inf, 10**400)] == [1.0, 2.5, None, None, None, None]
+
+
+def test_a_chart_puts_its_ends_in_its_corners_and_keeps_every_spike():
+    chart = line_chart([Line("a", [(0, 0), (10, 5)], "red")], "a <chart>", "steps")
+    assert re.search(r'<polyline points="58\.0,200\.0 428\.0,20\.0"', chart)
+    assert 'aria-label="a &lt;chart&gt;"' in chart
+    many = [(i, 0.0) for i in range(10_000)]
+    many[5003] = (5003, 9.0)
+    (drawn,) = re.findall(r'<polyline points="([^"]*)"', line_chart([Line("a", many, "red")], "", ""))
+    assert ",20.0" in drawn and len(drawn.split()) <= 300
+    assert "nothing to draw" in line_chart([Line("a", [(0, -1.0)], "red")], "", "", log=True)
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        b"",
+        b'{"env_steps": 0, "wall_sec',
+        b'{"env_steps": 5}\n',
+        b"\x00\xff\n[1]\n" + b"[" * 100_000 + b'\n{"env_steps": 9, "train/kl": 0}\n',
+        b'{"env_steps": 5, "train/kl": null, "eval/return_random": "x", "wall_seconds": [1]}\n{"env_steps": 1}\n',
+        b'{"env_steps": 1' + b"0" * 400 + b', "train/kl": 1}\n{"env_steps": 3, "train/kl": 1' + b"0" * 400 + b"}\n",
+        b'{"env_steps": 5, "train/kl": 1e300, "train/nan_resets": -1, "train/</script><b>": 1}\n',
+    ],
+    ids=["empty", "cut off", "bare", "noise", "types", "huge", "names"],
+)
+@pytest.mark.parametrize("config", [None, b"{", b"[]", b'{"format": 2, "config": 7}', b'{"config": {"seed": "x"}}'])
+def test_a_young_or_damaged_run_is_reported_on(tmp_path, metrics, config):
+    (tmp_path / "metrics.jsonl").write_bytes(metrics)
+    if config is not None:
+        (tmp_path / "config.json").write_bytes(config)
+    page = report_page([tmp_path])
+    assert "There are too few returns yet to tell." in page
+    assert "<b>" not in re.sub(r"<b ?(class=\"bad\")?>[^<]*</b>", "", page)
+
+
+def test_what_is_no_run_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="there is no run in .*nothing"):
+        cli.main(["report", str(tmp_path / "nothing")])
+    write_run(tmp_path, [1.0])
+    with pytest.raises(ValueError, match="one or more different runs"):
+        report_page([tmp_path, tmp_path / "." / ""])
+
+
+def test_the_command_compares_runs_and_marks_what_differs(tmp_path, capsys):
+    first = write_run(tmp_path / "a", [10.0, 20.0], training=range(1, 21), seed=1)
+    other = write_run(tmp_path / "b", [10.0, 9.0], training=range(1, 21), seed=2)
+    cli.main(["report", str(first), str(other), "--out", str(tmp_path / "page.html")])
+    assert "open" in capsys.readouterr().out
+    page = (tmp_path / "page.html").read_text()
+    (differing,) = re.findall(r'<tr class="differs"><td>(\w+)</td><td>1</td><td>2</td></tr>', page)
+    assert differing == "seed"
+    assert ">yes</td><td>20 [19, 21]</td>" in page and "got worse" not in page
+    assert "default-src 'none'" in page and not re.search(r'(?:src|href)="', page)
+
+
+def test_faults_are_counted_and_dated(tmp_path):
+    write_config(tmp_path, Config(env="hopper"), "cpu", 1)
+    with MetricsWriter(tmp_path) as writer:
+        for steps, resets in ((10, 0.0), (20, 3.0), (30, 4.0)):
+            writer.write(steps, 1.0, {"train/nan_resets": resets, "train/kl": math.nan if steps == 30 else 0.01})
+    page = report_page([tmp_path])
+    assert "7, first at 20" in page
+    # And one value that was not finite.
+    assert '<b class="bad">8</b><span>faults' in page
+
+
+@needs_browser
+@pytest.mark.ci
+def test_a_browser_draws_the_report_and_its_player_and_nothing_leaves(tmp_path):
+    returns = [math.sin(i) + i for i in range(1, 40)]
+    folder = write_run(tmp_path / "run", [1.0, 20.0, 30.0, 40.0], training=returns)
+    player = "<script>parent.document.title = 'it ' + 'plays'</script>"
+    page = report_page([folder], player)
+    (tmp_path / "page.html").write_text(page)
+    document, errors = open_page(tmp_path / "page.html", tmp_path, "--window-size=390,900")
+    assert not errors
+    assert "<title>it plays</title>" in document
+    assert document.count("<polyline") >= 5 and "It learned" in document
+    # A page that did ask for something would be told off by its own content policy.
+    (tmp_path / "asks.html").write_text(page.replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'))
+    assert open_page(tmp_path / "asks.html", tmp_path)[1]
