@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from genpo_jax.envs import register as register_env
     from genpo_jax.envs.mjcf import MjcfTask, Start, View
     from genpo_jax.methods import METHODS, NetworksConfig
-    from genpo_jax.policy import TrainedPolicy
+    from genpo_jax.policy import TrainedPolicy, make_inference_fn
     from genpo_jax.presets import preset
     from genpo_jax.runs.load import load
     from genpo_jax.runs.run import Run, train
@@ -43,6 +43,7 @@ _HOMES = {
     "configure_jax": "genpo_jax.runtime",
     "load": "genpo_jax.runs.load",
     "make_env": "genpo_jax.envs:make",
+    "make_inference_fn": "genpo_jax.policy",
     "preset": "genpo_jax.presets",
     "register_env": "genpo_jax.envs:register",
     "train": "genpo_jax.runs.run",
@@ -53,6 +54,7 @@ _EXTRAS = {
     "chex": "train",
     "flatbuffers": "export",
     "flax": "train",
+    "gymnasium": "gymnasium",
     "imageio_ffmpeg": "view",
     "jinja2": "train",
     "matplotlib": "train",
@@ -66,6 +68,7 @@ _EXTRAS = {
     "rich": "train",
     "tensorboardX": "train",
     "tyro": "train",
+    "wandb": "wandb",
 }
 
 __all__ = [
@@ -84,6 +87,7 @@ __all__ = [
     "configure_jax",
     "load",
     "make_env",
+    "make_inference_fn",
     "preset",
     "register_env",
     "train",

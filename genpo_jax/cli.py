@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import importlib.util
 import logging
 import os
 import re
@@ -89,7 +90,16 @@ class TrainCommand:
     """Folder that the run writes. None: runs/<env>-<method>-seed<seed>-<time>."""
     resume: bool = False
     """Go on from the newest good checkpoint of --run-dir, with the settings saved there."""
+    wandb: str | None = None
+    """Send metrics to this project of Weights & Biases; to files for `wandb sync` where nobody is logged in."""
+    play_every: int | None = None
+    """Write play.html, a page that plays the policy, at every so many evaluations. None: never."""
     hosts: HostsConfig = field(default_factory=HostsConfig)
+
+    def __post_init__(self) -> None:
+        """Check what belongs to the call alone."""
+        require(self.play_every is None or self.play_every >= 1, ">= 1", "play_every", self.play_every)
+        require(self.wandb != "", "the name of a project", "wandb", self.wandb)
 
 
 def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> TrainCommand:
@@ -203,7 +213,7 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
 
     # A resumed run knows how to make its environment again.
     env = None if command.resume else command.config.env
-    finished = run.train(env, command.config, command.run_dir, resume=command.resume)
+    finished = run.train(env, command.config, command.run_dir, resume=command.resume, watchers=_watchers(command))
     if is_writer():
         # Nobody may be there to read it any more.
         with contextlib.suppress(OSError, ValueError):
@@ -211,6 +221,21 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
     if finished.stopped:
         leave(STOPPED)
     return finished
+
+
+def _watchers(command: TrainCommand) -> list[Any]:
+    watchers: list[Any] = []
+    if command.wandb is not None:
+        from genpo_jax.runs.watchers import WandbWatcher
+
+        if importlib.util.find_spec("wandb") is None:
+            raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
+        watchers.append(WandbWatcher(command.wandb))
+    if command.play_every is not None:
+        from genpo_jax.viewing.during_training import PlayPages
+
+        watchers.append(PlayPages(command.play_every))
+    return watchers
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"train": train, **commands.COMMANDS}

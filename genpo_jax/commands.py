@@ -144,11 +144,11 @@ def play(arguments: Sequence[str], prog: str = "genpo-jax play") -> None:
         os.environ.setdefault("MUJOCO_GL", "egl")
     _start_jax()
     from genpo_jax.viewing.episodes import record
-    from genpo_jax.viewing.page import play_page
+    from genpo_jax.viewing.page import PLAY_FILE, play_page
 
     options = {name: getattr(command, name) for name in ("episodes", "steps", "start_seed", "step", "seed")}
     recording = record(command.run, **options)
-    out = Path(command.out or Path(command.run) / "play.html")
+    out = Path(command.out or Path(command.run) / PLAY_FILE)
     out.write_text(play_page(recording), encoding="utf-8")
     print(f"open {out} in a browser")
     if command.video or command.strip:

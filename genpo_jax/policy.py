@@ -1,6 +1,7 @@
 """A trained policy on its own: observation in, action out. Needs no physics library and no environment."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -161,3 +162,16 @@ def policy_of(spec: PolicySpec, state: Any, index: int) -> TrainedPolicy:
     moments = state.obs_moments.get(spec.obs_name) if spec.normalized else None
     arrays = jax.tree.map(lambda x: jnp.asarray(jax.device_get(x[index])), (state.learner.params["policy"], moments))
     return TrainedPolicy(spec, *arrays)
+
+
+def make_inference_fn(policy: TrainedPolicy, deterministic: bool = False) -> Callable[..., tuple[Array, dict]]:
+    """Return a policy in the form that Brax's trainers return: `(obs, key) -> (action, {})`.
+
+    Brax's `make_inference_fn(params, deterministic)` takes its parameters where this takes a policy, which is a pytree
+    of its parameters; so what renders or evaluates a policy of Brax takes one of ours.
+
+    Args:
+        policy: from `genpo_jax.load` or `Run.policy`.
+        deterministic: act with zero noise.
+    """
+    return lambda obs, key: (policy(obs, None if deterministic else key), {})

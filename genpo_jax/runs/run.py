@@ -5,7 +5,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -42,6 +42,7 @@ from genpo_jax.runs.health import Health
 from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, wait_for_all
 from genpo_jax.runs.metrics import MetricsWriter
 from genpo_jax.runs.progress import Progress
+from genpo_jax.runs.watchers import Watcher
 from genpo_jax.runtime import configure_jax
 from genpo_jax.training import memory
 from genpo_jax.training.algorithm import TrainState
@@ -65,6 +66,7 @@ class Run:
         resume: go on from the newest checkpoint in the folder.
         progress: show progress on standard output.
         env_is_object: whether nothing but the caller can make the environment again.
+        watchers: look on while it trains.
 
     Attributes:
         metrics: the last values, means over the seeds, by name.
@@ -80,12 +82,14 @@ class Run:
         resume: bool = False,
         progress: bool = True,
         env_is_object: bool = False,
+        watchers: Sequence[Watcher] = (),
     ) -> None:
         self.config = config
         self.run_dir = run_dir
         self.resume = resume
         self.show_progress = progress
         self.env_is_object = env_is_object
+        self.watchers = watchers if is_writer() else ()
         self.folders = seed_folders(run_dir, config)
         self.trainer = Trainer(env, config)
         self.evaluator = Evaluator(self.trainer, config.eval_envs)
@@ -120,14 +124,19 @@ class Run:
             if shortage := memory.shortage(self.config, self.trainer.env.env):
                 logger.warning("%s", shortage)
             state, env_steps = self._start()
+            env = self.trainer.env.env
             progress = stack.enter_context(self._progress(env_steps))
             stop = stack.enter_context(_stop_requests())
             folders = self._written_folders()
             self.writers = [stack.enter_context(self._writer(folder, env_steps)) for folder in folders]
             self.curves = [Curve(folder) for folder in folders]
+            for watcher in self.watchers:
+                stack.callback(self._unless_it_fails, watcher.name, watcher.close)
+                self._unless_it_fails(watcher.name, watcher.start, self.run_dir, self.run_id, self.config, env)
             program = self._compile(state, progress)
             if env_steps == 0 and self.config.num_evals:
                 self._record(0, self._evaluate(state), progress)
+                self._show(0, state)
             while env_steps < self.total_steps and not self.stopped and not self.health.hopeless:
                 started = time.monotonic()
                 state, metrics = program(state, self.trainer.hyper)
@@ -142,6 +151,7 @@ class Run:
                 self._record(env_steps, metrics, progress)
                 if evaluated:
                     self._draw()
+                    self._show(env_steps, state)
                 self.stopped = any_process(bool(stop))
                 if any_process(time.monotonic() > self.save_due):
                     # In case that it fails; a save that does not sets it anew.
@@ -167,8 +177,11 @@ class Run:
         """The policy of every seed at the end of the run."""
         if self._state is None:
             raise ValueError("the run has not been trained yet; call train, or load its folder with genpo_jax.load")
+        return self._policies(self._state)
+
+    def _policies(self, state: TrainState) -> dict[int, TrainedPolicy]:
         specs = {seed: PolicySpec.of(self.trainer.env.env, self.config, seed) for seed in self.config.seeds}
-        return {seed: policy_of(spec, self._state, i) for i, (seed, spec) in enumerate(specs.items())}
+        return {seed: policy_of(spec, state, i) for i, (seed, spec) in enumerate(specs.items())}
 
     def restore(self) -> tuple[int, TrainState]:
         """Return the env steps and the state, of all seeds, of the newest checkpoint that every seed has.
@@ -289,8 +302,17 @@ class Run:
         for writer, curve, values in zip(self.writers, self.curves, [*by_seed, means], strict=False):
             self._unless_it_fails("metrics", writer.write, env_steps, seconds, values)
             curve.add({"env_steps": env_steps, "wall_seconds": seconds} | values)
+        for watcher in self.watchers:
+            self._unless_it_fails(watcher.name, watcher.metrics, env_steps, seconds, means)
         progress.update(env_steps, means)
         self.metrics |= means
+
+    def _show(self, env_steps: int, state: TrainState) -> None:
+        """Give the policy of the first seed to those that look on."""
+        for watcher in self.watchers:
+            self._unless_it_fails(
+                watcher.name, lambda see=watcher.evaluated: see(env_steps, self._policies(state)[self.config.seed])
+            )
 
     def _draw(self) -> None:
         for curve in self.curves:
@@ -337,6 +359,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     randomization_fn: RandomizationFn | None = None,
+    watchers: Sequence[Watcher] = (),
 ) -> Run:
     """Train a policy, leave everything in `run_dir`, and return the run.
 
@@ -354,6 +377,7 @@ def train(
         progress: show progress on standard output.
         randomization_fn: `(model, keys) -> (batched model, axes)`, as Brax and Playground have it: draws physics
             parameters for each episode. To go on with such a run, pass it again.
+        watchers: look on while it trains (`genpo_jax.runs.watchers`), such as `WandbWatcher`.
 
     Returns:
         the run, with `policy`, `metrics` (the last values, by name), `run_dir` and `stopped` (by Ctrl-C).
@@ -390,7 +414,7 @@ def train(
     nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
     environment = environment or envs.make(config.env, config.backend, config.env_options.randomize)
     path = new_run_dir(config) if run_dir is None else Path(run_dir)
-    run = Run(environment, config, path, resume=resume, progress=progress, env_is_object=is_object)
+    run = Run(environment, config, path, resume=resume, progress=progress, env_is_object=is_object, watchers=watchers)
     run.train()
     return run
 

@@ -1,6 +1,7 @@
 """Record episodes of a policy as poses of MuJoCo bodies, whatever physics the environment has."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +11,10 @@ import mujoco
 import numpy as np
 
 from genpo_jax.checks import require
+from genpo_jax.config import Config
 from genpo_jax.envs import Environment
 from genpo_jax.envs.mujoco_model import mj_model_of
+from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
 from genpo_jax.runs.load import folder_of, load
@@ -76,50 +79,84 @@ def record(
         ValueError: if the environment has no MuJoCo model, or shows no positions.
         FileNotFoundError: if there is no run in `run_dir`, or no checkpoint at `step`.
     """
-    require(episodes >= 1, ">= 1", "episodes", episodes)
     run_dir = folder_of(Path(run_dir), seed)
-    policy, config, env = load(run_dir, step), saved_config(run_dir), environment_of(run_dir)
-    model = mj_model_of(env)
-    if model is None:
-        raise ValueError(f"{env.name} has no MuJoCo model to draw; one of your own shows it as its attribute mj_model")
-    places = _places(env, model)
-    length = steps or config.env_options.episode_length or env.default_episode_length
-    repeat = config.env_options.action_repeat
+    policy = load(run_dir, step)
+    recorder = Recorder(environment_of(run_dir), saved_config(run_dir), episodes=episodes, steps=steps)
+    return recorder.record(policy, start_seed)
 
-    def play(key: jax.Array, noisy: jax.Array) -> Any:
-        reset_key, key = jax.random.split(key)
-        state, obs = env.reset(reset_key)
 
-        def advance(carry: Any, i: jax.Array) -> Any:
-            state, obs, action, ended = carry
-            fresh = jnp.where(noisy, policy(obs, jax.random.fold_in(key, i)), policy(obs))
-            action = jnp.where(i % repeat == 0, fresh, action)
-            state, obs, reward, terminated, _ = env.step(state, action)
-            seen = {name: jax.tree.leaves(state)[place] for name, place in places.items()}
-            return (state, obs, action, ended | terminated), (seen, jnp.asarray(reward, jnp.float32), ended)
+class Recorder:
+    """Records episodes of policies on one environment; the program is compiled once.
 
-        first = {name: jax.tree.leaves(state)[place] for name, place in places.items()}
-        carry = (state, obs, jnp.zeros(env.action_size), jnp.asarray(False))
-        # A state may change its type in the first step, where libraries mix in weak ones.
-        carry = jax.tree.map(lambda x, kind: jnp.asarray(x, kind.dtype), carry, jax.eval_shape(advance, carry, 0)[0])
-        _, (seen, rewards, ended) = jax.lax.scan(advance, carry, jnp.arange(length))
-        return first, seen, rewards, ended
+    Args:
+        env: with a MuJoCo model, and its positions in the state.
+        config: of the run.
+        episodes: for each kind of noise.
+        steps: at most so many steps of an episode; None for its time limit.
 
-    program = jax.jit(jax.vmap(play), compiler_options=compiler_options(config.fusion_emitters))
-    keys = jax.random.split(jax.random.key(start_seed), episodes)
-    noisy = jnp.arange(2 * episodes) >= episodes
-    first, seen, rewards, ended = jax.device_get(program(jnp.concatenate([keys, keys]), noisy))
-    recorded = []
-    for i in range(2 * episodes):
-        frames = int((~ended[i]).sum())
-        positions = {
-            name: np.concatenate([first[name][i][None], seen[name][i, :frames]]).reshape(frames + 1, -1)
-            for name in places
-        }
-        noise = "random" if noisy[i] else "zero"
-        recorded.append(Episode(noise, positions, np.concatenate([[0.0], rewards[i, :frames]])))
-    title = f"{config.method.name} on {config.env}"
-    return Recording(title, model, _seconds(env, model), recorded)
+    Raises:
+        ValueError: if the environment has no MuJoCo model, or shows no positions.
+    """
+
+    def __init__(self, env: Environment, config: Config, *, episodes: int = 1, steps: int | None = None) -> None:
+        require(episodes >= 1, ">= 1", "episodes", episodes)
+        model = mj_model_of(env)
+        if model is None:
+            raise ValueError(
+                f"{env.name} has no MuJoCo model to draw; one of your own shows it as its attribute mj_model"
+            )
+        self.model, self.episodes = model, episodes
+        self.title = f"{config.method.name} on {config.env}"
+        self.seconds = _seconds(env, model)
+        self.places = _places(env, model)
+        length = steps or config.env_options.episode_length or env.default_episode_length
+        play = jax.vmap(partial(_play, env, self.places, length, config.env_options.action_repeat), (None, 0, 0))
+        self._program = jax.jit(play, compiler_options=compiler_options(config.fusion_emitters))
+
+    def record(self, policy: TrainedPolicy, start_seed: int = 0) -> Recording:
+        """Record episodes of one policy from the starts of a seed."""
+        keys = jax.random.split(jax.random.key(start_seed), self.episodes)
+        noisy = jnp.arange(2 * self.episodes) >= self.episodes
+        first, seen, rewards, ended = jax.device_get(self._program(policy, jnp.concatenate([keys, keys]), noisy))
+        recorded = []
+        for i in range(2 * self.episodes):
+            frames = int((~ended[i]).sum())
+            positions = {
+                name: np.concatenate([first[name][i][None], seen[name][i, :frames]]).reshape(frames + 1, -1)
+                for name in self.places
+            }
+            noise = "random" if noisy[i] else "zero"
+            recorded.append(Episode(noise, positions, np.concatenate([[0.0], rewards[i, :frames]])))
+        return Recording(self.title, self.model, self.seconds, recorded)
+
+
+def _play(
+    env: Environment,
+    places: dict[str, int],
+    length: int,
+    repeat: int,
+    policy: TrainedPolicy,
+    key: jax.Array,
+    noisy: jax.Array,
+) -> Any:
+    """Return positions at the start, positions and rewards of all steps, and whether each came after the end."""
+    reset_key, key = jax.random.split(key)
+    state, obs = env.reset(reset_key)
+
+    def advance(carry: Any, i: jax.Array) -> Any:
+        state, obs, action, ended = carry
+        fresh = jnp.where(noisy, policy(obs, jax.random.fold_in(key, i)), policy(obs))
+        action = jnp.where(i % repeat == 0, fresh, action)
+        state, obs, reward, terminated, _ = env.step(state, action)
+        seen = {name: jax.tree.leaves(state)[place] for name, place in places.items()}
+        return (state, obs, action, ended | terminated), (seen, jnp.asarray(reward, jnp.float32), ended)
+
+    first = {name: jax.tree.leaves(state)[place] for name, place in places.items()}
+    carry = (state, obs, jnp.zeros(env.action_size), jnp.asarray(False))
+    # A state may change its type in the first step, where libraries mix in weak ones.
+    carry = jax.tree.map(lambda x, kind: jnp.asarray(x, kind.dtype), carry, jax.eval_shape(advance, carry, 0)[0])
+    _, (seen, rewards, ended) = jax.lax.scan(advance, carry, jnp.arange(length))
+    return first, seen, rewards, ended
 
 
 def frames(recording: Recording, episode: Episode, every: int = 1) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from genpo_jax.viewing.episodes import Episode, Recording, extent, frames
 
+PLAY_FILE = "play.html"
 PLAYER = Path(__file__).parent / "player"
 FRAMES_PER_SECOND = 30
 TYPES = {

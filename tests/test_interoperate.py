@@ -1,0 +1,190 @@
+"""Brax's form of a policy, Gymnasium in both directions, and those that look on while a run trains."""
+
+import sys
+import types
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from probes import TargetEnv
+from test_run import CONFIG
+
+import genpo_jax
+from genpo_jax import cli
+from genpo_jax.config import EnvConfig
+from genpo_jax.runs.folder import read_config
+from genpo_jax.runs.watchers import WandbWatcher, Watcher
+
+
+class Recorder(Watcher):
+    """Remembers what it was shown, and fails where it is told to."""
+
+    name = "notebook"
+
+    def __init__(self, fails=()):
+        self.calls, self.fails = [], fails
+
+    def _see(self, what, *values):
+        self.calls.append((what, *values))
+        if what in self.fails:
+            raise RuntimeError(f"{what} is broken")
+
+    def start(self, run_dir, run_id, config, env):
+        self._see("start", run_dir, run_id)
+
+    def metrics(self, env_steps, wall_seconds, values):
+        self._see("metrics", env_steps, values)
+
+    def evaluated(self, env_steps, policy):
+        self._see("evaluated", env_steps, policy(jnp.zeros(policy.spec.obs_size)).shape)
+
+    def close(self):
+        self._see("close")
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory):
+    watchers = Recorder(), Recorder(fails=("start", "metrics", "evaluated", "close"))
+    folder = tmp_path_factory.mktemp("watched") / "run"
+    return genpo_jax.train(TargetEnv(), CONFIG, folder, progress=False, watchers=watchers), *watchers
+
+
+def test_a_watcher_sees_every_line_of_metrics_and_the_policy_after_every_evaluation(watched):
+    run, watcher, _ = watched
+    assert watcher.calls[0] == ("start", run.run_dir, read_config(run.run_dir)["run"])
+    assert [call[1] for call in watcher.calls if call[0] == "metrics"] == [0, 64, 128, 192, 256]
+    assert [call[1:] for call in watcher.calls if call[0] == "evaluated"] == [(0, (1,)), (128, (1,)), (256, (1,))]
+    assert watcher.calls[-1] == ("close",)
+
+
+def test_a_watcher_that_fails_every_time_does_not_end_a_run(watched):
+    run, whole, broken = watched
+    assert not run.stopped and len(broken.calls) == len(whole.calls)
+
+
+def test_a_policy_in_the_form_of_brax_gives_action_and_extras(watched):
+    policy, obs, key = watched[0].policy, jnp.ones((3, 1)), jax.random.key(1)
+    action, extras = genpo_jax.make_inference_fn(policy)(obs, key)
+    np.testing.assert_array_equal(action, policy(obs, key))
+    assert extras == {}
+    # As Brax's rendering does: parameters into a jitted function, which makes the policy there.
+    act = jax.jit(lambda params: genpo_jax.make_inference_fn(params, deterministic=True)(obs, key)[0])
+    np.testing.assert_allclose(act(policy), policy(obs), atol=1e-6)
+
+
+class FakeWandb(types.ModuleType):
+    """What we use of wandb, without its process."""
+
+    def __init__(self, key):
+        super().__init__("wandb")
+        self.login = lambda prompt: key is not None and not prompt
+        self.Settings = lambda **settings: settings
+        self.logged, self.finished = [], 0
+        self.run = types.SimpleNamespace(log=self.logged.append, finish=self._finish, define_metric=self._define)
+
+    def init(self, **settings):
+        self.settings = settings
+        return self.run
+
+    def _define(self, name, step_metric):
+        self.axis = (name, step_metric)
+
+    def _finish(self):
+        self.finished += 1
+
+
+@pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("secret", "online")])
+def test_wandb_is_online_only_where_one_is_logged_in_and_keeps_the_id_of_the_run(tmp_path, monkeypatch, key, mode):
+    fake = FakeWandb(key)
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    watcher = WandbWatcher("robots")
+    watcher.start(tmp_path, "abc", CONFIG, TargetEnv())
+    watcher.metrics(64, 1.5, {"train/kl": 0.1})
+    watcher.close()
+    assert (fake.settings["mode"], fake.settings["id"], fake.settings["resume"]) == (mode, "abc", "allow")
+    assert fake.settings["config"]["ppo"]["unroll"] == 8 and fake.axis == ("*", "env_steps")
+    assert fake.logged == [{"env_steps": 64, "wall_seconds": 1.5, "train/kl": 0.1}] and fake.finished == 1
+
+
+def test_wandb_that_is_not_installed_is_said_before_anything_trains(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"pip install 'genpo-jax\[wandb\]'"):
+        cli.main(["train", "--env", "ring", "--run-dir", str(tmp_path / "run"), "--wandb", "robots"])
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(SystemExit):
+        cli.main(["train", "--env", "ring", "--run-dir", str(tmp_path / "run"), "--play-every", "0"])
+    assert "play_every must be >= 1, got 0" in capsys.readouterr().err
+
+
+@pytest.mark.ci
+def test_a_page_is_written_at_every_second_evaluation(tmp_path):
+    from genpo_jax.policy import PolicySpec, TrainedPolicy
+    from genpo_jax.viewing.during_training import PlayPages
+
+    env = genpo_jax.make_env("inverted_pendulum", "spring")
+    config = replace(CONFIG, env=env.name, env_options=EnvConfig(num_envs=8, episode_length=5))
+    spec = replace(PolicySpec.of(env, config, 0), normalized=False)
+    policy = TrainedPolicy(spec, nnx.state(spec.build(), nnx.Param), None)
+    watcher, page = PlayPages(2), tmp_path / "play.html"
+    watcher.start(tmp_path, "", config, env)
+    watcher.evaluated(0, policy)
+    assert not page.exists()
+    watcher.evaluated(64, policy)
+    assert "genpo++ on inverted_pendulum" in page.read_text()
+
+
+gymnasium = pytest.importorskip("gymnasium")
+
+
+def test_our_environment_passes_gymnasiums_own_check():
+    from gymnasium.utils.env_checker import check_env
+
+    from genpo_jax.gymnasium_adapter import GymnasiumEnv
+
+    env = GymnasiumEnv("multigoal")
+    check_env(env, skip_render_check=True)
+    # Six steps of length 1 along an axis, from the middle towards a goal at distance 5 that counts within 1.1.
+    env.reset(seed=0)
+    for step in range(1, 5):
+        obs, reward, terminated, truncated, info = env.step(np.array([2.0, 0.0]))
+        assert obs == pytest.approx([step, 0.0])
+    assert terminated and not truncated and reward == pytest.approx(10 - 0.1 * info["distance"])
+    with pytest.raises(ValueError, match=r"action must be of shape \(2,\), got \(3,\)"):
+        env.step(np.zeros(3))
+    short = GymnasiumEnv("multigoal", episode_length=2)
+    short.reset(seed=1)
+    assert [short.step(np.zeros(2))[3] for _ in range(2)] == [False, True]
+
+
+def test_our_policy_acts_within_the_bounds_of_another_environment(watched):
+    from gymnasium import spaces
+
+    from genpo_jax.gymnasium_adapter import policy_for, returns
+
+    class Other(gymnasium.Env):
+        observation_space = spaces.Box(-1.0, 1.0, (1,))
+        action_space = spaces.Box(-4.0, 0.0, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            self.left = 3
+            return np.float32([seed]), {}
+
+        def step(self, action):
+            self.left -= 1
+            return np.zeros(1, np.float32), float(action[0]), self.left == 0, False, {}
+
+    policy = watched[0].policy
+    # From [-1, 1] to [-4, 0]; each episode begins with its seed and goes on with two zeros.
+    scaled = [2 * float(policy(jnp.array([seen]))[0]) - 2 for seen in (0.0, 7.0, 8.0)]
+    assert policy_for(policy, Other())(np.float32([7.0])) == pytest.approx(scaled[1], abs=1e-5)
+    played = returns(policy, Other(), 2, seed=7)
+    assert played == pytest.approx([scaled[1] + 2 * scaled[0], scaled[2] + 2 * scaled[0]], abs=1e-4)
+    Other.observation_space = spaces.Box(-1.0, 1.0, (3,))
+    with pytest.raises(ValueError, match=r"must be of 1 observed numbers and 1 of action, got \(3, 1\)"):
+        policy_for(policy, Other())
+    Other.action_space = spaces.Box(-np.inf, np.inf, (1,))
+    with pytest.raises(ValueError, match="the action space must be a Box with bounds"):
+        policy_for(policy, Other())
