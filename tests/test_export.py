@@ -19,7 +19,7 @@ from genpo_jax.training.normalizer import RunningMoments
 
 ort = pytest.importorskip("onnxruntime")
 from genpo_jax.export import standalone  # noqa: E402
-from genpo_jax.export.folder import export  # noqa: E402
+from genpo_jax.export.folder import export, policy_files  # noqa: E402
 from genpo_jax.export.onnx_graph import batched, to_onnx  # noqa: E402
 
 OBS, ACTION = 6, 3
@@ -83,6 +83,20 @@ def largest_difference(method, network, activation, **settings):
         float(np.abs(run_onnx(still, observation=obs) - expected).max()),
         float(np.abs(run_onnx(noisy, observation=obs, noise=noise) - expected_noisy).max()),
     )
+
+
+def test_a_policy_in_bfloat16_leaves_as_it_is_in_stablehlo_and_in_float32_in_onnx():
+    exact = trained()
+    rounded = TrainedPolicy(
+        dataclasses.replace(exact.spec, networks=networks((8,), compute_dtype="bfloat16")), exact.params, exact.moments
+    )
+    obs, files = observations(), policy_files(rounded)
+    expected, expected_exact = jax.jit(rounded)(obs), jax.jit(exact)(obs)
+    # bfloat16 keeps 8 bits: what differs from float32 by so much less than that would not be it.
+    assert 1e-4 < jnp.abs(expected - expected_exact).max() < 0.1
+    np.testing.assert_allclose(run_onnx(files["policy.onnx"], observation=obs), expected_exact, atol=1e-5)
+    same = jax.export.deserialize(bytearray(files["policy.stablehlo"])).call(obs)
+    np.testing.assert_allclose(same, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(

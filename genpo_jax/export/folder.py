@@ -1,7 +1,7 @@
 """Export the policy of a run to a folder that needs nothing of this package.
 
 policy.onnx, policy_noise.onnx              zero noise; noise as an input. For ONNX Runtime
-policy.stablehlo, policy_noise.stablehlo    the same for JAX alone, on CPU, GPU and TPU
+policy.stablehlo, policy_noise.stablehlo    the same for JAX, on CPU, GPU and TPU
 policy_seeded.stablehlo                     draws the noise from a seed
 policy.json                                 what every number is, where it comes from, hashes of all files
 standalone.py                               loads all of this; needs none of ours

@@ -27,7 +27,7 @@ A {method} policy, trained by genpo_jax {version}{backend}: {obs_size} numbers o
 action out, each in [-1, 1]. Normalizer, solver and squash are inside.
 
 ```python
-from standalone import OnnxPolicy  # needs numpy and onnxruntime; StableHloPolicy needs jax
+from standalone import OnnxPolicy  # needs numpy and onnxruntime; StableHloPolicy jax, flatbuffers
 
 policy = OnnxPolicy(".")
 action = policy(observation)  # zero noise; policy(observation, seed=0) samples

@@ -109,7 +109,9 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> list[str]:
     return parts
 
 
-def _line(line: Line, points: Points, band: Points | Sequence, x_axis: _Axis, y_axis: _Axis) -> list[str]:
+def _line(
+    line: Line, points: Points, band: Sequence[tuple[float, float, float]], x_axis: _Axis, y_axis: _Axis
+) -> list[str]:
     def places(values: Sequence[tuple[float, float]]) -> str:
         return " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in values)
 

@@ -193,8 +193,8 @@ def _lines_of_one(runs: Sequence[Records], colors: dict[str, str], x: str, unit:
         spread = dict(run.points(f"{metric}_std", x))
         values = run.points(metric, x)
         # Of several seeds the lines of each show the spread.
-        alone = episodes is not None and len(run.seeds) == 1
-        halves = {place: Z * spread[place] / episodes**0.5 for place, _ in values if alone and place in spread}
+        errors = {} if episodes is None or len(run.seeds) > 1 else {x: s / episodes**0.5 for x, s in spread.items()}
+        halves = {x: Z * error for x, error in errors.items()}
         band = [(x / unit, y - halves[x], y + halves[x]) for x, y in values if x in halves]
         lines.append(Line(label, _over(values, unit), color, 1.0 if trained else 2.4, band=band))
     return lines

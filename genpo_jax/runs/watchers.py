@@ -1,5 +1,6 @@
 """What may look on while a run trains. A watcher that fails is reported, and never ends a run."""
 
+import importlib
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,8 +49,8 @@ class WandbWatcher(Watcher):
 
     def start(self, run_dir: Path, run_id: str, config: Config, env: "Environment") -> None:
         """Open the run."""
-        import wandb  # seconds to import
-
+        # Takes seconds, and is not among what is installed for types to be checked.
+        wandb: Any = importlib.import_module("wandb")
         # Without a prompt: a run on a server would wait for an answer for ever.
         mode = "online" if wandb.login(prompt=False) else "offline"
         self._run = wandb.init(
