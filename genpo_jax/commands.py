@@ -89,6 +89,13 @@ class PlayCommand:
     """MP4 to write too, of the first episode with zero noise. None: none."""
     strip: str | None = None
     """PNG to write too: eight moments of the same. None: none."""
+    live: bool = False
+    """In place of a page, serve MuJoCo Studio's viewer and play in it, with zero noise, until it is closed. It listens
+    on all network interfaces, without a password, and asks before it does."""
+    port: int = 0
+    """Of the viewer of --live. 0: the first that is free from 8080 on."""
+    yes: bool = False
+    """Do not ask."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +149,9 @@ def play(arguments: Sequence[str], prog: str = "genpo-jax play") -> None:
     # MuJoCo reads it when it is imported. Other systems than Linux have a way of their own.
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")
+    if command.live:
+        _play_live(command)
+        return
     _start_jax()
     from genpo_jax.viewing.episodes import record
     from genpo_jax.viewing.page import PLAY_FILE, play_page
@@ -158,6 +168,23 @@ def play(arguments: Sequence[str], prog: str = "genpo-jax play") -> None:
             if path is not None:
                 write(recording, path)
                 print(f"wrote {path}")
+
+
+def _play_live(command: PlayCommand) -> None:
+    from genpo_jax.viewing.live import WARNING, live
+
+    print(WARNING)
+    if not command.yes and not _agreed("Serve it? [y/N] "):
+        raise ValueError("nothing is served without a yes; answer y, or give --yes")
+    _start_jax()
+    live(command.run, port=command.port, start_seed=command.start_seed, step=command.step, seed=command.seed)
+
+
+def _agreed(question: str) -> bool:
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
 
 
 def report(arguments: Sequence[str], prog: str = "genpo-jax report") -> None:

@@ -113,6 +113,10 @@ class Recorder:
         play = jax.vmap(partial(_play, env, self.places, length, config.env_options.action_repeat), (None, 0, 0))
         self._program = jax.jit(play, compiler_options=compiler_options(config.fusion_emitters))
 
+    def positions(self, state: Any) -> dict[str, Any]:
+        """Return the positions of a state, by field of `MjData`."""
+        return _positions(self.places, state)
+
     def record(self, policy: TrainedPolicy, start_seed: int = 0) -> Recording:
         """Record episodes of one policy from the starts of a seed."""
         keys = jax.random.split(jax.random.key(start_seed), self.episodes)
@@ -148,10 +152,10 @@ def _play(
         fresh = jnp.where(noisy, policy(obs, jax.random.fold_in(key, i)), policy(obs))
         action = jnp.where(i % repeat == 0, fresh, action)
         state, obs, reward, terminated, _ = env.step(state, action)
-        seen = {name: jax.tree.leaves(state)[place] for name, place in places.items()}
+        seen = _positions(places, state)
         return (state, obs, action, ended | terminated), (seen, jnp.asarray(reward, jnp.float32), ended)
 
-    first = {name: jax.tree.leaves(state)[place] for name, place in places.items()}
+    first = _positions(places, state)
     carry = (state, obs, jnp.zeros(env.action_size), jnp.asarray(False))
     # A state may change its type in the first step, where libraries mix in weak ones.
     carry = jax.tree.map(lambda x, kind: jnp.asarray(x, kind.dtype), carry, jax.eval_shape(advance, carry, 0)[0])
@@ -163,12 +167,17 @@ def frames(recording: Recording, episode: Episode, every: int = 1) -> Any:
     """Yield `MjData` with the kinematics of every so many frames of an episode; it is the same object each time."""
     data = mujoco.MjData(recording.model)
     for i in range(0, len(episode.rewards), every):
-        for name, values in episode.positions.items():
-            field = getattr(data, name)
-            field[:] = values[i].reshape(field.shape)
-        mujoco.mj_kinematics(recording.model, data)
-        mujoco.mj_camlight(recording.model, data)
+        pose(recording.model, data, {name: values[i] for name, values in episode.positions.items()})
         yield data
+
+
+def pose(model: mujoco.MjModel, data: mujoco.MjData, positions: dict[str, Any]) -> None:
+    """Bring `MjData` to positions, by its fields, with their kinematics."""
+    for name, values in positions.items():
+        field = getattr(data, name)
+        field[:] = np.asarray(values).reshape(field.shape)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_camlight(model, data)
 
 
 def extent(model: mujoco.MjModel, data: mujoco.MjData) -> float:
@@ -178,6 +187,11 @@ def extent(model: mujoco.MjModel, data: mujoco.MjData) -> float:
         return float(model.stat.extent)
     centers, radii = data.geom_xpos[solid], model.geom_rbound[solid, None]
     return float(((centers + radii).max(axis=0) - (centers - radii).min(axis=0)).max())
+
+
+def _positions(places: dict[str, int], state: Any) -> dict[str, Any]:
+    leaves = jax.tree.leaves(state)
+    return {name: leaves[place] for name, place in places.items()}
 
 
 def _places(env: Environment, model: mujoco.MjModel) -> dict[str, int]:
