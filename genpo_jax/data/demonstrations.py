@@ -1,0 +1,155 @@
+"""The one form of demonstrations in memory, and what must be true of them."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from genpo_jax.checks import require
+
+# Actions may pass their bounds by rounding alone.
+ACTION_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True, eq=False)
+class Episode:
+    """One demonstration of T steps, in float32.
+
+    Attributes:
+        obs: `[T, o]`, observations before each action, with all keys concatenated.
+        action: `[T, d]`.
+        reward: `[T]`.
+        last_obs: `[o]`, the observation after the last action; None where a format has none.
+        terminated: whether the task ended with the last step; otherwise it was cut off there.
+    """
+
+    obs: np.ndarray
+    action: np.ndarray
+    reward: np.ndarray
+    last_obs: np.ndarray | None = None
+    terminated: bool = False
+
+    def __post_init__(self) -> None:
+        """Bring everything to float32."""
+        for name in ("obs", "action", "reward", "last_obs"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, np.asarray(value, np.float32))
+        object.__setattr__(self, "terminated", bool(self.terminated))
+
+    def __len__(self) -> int:
+        """Return the number T of steps."""
+        return len(self.action)
+
+
+@dataclass(frozen=True, eq=False)
+class Demonstrations:
+    """Episodes of one task, checked when they are put together.
+
+    Attributes:
+        episodes: one or more.
+        obs_keys: name and size of each part of the observation, in the order in which they are concatenated.
+        env: name of the environment; empty where a file does not say.
+        valid: numbers of the episodes that are held out; None where a file does not say.
+
+    Raises:
+        ValueError: names the first episode that is empty, has arrays that do not fit together, or is not finite.
+    """
+
+    episodes: tuple[Episode, ...]
+    obs_keys: dict[str, int]
+    env: str = ""
+    valid: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check that every episode is whole, and like the others."""
+        require(len(self.episodes) > 0, "one or more", "episodes", len(self.episodes), "record some")
+        sizes = (sum(self.obs_keys.values()), self.episodes[0].action.shape[-1] if self.episodes[0].action.ndim else 0)
+        for number, episode in enumerate(self.episodes):
+            _check(episode, number, *sizes)
+        beyond = [number for number in self.valid or () if not 0 <= number < len(self.episodes)]
+        require(not beyond, f"numbers of the {len(self.episodes)} episodes", "held-out episodes", beyond)
+
+    def __len__(self) -> int:
+        """Return the number of episodes."""
+        return len(self.episodes)
+
+    @property
+    def obs_size(self) -> int:
+        """Numbers in an observation."""
+        return sum(self.obs_keys.values())
+
+    @property
+    def action_size(self) -> int:
+        """Numbers in an action."""
+        return self.episodes[0].action.shape[-1]
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all episodes."""
+        return sum(map(len, self.episodes))
+
+    def with_bounded_actions(self, how: Literal["refuse", "clip"] = "refuse") -> "Demonstrations":
+        """Return these with actions in [-1, 1], as an environment takes them.
+
+        Args:
+            how: what to do with others: refuse or clip them.
+
+        Raises:
+            ValueError: names the first episode with an action out of bounds, unless they are clipped.
+        """
+        for number, episode in enumerate(self.episodes):
+            largest = float(np.abs(episode.action).max())
+            inside = how == "clip" or largest <= 1 + ACTION_TOLERANCE
+            remedy = "scale them as the environment takes them, or clip them"
+            require(inside, "in [-1, 1]", f"actions of episode {number}", largest, remedy)
+        clipped = (dataclasses.replace(e, action=np.clip(e.action, -1, 1)) for e in self.episodes)
+        return dataclasses.replace(self, episodes=tuple(clipped))
+
+    def split(self, share: float, seed: int) -> tuple[list[int], list[int]]:
+        """Return the numbers of the episodes to train on and of those held out, each at least one if there are two.
+
+        What a file holds out is held out; otherwise a random share of whole episodes, as steps of one are alike.
+        """
+        if self.valid is not None:
+            held_out = sorted(set(self.valid))
+        else:
+            count = min(max(1, round(share * len(self))), len(self) - 1) if share > 0 else 0
+            held_out = sorted(np.random.default_rng(seed).permutation(len(self))[:count].tolist())
+        rest = [number for number in range(len(self)) if number not in held_out]
+        require(len(rest) > 0, "fewer than all", "held-out episodes", len(held_out), "leave some to train on")
+        return rest, held_out
+
+    def observations(self, numbers: list[int]) -> np.ndarray:
+        """Return the observations `[N, o]` of all steps of these episodes."""
+        return np.concatenate([self.episodes[number].obs for number in numbers])
+
+    def chunks(self, numbers: list[int], length: int) -> np.ndarray:
+        """Return, for every step of these episodes, the action and those that follow it, `[N, length * d]`.
+
+        Past the end of an episode its last action stands.
+        """
+        parts = []
+        for number in numbers:
+            action = self.episodes[number].action
+            index = np.minimum(np.arange(len(action))[:, None] + np.arange(length), len(action) - 1)
+            parts.append(action[index].reshape(len(action), -1))
+        return np.concatenate(parts)
+
+
+def _check(episode: Episode, number: int, obs_size: int, action_size: int) -> None:
+    steps = len(episode.action) if episode.action.ndim else 0
+    require(steps > 0, "of at least one step", f"episode {number}", f"{steps} steps", "remove it")
+    wanted = {"obs": (steps, obs_size), "action": (steps, action_size), "reward": (steps,), "last_obs": (obs_size,)}
+    for name, shape in wanted.items():
+        value = getattr(episode, name)
+        if value is None:
+            continue
+        require(value.shape == shape, f"{list(shape)}", f"{name} of episode {number}", list(value.shape))
+        bad = np.argwhere(~np.isfinite(value))
+        if len(bad):
+            where = ", ".join(map(str, bad[0].tolist()))
+            raise ValueError(
+                f"{name} of episode {number} must be finite, got {value[tuple(bad[0])]} at [{where}]; remove the "
+                "episode, or mend what recorded it"
+            )

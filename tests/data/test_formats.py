@@ -1,0 +1,302 @@
+import json
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from genpo_jax.data import Demonstrations, Episode, format_of, read, write
+
+# Two steps of a point in the plane.
+OBS, ACTION = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0.5], [-1.0]])
+LAST = np.array([4.0, 5.0])
+
+
+def two_episodes():
+    first = Episode(OBS, ACTION, np.array([0.0, 1.0]), LAST, terminated=True)
+    return Demonstrations((first, Episode(OBS[:1], ACTION[:1], np.zeros(1), OBS[1])), {"state": 2}, "point", (1,))
+
+
+@pytest.fixture
+def robomimic(tmp_path):
+    return write(tmp_path / "demos.hdf5", two_episodes(), "robomimic")
+
+
+@pytest.fixture
+def minari(tmp_path):
+    return write(tmp_path / "point-demos-v0", two_episodes(), "minari")
+
+
+@pytest.fixture
+def dppo(tmp_path):
+    # min 0 and max 4, min -2 and max 2: scaled by 2 (x - min) / (max - min + 1e-6) - 1.
+    span = 4 + 1e-6
+    np.savez(
+        tmp_path / "train.npz",
+        states=2 * OBS / span - 1,
+        actions=2 * (ACTION + 2) / span - 1,
+        traj_lengths=np.array([1, 1]),
+    )
+    limits = {"obs_min": np.zeros(2), "obs_max": np.full(2, 4.0), "action_min": [-2.0], "action_max": [2.0]}
+    np.savez(tmp_path / "normalization.npz", **limits)
+    return tmp_path / "train.npz"
+
+
+def lerobot_dataset(folder, version):
+    rows = {
+        "observation.state": OBS.tolist() + OBS[:1].tolist(),
+        "action": ACTION.tolist() + ACTION[:1].tolist(),
+        "episode_index": [0, 0, 1],
+        "frame_index": [0, 1, 0],
+        "next.reward": [0.0, 1.0, 0.0],
+        "next.done": [False, True, False],
+    }
+    (folder / "meta").mkdir(parents=True)
+    (folder / "data" / "chunk-000").mkdir(parents=True)
+    feature = {"dtype": "float32", "shape": [1]}
+    features = {key: feature for key in rows} | {"observation.image": {"dtype": "video", "shape": [3, 4, 4]}}
+    info = {"codebase_version": version, "total_episodes": 2, "features": features, "splits": {"train": "0:2"}}
+    (folder / "meta" / "info.json").write_text(json.dumps(info))
+    table = pa.table(rows)
+    if version == "v3.0":
+        pq.write_table(table, folder / "data" / "chunk-000" / "file-000.parquet")
+    else:
+        pq.write_table(table.slice(0, 2), folder / "data" / "chunk-000" / "episode_000000.parquet")
+        pq.write_table(table.slice(2), folder / "data" / "chunk-000" / "episode_000001.parquet")
+    return folder
+
+
+def same(one, other):
+    assert one.obs_keys == other.obs_keys and one.env == other.env and len(one) == len(other)
+    for a, b in zip(one.episodes, other.episodes, strict=True):
+        for name in ("obs", "action", "reward", "last_obs"):
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+        assert a.terminated == b.terminated
+
+
+@pytest.mark.parametrize("form", ["robomimic", "minari"])
+def test_what_is_written_is_read_again(form, request):
+    path = request.getfixturevalue(form)
+    assert format_of(path) == form
+    same(read(path, ("state",)), two_episodes())
+
+
+def test_a_mask_says_what_is_held_out(robomimic):
+    assert read(robomimic).valid == (1,)
+    assert read(robomimic).split(0.5, seed=0) == ([0], [1])
+
+
+@st.composite
+def demonstrations(draw):
+    keys = draw(st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 3), min_size=1, max_size=3))
+    obs_size, size = sum(keys.values()), draw(st.integers(1, 3))
+    numbers = st.floats(-1e6, 1e6, width=32)
+
+    def some(*shape):
+        return draw(arrays(np.float32, shape, elements=numbers))
+
+    episodes = []
+    for steps in draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)):
+        whole = (some(steps, obs_size), some(steps, size), some(steps), some(obs_size))
+        episodes.append(Episode(*whole, terminated=draw(st.booleans())))
+    return Demonstrations(tuple(episodes), keys, draw(st.text("xyz", max_size=3)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(demos=demonstrations(), form=st.sampled_from(["robomimic", "minari"]))
+def test_any_demonstrations_come_back_bit_for_bit(demos, form, tmp_path_factory):
+    path = tmp_path_factory.mktemp("any") / {"robomimic": "some.hdf5", "minari": "some-v0"}[form]
+    same(read(write(path, demos, form), tuple(demos.obs_keys)), demos)
+
+
+@pytest.mark.parametrize("keys", [{"state": 2}, {"observation": 2}])
+def test_minari_itself_reads_what_we_write(keys, tmp_path):
+    from minari import MinariDataset
+
+    ours = two_episodes()
+    ours = Demonstrations(ours.episodes, keys, "point")
+    theirs = MinariDataset(write(tmp_path / "point-demos-v0", ours, "minari") / "data")
+    assert theirs.total_episodes == 2 and theirs.total_steps == 3
+    for number, episode in enumerate(theirs):
+        mine = ours.episodes[number]
+        found = episode.observations
+        found = found["state"] if isinstance(found, dict) else found
+        np.testing.assert_array_equal(found, np.concatenate([mine.obs, mine.last_obs[None]]))
+        np.testing.assert_array_equal(episode.actions, mine.action)
+        np.testing.assert_array_equal(episode.rewards, mine.reward)
+        assert bool(episode.terminations[-1]) == mine.terminated != bool(episode.truncations[-1])
+
+
+def test_we_read_what_minari_writes(tmp_path, monkeypatch):
+    import gymnasium
+    from minari.data_collector import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
+    box = gymnasium.spaces.Box(-10, 10, (2,), np.float32)
+    (tmp_path / "data").mkdir()
+    storage = MinariStorage.new(tmp_path / "data", box, gymnasium.spaces.Box(-1, 1, (1,), np.float32))
+    obs = list(np.concatenate([OBS, LAST[None]]).astype(np.float32))
+    ends = {"terminations": [False, True], "truncations": [False, False]}
+    storage.update_episodes(
+        [EpisodeBuffer(observations=obs, actions=list(ACTION.astype(np.float32)), rewards=[0.0, 1.0], **ends)]
+    )
+    (episode,) = read(tmp_path).episodes
+    np.testing.assert_array_equal(episode.obs, OBS)
+    np.testing.assert_array_equal(episode.last_obs, LAST)
+    assert episode.terminated
+
+
+def test_robomimic_files_have_the_documented_layout(robomimic):
+    with h5py.File(robomimic) as file:
+        demo = file["data/demo_0"]
+        assert file["data"].attrs["total"] == 3 and demo.attrs["num_samples"] == 2
+        assert json.loads(file["data"].attrs["env_args"])["env_name"] == "point"
+        np.testing.assert_array_equal(demo["obs/state"], OBS)
+        np.testing.assert_array_equal(demo["next_obs/state"], np.stack([OBS[1], LAST]))
+        assert demo["dones"][()].tolist() == [0, 1] and file["data/demo_1/dones"][()].tolist() == [0]
+        assert file["mask/valid"][()].tolist() == [b"demo_1"]
+
+
+def test_keys_are_concatenated_in_the_order_that_is_asked_for(tmp_path):
+    path = tmp_path / "keys.hdf5"
+    write(path, Demonstrations(two_episodes().episodes, {"near": 1, "far": 1}), "robomimic")
+    turned = read(path, ("far", "near"))
+    assert turned.obs_keys == {"far": 1, "near": 1}
+    np.testing.assert_array_equal(turned.episodes[0].obs, OBS[:, ::-1])
+    np.testing.assert_array_equal(turned.episodes[0].last_obs, LAST[::-1])
+    with pytest.raises(ValueError, match=r"obs_keys must be named, .* of: far \[1\], near \[1\]"):
+        read(path)
+    with pytest.raises(ValueError, match=r"obs_keys must be among: far \[1\], near \[1\], got \['high'\]"):
+        read(path, ("near", "high"))
+
+
+def test_the_scale_of_dppo_is_undone(dppo):
+    found = read(dppo)
+    assert len(found) == 2
+    np.testing.assert_allclose(found.observations([0, 1]), OBS, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([e.action for e in found.episodes]), ACTION, atol=1e-6)
+    assert found.episodes[0].last_obs is None
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+def test_lerobot_is_read_without_its_images(tmp_path, version):
+    first, second = read(lerobot_dataset(tmp_path / "set", version)).episodes
+    np.testing.assert_array_equal(first.obs, OBS)
+    np.testing.assert_array_equal(first.action, ACTION)
+    assert first.terminated and not second.terminated and len(second) == 1
+
+
+def test_actions_out_of_bounds_are_refused_or_clipped():
+    wild = Demonstrations((Episode(OBS, 2 * ACTION, np.zeros(2)),), {"state": 2})
+    with pytest.raises(ValueError, match=r"actions of episode 0 must be in \[-1, 1\], got 2.0; scale them"):
+        wild.with_bounded_actions()
+    np.testing.assert_array_equal(wild.with_bounded_actions("clip").episodes[0].action, [[1.0], [-1.0]])
+
+
+def test_a_chunk_is_an_action_and_those_after_it_and_the_last_stands_beyond_the_end():
+    np.testing.assert_array_equal(two_episodes().chunks([0, 1], 3), [[0.5, -1, -1], [-1, -1, -1], [0.5, 0.5, 0.5]])
+
+
+def test_whole_episodes_are_held_out():
+    many = Demonstrations(two_episodes().episodes * 5, {"state": 2})
+    train, held_out = many.split(0.2, seed=0)
+    assert len(held_out) == 2 and sorted(train + held_out) == list(range(10))
+    assert many.split(0.2, seed=0) == (train, held_out) != many.split(0.2, seed=1)
+
+
+def edited(path, edit):
+    with h5py.File(path, "r+") as file:
+        edit(file)
+    return path
+
+
+def replaced(name, value):
+    def edit(file):
+        del file[name]
+        file[name] = value
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "sentence"),
+    [
+        (replaced("data/demo_0/obs/state", np.zeros((3, 2))), "one observation for each action, got 3 and 2"),
+        (replaced("data/demo_0/rewards", np.zeros(5)), r"reward of episode 0 must be \[2\], got \[5\]"),
+        (replaced("data/demo_0/actions", np.array([[0.0], [np.nan]])), r"action of episode 0 .* got nan at \[1, 0\]"),
+        (replaced("data/demo_1/actions", np.zeros((1, 3))), r"action of episode 1 must be \[1, 1\], got \[1, 3\]"),
+        (replaced("mask/valid", np.array(["demo_7"], "S")), r"mask/valid must be of demonstrations .*\['demo_7'\]"),
+        (replaced("data", 0), "cannot be read .* laid out otherwise"),
+        (lambda file: file.move("data/demo_0", "data/demo_x"), "demo_ and a number, got 'demo_x'"),
+        (lambda file: file.__delitem__("data/demo_0/actions"), "demo_0 must be with actions and obs"),
+    ],
+)
+def test_a_bad_robomimic_file_is_one_sentence(robomimic, edit, sentence):
+    edited(robomimic, edit)
+    with pytest.raises(ValueError, match=sentence) as error:
+        read(robomimic)
+    assert "\n" not in str(error.value) and str(robomimic) in str(error.value)
+
+
+def test_an_empty_demonstration_is_refused(robomimic):
+    def empty(file):
+        for name in ("actions", "rewards", "dones", "obs/state", "next_obs/state"):
+            replaced(f"data/demo_1/{name}", file[f"data/demo_1/{name}"][:0])(file)
+
+    with pytest.raises(ValueError, match="episode 1 must be of at least one step, got '0 steps'; remove it"):
+        read(edited(robomimic, empty))
+
+
+def test_minari_must_have_the_observation_after_the_last_action(minari):
+    edited(minari / "data" / "main_data.hdf5", replaced("episode_0/observations/state", OBS))
+    with pytest.raises(ValueError, match="one observation more than actions, .* got 2 and 2"):
+        read(minari)
+
+
+@pytest.mark.parametrize("form", ["robomimic", "minari", "dppo"])
+def test_a_file_that_was_cut_off_is_one_sentence(form, request):
+    path = request.getfixturevalue(form)
+    file = path / "data" / "main_data.hdf5" if form == "minari" else path
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="cannot be read .* damaged, cut off or .*: fetch it again") as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+def test_parquet_that_was_cut_off_is_one_sentence(tmp_path):
+    folder = lerobot_dataset(tmp_path / "set", "v3.0")
+    (file,) = folder.rglob("*.parquet")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=str(folder)) as error:
+        read(folder)
+    assert "\n" not in str(error.value)
+
+
+def test_pickled_objects_are_not_run(dppo):
+    np.savez(dppo, states=np.array([{}], object), actions=ACTION, traj_lengths=np.array([1]))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        read(dppo)
+
+
+def test_an_episode_of_lerobot_that_is_missing_is_noticed(tmp_path):
+    folder = lerobot_dataset(tmp_path / "set", "v2.1")
+    next(folder.rglob("episode_000001.parquet")).unlink()
+    with pytest.raises(ValueError, match="data files must be those of 2 episodes"):
+        read(folder)
+
+
+def test_nothing_is_overwritten_and_nothing_unknown_is_guessed(robomimic, tmp_path):
+    with pytest.raises(ValueError, match="it exists; name another"):
+        write(robomimic, two_episodes(), "robomimic")
+    with pytest.raises(ValueError, match="there is nothing; check the path"):
+        read(tmp_path / "none.hdf5")
+    (tmp_path / "demos.csv").touch()
+    with pytest.raises(ValueError, match="name one of them"):
+        read(Path(tmp_path / "demos.csv"))
+    with pytest.raises(ValueError, match="NAME-v0 or another version"):
+        write(tmp_path / "unversioned", two_episodes(), "minari")
