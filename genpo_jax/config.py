@@ -25,6 +25,12 @@ class EnvConfig:
     """Time limit in env steps; reaching it truncates, it does not terminate. None: the environment's own."""
     action_repeat: int = 1
     """Physics steps per action; every one counts as an env step."""
+    chunk: int = 1
+    """Actions that the policy gives at once, as one long action (H)."""
+    executed: int | None = None
+    """The first so many of a chunk are executed before the policy is asked again (h). None: all of them."""
+    reward: Literal["task", "success"] = "task"
+    """task: the environment's. success: 1 where its metric success first says so, which ends the episode, else 0."""
     squash: Literal["tanh", "clip"] = "tanh"
     """How an unbounded action is brought into [-1, 1] at the environment. Cancels in the ratio."""
     randomize: bool = False
@@ -34,9 +40,15 @@ class EnvConfig:
         """Check types and ranges."""
         check_types(self)
         require_between(self, 1, LARGEST_NUM_ENVS, "num_envs")
-        require_between(self, 1, 1000, "action_repeat")
-        # A repeated action may go that far past the limit.
-        require_between(self, 1, LARGEST_COUNT - 1000, "episode_length")
+        require_between(self, 1, 1000, "action_repeat", "chunk")
+        require_between(self, 1, self.chunk, "executed")
+        # A chunk of repeated actions may go that far past the limit.
+        require_between(self, 1, LARGEST_COUNT - 1_000_000, "episode_length")
+
+    @property
+    def steps_per_action(self) -> int:
+        """Env steps from one time that the policy is asked to the next, where no episode ends between."""
+        return self.action_repeat * (self.executed or self.chunk)
 
 
 @dataclass(frozen=True)
@@ -106,7 +118,8 @@ class Config:
 
     env: str = "humanoid"
     """Environment: a Brax name (ant, hopper, humanoid, ...), a MuJoCo Playground name (CartpoleBalance, ...), a toy
-    (multigoal, ring, moons), a name given to register_env, or package.module:NAME of a class or function of yours."""
+    (multigoal, ring, moons, avoid), a name given to register_env, or package.module:NAME of a class or function of
+    yours."""
     backend: str | None = None
     """Physics: spring, positional, generalized or mjx for Brax; jax or warp for Playground. None: the default."""
     seed: int = 0
@@ -158,7 +171,7 @@ class Config:
     @property
     def steps_per_update(self) -> int:
         """Env steps per update, of each seed."""
-        return self.env_options.num_envs * self.ppo.unroll * self.env_options.action_repeat
+        return self.env_options.num_envs * self.ppo.unroll * self.env_options.steps_per_action
 
     @property
     def steps_per_chunk(self) -> int:

@@ -29,11 +29,13 @@ class PolicySpec:
         seed: of the run.
         obs_size: numbers in the observation.
         obs_name: what the observation is called, where an environment has several.
-        action_size: number d of action coordinates.
+        action_size: number d of action coordinates, of a whole chunk.
         squash: how an unbounded action is brought into [-1, 1].
         method: settings of the method.
         networks: settings of the networks.
         normalized: whether observations are standardized.
+        chunk: number of the environment's actions that one action of the policy consists of, one after another.
+        executed: how many of them are meant to be executed before it is asked again.
     """
 
     env: str
@@ -45,6 +47,8 @@ class PolicySpec:
     method: Method
     networks: NetworksConfig
     normalized: bool
+    chunk: int = 1
+    executed: int = 1
 
     @classmethod
     def of(cls, env: Environment, config: Config, seed: int) -> "PolicySpec":
@@ -54,11 +58,13 @@ class PolicySpec:
             seed=seed,
             obs_size=env.observation_sizes[ACTOR_OBS],
             obs_name=ACTOR_OBS,
-            action_size=env.action_size,
+            action_size=config.env_options.chunk * env.action_size,
             squash=config.env_options.squash,
             method=config.method,
             networks=config.networks,
             normalized=config.ppo.normalize_observations,
+            chunk=config.env_options.chunk,
+            executed=config.env_options.executed or config.env_options.chunk,
         )
 
     def build(self) -> Policy:

@@ -76,7 +76,7 @@ def write(path: str | Path, demonstrations: Demonstrations, form: str) -> Path:
     """
     path = Path(path)
     require(form in WRITTEN, f"one of {', '.join(WRITTEN)}", "format", form)
-    require(not path.exists(), "a new file or folder", "out", str(path), "it exists; name another, or remove it")
+    require(not path.exists(), "a new file or folder", "data", str(path), "it exists; name another, or remove it")
     writer: Callable[[Path, Any], None] = import_module(f"genpo_jax.data.{form}").write
     path.parent.mkdir(parents=True, exist_ok=True)
     writer(path, demonstrations)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from genpo_jax.checks import require, require_count
+from genpo_jax.config import EnvConfig
 from genpo_jax.envs.base import Environment, Metrics, Observation
 
 # Larger magnitudes count as non-finite: squares must not overflow float32 sums of the running statistics.
@@ -81,9 +82,13 @@ class EpisodeEnv:
         episode_length: time limit in environment steps, repeated actions included.
         action_repeat: environment steps per action; rewards are summed until the episode ends.
         squash: maps the policy's unbounded action into [-1, 1], `tanh` or `clip`.
+        chunk: number H of the environment's actions that are one action here, of size `H * d`.
+        executed: how many of them are executed before the next is asked for; None for all. Rewards are summed as
+            over repeated actions, and an episode may end within.
+        reward: `task`; or `success`, 1 where the metric of that name is, which ends the episode, else 0.
 
     Raises:
-        ValueError: if a count is not a positive int32 or `squash` is unknown.
+        ValueError: if a count is not a positive int32, or `squash` or `reward` is unknown.
 
     """
 
@@ -91,10 +96,41 @@ class EpisodeEnv:
     episode_length: int
     action_repeat: int = 1
     squash: Literal["tanh", "clip"] = "tanh"
+    chunk: int = 1
+    executed: int | None = None
+    reward: Literal["task", "success"] = "task"
 
     def __post_init__(self):
-        require_count(episode_length=self.episode_length, action_repeat=self.action_repeat)
+        executed = self.chunk if self.executed is None else self.executed
+        require_count(
+            episode_length=self.episode_length, action_repeat=self.action_repeat, chunk=self.chunk, executed=executed
+        )
+        require(executed <= self.chunk, f"at most chunk = {self.chunk}", "executed", executed)
+        require(self.reward in ("task", "success"), "'task' or 'success'", "reward", self.reward)
         _check_squash(self.squash)
+
+    @classmethod
+    def of(cls, env: Environment, options: EnvConfig) -> "EpisodeEnv":
+        """Return the episodes of an environment as the settings of a run have them."""
+        return cls(
+            env,
+            options.episode_length or env.default_episode_length,
+            options.action_repeat,
+            options.squash,
+            options.chunk,
+            options.executed,
+            options.reward,
+        )
+
+    @property
+    def action_size(self) -> int:
+        """Numbers in an action: those of a whole chunk."""
+        return self.chunk * self.env.action_size
+
+    @property
+    def steps_per_action(self) -> int:
+        """Environment steps per action, where no episode ends within."""
+        return self.action_repeat * (self.executed or self.chunk)
 
     def init(self, keys: Array, stagger: bool = False) -> EpisodeState:
         """Start B episodes, and fill the first pool, from typed keys [B].
@@ -132,12 +168,12 @@ class EpisodeEnv:
         return state.replace(pool=self._reset(reset_keys), key=keys)
 
     def step(self, state: EpisodeState, action: Array) -> tuple[EpisodeState, Timestep]:
-        """Advance every environment by one action [B, d], unbounded; reset those that end.
+        """Advance every environment by one action [B, action_size], unbounded; reset those that end.
 
         Raises:
             ValueError: if the actions have another shape.
         """
-        shape = (len(state.episode_length), self.env.action_size)
+        shape = (len(state.episode_length), self.action_size)
         require(action.shape == shape, f"of shape {shape}", f"actions of {self.env.name}", action.shape)
         env_state, obs, reward, terminated, metrics, length = jax.vmap(self._advance)(
             state.env_state, self.bounded(action), state.episode_length, state.time_limit
@@ -176,6 +212,10 @@ class EpisodeEnv:
                 f"{len(returned) if isinstance(returned, tuple) else type(returned).__name__} values; "
                 "return {} where there are no metrics"
             )
+        if self.reward == "success" and SUCCESS not in returned[4]:
+            raise ValueError(
+                f"reward='success' needs a metric '{SUCCESS}', and {self.env.name} has {sorted(returned[4])}"
+            )
         for name, value in returned[4].items():
             if value.shape != ():
                 raise ValueError(f"metrics must be scalars, '{name}' of {self.env.name} has shape {value.shape}")
@@ -203,23 +243,27 @@ class EpisodeEnv:
         return _strong((env_state, obs))
 
     def _advance(self, env_state: Any, action: Array, length: Array, time_limit: Array):
-        """Step one environment `action_repeat` times, or until its episode ends."""
-        first = (*self._single_step(env_state, action), length + 1)
-        if self.action_repeat == 1:
+        """Step one environment by the actions of a chunk, each repeated, or until its episode ends."""
+        actions = jnp.repeat(action.reshape(self.chunk, -1)[: self.executed], self.action_repeat, axis=0)
+        first = (*self._single_step(env_state, actions[0]), length + 1)
+        if len(actions) == 1:
             return first
 
-        def again(carry, _):
+        def again(carry, action):
             env_state, _, reward, terminated, metrics, length = carry
             ended = terminated | (length >= time_limit)
             env_state, obs, more, terminated, added = self._single_step(env_state, action)
             metrics = _added(metrics, added)
             return _where(ended, carry, (env_state, obs, reward + more, terminated, metrics, length + 1)), None
 
-        return lax.scan(again, first, length=self.action_repeat - 1)[0]
+        return lax.scan(again, first, actions[1:])[0]
 
     def _single_step(self, env_state: Any, action: Array):
         env_state, obs, reward, terminated, metrics = self.env.step(env_state, action)
         metrics = {name: jnp.asarray(metrics[name], jnp.float32) for name in self.metric_names}
+        if self.reward == "success":
+            reward = jnp.float32(metrics[SUCCESS] > 0)
+            terminated = terminated | (metrics[SUCCESS] > 0)
         return env_state, obs, jnp.asarray(reward, jnp.float32), terminated, metrics
 
 

@@ -39,7 +39,7 @@ BRAX = {
 }
 
 # Our own: pure JAX, and on MuJoCo.
-TOYS = ("multigoal", "ring", "moons")
+TOYS = ("multigoal", "ring", "moons", "avoid")
 TASKS = ("panda_reach", "panda_push", "push_t")
 TASK_BACKENDS = ("c", "mjx", "warp")
 

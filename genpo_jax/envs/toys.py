@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from genpo_jax.envs.avoid import Avoid
 from genpo_jax.envs.base import Metrics, Observation
 
 
@@ -100,9 +101,9 @@ def turned_back(action: Array, context: Array) -> Array:
     return jnp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
 
 
-def make(name: str) -> MultiGoal | Bandit:
-    """Return `multigoal`, or the bandit `ring` or `moons`."""
-    return {"multigoal": MultiGoal, "ring": ring, "moons": moons}[name]()
+def make(name: str) -> MultiGoal | Bandit | Avoid:
+    """Return `multigoal`, `avoid`, or the bandit `ring` or `moons`."""
+    return {"multigoal": MultiGoal, "avoid": Avoid, "ring": ring, "moons": moons}[name]()
 
 
 def ring() -> Bandit:

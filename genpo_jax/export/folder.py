@@ -66,6 +66,8 @@ def export(
     run_dir = folder_of(Path(run_dir), seed)
     policy = load(run_dir, step)
     env, reason = _environment_or_reason(run_dir)
+    if policy.spec.chunk > 1:
+        env, reason = None, "the policy acts in chunks of several actions"
     task, task_files = _task(env, reason)
     description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
     description["action"]["names"] = _action_names(env, policy.spec.action_size)

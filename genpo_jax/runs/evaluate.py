@@ -56,10 +56,8 @@ def evaluate(
     run_dir = folder_of(Path(run_dir), seed)
     policy, config = load(run_dir, step), saved_config(run_dir)
     raw = environment_of(run_dir, env, backend, randomize)
-    _check_sizes(policy, raw)
-    options = config.env_options
-    length = options.episode_length or raw.default_episode_length
-    batch = EpisodeEnv(raw, length, options.action_repeat, options.squash)
+    batch = EpisodeEnv.of(raw, config.env_options)
+    _check_sizes(policy, batch)
     told = compiler_options(config.fusion_emitters)
     key = jax.random.key(start_seed)
     results = {}
@@ -119,7 +117,7 @@ def _describe(returns: np.ndarray, lengths: np.ndarray, metrics: dict[str, np.nd
     return values
 
 
-def _check_sizes(policy: TrainedPolicy, env: Any) -> None:
+def _check_sizes(policy: TrainedPolicy, env: EpisodeEnv) -> None:
     wanted = (policy.spec.obs_size, policy.spec.action_size)
-    found = (env.observation_sizes.get(policy.spec.obs_name), env.action_size)
-    require(found == wanted, f"of {wanted[0]} observed numbers and {wanted[1]} of action", f"env {env.name}", found)
+    found = (env.env.observation_sizes.get(policy.spec.obs_name), env.action_size)
+    require(found == wanted, f"of {wanted[0]} observed numbers and {wanted[1]} of action", f"env {env.env.name}", found)

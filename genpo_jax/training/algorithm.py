@@ -190,8 +190,7 @@ def evaluation_key(key: Array, num_updates: Array) -> Array:
 
 def new_agent(env: EpisodeEnv, config: Config, key: Array) -> Agent:
     """Return an agent with new parameters."""
-    sizes, action_size = env.env.observation_sizes, env.env.action_size
-    return Agent(sizes, action_size, config.method, config.networks, nnx.Rngs(key))
+    return Agent(env.env.observation_sizes, env.action_size, config.method, config.networks, nnx.Rngs(key))
 
 
 def log_tanh_slope(x: Array) -> Array:

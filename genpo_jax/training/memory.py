@@ -104,7 +104,7 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
 
 def shortage(config: Config, env: Environment) -> str | None:
     """Return a warning where a run is predicted to need more memory than a device has; None where it fits."""
-    needed = predict(config, env.observation_sizes, env.action_size, state_bytes(env))
+    needed = predict(config, env.observation_sizes, config.env_options.chunk * env.action_size, state_bytes(env))
     shared = (needed.total - needed.learner) / jax.device_count()
     bytes_needed, there = config.num_seeds * (needed.learner + shared), device_bytes()
     if there is None or bytes_needed <= there:

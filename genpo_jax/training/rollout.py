@@ -78,7 +78,7 @@ def collect(
     """
     episodes = env.refresh(episodes)
     keys = jax.vmap(lambda key: jax.random.split(key, unroll + 2), out_axes=1)(episodes.key)
-    slots = jnp.arange(1 + (unroll * env.action_repeat - 1) // env.episode_length)[:, None]
+    slots = jnp.arange(1 + (unroll * env.steps_per_action - 1) // env.episode_length)[:, None]
 
     def step(carry: Any, keys: Array) -> tuple[Any, Any]:
         episodes, final_obs, index, finished = carry

@@ -49,13 +49,7 @@ class Trainer:
 
     def __init__(self, env: Environment, config: Config) -> None:
         self.config = config
-        options = config.env_options
-        self.env = EpisodeEnv(
-            env,
-            options.episode_length or env.default_episode_length,
-            options.action_repeat,
-            options.squash,
-        )
+        self.env = EpisodeEnv.of(env, config.env_options)
         self.mesh = sharding.make_mesh()
         self.algorithm = self._algorithm()
         # Traces a step: an environment that breaks its contract is refused before anything is written.

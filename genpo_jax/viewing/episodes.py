@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from genpo_jax.checks import require
-from genpo_jax.config import Config
+from genpo_jax.config import Config, EnvConfig
 from genpo_jax.envs import Environment
 from genpo_jax.envs.mujoco_model import mj_model_of
 from genpo_jax.policy import TrainedPolicy
@@ -110,7 +110,7 @@ class Recorder:
         self.seconds = _seconds(env, model)
         self.places = _places(env, model)
         length = steps or config.env_options.episode_length or env.default_episode_length
-        play = jax.vmap(partial(_play, env, self.places, length, config.env_options.action_repeat), (None, 0, 0))
+        play = jax.vmap(partial(_play, env, self.places, length, config.env_options), (None, 0, 0))
         self._program = jax.jit(play, compiler_options=compiler_options(config.fusion_emitters))
 
     def positions(self, state: Any) -> dict[str, Any]:
@@ -138,7 +138,7 @@ def _play(
     env: Environment,
     places: dict[str, int],
     length: int,
-    repeat: int,
+    options: EnvConfig,
     policy: TrainedPolicy,
     key: jax.Array,
     noisy: jax.Array,
@@ -146,17 +146,18 @@ def _play(
     """Return positions at the start, positions and rewards of all steps, and whether each came after the end."""
     reset_key, key = jax.random.split(key)
     state, obs = env.reset(reset_key)
+    every, repeat = options.steps_per_action, options.action_repeat
 
     def advance(carry: Any, i: jax.Array) -> Any:
-        state, obs, action, ended = carry
+        state, obs, chunk, ended = carry
         fresh = jnp.where(noisy, policy(obs, jax.random.fold_in(key, i)), policy(obs))
-        action = jnp.where(i % repeat == 0, fresh, action)
-        state, obs, reward, terminated, _ = env.step(state, action)
+        chunk = jnp.where(i % every == 0, fresh.reshape(chunk.shape), chunk)
+        state, obs, reward, terminated, _ = env.step(state, chunk[i % every // repeat])
         seen = _positions(places, state)
-        return (state, obs, action, ended | terminated), (seen, jnp.asarray(reward, jnp.float32), ended)
+        return (state, obs, chunk, ended | terminated), (seen, jnp.asarray(reward, jnp.float32), ended)
 
     first = _positions(places, state)
-    carry = (state, obs, jnp.zeros(env.action_size), jnp.asarray(False))
+    carry = (state, obs, jnp.zeros((options.chunk, env.action_size)), jnp.asarray(False))
     # A state may change its type in the first step, where libraries mix in weak ones.
     carry = jax.tree.map(lambda x, kind: jnp.asarray(x, kind.dtype), carry, jax.eval_shape(advance, carry, 0)[0])
     _, (seen, rewards, ended) = jax.lax.scan(advance, carry, jnp.arange(length))

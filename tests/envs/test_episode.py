@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import ClockEnv
 
 from genpo_jax.envs import EpisodeEnv
 
@@ -261,3 +262,49 @@ def test_staggered_first_episodes_end_at_random_times_and_later_ones_at_the_limi
 def test_without_stagger_all_end_together(counting_episodes):
     episodes = counting_episodes(10)
     assert (episodes.init(keys(4)).time_limit == 10).all()
+
+
+class Path:
+    """The state is the sum of the actions; succeeds beyond 2.5 and pays every action."""
+
+    name = "path"
+    action_size = 1
+    observation_sizes = {"state": 1}
+    default_episode_length = 7
+
+    def reset(self, key):
+        return jnp.zeros(1), {"state": jnp.zeros(1)}
+
+    def step(self, state, action):
+        state = state + action
+        return state, {"state": state}, action[0], jnp.asarray(False), {"success": jnp.float32(state[0] > 2.5)}
+
+
+def chunked(**options):
+    env = EpisodeEnv(Path(), 7, squash="clip", **options)
+    return env, env.init(jax.random.split(jax.random.key(0), 1))
+
+
+def test_the_first_actions_of_a_chunk_are_executed_one_after_another():
+    env, state = chunked(chunk=3, executed=2)
+    assert env.action_size == 3 and env.steps_per_action == 2
+    state, timestep = env.step(state, jnp.array([[0.5, 0.25, 0.125]]))
+    assert float(state.obs["state"][0, 0]) == 0.75 and float(timestep.reward[0]) == 0.75
+    assert int(timestep.episode_length[0]) == 2
+
+
+def test_an_episode_may_end_within_a_chunk():
+    env, state = chunked(chunk=4)
+    state, _ = env.step(state, jnp.full((1, 4), 0.5))
+    state, timestep = env.step(state, jnp.full((1, 4), 0.125))
+    # Three of the four steps were left.
+    assert bool(timestep.truncated[0]) and int(timestep.episode_length[0]) == 7
+    assert float(timestep.next_obs["state"][0, 0]) == 2.375
+
+
+def test_the_reward_for_success_is_paid_once_and_ends_the_episode():
+    env, state = chunked(chunk=4, reward="success")
+    state, timestep = env.step(state, jnp.ones((1, 4)))
+    assert bool(timestep.terminated[0]) and float(timestep.reward[0]) == 1.0 and int(timestep.episode_length[0]) == 3
+    with pytest.raises(ValueError, match="reward='success' needs a metric 'success'"):
+        EpisodeEnv(ClockEnv(), 3, reward="success").metric_names  # noqa: B018
