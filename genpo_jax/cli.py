@@ -294,7 +294,7 @@ def check_options(options: Any) -> None:
         for item in values:
             if type(item) is int:
                 require(low <= item <= LARGEST_COUNT, f"in [{low}, {LARGEST_COUNT}]", name, item)
-            elif name in ("env", "envs"):
+            elif name in ("env", "envs") and item is not None:
                 envs.check(item, getattr(options, "backend", None))
             elif name in ("method", "methods") and item not in defaults:
                 method_of(item.partition(":")[0])

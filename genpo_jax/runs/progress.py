@@ -16,6 +16,8 @@ SHOWN_METRICS = (
     ("return", "train/episode_return"),
     ("eval", "eval/return_random"),
     ("KL", "train/kl"),
+    ("loss", "train/loss"),
+    ("validation", "valid/loss"),
 )
 SPEED_WINDOW = 20
 MIN_WIDTH_FOR_BAR = 100

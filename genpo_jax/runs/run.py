@@ -126,7 +126,7 @@ class Run:
             state, env_steps = self._start()
             env = self.trainer.env.env
             progress = stack.enter_context(self._progress(env_steps))
-            stop = stack.enter_context(_stop_requests())
+            stop = stack.enter_context(stop_requests())
             folders = self._written_folders()
             self.writers = [stack.enter_context(self._writer(folder, env_steps)) for folder in folders]
             self.curves = [Curve(folder) for folder in folders]
@@ -457,7 +457,7 @@ def refuse_changes(saved: Config, config: Config) -> None:
 
 
 @contextmanager
-def _stop_requests() -> Iterator[list[int]]:
+def stop_requests() -> Iterator[list[int]]:
     """Collect the first SIGINT, SIGTERM or SIGHUP in a list instead of raising; a second one acts as usual."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

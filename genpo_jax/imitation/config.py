@@ -1,0 +1,81 @@
+"""Settings of pretraining. Free of jax, so that `--help` is quick."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from genpo_jax.checks import check_types, require, require_between
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.methods import FPO, Gaussian, NetworksConfig, check_sizes
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """How a policy is trained on demonstrations."""
+
+    policy: Literal["flow", "gaussian"] = "flow"
+    """flow: by conditional flow matching on straight lines. gaussian: by maximum likelihood."""
+    env: str | None = None
+    """Environment that the demonstrations are of. None: what the file says."""
+    seed: int = 0
+    """Seed of everything random."""
+    num_updates: int = 20_000
+    """Updates, rounded up to whole chunks of updates_per_chunk."""
+    updates_per_chunk: int = 500
+    """Updates compiled into one program; metrics are logged once per chunk."""
+    batch_size: int = 256
+    """Steps of demonstrations per update."""
+    learning_rate: float = 1e-3
+    """Learning rate at the start (AdamW); it falls to a hundredth by a cosine."""
+    weight_decay: float = 1e-6
+    """Weight decay."""
+    average: float = 0.995
+    """Decay of the moving average of the parameters, which is what acts."""
+    valid_share: float = 0.1
+    """Share of the episodes that is held out for validation, where the file holds none out."""
+    normalization: Literal["standard", "min-max"] = "standard"
+    """Observations to mean 0 and standard deviation 1, or to [-1, 1]; by those of the demonstrations, for good."""
+    chunk: int = 1
+    """Actions that the policy gives at once (H)."""
+    executed: int | None = None
+    """The first so many of them are executed before it is asked again (h). None: all of them."""
+    num_steps: int = 10
+    """Euler steps of the flow from noise to action, where it acts as it was pretrained."""
+    sizes: tuple[int, ...] = (256, 256)
+    """Hidden layers: of the flow's encoder, its head and the Gaussian's mean."""
+    activation: Literal["mish", "elu", "swish", "tanh"] = "mish"
+    """Activation of every network."""
+    checkpoint_minutes: float = 5.0
+    """Save at least this often."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        check_types(self)
+        require(0 <= self.seed < 2**32, "in [0, 2^32)", "seed", self.seed)
+        require_between(self, 1, 2**31 - 1, "num_updates", "updates_per_chunk", "batch_size")
+        require_between(self, 1e-12, 10, "learning_rate")
+        require_between(self, 0, 1, "weight_decay", "average", "valid_share")
+        require_between(self, 0, 10**6, "checkpoint_minutes")
+        require(self.average < 1, "< 1", "average", self.average, "at 1 nothing would be learned")
+        check_sizes(self, "sizes")
+        self.run_config("demonstrations")
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks in the whole run."""
+        return -(-self.num_updates // self.updates_per_chunk)
+
+    def run_config(self, env: str) -> Config:
+        """Return the settings with which the policy acts, as those of a run; a flow acts as FPO's does."""
+        flow = FPO(num_steps=self.num_steps, encoder_sizes=self.sizes, head_sizes=self.sizes, hidden_sizes=self.sizes)
+        return Config(
+            env=env,
+            seed=self.seed,
+            method=flow if self.policy == "flow" else Gaussian(hidden_sizes=self.sizes),
+            networks=NetworksConfig(value_sizes=self.sizes, activation=self.activation),
+            env_options=EnvConfig(squash="clip", chunk=self.chunk, executed=self.executed),
+            ppo=PPOConfig(normalize_observations=True),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, fit for JSON."""
+        return asdict(self)

@@ -1,0 +1,142 @@
+from contextlib import contextmanager
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from settings import raw_leaves
+
+import genpo_jax
+from experiments.pretrain import Options, settings
+from genpo_jax.data import Demonstrations, Episode
+from genpo_jax.data.collect import record, scripted, trained
+from genpo_jax.envs import make
+from genpo_jax.imitation import pretrain
+from genpo_jax.imitation.config import PretrainConfig
+from genpo_jax.imitation.losses import matching_losses
+from genpo_jax.imitation.pretrain import Pretraining, moments_of
+from genpo_jax.runs.checkpoint import Checkpointer
+from genpo_jax.runs.evaluate import evaluate
+from genpo_jax.runs.folder import read_json
+from genpo_jax.runs.metrics import read_metrics
+
+TINY = PretrainConfig(sizes=(8,), num_updates=6, updates_per_chunk=2, batch_size=16, num_steps=2, chunk=4, executed=2)
+
+
+@pytest.fixture(scope="module")
+def demonstrations():
+    env = make("avoid")
+    episodes = record(env, scripted(env, 10), 10, jax.random.key(0)).episodes
+    return Demonstrations(tuple(episodes), {"state": 2}, "avoid")
+
+
+def bits(run_dir):
+    run = Pretraining(others(), TINY, run_dir)
+    abstract = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None], run.init()))
+    _, state, _ = Checkpointer(run_dir / "checkpoints").restore(abstract)
+    return [np.asarray(x).tobytes() for x in raw_leaves(state)]
+
+
+def others():
+    return Demonstrations((Episode(np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(3)),) * 2, {"state": 2}, "avoid")
+
+
+def test_a_run_of_pretraining_is_loaded_evaluated_and_recorded(tmp_path, demonstrations):
+    run = Pretraining(demonstrations, TINY, tmp_path / "run", progress=False, source="demos.hdf5")
+    run.train()
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [line["env_steps"] for line in lines] == [2, 4, 6]
+    assert {"train/loss", "valid/loss", "train/learning_rate", "time/steps_per_second"} <= set(lines[-1])
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    policy = genpo_jax.load(tmp_path / "run")
+    assert policy(jnp.zeros(2)).shape == (8,) and policy.spec.chunk == 4 and policy.spec.executed == 2
+    np.testing.assert_array_equal(policy.moments.mean, run.moments.mean)
+    results = evaluate(tmp_path / "run", episodes=2, noise=("zero",))
+    assert 0 <= results["noise"]["zero"]["success"] <= 1
+    written = read_json(tmp_path / "run" / "pretrain.json", "settings", "data")
+    assert written["data"]["source"] == "demos.hdf5" and written["data"]["episodes"] == 10
+    # What a policy in chunks does is recorded step by step.
+    env = make("avoid")
+    recorded = record(env, trained(policy, 3, "zero", 1), 3, jax.random.key(1), length=3).episodes[0]
+    expected = np.asarray(policy(recorded.obs[0])).reshape(4, 2)[:2]
+    np.testing.assert_allclose(recorded.action[:2], expected, atol=1e-6)
+    np.testing.assert_allclose(recorded.action[2], np.asarray(policy(recorded.obs[2]))[:2], atol=1e-6)
+
+
+def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, demonstrations, monkeypatch):
+    Pretraining(demonstrations, TINY, tmp_path / "whole", progress=False).train()
+
+    @contextmanager
+    def at_once():
+        yield [2]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pretrain, "stop_requests", at_once)
+        stopped = Pretraining(demonstrations, TINY, tmp_path / "parts", progress=False)
+        stopped.train()
+        assert stopped.stopped
+    Pretraining(demonstrations, TINY, tmp_path / "parts", progress=False, resume=True).train()
+    assert bits(tmp_path / "parts") == bits(tmp_path / "whole")
+    lines = read_metrics(tmp_path / "parts" / "metrics.jsonl")
+    assert [line["env_steps"] for line in lines] == [2, 4, 6]
+    with pytest.raises(ValueError, match="demonstrations of a resumed run must be those of"):
+        Pretraining(others(), TINY, tmp_path / "parts", progress=False, resume=True).train()
+    with pytest.raises(ValueError, match="already holds a run"):
+        Pretraining(demonstrations, TINY, tmp_path / "parts", progress=False).train()
+
+
+def test_the_matching_loss_is_0_for_the_velocity_of_one_action_and_known_for_none():
+    action = jnp.broadcast_to(jnp.array([0.5, -0.25]), (4000, 2))
+    towards = SimpleNamespace(condition=lambda obs: lambda x, t: (action - x) / (1 - t[..., None]))
+    still = SimpleNamespace(condition=lambda obs: lambda x, t: jnp.zeros_like(x))
+    obs, key = jnp.zeros((4000, 1)), jax.random.key(0)
+    np.testing.assert_allclose(
+        np.median(matching_losses(SimpleNamespace(velocity=towards), obs, action, key)), 0.0, atol=1e-8
+    )
+    # E |a - noise|^2 per coordinate: 1 + (0.25 + 0.0625) / 2.
+    found = matching_losses(SimpleNamespace(velocity=still), obs, action, key).mean()
+    np.testing.assert_allclose(found, 1.15625, atol=0.06)
+
+
+def test_moments_standardize_or_bring_to_one_and_only_shift_what_never_changes():
+    obs = np.array([[0.0, 7.0], [4.0, 7.0], [2.0, 7.0]])
+    scaled = moments_of(obs, "min-max").standardize(jnp.asarray(obs, jnp.float32))
+    np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [0, 0]], atol=1e-6)
+    scaled = moments_of(obs, "standard").standardize(jnp.asarray(obs, jnp.float32))
+    np.testing.assert_allclose(scaled[:, 0], np.array([-1, 1, 0]) * 1.5**0.5, rtol=1e-6)
+
+
+def test_demonstrations_of_another_size_are_refused(tmp_path, demonstrations):
+    with pytest.raises(ValueError, match=r"2 observed numbers and 2 of action, as multigoal|choose other obs_keys"):
+        Pretraining(
+            Demonstrations((Episode(np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1)),), {"state": 3}),
+            replace(TINY, env="multigoal"),
+            tmp_path,
+        )
+
+
+def test_a_resumed_run_keeps_its_settings(tmp_path, demonstrations):
+    Pretraining(demonstrations, replace(TINY, num_updates=2), tmp_path, progress=False).train()
+    assert settings(Options(run_dir=tmp_path, resume=True)) == replace(TINY, num_updates=2)
+    with pytest.raises(ValueError, match="keeps its settings, but batch_size: saved 16, given 32"):
+        settings(Options(run_dir=tmp_path, resume=True, batch_size=32))
+
+
+@pytest.mark.ci
+def test_a_flow_keeps_two_ways_that_a_gaussian_averages(tmp_path):
+    # Whatever is observed, the action is 0.6 or -0.6.
+    rng = np.random.default_rng(0)
+    episodes = tuple(
+        Episode(rng.normal(size=(20, 1)), rng.choice([-0.6, 0.6], size=(20, 1)), np.zeros(20)) for _ in range(20)
+    )
+    demos = Demonstrations(episodes, {"state": 1})
+    spread = {}
+    for policy in ("flow", "gaussian"):
+        config = PretrainConfig(policy=policy, sizes=(64, 64), learning_rate=3e-3, num_updates=2000)
+        Pretraining(demos, config, tmp_path / policy, progress=False).train()
+        drawn = genpo_jax.load(tmp_path / policy)(jnp.zeros((2000, 1)), jax.random.key(0))
+        spread[policy] = float((jnp.abs(jnp.abs(drawn) - 0.6) < 0.15).mean())
+    # A normal of mean 0 and standard deviation 0.6 has .24 of its mass there.
+    assert spread["flow"] > 0.75 and spread["gaussian"] < 0.35
