@@ -150,9 +150,13 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
 
     num_steps: int = 5
     """Solver steps M from noise to action."""
-    base: Literal["standard", "learned-scale", "conditioned"] = "learned-scale"
-    """Density of the noise: N(0, I); independent normals with a learned scale per coordinate; or the same about a mean
-    that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy."""
+    base: Literal["standard", "learned-scale", "conditioned", "correlated"] = "learned-scale"
+    """Density of the noise: N(0, I); independent normals with a learned scale per coordinate; the same about a mean
+    that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy; or one normal
+    draw about which all iterates lie, at the distance tau, for a flow that was trained elsewhere."""
+    tau: float = 0.1
+    """Scale of what keeps the iterates of a pretrained flow apart, for the base correlated and the solver euler-start:
+    a smaller one is nearer to the flow, and makes ratios steeper (docs/demonstrations.md)."""
     num_histories: int = 1
     """Histories K that the ratio is averaged over: 1 is the published ratio, exact for action and history together;
     more bring it nearer to that of the action alone, unbiased for every K (docs/methods.md)."""
@@ -161,6 +165,12 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
         """Check types and ranges."""
         super().__post_init__()
         require_between(self, 1, MOST_HISTORIES, "num_histories")
+        require_between(self, 1e-4, 10, "tau")
+        with_model = self.num_histories > 1 or self.action_entropy_coef > 0
+        remedy = "leave num_histories at 1 and action_entropy_coef at 0"
+        require(
+            not (with_model and self.base == "correlated"), "one with a model of the history", "base", self.base, remedy
+        )
 
     def make_solver(self) -> Any:
         """Return the solver from noise to action."""
@@ -173,15 +183,18 @@ class GenPOPlusPlus(ReversibleMethod):
 
     name = "genpo++"
 
-    solver: Literal["history", "multistep-1", "multistep-2", "multistep-3"] = "history"
-    """The published history solver, or a multistep solver of order 1, 2 or 3 (docs/solvers.md)."""
+    solver: Literal["history", "multistep-1", "multistep-2", "multistep-3", "euler-start"] = "history"
+    """The published history solver, a multistep solver of order 1, 2 or 3 (docs/solvers.md), or the history solver
+    after an Euler step, for a flow that was trained elsewhere."""
     history_coef: float = 0.75
     """Coefficient sigma, the weight of the oldest iterate; multistep-1, -2 and -3 do best with 0.65, 0.45 and 0.3."""
 
     def make_solver(self) -> Any:
-        """Return the history or the multistep solver."""
-        from genpo_jax.solvers import HistorySolver, MultistepSolver
+        """Return the history solver, that after an Euler step, or the multistep solver."""
+        from genpo_jax.solvers import EulerStartSolver, HistorySolver, MultistepSolver
 
+        if self.solver == "euler-start":
+            return EulerStartSolver(self.num_steps, self.history_coef, self.tau)
         if self.solver == "history":
             return HistorySolver(self.num_steps, self.history_coef)
         return MultistepSolver(self.num_steps, order=int(self.solver[-1]), history_coef=self.history_coef)

@@ -13,12 +13,14 @@ from genpo_jax.policies.history_model import HistoryModel, still_weights
 from genpo_jax.policies.networks import MLP, OUTPUT_GAIN, make_velocity
 from genpo_jax.shapes import Action, Noise, Numbers, Obs, Scalar
 from genpo_jax.solvers import (
+    CorrelatedNormal,
     DiagonalNormal,
     Flow,
     ReversibleSolver,
     StoredHistories,
     action_log_prob,
     action_log_ratio,
+    correlated_normal,
     effective_sample_size,
     store_histories,
 )
@@ -116,7 +118,10 @@ class ReversiblePolicy(Policy):
         self.action_size = action_size
         still_std = jnp.linalg.norm(still_weights(self.solver)[0])
         log_scale = jnp.full((self.solver.num_states, action_size), jnp.log(method.initial_std / still_std))
-        self.log_scale = None if method.base == "standard" else nnx.Param(log_scale)
+        fixed = method.base in ("standard", "correlated")
+        self.log_scale = None if fixed else nnx.Param(log_scale)
+        # Of a flow that was trained elsewhere, noise keeps the scale that it was trained with.
+        self.tau = method.tau if method.base == "correlated" else None
         mean = {"size_out": action_size, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
         conditioned = method.base == "conditioned"
         self.mean = MLP(obs_size, method.hidden_sizes, networks.activation, rngs, **mean) if conditioned else None
@@ -159,6 +164,10 @@ class ReversiblePolicy(Policy):
 
     def entropy(self) -> Scalar:
         """Return the entropy of the whole state, a scalar; its gradient is zero under the standard base."""
+        if self.tau is not None:
+            return correlated_normal(
+                self.solver.num_states, self.action_size, self.tau
+            ).entropy() + self.solver.log_det(self.action_size)
         return DiagonalNormal(self._log_scale).entropy() + self.solver.log_det(self.action_size)
 
     def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
@@ -196,7 +205,9 @@ class ReversiblePolicy(Policy):
         """Return the distribution of the solver's state for observations `[..., obs_size]`."""
         return Flow(self.solver, self.velocity.condition(obs, self.solver.evaluation_times), self._base(obs))
 
-    def _base(self, obs: Array) -> DiagonalNormal:
+    def _base(self, obs: Array) -> DiagonalNormal | CorrelatedNormal:
+        if self.tau is not None:
+            return correlated_normal(self.solver.num_states, self.action_size, self.tau)
         return DiagonalNormal(self._log_scale, None if self.mean is None else self.mean(obs))
 
     def _zero_noise(self, obs: Array) -> Array:

@@ -17,6 +17,7 @@ from genpo_jax.solvers.density import (
     correlated_normal,
     standard_normal,
 )
+from genpo_jax.solvers.euler_start import EulerStartSolver
 from genpo_jax.solvers.flow import Flow
 from genpo_jax.solvers.grid import TimeGrid, power_grid, uniform_grid
 from genpo_jax.solvers.history import HistorySolver
@@ -46,6 +47,7 @@ __all__ = [
     "CorrelatedNormal",
     "CoupledSolver",
     "DiagonalNormal",
+    "EulerStartSolver",
     "Flow",
     "HistoryProposal",
     "HistorySolver",

@@ -150,9 +150,11 @@ class CorrelatedNormal(_ScaledDensity):
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
         """Draw states `[*batch_shape, k, d]`."""
-        deviation = DiagonalNormal(self.log_scale).sample(key, batch_shape)
-        newest = deviation[..., :1, :]
-        return jnp.concatenate([newest, newest + deviation[..., 1:, :]], axis=-2)
+        return _scattered(DiagonalNormal(self.log_scale).sample(key, batch_shape))
+
+    def from_standard(self, noise: State) -> State:
+        """Return the states `[..., k, d]` that standard normal noise is scaled and scattered to."""
+        return _scattered(DiagonalNormal(self.log_scale).from_standard(noise))
 
     def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`; the shear has determinant 1."""
@@ -164,6 +166,12 @@ class CorrelatedNormal(_ScaledDensity):
     def entropy(self) -> Array:
         """Return the differential entropy, a scalar for each batch element."""
         return DiagonalNormal(self.log_scale).entropy()
+
+
+def _scattered(deviation: Array) -> Array:
+    """Add the newest iterate to the deviations of the others from it."""
+    newest = deviation[..., :1, :]
+    return jnp.concatenate([newest, newest + deviation[..., 1:, :]], axis=-2)
 
 
 def standard_normal(num_states: int, event_size: int, dtype: DTypeLike = jnp.float32) -> DiagonalNormal:
