@@ -92,6 +92,13 @@ class PPOConfig:
     """Global norm to which gradients are clipped."""
     normalize_observations: bool = True
     """Standardize observations by running statistics, frozen from rollout to end of update."""
+    freeze_observations: bool = False
+    """Never move the statistics of observations: those that a policy was pretrained with (docs/demonstrations.md)."""
+    value_warmup: int = 0
+    """Updates at the start in which the value network alone learns: for a policy that can do something already."""
+    initial_kl_coef: float = 0.0
+    """Take this times the exact KL divergence from the policy at the start off the reward, estimated by the log-ratio
+    of the actions taken; for methods that know the density of their actions."""
     normalize_rewards: bool = True
     """Divide rewards by the running standard deviation of the discounted return."""
 
@@ -103,7 +110,8 @@ class PPOConfig:
         require_between(self, 1e-12, 10, *rates, "target_kl", "final_kl")
         require_between(self, 1e-6, 1e6, "clip_range", "value_clip", "max_grad_norm")
         require_between(self, 0, 1, "gamma", "gae_lambda")
-        require_between(self, 0, 1e6, "value_coef", "entropy_coef")
+        require_between(self, 0, 1e6, "value_coef", "entropy_coef", "initial_kl_coef")
+        require_between(self, 0, LARGEST_COUNT, "value_warmup")
         require(
             self.target_kl is None or self.min_learning_rate <= self.learning_rate <= self.max_learning_rate,
             f"in [min_learning_rate, max_learning_rate] = [{self.min_learning_rate}, {self.max_learning_rate}]",
@@ -152,6 +160,8 @@ class Config:
         require_between(self, 1, LARGEST_NUM_ENVS, "num_seeds", "updates_per_chunk", "eval_envs")
         require_between(self, 0, 10**9, "num_evals")
         require_between(self, 0, 10**6, "checkpoint_minutes")
+        known = self.method.has_density or self.ppo.initial_kl_coef == 0
+        require(known, "0 for a method without a density", "initial_kl_coef", self.ppo.initial_kl_coef)
         num_envs, unroll, parts = self.env_options.num_envs, self.ppo.unroll, self.ppo.num_minibatches
         if (num_envs * unroll) % parts:
             raise ValueError(

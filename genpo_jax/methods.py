@@ -267,7 +267,27 @@ class FPOPlusPlus(FPO):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PolicyFlow(FlowMethod):
+class NoisyFlowMethod(FlowMethod):
+    """A flow whose action gets noise beside that which it starts from."""
+
+    noise_std: float | None = None
+    """Standard deviation of the noise that is added on the way, in all, to a flow that starts from initial_std; for a
+    flow that was trained elsewhere. None: start and noise share initial_std equally."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges."""
+        super().__post_init__()
+        require_between(self, 1e-4, 1e3, "noise_std")
+
+    @property
+    def stds(self) -> tuple[float, float]:
+        """Standard deviations of the noise that the flow starts from, and of that which is added."""
+        shared = self.initial_std / 2**0.5
+        return (shared, shared) if self.noise_std is None else (self.initial_std, self.noise_std)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyFlow(NoisyFlowMethod):
     """PolicyFlow (arXiv:2602.01156): the ratio of Gaussian perturbations of a flow sample."""
 
     name = "policyflow"
@@ -286,7 +306,7 @@ class PolicyFlow(FlowMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPPO(FlowMethod):
+class DPPO(NoisyFlowMethod):
     """DPPO (arXiv:2409.00588): every denoising step is a decision with noise of fixed scale."""
 
     name = "dppo"
@@ -297,7 +317,7 @@ class DPPO(FlowMethod):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReinFlow(FlowMethod):
+class ReinFlow(NoisyFlowMethod):
     """ReinFlow (arXiv:2505.22094): a flow with learned noise in every step."""
 
     name = "reinflow"

@@ -32,9 +32,9 @@ class ChainPolicy(Policy):
         self.num_steps = method.num_steps
         self.noise_rows = self.num_steps + 1
         self.ratio_evaluations = self.num_steps
-        # The first noise and all steps together share the variance of the first actions.
-        self.scale = method.initial_std / 2**0.5
-        self.step_std = self.scale / self.num_steps**0.5
+        self.scale, added_std = method.stds
+        # As much in every step.
+        self.step_std = added_std / self.num_steps**0.5
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, ChainRecord]:
         """Draw actions `[..., d]`."""

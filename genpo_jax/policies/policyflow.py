@@ -49,9 +49,8 @@ class PolicyFlowPolicy(Policy):
     ) -> None:
         self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.action_size = action_size
-        # Flow noise and perturbation share the variance of the first actions.
-        self.scale = method.initial_std / 2**0.5
-        self.log_std = nnx.Param(jnp.full(action_size, jnp.log(self.scale)))
+        self.scale, perturbation_std = method.stds
+        self.log_std = nnx.Param(jnp.full(action_size, jnp.log(perturbation_std)))
         self.num_steps = method.num_steps
         self.brownian_coef = method.brownian_coef
         self.ratio_evaluations = 1

@@ -164,11 +164,7 @@ class ReversiblePolicy(Policy):
 
     def entropy(self) -> Scalar:
         """Return the entropy of the whole state, a scalar; its gradient is zero under the standard base."""
-        if self.tau is not None:
-            return correlated_normal(
-                self.solver.num_states, self.action_size, self.tau
-            ).entropy() + self.solver.log_det(self.action_size)
-        return DiagonalNormal(self._log_scale).entropy() + self.solver.log_det(self.action_size)
+        return self._density(None).entropy() + self.solver.log_det(self.action_size)
 
     def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
         """Return the loss of the history model, a scalar; it does not reach the policy itself."""
@@ -206,9 +202,12 @@ class ReversiblePolicy(Policy):
         return Flow(self.solver, self.velocity.condition(obs, self.solver.evaluation_times), self._base(obs))
 
     def _base(self, obs: Array) -> DiagonalNormal | CorrelatedNormal:
+        return self._density(None if self.mean is None else self.mean(obs))
+
+    def _density(self, mean: Array | None) -> DiagonalNormal | CorrelatedNormal:
         if self.tau is not None:
             return correlated_normal(self.solver.num_states, self.action_size, self.tau)
-        return DiagonalNormal(self._log_scale, None if self.mean is None else self.mean(obs))
+        return DiagonalNormal(self._log_scale, mean)
 
     def _zero_noise(self, obs: Array) -> Array:
         """Return the mean `[..., k, d]` of the noise."""

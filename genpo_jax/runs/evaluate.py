@@ -50,21 +50,11 @@ def evaluate(
         ValueError: if a setting is not allowed, or the environment has other sizes than the policy.
         FileNotFoundError: if there is no run in `run_dir`, or no checkpoint at `step`.
     """
-    require(episodes >= 1, ">= 1", "episodes", episodes)
-    for kind in noise:
-        require(kind in ("zero", "random", "fixed"), "zero, random or fixed", "noise", kind)
     run_dir = folder_of(Path(run_dir), seed)
     policy, config = load(run_dir, step), saved_config(run_dir)
     raw = environment_of(run_dir, env, backend, randomize)
     batch = EpisodeEnv.of(raw, config.env_options)
-    _check_sizes(policy, batch)
-    told = compiler_options(config.fusion_emitters)
-    key = jax.random.key(start_seed)
-    results = {}
-    for kind in dict.fromkeys(noise):
-        program = jax.jit(_episodes, static_argnums=(1, 2, 3), compiler_options=told)
-        outcome = program(policy, batch, kind, episodes, key)
-        results[kind] = _describe(*jax.device_get(outcome))
+    results = evaluate_policy(policy, batch, episodes, noise, start_seed, compiler_options(config.fusion_emitters))
     return {
         "run": str(run_dir),
         "env": raw.name,
@@ -73,6 +63,30 @@ def evaluate(
         "episodes": episodes,
         "start_seed": start_seed,
         "noise": results,
+    }
+
+
+def evaluate_policy(
+    policy: TrainedPolicy,
+    env: EpisodeEnv,
+    episodes: int,
+    noise: Sequence[Noise] = ("zero", "random"),
+    start_seed: int = 1_000_003,
+    compiler_options: dict[str, bool] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Return what episodes of a policy come to, for each kind of noise; see `evaluate`.
+
+    Raises:
+        ValueError: if a setting is not allowed, or the environment has other sizes than the policy.
+    """
+    require(episodes >= 1, ">= 1", "episodes", episodes)
+    for kind in noise:
+        require(kind in ("zero", "random", "fixed"), "zero, random or fixed", "noise", kind)
+    _check_sizes(policy, env)
+    program = jax.jit(_episodes, static_argnums=(1, 2, 3), compiler_options=compiler_options)
+    key = jax.random.key(start_seed)
+    return {
+        kind: _describe(*jax.device_get(program(policy, env, kind, episodes, key))) for kind in dict.fromkeys(noise)
     }
 
 

@@ -48,6 +48,7 @@ from genpo_jax.training import memory
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.evaluation import Evaluator
 from genpo_jax.training.trainer import Trainer
+from genpo_jax.training.transfer import start_from
 
 logger = logging.getLogger(__name__)
 # What a continuation may change without being another run.
@@ -67,6 +68,7 @@ class Run:
         progress: show progress on standard output.
         env_is_object: whether nothing but the caller can make the environment again.
         watchers: look on while it trains.
+        start: a policy whose networks and normalizer a new run starts with.
 
     Attributes:
         metrics: the last values, means over the seeds, by name.
@@ -83,6 +85,7 @@ class Run:
         progress: bool = True,
         env_is_object: bool = False,
         watchers: Sequence[Watcher] = (),
+        start: TrainedPolicy | None = None,
     ) -> None:
         self.config = config
         self.run_dir = run_dir
@@ -90,6 +93,7 @@ class Run:
         self.show_progress = progress
         self.env_is_object = env_is_object
         self.watchers = watchers if is_writer() else ()
+        self.start = start
         self.folders = seed_folders(run_dir, config)
         self.trainer = Trainer(env, config)
         self.evaluator = Evaluator(self.trainer, config.eval_envs)
@@ -223,6 +227,8 @@ class Run:
                 )
         else:
             env_steps, state = 0, self.trainer.init(self.config.seeds)
+            if self.start is not None:
+                state = jax.device_put(start_from(state, self.start), self.trainer.state_sharding)
             # From here on there is always something to resume.
             self._save(0, state)
         self.saved_steps = env_steps
@@ -360,6 +366,7 @@ def train(
     progress: bool = True,
     randomization_fn: RandomizationFn | None = None,
     watchers: Sequence[Watcher] = (),
+    start: TrainedPolicy | None = None,
 ) -> Run:
     """Train a policy, leave everything in `run_dir`, and return the run.
 
@@ -378,6 +385,8 @@ def train(
         randomization_fn: `(model, keys) -> (batched model, axes)`, as Brax and Playground have it: draws physics
             parameters for each episode. To go on with such a run, pass it again.
         watchers: look on while it trains (`genpo_jax.runs.watchers`), such as `WandbWatcher`.
+        start: a policy whose networks and normalizer a new run starts with (`genpo_jax.load`); its method must have
+            networks as the config's has.
 
     Returns:
         the run, with `policy`, `metrics` (the last values, by name), `run_dir` and `stopped` (by Ctrl-C).
@@ -414,7 +423,16 @@ def train(
     nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
     environment = environment or envs.make(config.env, config.backend, config.env_options.randomize)
     path = new_run_dir(config) if run_dir is None else Path(run_dir)
-    run = Run(environment, config, path, resume=resume, progress=progress, env_is_object=is_object, watchers=watchers)
+    run = Run(
+        environment,
+        config,
+        path,
+        resume=resume,
+        progress=progress,
+        env_is_object=is_object,
+        watchers=watchers,
+        start=start,
+    )
     run.train()
     return run
 

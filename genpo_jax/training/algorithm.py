@@ -37,6 +37,7 @@ class TrainState(PyTreeNode):
         episodes: states of all environments.
         key: typed PRNG key.
         num_updates: int32 scalar; times the steps per update it counts env steps, on the host, past 2^31.
+        initial_policy: parameters of the policy at the start, where the KL divergence from it counts; else None.
     """
 
     learner: Learner
@@ -45,6 +46,7 @@ class TrainState(PyTreeNode):
     episodes: EpisodeState
     key: Array
     num_updates: Array
+    initial_policy: Any = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,7 @@ class Algorithm:
             episodes=self.start_episodes(jax.random.split(env_key, num_envs)),
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
+            initial_policy=params["policy"] if self.config.ppo.initial_kl_coef else None,
         )
 
     def update(self, state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:
@@ -90,19 +93,21 @@ class Algorithm:
         progress = jnp.minimum(state.num_updates / hyper.last_update, 1.0)
         agent = self.make_agent(state.learner.params)
         episodes, rollout = self.collect(state.learner.params, state.obs_moments, state.episodes)
-        reward, reward_scale = self.shape_rewards(agent, state, rollout, hyper, progress)
+        initial_kl = self.initial_kl(state, rollout)
+        reward, reward_scale = self.shape_rewards(agent, state, rollout, hyper, progress, initial_kl)
         batch = self.make_batch(agent, state, rollout.replace(reward=reward), episodes.obs, hyper)
-        learner, metrics = ppo.improve(
-            state.learner, batch, shuffle_key, progress, self.make_agent, hyper, self.shuffle
-        )
+        learner, metrics = self.improve(state, batch, shuffle_key, progress, hyper)
         # Frozen since the rollout began: with other statistics the ratio of unchanged parameters would not be 1.
-        obs_moments = normalizer.absorb_each(state.obs_moments, rollout.obs)
-        before = (*state.obs_moments.values(), state.reward_scale.moments)
-        after = (*obs_moments.values(), reward_scale.moments)
+        obs_moments, before, after = state.obs_moments, [state.reward_scale.moments], [reward_scale.moments]
+        if not self.config.ppo.freeze_observations:
+            obs_moments = normalizer.absorb_each(state.obs_moments, rollout.obs)
+            before, after = [*state.obs_moments.values(), *before], [*obs_moments.values(), *after]
         unchanged = [jnp.float32(new.count == old.count) for new, old in zip(after, before, strict=True)]
         metrics["train/refused_statistics"] = sum(unchanged, jnp.zeros(()))
         metrics |= {f"train/{name}": value for name, value in agent.policy.metrics(rollout.record).items()}
-        state = TrainState(
+        if initial_kl is not None:
+            metrics["train/initial_kl"] = initial_kl.mean()
+        state = state.replace(
             learner=learner,
             obs_moments=obs_moments,
             reward_scale=reward_scale,
@@ -111,6 +116,32 @@ class Algorithm:
             num_updates=state.num_updates + 1,
         )
         return state, metrics | summarize(rollout, self.env.episode_length)
+
+    def improve(
+        self, state: TrainState, batch: Batch, key: Array, progress: Array, hyper: Hyperparameters
+    ) -> tuple[Learner, Metrics]:
+        """Return the learner after all epochs on a batch; at the start perhaps with its policy as it was."""
+        learner, rate = state.learner, state.learner.learning_rate
+        warming = state.num_updates < self.config.ppo.value_warmup
+        if self.config.ppo.value_warmup:
+            learner = learner.replace(learning_rate=jnp.where(warming, 0.0, rate))
+        learner, metrics = ppo.improve(learner, batch, key, progress, self.make_agent, hyper, self.shuffle)
+        if self.config.ppo.value_warmup:
+            # What a policy that stands still says of its KL divergence is no reason to go faster.
+            learner = learner.replace(learning_rate=jnp.where(warming, rate, learner.learning_rate))
+        return learner, metrics
+
+    def initial_kl(self, state: TrainState, rollout: Rollout) -> Steps | None:
+        """Return the log-ratio `[T, B]` of the actions to the policy at the start: in the mean the KL divergence.
+
+        It is exact where the ratio is: of action and history, by inversion, under the policy at the start.
+        """
+        if state.initial_policy is None:
+            return None
+        params = jax.tree.map(lambda x: x, state.learner.params)
+        params["policy"] = state.initial_policy
+        log_ratio = self.make_agent(params).log_ratio(self.normalize(state, rollout.obs), rollout.record)
+        return jnp.where(rollout.nonfinite, 0.0, -log_ratio)
 
     def make_agent(self, params: Any) -> Agent:
         """Return the agent of these parameters."""
@@ -121,10 +152,18 @@ class Algorithm:
         return normalizer.standardize_each(state.obs_moments, obs)
 
     def shape_rewards(
-        self, agent: Agent, state: TrainState, rollout: Rollout, hyper: Hyperparameters, progress: Array
+        self,
+        agent: Agent,
+        state: TrainState,
+        rollout: Rollout,
+        hyper: Hyperparameters,
+        progress: Array,
+        initial_kl: Steps | None = None,
     ) -> tuple[Steps, RewardScale]:
-        """Return rewards `[T, B]`, entropy bonus included, divided by their scale, and that scale after them."""
+        """Return rewards `[T, B]`, entropy and KL included, divided by their scale, and that scale after them."""
         reward = rollout.reward + self.entropy_bonus(agent, state, rollout, hyper, progress)
+        if initial_kl is not None:
+            reward = reward - hyper.initial_kl_coef * initial_kl
         # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
         scale = state.reward_scale.absorb(reward, rollout.ended, hyper.gamma)
         return reward / (scale.moments.std if self.config.ppo.normalize_rewards else 1.0), scale

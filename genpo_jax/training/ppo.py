@@ -48,6 +48,7 @@ class Hyperparameters(PyTreeNode):
     max_grad_norm: Array
     action_entropy_coef: Array | None
     final_action_entropy_coef: Array | None
+    initial_kl_coef: Array | None
     objective: str = field(pytree_node=False)
     num_epochs: int = field(pytree_node=False)
     num_minibatches: int = field(pytree_node=False)
@@ -63,6 +64,7 @@ class Hyperparameters(PyTreeNode):
         bonus = isinstance(method, EntropyBonus) and method.action_entropy_coef > 0
         for name in ("action_entropy_coef", "final_action_entropy_coef"):
             values[name] = getattr(method, name) if bonus else None
+        values["initial_kl_coef"] = config.ppo.initial_kl_coef or None
         return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), cls(**values))
 
 

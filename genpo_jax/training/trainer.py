@@ -136,6 +136,7 @@ class Trainer:
             episodes=by_env,
             key=everywhere,
             num_updates=everywhere,
+            initial_policy=everywhere,
         )
 
     def _chunk(self, state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:

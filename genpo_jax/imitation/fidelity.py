@@ -1,0 +1,124 @@
+"""How true the sampler of fine-tuning is to the pretrained flow, before anything is learned."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from scipy.special import entr
+
+from genpo_jax.envs import EpisodeEnv
+from genpo_jax.envs.episode import SUCCESS
+from genpo_jax.intervals import Interval
+from genpo_jax.methods import Method
+from genpo_jax.policy import TrainedPolicy
+from genpo_jax.runs.evaluate import evaluate_policy
+from genpo_jax.training.transfer import as_method
+
+# Metrics of an environment that say which way an episode took.
+WAY = "way_"
+NUM_ACTIONS = 128
+
+
+class Fidelity(NamedTuple):
+    """What a sampler makes of a pretrained flow.
+
+    Attributes:
+        label: of the sampler.
+        calls: evaluations of the velocity for an action.
+        energy: energy distance of its actions from those of the pretrained sampler, a mean over observations.
+        success: with random noise.
+        success_zero: with zero noise.
+        ways: entropy of the ways of successful episodes, over the logarithm of their number; None without such metrics.
+    """
+
+    label: str
+    calls: int
+    energy: float
+    success: Interval
+    success_zero: Interval
+    ways: float | None
+
+
+def fidelity(
+    label: str, policy: TrainedPolicy, method: Method, env: EpisodeEnv, obs: Array, *, episodes: int = 1000
+) -> Fidelity:
+    """Measure the sampler of a method against that of a pretrained policy.
+
+    Args:
+        label: of the sampler.
+        policy: the pretrained policy.
+        method: the method whose sampler takes over its velocity.
+        env: episodes to succeed in.
+        obs: observations `[N, o]` at which actions are compared.
+        episodes: for each kind of noise.
+    """
+    sampler = as_method(policy, method)
+    results = evaluate_policy(sampler, env, episodes)
+    success = {noise: success_of(values) for noise, values in results.items()}
+    return Fidelity(
+        label=label,
+        calls=calls_of(sampler.spec.method),
+        energy=float(_energy_of(policy, sampler, obs)),
+        success=success["random"],
+        success_zero=success["zero"],
+        ways=way_entropy(results["random"]),
+    )
+
+
+def success_of(values: dict[str, Any]) -> Interval:
+    """Return the share of successful episodes of an evaluation, with its interval.
+
+    Raises:
+        ValueError: if the environment has no metric `success`.
+    """
+    if SUCCESS not in values:
+        raise ValueError(f"fidelity needs an environment with a metric '{SUCCESS}', got {sorted(values['metrics'])}")
+    return Interval(values[SUCCESS], *values[f"{SUCCESS}_interval"])
+
+
+def way_entropy(values: dict[str, Any]) -> float | None:
+    """Return the entropy of the ways taken in an evaluation, over the logarithm of their number, in [0, 1].
+
+    None where the environment has no metrics `way_k`, each 1 for an episode that went way k.
+    """
+    shares = np.array([value for name, value in sorted(values["metrics"].items()) if name.startswith(WAY)])
+    if len(shares) < 2:
+        return None
+    total = shares.sum()
+    return float(entr(shares / total).sum() / np.log(len(shares))) if total > 0 else 0.0
+
+
+def calls_of(method: Any) -> int:
+    """Return how often a method evaluates the velocity for one action."""
+    if hasattr(method, "make_solver"):
+        return len(method.make_solver().evaluation_times)
+    return method.num_steps * (2 if method.name == "policyflow" else 1)
+
+
+def energy_distance(x: Array, y: Array) -> Array:
+    """Return `2 E|X - Y| - E|X - X'| - E|Y - Y'|` (Székely and Rizzo 2013) of samples `[n, d]` and `[m, d]`.
+
+    Pairs of one sample with itself are left out, so that it is unbiased, and may be below 0.
+    """
+
+    def apart(a: Array, b: Array) -> Array:
+        square = jnp.square(a[:, None] - b[None]).sum(axis=-1)
+        return jnp.sqrt(square).sum()
+
+    n, m = len(x), len(y)
+    within = apart(x, x) / (n * (n - 1)) + apart(y, y) / (m * (m - 1))
+    return 2 * apart(x, y) / (n * m) - within
+
+
+@jax.jit
+def _energy_of(policy: TrainedPolicy, sampler: TrainedPolicy, obs: Array) -> Array:
+    """Return the mean over observations of the energy distance between the actions of two policies."""
+    one, other = jax.random.split(jax.random.key(0))
+
+    def at(obs: Array) -> Array:
+        repeated = jnp.broadcast_to(obs, (NUM_ACTIONS, *obs.shape))
+        return energy_distance(policy(repeated, one), sampler(repeated, other))
+
+    return jax.lax.map(at, obs).mean()
