@@ -156,3 +156,75 @@ def scale_update(ppo: PPOConfig, clip_range: float, step: float) -> PPOConfig:
         return replace(ppo, learning_rate=ppo.learning_rate * step)
     final = None if ppo.final_kl is None else ppo.final_kl * step
     return replace(ppo, target_kl=ppo.target_kl * step, final_kl=final)
+
+
+# Fine-tuning a policy that can do something already: a sparse reward for success, its own observations' statistics for
+# good, a critic that learns first, and small steps.
+FINETUNE: Layer = {
+    "num_timesteps": 500_000,
+    "env_options": {"num_envs": 64, "reward": "success"},
+    "ppo": {
+        "unroll": 64,
+        "num_minibatches": 8,
+        "num_epochs": 5,
+        "learning_rate": 1e-4,
+        "min_learning_rate": 1e-6,
+        "target_kl": 0.01,
+        "value_warmup": 2,
+        "freeze_observations": True,
+        "normalize_rewards": False,
+    },
+}
+# How the methods' papers, or their public code, fine-tune otherwise; and the sampler that is truest to a pretrained
+# flow (docs/demonstrations.md).
+FINETUNE_METHOD: dict[str, Layer] = {
+    "genpo++": {"method": {"solver": "euler-start", "base": "standard"}},
+    "genpo": {"method": {"base": "correlated"}},
+    "saflow": {"method": {"base": "correlated", "num_steps": 3}},
+    "fpo": {"ppo": {"clip_range": 0.05, "target_kl": None, "learning_rate": 1e-5, "num_epochs": 10}},
+    "fpo++": {
+        "method": {"num_steps": 10},
+        "ppo": {
+            "clip_range": 0.01,
+            "target_kl": None,
+            "learning_rate": 1e-5,
+            "value_learning_rate": 1e-4,
+            "num_epochs": 10,
+            "objective": "aspo",
+        },
+    },
+    "policyflow": {"method": {"noise_std": 0.1}},
+    "dppo": {
+        "method": {"noise_std": 0.1},
+        "ppo": {"clip_range": 0.01, "target_kl": None, "learning_rate": 1e-5, "num_epochs": 10},
+    },
+    "reinflow": {
+        "method": {"noise_std": 0.1},
+        "ppo": {
+            "clip_range": 0.01,
+            "target_kl": None,
+            "learning_rate": 2e-5,
+            "value_learning_rate": 6.5e-4,
+            "num_epochs": 10,
+        },
+    },
+}
+
+
+def finetune_preset(pretrained: Config, method: str) -> Config:
+    """Return settings that fine-tune the policy of a pretraining run by a method.
+
+    Chunks stay as they were pretrained, and the discount of an action that consists of h is that of h steps.
+
+    Args:
+        pretrained: settings of the run to start from.
+        method: a name in `genpo_jax.methods.METHODS`.
+
+    Raises:
+        ValueError: if there is no such method.
+    """
+    config = replace(pretrained, method=method_of(method)())
+    for layer in (FINETUNE, FINETUNE_METHOD.get(method, {})):
+        config = apply(config, layer)
+    steps = config.env_options.steps_per_action
+    return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps}})

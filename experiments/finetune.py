@@ -1,0 +1,150 @@
+"""Fine-tune a pretrained policy by reinforcement learning, on success alone.
+
+    python -m experiments.finetune --from runs/avoid-flow --run-dir runs/avoid-finetuned
+    python -m experiments.finetune --from runs/avoid-flow --run-dir runs/avoid-dppo --method dppo:noise_std=0.1
+
+Before anything is learned it measures whether the sampler of the method still does what the pretrained policy does, and
+refuses to start where it does not: what is lost there has to be learned again. The folder is that of a run, which
+`--resume` goes on with; `finetuned.json` says what the policy could do before and after.
+"""
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from experiments.study import parse_method
+from genpo_jax.checks import require
+from genpo_jax.cli import STOPPED, leave, run_program
+from genpo_jax.config import Config
+from genpo_jax.presets import apply, finetune_preset
+
+FINETUNED_FILE = "finetuned.json"
+# So many points of success may the sampler lose before anything is learned.
+MOST_LOST = 0.05
+NUM_OBSERVED = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to start from, by which method, and where to leave it."""
+
+    source: Annotated[Path, tyro.conf.arg(name="from")]
+    """Folder of the run of `experiments.pretrain`."""
+    run_dir: Path
+    """Folder of the new run."""
+    method: str = "genpo++"
+    """Method, with settings of its own or of its update as in `genpo++:tau=0.2,target_kl=0.02`."""
+    resume: bool = False
+    """Go on with the run in --run-dir."""
+    anyway: bool = False
+    """Start also where the sampler loses what was pretrained, or nothing was."""
+    seed: int = 0
+    """Seed of everything random."""
+    num_seeds: int = 1
+    """Seeds, trained side by side."""
+    num_timesteps: int | None = None
+    """Env steps of each seed. None: the preset's."""
+    initial_kl_coef: float = 0.0
+    """Weight of the exact KL divergence from the pretrained policy, which keeps its ways."""
+    episodes: int = 1000
+    """Episodes of every evaluation, for each kind of noise."""
+
+
+def make_config(options: Options, pretrained: Config) -> Config:
+    """Return the settings of the run."""
+    from genpo_jax.training.transfer import with_networks_of
+
+    name, layer = parse_method(options.method)
+    config = apply(finetune_preset(pretrained, name), layer)
+    config = replace(config, method=with_networks_of(config.method, pretrained.method), seed=options.seed)
+    config = apply(config, {"ppo": {"initial_kl_coef": options.initial_kl_coef}, "num_seeds": options.num_seeds})
+    return config if options.num_timesteps is None else replace(config, num_timesteps=options.num_timesteps)
+
+
+def before(options: Options, pretrained: Config, config: Config) -> dict[str, Any]:
+    """Return what the pretrained policy and the new sampler can do, before anything is learned.
+
+    Raises:
+        ValueError: if the sampler loses more than `MOST_LOST`, or there is nothing to improve on.
+    """
+    import genpo_jax
+    from genpo_jax import envs
+    from genpo_jax.data.collect import record, trained
+    from genpo_jax.envs import EpisodeEnv
+    from genpo_jax.imitation.fidelity import fidelity
+
+    policy = genpo_jax.load(options.source)
+    raw = envs.make(config.env, config.backend)
+    env = EpisodeEnv.of(raw, pretrained.env_options)
+    visits = record(raw, trained(policy, 8, "random", pretrained.env_options.action_repeat), 8, jax.random.key(0))
+    visited = np.concatenate([episode.obs for episode in visits.episodes])
+    obs = jnp.asarray(visited[np.linspace(0, len(visited) - 1, NUM_OBSERVED).astype(int)])
+    measured = {
+        name: fidelity(name, policy, method, env, obs, episodes=options.episodes)
+        for name, method in (("pretrained", pretrained.method), ("sampler", config.method))
+    }
+    for one in measured.values():
+        print(f"{one.label:12} success {one.success} (zero noise {one.success_zero})", flush=True)
+    could, can = measured["pretrained"].success.value, measured["sampler"].success.value
+    remedy = "or go on with --anyway"
+    require(
+        options.anyway or could > 0,
+        "above 0, or there is no success to learn from",
+        "pretrained success",
+        could,
+        remedy,
+    )
+    require(
+        options.anyway or can >= could - MOST_LOST,
+        f"at least {could - MOST_LOST:.3f}, as the pretrained policy has {could:.3f}",
+        "success of the sampler",
+        can,
+        f"choose another solver, base or tau (docs/demonstrations.md), {remedy}",
+    )
+    return {name: one._asdict() for name, one in measured.items()}
+
+
+def after(options: Options, config: Config) -> list[dict[str, Any]]:
+    """Return what the fine-tuned policy of every seed can do, with every kind of noise."""
+    from genpo_jax.imitation.fidelity import way_entropy
+    from genpo_jax.runs.evaluate import evaluate, table
+
+    rows = []
+    for seed in config.seeds:
+        results = evaluate(options.run_dir, episodes=options.episodes, noise=("zero", "fixed", "random"), seed=seed)
+        results["ways"] = way_entropy(results["noise"]["random"])
+        print(table(results), "" if results["ways"] is None else f"\n  entropy of ways {results['ways']:.2f}")
+        rows.append(results)
+    return rows
+
+
+def finetune(options: Options) -> None:
+    """Measure, train, measure."""
+    import genpo_jax
+    from genpo_jax.runs.folder import saved_config
+
+    pretrained = saved_config(options.source)
+    config = make_config(options, pretrained)
+    path = options.run_dir / FINETUNED_FILE
+    record: dict[str, Any] = {"from": str(options.source)}
+    if options.resume and path.exists():
+        record = json.loads(path.read_text())
+    else:
+        record |= before(options, pretrained, config)
+    policy = None if options.resume else genpo_jax.load(options.source)
+    run = genpo_jax.train(config.env, config, options.run_dir, resume=options.resume, start=policy)
+    if run.stopped:
+        leave(STOPPED)
+    record["after"] = after(options, config)
+    path.write_text(json.dumps(record, indent=2) + "\n")
+    print(f"everything is in {options.run_dir}")
+
+
+if __name__ == "__main__":
+    run_program(Options, finetune, __doc__)
