@@ -292,13 +292,15 @@ def check_options(options: Any) -> None:
             require(len(value) > 0, "a list of at least one", name, value)
         low = 0 if any(type(x) is int and x == 0 for x in defaults) else 1
         for item in values:
+            if item is None:
+                continue
             if type(item) is int:
                 require(low <= item <= LARGEST_COUNT, f"in [{low}, {LARGEST_COUNT}]", name, item)
-            elif name in ("env", "envs") and item is not None:
+            elif name in ("env", "envs"):
                 envs.check(item, getattr(options, "backend", None))
             elif name in ("method", "methods") and item not in defaults:
                 method_of(item.partition(":")[0])
-            elif name in ("out", "json") and item is not None:
+            elif name in ("out", "json"):
                 check_writable(item)
                 require(name == "out" or not item.is_dir(), "a file", name, str(item), "name a file in it")
                 require(name == "json" or not item.is_file(), "a folder", name, str(item), "name another")

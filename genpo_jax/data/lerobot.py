@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from genpo_jax.checks import require
@@ -34,12 +33,11 @@ def read(path: Path, obs_keys: tuple[str, ...] | None) -> Demonstrations:
     columns += [key for key in ("next.reward", "next.done") if key in features]
     table = pa.concat_tables([pq.read_table(file, columns=columns) for file in files])
     table = table.sort_by([("episode_index", "ascending"), ("frame_index", "ascending")])
-    numbers_of = np.unique(table["episode_index"].to_numpy())
-    total = info.get("total_episodes", len(numbers_of))
-    require(len(numbers_of) == total, f"those of {total} episodes", "data files", f"those of {len(numbers_of)}")
-    read_ones = [
-        _read_one(table.filter(pc.equal(table["episode_index"], number)), wanted, obs_keys) for number in numbers_of
-    ]
+    _, starts, counts = np.unique(table["episode_index"].to_numpy(), return_index=True, return_counts=True)
+    total = info.get("total_episodes", len(counts))
+    require(len(counts) == total, f"those of {total} episodes", "data files", f"those of {len(counts)}")
+    rows = zip(starts.tolist(), counts.tolist(), strict=True)
+    read_ones = [_read_one(table.slice(start, count), wanted, obs_keys) for start, count in rows]
     return Demonstrations(tuple(episode for episode, _ in read_ones), read_ones[0][1], valid=_held_out(info, total))
 
 

@@ -23,7 +23,8 @@ def read(path: Path, obs_keys: tuple[str, ...] | None) -> Demonstrations:
     metadata = json.loads((folder / "metadata.json").read_bytes()) if (folder / "metadata.json").is_file() else {}
     stored = metadata.get("data_format", "hdf5")
     require(stored == "hdf5", "hdf5", "data_format", stored, "convert it with minari")
-    with h5py.File(folder / "main_data.hdf5", "r") as file:
+    with h5py.File(folder / "main_data.hdf5", "r") as opened:
+        file: Any = opened
         names = sorted((name for name in file if name.startswith("episode_")), key=_number)
         require(len(names) > 0, "one or more", "episodes episode_i", 0)
         read_ones = [_read_one(file[name], name, obs_keys) for name in names]

@@ -206,7 +206,8 @@ class Pretraining:
         if held_out is not None:
             # The same noise and times for ever, so that its course is that of the policy alone.
             policy, key = self._policy(state.learner.params), jax.random.key(self.config.seed)
-            metrics["valid/loss"] = demonstration_losses(policy, *held_out, key).mean()
+            obs, action = held_out
+            metrics["valid/loss"] = demonstration_losses(policy, obs, action, key).mean()
         return state, metrics
 
     def _policy(self, params: Any) -> Any:

@@ -162,7 +162,7 @@ class Algorithm:
     ) -> tuple[Steps, RewardScale]:
         """Return rewards `[T, B]`, entropy and KL included, divided by their scale, and that scale after them."""
         reward = rollout.reward + self.entropy_bonus(agent, state, rollout, hyper, progress)
-        if initial_kl is not None:
+        if initial_kl is not None and hyper.initial_kl_coef is not None:
             reward = reward - hyper.initial_kl_coef * initial_kl
         # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
         scale = state.reward_scale.absorb(reward, rollout.ended, hyper.gamma)

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -152,7 +153,8 @@ def test_we_read_what_minari_writes(tmp_path, monkeypatch):
 
 
 def test_robomimic_files_have_the_documented_layout(robomimic):
-    with h5py.File(robomimic) as file:
+    with h5py.File(robomimic) as opened:
+        file: Any = opened
         demo = file["data/demo_0"]
         assert file["data"].attrs["total"] == 3 and demo.attrs["num_samples"] == 2
         assert json.loads(file["data"].attrs["env_args"])["env_name"] == "point"

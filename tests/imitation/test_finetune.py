@@ -1,0 +1,168 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from probes import TargetEnv
+from settings import raw_leaves
+
+import genpo_jax
+from experiments.finetune import Options, make_config
+from genpo_jax.envs import EpisodeEnv, make
+from genpo_jax.imitation.config import PretrainConfig
+from genpo_jax.imitation.fidelity import energy_distance, fidelity, way_entropy
+from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlow
+from genpo_jax.policy import PolicySpec, TrainedPolicy
+from genpo_jax.presets import apply, finetune_preset
+from genpo_jax.training.normalizer import RunningMoments
+from genpo_jax.training.trainer import Trainer
+from genpo_jax.training.transfer import as_method, start_from, with_networks_of
+
+SETTINGS = PretrainConfig(sizes=(8,), num_steps=4, chunk=2)
+PRETRAINED = SETTINGS.run_config("avoid")
+
+
+def flow_of(seed=0, method=None, obs_size=2, action_size=4):
+    method = method or PRETRAINED.method
+    spec = PolicySpec(
+        "avoid", 0, obs_size, "state", action_size, "clip", method, PRETRAINED.networks, True, chunk=2, executed=2
+    )
+    params = nnx.state(spec.build(), nnx.Param)
+    keys = iter(jax.random.split(jax.random.key(seed), 100))
+    params = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(next(keys), x.shape), params)
+    moments = RunningMoments(jnp.float32(10), jnp.full(obs_size, 0.5), jnp.full(obs_size, 40.0))
+    return TrainedPolicy(spec, params, moments)
+
+
+def tiny(method, **ppo):
+    config = finetune_preset(PRETRAINED, method)
+    config = replace(config, method=with_networks_of(config.method, PRETRAINED.method))
+    small = {"unroll": 4, "num_minibatches": 2, "num_epochs": 2} | ppo
+    return apply(config, {"env_options": {"num_envs": 4}, "ppo": small, "updates_per_chunk": 1})
+
+
+def test_a_plain_flow_in_another_method_without_noise_does_the_same():
+    policy = flow_of()
+    obs = jax.random.normal(jax.random.key(1), (5, 2))
+    noise = jax.random.normal(jax.random.key(2), (5, 5, 4)).at[:, 1:].set(0.0)
+    chain = as_method(policy, DPPO(num_steps=4, noise_std=0.1))
+    np.testing.assert_allclose(chain(obs, noise=noise), policy(obs, noise=noise[:, :1]), atol=1e-6)
+
+
+def test_an_euler_start_is_within_tau_of_the_flow_and_the_published_start_is_not():
+    policy = flow_of()
+    obs = jax.random.normal(jax.random.key(1), (5, 2))
+    noise = jax.random.normal(jax.random.key(2), (5, 2, 4))
+    fine = as_method(policy, FPO(num_steps=200)).unbounded(obs, noise=noise[:, 1:])
+
+    def error(**settings):
+        sampler = as_method(policy, GenPOPlusPlus(**settings))
+        return float(jnp.abs(sampler.unbounded(obs, noise=noise) - fine).max())
+
+    near = error(num_steps=20, history_coef=0.9, solver="euler-start", base="standard", tau=0.01)
+    far = error(num_steps=20, history_coef=0.9, base="standard")
+    assert near < 0.25 * far
+
+
+@pytest.mark.parametrize("name", sorted(set(METHODS) - {"gaussian"}))
+def test_every_flow_method_has_a_preset_that_takes_over_the_velocity(name):
+    config = tiny(name)
+    assert config.ppo.freeze_observations and config.env_options.reward == "success"
+    # 0.99 per step, and an action is two of them.
+    assert config.ppo.gamma == pytest.approx(0.9801)
+    policy = as_method(flow_of(), config.method)
+    assert policy(jnp.zeros(2), jax.random.key(0)).shape == (4,)
+
+
+def test_a_gaussian_cannot_start_from_a_flow():
+    with pytest.raises(ValueError, match="method must be a flow, or gaussian, as what it starts from is"):
+        as_method(flow_of(), Gaussian())
+    with pytest.raises(ValueError, match="initial_kl_coef must be 0 for a method without a density"):
+        make_config(Options(source="a", run_dir="b", method="fpo", initial_kl_coef=0.1), PRETRAINED)
+
+
+def differ(before, tree):
+    return any((a != np.asarray(b)).any() for a, b in zip(before, jax.tree.leaves(tree), strict=True))
+
+
+def test_a_run_starts_with_the_pretrained_networks_and_keeps_its_normalizer():
+    config = replace(tiny("genpo++", initial_kl_coef=0.5, value_warmup=1), num_seeds=2)
+    trainer, policy = Trainer(make("avoid"), config), flow_of()
+    state = start_from(trainer.init(config.seeds), policy)
+    for seed in range(2):
+        found = raw_leaves(jax.tree.map(lambda x, i=seed: x[i], state.learner.params["policy"]["velocity"]))
+        for a, b in zip(found, raw_leaves(policy.params["velocity"]), strict=True):
+            np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(state.obs_moments["state"].mean, np.full((2, 2), 0.5))
+    velocity = [np.asarray(x) for x in jax.tree.leaves(state.learner.params["policy"])]
+    value = [np.asarray(x) for x in jax.tree.leaves(state.learner.params["value"])]
+    rate = np.asarray(state.learner.learning_rate)
+    # The first update warms the value function up: the policy stands still, exactly, and so does its rate.
+    state, metrics = trainer.chunk(state)
+    assert not differ(velocity, state.learner.params["policy"])
+    assert differ(value, state.learner.params["value"])
+    np.testing.assert_array_equal(rate, state.learner.learning_rate)
+    # Rounding, over tau = 0.1 and in a network of large random weights.
+    assert (metrics["train/first_ratio_error"] < 5e-3).all()
+    # The policy is still that of the start: no divergence but rounding.
+    np.testing.assert_allclose(metrics["train/initial_kl"], 0.0, atol=1e-4)
+    np.testing.assert_array_equal(metrics["train/refused_statistics"], 0.0)
+    state, _ = trainer.chunk(state)
+    assert differ(velocity, state.learner.params["policy"])
+    state, metrics = trainer.chunk(state)
+    assert (np.abs(metrics["train/initial_kl"]) > 1e-5).all()
+    np.testing.assert_array_equal(state.obs_moments["state"].mean, np.full((2, 2), 0.5))
+
+
+def test_the_energy_distance_of_points_by_hand():
+    # 2 * (1 + 3 + 1 + 1) / 4 - 2 - 2 for {0, 2} and {1, 3}: 2 * 1.5 - 2 - 2 = -1.
+    x, y = jnp.array([[0.0], [2.0]]), jnp.array([[1.0], [3.0]])
+    np.testing.assert_allclose(energy_distance(x, y), -1.0, rtol=1e-6)
+    same = jax.random.normal(jax.random.key(0), (2, 400, 3))
+    assert abs(float(energy_distance(*same))) < 0.03 < 0.5 < float(energy_distance(same[0], same[1] + 1))
+
+
+def test_the_entropy_of_ways_is_1_where_all_are_taken_and_0_where_one_is():
+    def of(*shares):
+        return way_entropy({"metrics": {f"way_{k}": share for k, share in enumerate(shares)} | {"other": 9.0}})
+
+    assert of(0.2, 0.2, 0.2, 0.2) == pytest.approx(1.0)
+    assert of(0.3, 0.3, 0.0, 0.0) == pytest.approx(0.5)
+    assert of(0.0, 0.7, 0.0, 0.0) == of(0.0, 0.0, 0.0, 0.0) == 0.0
+    assert way_entropy({"metrics": {"success": 1.0}}) is None
+
+
+def test_the_sampler_of_the_pretrained_flow_has_no_distance_from_itself():
+    policy, env = flow_of(), EpisodeEnv.of(make("avoid"), PRETRAINED.env_options)
+    obs = jax.random.normal(jax.random.key(1), (4, 2))
+    same = fidelity("same", policy, policy.spec.method, env, obs, episodes=4)
+    other = fidelity("other", policy, SAFlow(num_steps=2, base="correlated", tau=2.0), env, obs, episodes=4)
+    assert abs(same.energy) < 0.05 < other.energy
+    assert (same.calls, other.calls) == (4, 5) and 0 <= same.success.value <= 1
+
+
+def test_fidelity_needs_success():
+    policy = flow_of(obs_size=1, action_size=2)
+    env = EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)
+    with pytest.raises(ValueError, match="an environment with a metric 'success'"):
+        fidelity("x", policy, policy.spec.method, env, jnp.zeros((1, 1)), episodes=2)
+
+
+@pytest.mark.ci
+def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
+    from experiments import collect, finetune, pretrain
+
+    data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
+    collect.collect(collect.Options(env="avoid", episodes=20, data=data))
+    small = {"sizes": (16,), "num_updates": 40, "updates_per_chunk": 20, "episodes": 20}
+    pretrain.pretrain(pretrain.Options(data=data, run_dir=start, **small))
+    options = finetune.Options(source=start, run_dir=tuned, num_timesteps=4096, episodes=20)
+    with pytest.raises(ValueError, match="pretrained success must be above 0|success of the sampler"):
+        finetune.finetune(options)
+    finetune.finetune(replace(options, anyway=True))
+    assert {"pretrained", "sampler", "after", "from"} <= set(
+        finetune.json.loads((tuned / "finetuned.json").read_text())
+    )
+    assert genpo_jax.load(tuned)(jnp.zeros(2)).shape == (2,)
