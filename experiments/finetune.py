@@ -13,9 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import tyro
 
 from experiments.study import parse_method
@@ -27,7 +24,6 @@ from genpo_jax.presets import apply, finetune_preset
 FINETUNED_FILE = "finetuned.json"
 # So many points of success may the sampler lose before anything is learned.
 MOST_LOST = 0.05
-NUM_OBSERVED = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,16 +71,12 @@ def before(options: Options, pretrained: Config, config: Config) -> dict[str, An
     """
     import genpo_jax
     from genpo_jax import envs
-    from genpo_jax.data.collect import record, trained
     from genpo_jax.envs import EpisodeEnv
-    from genpo_jax.imitation.fidelity import fidelity
+    from genpo_jax.imitation.fidelity import fidelity, visited
 
     policy = genpo_jax.load(options.source)
-    raw = envs.make(config.env, config.backend)
-    env = EpisodeEnv.of(raw, pretrained.env_options)
-    visits = record(raw, trained(policy, 8, "random", pretrained.env_options.action_repeat), 8, jax.random.key(0))
-    visited = np.concatenate([episode.obs for episode in visits.episodes])
-    obs = jnp.asarray(visited[np.linspace(0, len(visited) - 1, NUM_OBSERVED).astype(int)])
+    env = EpisodeEnv.of(envs.make(config.env, config.backend), pretrained.env_options)
+    obs = visited(policy, env)
     measured = {
         name: fidelity(name, policy, method, env, obs, episodes=options.episodes)
         for name, method in (("pretrained", pretrained.method), ("sampler", config.method))

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 from scipy.special import entr
 
+from genpo_jax.data.collect import record, trained
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.intervals import Interval
@@ -65,6 +66,14 @@ def fidelity(
         success_zero=success["zero"],
         ways=way_entropy(results["random"]),
     )
+
+
+def visited(policy: TrainedPolicy, env: EpisodeEnv, episodes: int = 8, count: int = 32) -> Array:
+    """Return observations `[count, o]` that a policy meets, evenly over its episodes."""
+    demonstrator = trained(policy, episodes, "random", env.action_repeat)
+    recorded = record(env.env, demonstrator, episodes, jax.random.key(0), length=env.episode_length)
+    obs = np.concatenate([episode.obs for episode in recorded.episodes])
+    return jnp.asarray(obs[np.linspace(0, len(obs) - 1, count).astype(int)])
 
 
 def success_of(values: dict[str, Any]) -> Interval:

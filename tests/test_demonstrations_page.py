@@ -1,0 +1,27 @@
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.slow
+def test_every_command_of_the_page_runs_one_after_another(tmp_path):
+    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "demonstrations.md").read_text(), flags=re.DOTALL)
+    commands = [line for block in blocks for line in block.splitlines()]
+    assert [line.split()[2].split(".")[1] for line in commands] == ["collect", "pretrain", "fidelity", "finetune"]
+    for line in commands:
+        done = subprocess.run(
+            [sys.executable, *shlex.split(line)[1:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"},
+        )
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "tuned" / "finetuned.json").exists()
