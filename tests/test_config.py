@@ -35,7 +35,7 @@ from genpo_jax.methods import FPO, METHODS, GenPOPlusPlus, NetworksConfig
         (GenPOPlusPlus, {"action_entropy_coef": -0.1}, "action_entropy_coef"),
         (NetworksConfig, {"value_sizes": (0,)}, "value_sizes"),
         (NetworksConfig, {"activation": "relu"}, "activation must be one of mish, elu, swish, tanh, got 'relu'"),
-        (GenPOPlusPlus, {"base": "bogus"}, "base must be one of standard, learned-scale, conditioned, correlated, got 'bogus'"),
+        (GenPOPlusPlus, {"base": "bogus"}, "base must be one of standard, .*, correlated, got 'bogus'"),
         (PPOConfig, {"objective": "x"}, "objective must be one of clip, aspo, got 'x'"),
         (PPOConfig, {"gamma": float("nan")}, "gamma must be a finite number, got nan"),
         (PPOConfig, {"clip_range": 1e30}, "clip_range must be in"),

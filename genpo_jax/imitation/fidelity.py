@@ -12,7 +12,7 @@ from genpo_jax.data.collect import record, trained
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.intervals import Interval
-from genpo_jax.methods import Method
+from genpo_jax.methods import FlowMethod, Method
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.evaluate import evaluate_policy
 from genpo_jax.training.transfer import as_method
@@ -100,7 +100,9 @@ def way_entropy(values: dict[str, Any]) -> float | None:
 
 
 def calls_of(method: Any) -> int:
-    """Return how often a method evaluates the velocity for one action."""
+    """Return how often a method evaluates its velocity, or its mean, for one action."""
+    if not isinstance(method, FlowMethod):
+        return 1
     if hasattr(method, "make_solver"):
         return len(method.make_solver().evaluation_times)
     return method.num_steps * (2 if method.name == "policyflow" else 1)
