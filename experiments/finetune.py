@@ -119,9 +119,11 @@ def after(options: Options, config: Config) -> list[dict[str, Any]]:
 def finetune(options: Options) -> None:
     """Measure, train, measure."""
     import genpo_jax
-    from genpo_jax.runs.folder import saved_config
+    from genpo_jax.runs.folder import check_run_dir, saved_config, write_json
+    from genpo_jax.runs.load import folder_of
 
-    pretrained = saved_config(options.source)
+    check_run_dir(options.run_dir, options.resume)
+    pretrained = saved_config(folder_of(options.source, None))
     config = make_config(options, pretrained)
     path = options.run_dir / FINETUNED_FILE
     record: dict[str, Any] = {"from": str(options.source)}
@@ -129,12 +131,13 @@ def finetune(options: Options) -> None:
         record = json.loads(path.read_text())
     else:
         record |= before(options, pretrained, config)
+        write_json(path, record)
     policy = None if options.resume else genpo_jax.load(options.source)
     run = genpo_jax.train(config.env, config, options.run_dir, resume=options.resume, start=policy)
     if run.stopped:
         leave(STOPPED)
     record["after"] = after(options, config)
-    path.write_text(json.dumps(record, indent=2) + "\n")
+    write_json(path, record)
     print(f"everything is in {options.run_dir}")
 
 
