@@ -162,6 +162,7 @@ def scale_update(ppo: PPOConfig, clip_range: float, step: float) -> PPOConfig:
 # good, a critic that learns first, and small steps.
 FINETUNE: Layer = {
     "num_timesteps": 500_000,
+    "eval_envs": 64,
     "env_options": {"num_envs": 64, "reward": "success"},
     "ppo": {
         "unroll": 64,
