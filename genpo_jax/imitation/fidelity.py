@@ -12,7 +12,7 @@ from genpo_jax.data.collect import record, trained
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.intervals import Interval
-from genpo_jax.methods import FlowMethod, Method
+from genpo_jax.methods import FlowMethod, Method, PolicyFlow, ReversibleMethod
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.evaluate import evaluate_policy
 from genpo_jax.training.transfer import as_method
@@ -103,9 +103,10 @@ def calls_of(method: Any) -> int:
     """Return how often a method evaluates its velocity, or its mean, for one action."""
     if not isinstance(method, FlowMethod):
         return 1
-    if hasattr(method, "make_solver"):
+    if isinstance(method, ReversibleMethod):
         return len(method.make_solver().evaluation_times)
-    return method.num_steps * (2 if method.name == "policyflow" else 1)
+    flow: Any = method
+    return flow.num_steps * (2 if isinstance(method, PolicyFlow) else 1)
 
 
 def energy_distance(x: Array, y: Array) -> Array:
