@@ -85,6 +85,7 @@ def largest_difference(method, network, activation, **settings):
     )
 
 
+@pytest.mark.ci
 def test_a_policy_in_bfloat16_leaves_as_it_is_in_stablehlo_and_in_float32_in_onnx():
     exact = trained()
     rounded = TrainedPolicy(

@@ -52,7 +52,7 @@ def run(tmp_path_factory):
 def test_an_environment_object_wins_over_the_configs_name_and_brings_no_backend(run):
     saved = read_config(run.run_dir)
     assert (saved["config"]["env"], saved["config"]["backend"]) == ("privileged", None)
-    assert saved["environment"] == {"factory": None, "object": True}
+    assert saved["environment"] == {"factory": None, "object": True, "sha256": None}
 
 
 def test_the_run_has_what_a_notebook_needs(run, capsys):

@@ -13,6 +13,7 @@ from genpo_jax.cli import run_program
 from genpo_jax.methods import METHODS
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
 def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
     then = fresh_policy(sized((8,), method, initial_std=0.5), 2, 2)

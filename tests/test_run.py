@@ -129,6 +129,7 @@ def test_one_seed_of_several_can_be_resumed_alone(tmp_path):
     assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
 
 
+@pytest.mark.ci
 def test_a_run_that_was_killed_before_its_first_save_is_evaluated_once_before_training(tmp_path):
     train(replace(CONFIG, num_timesteps=64), tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "64")
@@ -229,6 +230,7 @@ def test_a_resumed_run_cannot_be_asked_for_less_than_it_has_done(tmp_path):
     assert (tmp_path / "config.json").read_bytes() == before
 
 
+@pytest.mark.ci
 def test_a_run_that_was_killed_while_it_started_can_be_started_again(tmp_path):
     train(replace(CONFIG, num_timesteps=64), tmp_path)
     for name in ("config.json", "metrics.jsonl"):
@@ -238,6 +240,7 @@ def test_a_run_that_was_killed_while_it_started_can_be_started_again(tmp_path):
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["0", "64"]
 
 
+@pytest.mark.ci
 def test_checkpoints_that_another_run_left_are_not_taken_for_this_one(tmp_path):
     for name in ("mine", "other"):
         train(replace(CONFIG, num_timesteps=64), tmp_path / name)

@@ -195,6 +195,7 @@ def test_non_finite_physics_is_counted_and_leaves_training_intact():
     assert jnp.isfinite(state.reward_scale.moments.std)
 
 
+@pytest.mark.ci
 def test_the_critic_alone_sees_the_privileged_observation():
     trainer = make_trainer(TargetEnv(privileged=True))
     agent = trainer.algorithm.make_agent(first_seed(trainer.init([0])).learner.params)
@@ -213,6 +214,7 @@ def test_an_environment_without_a_state_observation_is_refused():
         make_trainer(env)
 
 
+@pytest.mark.ci
 def test_seeds_trained_in_one_program_equal_single_runs(trainer):
     state = trainer.init([0, 1, 2])
     for _ in range(2):

@@ -31,6 +31,7 @@ def played(task, steps=5):
     return jax.jit(lambda s: jax.lax.scan(step, s, actions))(state)[1]
 
 
+@pytest.mark.ci
 def test_one_definition_is_the_same_task_on_both_engines(arm):
     for ours, theirs in zip(played(arm), played(Arm("mjx")), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
@@ -115,6 +116,7 @@ def config(**changes):
     )
 
 
+@pytest.mark.ci
 def test_a_run_on_it_reports_success_and_goes_on_bit_for_bit(tmp_path):
     whole = genpo_jax.train(Arm("c"), config(), tmp_path / "whole", progress=False)
     genpo_jax.train(Arm("c"), replace(config(), num_timesteps=128), tmp_path / "half", progress=False)

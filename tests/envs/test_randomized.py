@@ -21,6 +21,7 @@ def arm():
     return RandomizedEnvironment(Arm("mjx"), heavier)
 
 
+@pytest.mark.ci
 def test_environments_side_by_side_have_parameters_of_their_own_and_keep_them(arm):
     states, _ = jax.vmap(arm.reset)(jax.random.split(jax.random.key(0), 4))
     (masses,) = states.drawn
@@ -31,6 +32,7 @@ def test_environments_side_by_side_have_parameters_of_their_own_and_keep_them(ar
     np.testing.assert_array_equal(after.drawn[0], masses)
 
 
+@pytest.mark.ci
 def test_a_heavier_arm_moves_less_under_the_same_torque(arm):
     state, _ = arm.reset(jax.random.key(0))
     state = state.replace(state=arm.env.reset(jax.random.key(0))[0])
@@ -47,6 +49,7 @@ def test_a_heavier_arm_moves_less_under_the_same_torque(arm):
     np.testing.assert_allclose(plain.data.qvel, same.state.data.qvel, rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_a_new_episode_draws_anew(arm):
     episodes = EpisodeEnv(arm, 2)
     state = episodes.init(jax.random.split(jax.random.key(0), 3))
@@ -57,6 +60,7 @@ def test_a_new_episode_draws_anew(arm):
     assert (np.asarray(state.env_state.drawn[0])[:, 1] != before[:, 1]).all()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     ("function", "message"),
     [

@@ -43,6 +43,7 @@ def tiny(method, **ppo):
     return apply(config, {"env_options": {"num_envs": 4}, "ppo": small, "updates_per_chunk": 1})
 
 
+@pytest.mark.ci
 def test_a_plain_flow_in_another_method_without_noise_does_the_same():
     policy = flow_of()
     obs = jax.random.normal(jax.random.key(1), (5, 2))
@@ -51,6 +52,7 @@ def test_a_plain_flow_in_another_method_without_noise_does_the_same():
     np.testing.assert_allclose(chain(obs, noise=noise), policy(obs, noise=noise[:, :1]), atol=1e-6)
 
 
+@pytest.mark.ci
 def test_an_euler_start_is_within_tau_of_the_flow_and_the_published_start_is_not():
     policy = flow_of()
     obs = jax.random.normal(jax.random.key(1), (5, 2))
@@ -87,6 +89,7 @@ def differ(before, tree):
     return any((a != np.asarray(b)).any() for a, b in zip(before, jax.tree.leaves(tree), strict=True))
 
 
+@pytest.mark.ci
 def test_a_run_starts_with_the_pretrained_networks_and_keeps_its_normalizer():
     config = replace(tiny("genpo++", initial_kl_coef=0.5, value_warmup=1), num_seeds=2)
     trainer, policy = Trainer(make("avoid"), config), flow_of()
@@ -134,6 +137,7 @@ def test_the_entropy_of_ways_is_1_where_all_are_taken_and_0_where_one_is():
     assert way_entropy({"metrics": {"success": 1.0}}) is None
 
 
+@pytest.mark.ci
 def test_the_sampler_of_the_pretrained_flow_has_no_distance_from_itself():
     policy, env = flow_of(), EpisodeEnv.of(make("avoid"), PRETRAINED.env_options)
     obs = jax.random.normal(jax.random.key(1), (4, 2))

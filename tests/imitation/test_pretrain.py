@@ -43,6 +43,7 @@ def others():
     return Demonstrations((Episode(np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(3)),) * 2, {"state": 2}, "avoid")
 
 
+@pytest.mark.ci
 def test_a_run_of_pretraining_is_loaded_evaluated_and_recorded(tmp_path, demonstrations):
     run = Pretraining(demonstrations, TINY, tmp_path / "run", progress=False, source="demos.hdf5")
     run.train()
