@@ -87,7 +87,7 @@ class CEngine:
         # MuJoCo would set a simulation that blew up back to its initial state, which looks like a success.
         self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self.computed = tuple(computed)
-        self.num_threads = num_threads or len(os.sched_getaffinity(0))
+        self.num_threads = num_threads or _num_processors()
         blank = mujoco.MjData(self.model)
         self._shapes = {name: np.shape(getattr(blank, name)) for name in (*STATE, *self.computed)}
         self._initial = np.zeros(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
@@ -208,6 +208,11 @@ class MjxEngine:
     def step(self, data: Any, substeps: int) -> Any:
         """Take that many physics steps."""
         return jax.lax.scan(lambda data, _: (self._mjx.step(self.model, data), None), data, length=substeps)[0]
+
+
+def _num_processors() -> int:
+    """Return how many processors this process may use; not every system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_c() -> None:
