@@ -16,6 +16,7 @@ from jax import Array
 from genpo_jax.checks import require
 from genpo_jax.envs.base import Metrics, Observation
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine
+from genpo_jax.runtime import compiler_options
 
 BACKENDS = ("c", "mjx", "warp")
 
@@ -213,7 +214,9 @@ class MjcfTask:
         Raises:
             ValueError: names what is not.
         """
-        state, obs = jax.jit(self.reset)(jax.random.key(0))
+        # Without these emitters MJX takes seconds on a CPU, with them minutes.
+        told = compiler_options(fusion_emitters=False)
+        state, obs = jax.jit(self.reset, compiler_options=told)(jax.random.key(0))
         for name, value in obs.items():
             require(value.ndim == 1, "a vector", f"observation '{name}' of {self.name}", f"shape {value.shape}")
             bad = np.flatnonzero(~np.isfinite(np.asarray(value)))

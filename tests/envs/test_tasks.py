@@ -7,6 +7,7 @@ import pytest
 from genpo_jax.envs import make
 from genpo_jax.envs.registry import TASKS
 from genpo_jax.envs.tasks import panda
+from genpo_jax.runtime import compiler_options
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,10 @@ def test_both_engines_see_and_reward_the_same(tasks, name):
             state, obs, reward, *_ = task.step(state, action)
             return state, (obs["state"], reward)
 
-        return jax.jit(lambda key: jax.lax.scan(step, task.reset(key)[0], actions)[1])(jax.random.key(3))
+        # Without, MJX takes minutes on a CPU.
+        told = compiler_options(fusion_emitters=False)
+        play = jax.jit(lambda key: jax.lax.scan(step, task.reset(key)[0], actions)[1], compiler_options=told)
+        return play(jax.random.key(3))
 
     (ours, our_reward), (theirs, their_reward) = play(tasks[name]), play(make(name, "mjx"))
     np.testing.assert_allclose(ours, theirs, atol=5e-3)
