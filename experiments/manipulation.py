@@ -3,7 +3,6 @@
 Options are those of `genpo-jax train`. At the end 1000 episodes are played with zero and with random noise.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +16,7 @@ def manipulation(arguments: Sequence[str], prog: str) -> None:
     named = any(argument.partition("=")[0] in ("--env", "--resume") for argument in arguments)
     run = train([*arguments] if named else ["--env", "panda_push", *arguments], prog)
     from genpo_jax.runs.evaluate import evaluate, table
+    from genpo_jax.runs.folder import write_json
     from genpo_jax.runs.hosts import is_writer
 
     if not is_writer():
@@ -24,7 +24,7 @@ def manipulation(arguments: Sequence[str], prog: str) -> None:
     results = [evaluate(run.run_dir, episodes=EPISODES, seed=seed) for seed in run.config.seeds]
     for seed, result in zip(run.config.seeds, results, strict=True):
         print(f"seed {seed}: {table(result)}", flush=True)
-    (run.run_dir / "evaluation.json").write_text(json.dumps(results, indent=1))
+    write_json(run.run_dir / "evaluation.json", results)
 
 
 if __name__ == "__main__":

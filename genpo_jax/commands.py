@@ -191,8 +191,10 @@ def report(arguments: Sequence[str], prog: str = "genpo-jax report") -> None:
     """Write a page that says whether runs learned, with curves, diagnostics, faults and settings."""
     command = _parse(ReportCommand, arguments, prog)
     from genpo_jax.reporting.page import player_of, report_page
+    from genpo_jax.reporting.records import read_records
 
-    report_page(command.runs)
+    # What cannot be reported on shows before the physics is compiled.
+    read_records(command.runs)
     player, why = None, ""
     if command.player or (command.player is None and len(command.runs) == 1):
         _start_jax()

@@ -13,6 +13,8 @@ from genpo_jax.methods import GenPOPlusPlus, Method, NetworksConfig, method_of
 # Counters of single environments are int32.
 LARGEST_COUNT = 2**31 - 1
 LARGEST_NUM_ENVS = 2**24
+# The metric that says whether an episode is a success: unlike the others it is not summed, its last value stands.
+SUCCESS = "success"
 
 
 @dataclass(frozen=True)

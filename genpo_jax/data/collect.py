@@ -9,9 +9,9 @@ import numpy as np
 from jax import Array
 
 from genpo_jax.checks import require
+from genpo_jax.config import SUCCESS
 from genpo_jax.data.demonstrations import Demonstrations, Episode
 from genpo_jax.envs import Environment, EpisodeEnv, Observation
-from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.training.agent import ACTOR_OBS
 

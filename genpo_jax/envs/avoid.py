@@ -6,8 +6,8 @@ import numpy as np
 from flax.struct import PyTreeNode
 from jax import Array
 
+from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Metrics, Observation
-from genpo_jax.envs.episode import SUCCESS
 
 
 class AvoidState(PyTreeNode):

@@ -10,13 +10,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from genpo_jax.checks import require, require_count
-from genpo_jax.config import EnvConfig
+from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs.base import Environment, Metrics, Observation
 
 # Larger magnitudes count as non-finite: squares must not overflow float32 sums of the running statistics.
 LARGEST = 1e8
-# The metric that says whether an episode is a success: unlike the others it is not summed, its last value stands.
-SUCCESS = "success"
 
 
 class EpisodeState(flax.struct.PyTreeNode):

@@ -14,11 +14,11 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.checks import require
+from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Metrics, Observation
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine
+from genpo_jax.envs.registry import TASK_BACKENDS
 from genpo_jax.runtime import compiler_options
-
-BACKENDS = ("c", "mjx", "warp")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,9 @@ class MjcfTask:
     def __init__(self, backend: str | None = None) -> None:
         self.name = self.name or type(self).__name__
         self.backend = backend or _default_backend()
-        require(self.backend in BACKENDS, f"one of {', '.join(BACKENDS)}", f"the backend of {self.name}", backend)
+        require(
+            self.backend in TASK_BACKENDS, f"one of {', '.join(TASK_BACKENDS)}", f"the backend of {self.name}", backend
+        )
         self.mj_model, self.sha256 = _compiled(self.name, self.model)
         self.dt = self.control_dt
         self.substeps = _substeps(self.name, self.control_dt, self.mj_model.opt.timestep)
@@ -195,7 +197,7 @@ class MjcfTask:
         metrics = dict(self.metrics(s, action))
         success = self.success(s)
         if success is not None:
-            metrics["success"] = jnp.asarray(success, jnp.float32)
+            metrics[SUCCESS] = jnp.asarray(success, jnp.float32)
         return (
             state,
             self._observation(s),

@@ -9,11 +9,10 @@ import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.checks import require
+from genpo_jax.config import SUCCESS
 from genpo_jax.export.standalone import MujocoTask, OnnxPolicy, describe
 
 PERCENTILES = (50, 90, 99)
-# Of this metric the last value counts; the loop runs without the trainer, which has the name too.
-SUCCESS = "success"
 
 
 @dataclass(frozen=True)

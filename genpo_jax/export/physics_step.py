@@ -20,14 +20,13 @@ from jax.extend.core import Primitive
 from mujoco import mjx
 
 from genpo_jax.envs import Environment
-from genpo_jax.envs.engines import CEngine
+from genpo_jax.envs.engines import MOVED, STATE, CEngine
 from genpo_jax.envs.mujoco_model import mj_model_of, synchronized
 from genpo_jax.export.onnx_graph import Graph
 from genpo_jax.training.agent import ACTOR_OBS
 
-# What a physics step is given: it moves the first and holds the others.
-MOVED = ("time", "qpos", "qvel", "act", "qacc_warmstart")
-HELD = ("ctrl", "qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "mocap_quat", "userdata")
+# What a physics step holds, beside what it moves.
+HELD = (*STATE[len(MOVED) :], "userdata")
 
 _physics_step = Primitive("physics_step")
 _physics_step.multiple_results = True

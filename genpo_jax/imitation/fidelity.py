@@ -8,9 +8,9 @@ import numpy as np
 from jax import Array
 from scipy.special import entr
 
+from genpo_jax.config import SUCCESS
 from genpo_jax.data.collect import record, trained
 from genpo_jax.envs import EpisodeEnv
-from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.intervals import Interval
 from genpo_jax.methods import FlowMethod, Method, PolicyFlow, ReversibleMethod
 from genpo_jax.policy import TrainedPolicy

@@ -9,8 +9,8 @@ import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.checks import require
+from genpo_jax.config import SUCCESS
 from genpo_jax.envs import EpisodeEnv
-from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config

@@ -192,7 +192,7 @@ def saved_config(run_dir: str | Path) -> Config:
     return Config.from_dict(read_config(run_dir)["config"])
 
 
-def write_json(path: Path, contents: dict[str, Any]) -> None:
+def write_json(path: Path, contents: Any) -> None:
     """Write a file of a run's folder, which is made if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(contents, indent=2) + "\n").encode())

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from genpo_jax.config import SUCCESS
 from genpo_jax.envs import EpisodeEnv, Metrics
-from genpo_jax.envs.episode import SUCCESS
 from genpo_jax.training import sharding
 from genpo_jax.training.algorithm import TrainState, evaluation_key
 from genpo_jax.training.trainer import Trainer
