@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from genpo_jax.envs import Environment
     from genpo_jax.envs import make as make_env
     from genpo_jax.envs import register as register_env
+    from genpo_jax.envs.mirror import Mirror
     from genpo_jax.envs.mjcf import MjcfTask, Start, View
     from genpo_jax.methods import METHODS, NetworksConfig
     from genpo_jax.policy import TrainedPolicy, make_inference_fn
@@ -33,6 +34,7 @@ _HOMES = {
     "EnvConfig": "genpo_jax.config",
     "Environment": "genpo_jax.envs",
     "METHODS": "genpo_jax.methods",
+    "Mirror": "genpo_jax.envs.mirror",
     "MjcfTask": "genpo_jax.envs.mjcf",
     "NetworksConfig": "genpo_jax.methods",
     "PPOConfig": "genpo_jax.config",
@@ -78,6 +80,7 @@ __all__ = [
     "Config",
     "EnvConfig",
     "Environment",
+    "Mirror",
     "MjcfTask",
     "NetworksConfig",
     "PPOConfig",

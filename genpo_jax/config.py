@@ -101,6 +101,8 @@ class PPOConfig:
     initial_kl_coef: float = 0.0
     """Take this times the exact KL divergence from the policy at the start off the reward, estimated by the log-ratio
     of the actions taken; for methods that know the density of their actions."""
+    mirror: bool = False
+    """Learn from the mirror image of each transition too, where the environment shows a symmetry (docs/methods.md)."""
     normalize_rewards: bool = True
     """Divide rewards by the running standard deviation of the discounted return."""
 

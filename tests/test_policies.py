@@ -250,3 +250,19 @@ def test_the_solver_finds_its_times_among_those_embedded_together(method, solver
         # A time that was rounded on its way is still that time.
         for rounded in (t, np.nextafter(np.float32(t), np.float32(2)), np.nextafter(np.float32(t), np.float32(-1))):
             np.testing.assert_allclose(policy_velocity(x, jnp.float32(rounded)), each(x, jnp.float32(t)), atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [*VARIANTS, *SURROGATES], ids=str)
+def test_mirroring_a_record_turns_its_coordinates_and_keeps_its_densities(options):
+    policy, obs = build(**options), observations(8)
+    record = recorded(policy, obs, jax.random.key(1))
+    moved = perturbed(policy, 0.05)
+    twice = policy.mirrored(policy.mirrored(record, jnp.negative), jnp.negative)
+    np.testing.assert_array_equal(moved.log_ratio(obs, twice), moved.log_ratio(obs, record))
+    # Whatever is not named would leave the record half mirrored.
+    image = policy.mirrored(record, jnp.negative)
+    turned = jax.tree.map(lambda a, b: bool((a == -b).all()) and bool((a != b).any()), image, record)
+    coordinates = {
+        name for name, x in vars(record).items() if x.shape[-1] == ACTION and not name.startswith(("log", "loss"))
+    }
+    assert {name for name, value in vars(turned).items() if value} == coordinates

@@ -8,6 +8,7 @@ from probes import ClockEnv, ConstantEnv, TargetEnv
 from settings import networks, raw_leaves, sized
 
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.envs.mirror import Mirror, signs
 from genpo_jax.methods import METHODS
 from genpo_jax.training import ppo
 from genpo_jax.training.evaluation import Evaluator
@@ -285,3 +286,26 @@ def test_a_chunk_keeps_the_types_of_its_state_where_numbers_are_64_bits_wide(met
         after, _ = jax.eval_shape(trainer.program, state, trainer.hyper)
     types = [[leaf.dtype for leaf in jax.tree.leaves(tree)] for tree in (state, after)]
     assert types[0] == types[1]
+
+
+class MirroredEnv(TargetEnv):
+    """Best at action = x / 2 from either side."""
+
+    mirror = Mirror({"state": signs(-1)}, signs(-1))
+
+
+def test_mirror_images_are_learned_from_and_keep_the_statistics_symmetric():
+    trainer = make_trainer(MirroredEnv(), mirror=True)
+    state, history = train(trainer, 10)
+    assert max(float(metrics["train/first_ratio_error"]) for metrics in history) < 1e-4
+    moments = state.obs_moments["state"]
+    # 10 chunks of 4 updates of 8 steps of 64 environments, and their images, which bring the mean to zero.
+    assert moments.count == 10 * 4 * 8 * 64 * 2
+    np.testing.assert_allclose(moments.mean, 0.0, atol=1e-5)
+    assert history[0]["train/reward"] < -0.3
+    assert history[-1]["train/reward"] > -0.12
+
+
+def test_mirror_images_of_an_environment_without_a_symmetry_are_refused():
+    with pytest.raises(ValueError, match="attribute mirror of target"):
+        make_trainer(TargetEnv(), mirror=True)

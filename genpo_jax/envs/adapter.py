@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Environment, Metrics, Observation
+from genpo_jax.envs.mirror import Mirror
 
 # Brax's environments have no time limit of their own; this is what its training uses.
 BRAX_EPISODE_LENGTH = 1000
@@ -27,6 +29,7 @@ class LibraryEnvironment:
         raw: the library's environment, without its wrappers; its actions must lie in [-1, 1].
         default_episode_length: time limit in steps.
         tracing: a context in which the environment's functions are traced, where its physics is another's.
+        success: of the library's state, whether the task is done, where the library does not say so itself.
 
     Attributes:
         raw: the library's environment.
@@ -42,15 +45,25 @@ class LibraryEnvironment:
         raw: Any,
         default_episode_length: int,
         tracing: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+        success: Callable[[Any], Array] | None = None,
     ):
         self.name = name
         self.raw = raw
         self._tracing = tracing
+        self._success = success
         self.default_episode_length = default_episode_length
         self.action_size = int(raw.action_size)
         self._reset = jax.jit(self.trace_reset)
         self._step = jax.jit(self.trace_step)
         self.observation_sizes = self._observation_sizes()
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """The symmetry of the robot, where one is known."""
+        # Late: it imports MuJoCo.
+        from genpo_jax.envs.robot_mirrors import robot_mirror
+
+        return robot_mirror(self.name, self)
 
     def reset(self, key: Array) -> tuple[Any, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
@@ -71,7 +84,10 @@ class LibraryEnvironment:
         with deprecations_ignored(), self._tracing():
             state = self.raw.step(state, action)
         terminated = jnp.asarray(state.done).astype(bool)
-        return state, _named(state.obs), jnp.asarray(state.reward), terminated, _scalars(state.metrics)
+        metrics = _scalars(state.metrics)
+        if self._success is not None:
+            metrics[SUCCESS] = jnp.asarray(self._success(state), jnp.float32)
+        return state, _named(state.obs), jnp.asarray(state.reward), terminated, metrics
 
     def _observation_sizes(self) -> dict[str, int]:
         _, obs = jax.eval_shape(self._reset, jax.random.key_data(jax.random.key(0)))

@@ -12,6 +12,7 @@ from jax import Array, lax
 from genpo_jax.checks import require, require_count
 from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs.base import Environment, Metrics, Observation
+from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
 
 # Larger magnitudes count as non-finite: squares must not overflow float32 sums of the running statistics.
 LARGEST = 1e8
@@ -124,6 +125,16 @@ class EpisodeEnv:
     def action_size(self) -> int:
         """Numbers in an action: those of a whole chunk."""
         return self.chunk * self.env.action_size
+
+    @property
+    def mirror(self) -> Mirror:
+        """The symmetry of observations and whole chunks of actions.
+
+        Raises:
+            ValueError: if the environment shows none.
+        """
+        mirror = mirror_of(self.env, self.env.observation_sizes, self.env.action_size)
+        return dataclasses.replace(mirror, action=each(unchanged(self.chunk), mirror.action))
 
     @property
     def steps_per_action(self) -> int:

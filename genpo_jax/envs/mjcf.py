@@ -17,6 +17,7 @@ from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Metrics, Observation
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine
+from genpo_jax.envs.mirror import Mirror
 from genpo_jax.envs.registry import TASK_BACKENDS
 from genpo_jax.runtime import compiler_options
 
@@ -96,6 +97,7 @@ class MjcfTask:
         control_dt: seconds between actions; a multiple of the model's time step.
         episode_length: time limit in actions.
         action_size: number of action coordinates; None for one each actuator.
+        mirror: the symmetry of the task, to learn from mirror images (`PPOConfig.mirror`); None where it has none.
         mj_model: MuJoCo's compiled model.
         dt: `control_dt`.
         sensors: the part of `sensordata` of each sensor, by name.
@@ -111,6 +113,7 @@ class MjcfTask:
     episode_length: int = 200
     action_size: int = None  # type: ignore[assignment]
     name: str = ""
+    mirror: Mirror | None = None
 
     def __init__(self, backend: str | None = None) -> None:
         self.name = self.name or type(self).__name__

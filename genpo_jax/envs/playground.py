@@ -10,10 +10,14 @@ from typing import Any
 from unittest import mock
 
 import jax.numpy as jnp
+from jax import Array
 
 from genpo_jax.envs.adapter import LibraryEnvironment
 from genpo_jax.envs.library_physics import CPhysics
 from genpo_jax.envs.robots import Menagerie
+
+# Meters from its goal within which a lifted object counts as there; Playground rewards, and names no success.
+LIFTED = {"PandaPickCube": 0.05, "PandaPickCubeOrientation": 0.05}
 
 
 class PlaygroundEnvironment(LibraryEnvironment):
@@ -53,7 +57,9 @@ class PlaygroundEnvironment(LibraryEnvironment):
             with _old_clip(), physics():
                 yield
 
-        super().__init__(name, raw, int(config.episode_length), tracing)
+        near = LIFTED.get(name)
+        success = None if near is None else lambda state: _distance_to_goal(raw, state) < near
+        super().__init__(name, raw, int(config.episode_length), tracing, success)
         self.impl = impl
 
     @property
@@ -62,6 +68,10 @@ class PlaygroundEnvironment(LibraryEnvironment):
         # It prints where there is none.
         with contextlib.redirect_stdout(io.StringIO()):
             return _registry().get_domain_randomizer(self.name)
+
+
+def _distance_to_goal(raw: Any, state: Any) -> Array:
+    return jnp.linalg.norm(state.info["target_pos"] - state.data.xpos[raw._obj_body])
 
 
 def _registry():

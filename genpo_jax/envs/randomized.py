@@ -11,6 +11,7 @@ from jax import Array
 
 from genpo_jax.envs.adapter import LibraryEnvironment
 from genpo_jax.envs.base import Environment, Metrics, Observation
+from genpo_jax.envs.mirror import Mirror
 
 # From a model and raw keys `[n, 2]`, a model with n values of some leaves, and for each leaf 0, or None where it has
 # one value for all: `randomization_fn` of Brax, `domain_randomize` of Playground.
@@ -55,6 +56,11 @@ class RandomizedEnvironment:
         self._model = getattr(self._owner, self._attribute)
         self._randomization_fn = randomization_fn
         self._own = self._own_leaves()
+
+    @property
+    def mirror(self) -> Mirror | None:
+        """The symmetry of the environment; its drawn physics has it in distribution."""
+        return getattr(self.env, "mirror", None)
 
     @property
     def raw(self) -> Any:

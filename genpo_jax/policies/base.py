@@ -1,5 +1,6 @@
 """What a policy is to the trainer: a few operations that hide the method."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -48,6 +49,18 @@ class Policy(nnx.Module):
         """Return records `[..., *]` with what can be added to all of a rollout at once; the policy must not change."""
         del obs, key
         return record
+
+    def mirrored(self, record: Any, mirror: Callable[[Array], Array]) -> Any:
+        """Return records `[..., *]` of mirrored actions, with the density that the actions themselves were drawn by.
+
+        A mirrored action has just that density among mirrored actions, whatever the policy does on that side: its
+        ratio is an exact importance weight, and 1 at unchanged parameters where the policy is symmetric.
+
+        Args:
+            record: as `sample` or `complete` returned it; its class names what of it has `COORDINATES` of actions.
+            mirror: a signed permutation of the last axis, of d coordinates.
+        """
+        return record.replace(**{name: mirror(getattr(record, name)) for name in record.COORDINATES})
 
     def log_ratio(self, obs: Obs, record: Any) -> Numbers | Several:
         """Return `log p_now / p_then` of recorded actions: 0 where the parameters have not changed.

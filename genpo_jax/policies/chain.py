@@ -1,5 +1,7 @@
 """Flows with noise in every step: a chain of Gaussian decisions, each with a likelihood."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,6 +18,8 @@ from genpo_jax.shapes import Action, Noise, Obs
 
 class ChainRecord(PyTreeNode):
     """All states `[..., K + 1, d]` from noise to action, and the log density `[..., K]` of each step."""
+
+    COORDINATES: ClassVar[tuple[str, ...]] = ("states",)
 
     states: Array
     log_prob: Array

@@ -1,6 +1,6 @@
 """Flow matching policy optimization: the flow-matching loss in place of the likelihood."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,8 @@ from genpo_jax.shapes import Action, Noise, Numbers, Obs, Several
 
 class MatchingRecord(PyTreeNode):
     """The action `[..., d]`, and N draws of noise `[..., N, d]` and time `[..., N]` with their losses then."""
+
+    COORDINATES: ClassVar[tuple[str, ...]] = ("action", "noise")
 
     action: Array
     noise: Array

@@ -1,7 +1,7 @@
 """The Gaussian policy of standard PPO."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,8 @@ from genpo_jax.solvers import DiagonalNormal
 
 class GaussianRecord(PyTreeNode):
     """The action `[..., d]` and its log density `[...]` when it was drawn."""
+
+    COORDINATES: ClassVar[tuple[str, ...]] = ("action",)
 
     action: Array
     log_prob: Array

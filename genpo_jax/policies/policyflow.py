@@ -1,6 +1,6 @@
 """PolicyFlow: the ratio of Gaussian perturbations, moved by the change of the velocity at one point of the path."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class PolicyFlowRecord(PyTreeNode):
         perturbation: `[..., d]`, of the sample: the action is the sum of both.
         log_prob: `[...]`, log density of the perturbation.
     """
+
+    COORDINATES: ClassVar[tuple[str, ...]] = ("point", "velocity", "perturbation")
 
     point: Array
     time: Array

@@ -1,6 +1,6 @@
 """Flow policies whose likelihood ratio is exact, through a reversible solver."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from flax import nnx
@@ -29,6 +29,8 @@ from genpo_jax.solvers import (
 class StateRecord(PyTreeNode):
     """The solver's final state `[..., k, d]` and the base log density `[...]` of the noise it came from."""
 
+    COORDINATES: ClassVar[tuple[str, ...]] = ("state",)
+
     state: Array
     log_base: Array
 
@@ -43,6 +45,8 @@ class HistoriesRecord(PyTreeNode):
         log_weight: `[..., K]`.
         anchor: `[..., k, d]`, where the model of the history looked for it.
     """
+
+    COORDINATES: ClassVar[tuple[str, ...]] = ("action", "rest", "anchor")
 
     action: Array
     rest: Array

@@ -96,11 +96,16 @@ class Algorithm:
         initial_kl = self.initial_kl(state, rollout)
         reward, reward_scale = self.shape_rewards(agent, state, rollout, hyper, progress, initial_kl)
         batch = self.make_batch(agent, state, rollout.replace(reward=reward), episodes.obs, hyper)
+        if self.config.ppo.mirror:
+            batch = self.with_images(agent, state, rollout.obs, batch)
+        batch = jax.tree.map(self._group, batch)
         learner, metrics = self.improve(state, batch, shuffle_key, progress, hyper)
         # Frozen since the rollout began: with other statistics the ratio of unchanged parameters would not be 1.
         obs_moments, before, after = state.obs_moments, [state.reward_scale.moments], [reward_scale.moments]
         if not self.config.ppo.freeze_observations:
             obs_moments = normalizer.absorb_each(state.obs_moments, rollout.obs)
+            if self.config.ppo.mirror:
+                obs_moments = normalizer.absorb_each(obs_moments, self.env.mirror.observation(rollout.obs))
             before, after = [*state.obs_moments.values(), *before], [*obs_moments.values(), *after]
         unchanged = [jnp.float32(new.count == old.count) for new, old in zip(after, before, strict=True)]
         metrics["train/refused_statistics"] = sum(unchanged, jnp.zeros(()))
@@ -185,7 +190,7 @@ class Algorithm:
     def make_batch(
         self, agent: Agent, state: TrainState, rollout: Rollout, last_obs: Observation, hyper: Hyperparameters
     ) -> Batch:
-        """Return transitions with advantages and value targets, in groups `[G, T * B / G, ...]`.
+        """Return transitions with advantages and value targets, `[T, B, ...]`.
 
         Args:
             agent: that collected the rollout.
@@ -210,11 +215,36 @@ class Algorithm:
             gae_lambda=hyper.gae_lambda,
         )
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        batch = Batch(obs, rollout.record, value, value_target, advantage)
-        return jax.tree.map(self._group, batch)
+        return Batch(obs, rollout.record, value, value_target, advantage)
+
+    def with_images(self, agent: Agent, state: TrainState, obs: Observation, batch: Batch) -> Batch:
+        """Return transitions `[2 T, B, ...]`: a batch, and the mirror image of each of its transitions.
+
+        An image has the advantage of what it mirrors, and its ratio is to the density that that was drawn by: an exact
+        importance weight (Mittal et al. 2024, arXiv:2403.04359, use it likewise).
+
+        Args:
+            agent: that collected the batch.
+            state: before the update.
+            obs: of the rollout, as the environment gave them.
+            batch: `[T, B, ...]`.
+        """
+        mirror = self.env.mirror
+        image_obs = self.normalize(state, mirror.observation(obs))
+        images = Batch(
+            image_obs,
+            agent.policy.mirrored(batch.record, mirror.action),
+            agent.value_of(image_obs),
+            batch.value_target,
+            batch.advantage,
+            is_image=jnp.ones(batch.advantage.shape, bool),
+        )
+        batch = batch.replace(is_image=jnp.zeros(batch.advantage.shape, bool))
+        # Along time: environments may lie on several devices.
+        return jax.tree.map(lambda x, image: jnp.concatenate([x, image]), batch, images)
 
     def _group(self, x: Array) -> Array:
-        """Bring `[T, B, ...]` into `[G, T * B / G, ...]`."""
+        """Bring `[T, B, ...]` into groups `[G, T * B / G, ...]`."""
         unroll, num_envs, *rest = x.shape
         groups = x.reshape(unroll, self.num_groups, num_envs // self.num_groups, *rest).swapaxes(0, 1)
         return groups.reshape(self.num_groups, -1, *rest)

@@ -58,10 +58,11 @@ def state_bytes(env: Environment) -> int:
 def predict(config: Config, observation_sizes: dict[str, int], action_size: int, env_state_bytes: int) -> Memory:
     """Return the memory that `Trainer.program` needs for each seed, arguments and temporaries.
 
-    With T the unroll, B the environments, P the minibatches, n the observation numbers and r the recorded ones of a
-    transition, U the hidden units that are kept for the gradient (`gradient_units`), v the widest layer of the value
-    network, w the widest layer of all, and, where several histories are drawn for each action of the rollout, E the
-    evaluations of the velocity in one of them, of u units each, and c = w + (E + 1) u + r; c = 0 otherwise:
+    With T the unroll (twice that with mirror images), B the environments, P the minibatches, n the observation numbers
+    and r the recorded ones of a transition, U the hidden units that are kept for the gradient (`gradient_units`), v the
+    widest layer of the value network, w the widest layer of all, and, where several histories are drawn for each action
+    of the rollout, E the evaluations of the velocity in one of them, of u units each, and c = w + (E + 1) u + r; c = 0
+    otherwise:
 
         learner       3 * 4 * parameters
         environments  2 B (state + 4 n) + 24 B
@@ -86,7 +87,7 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
 
     agent, drawn, record = nnx.eval_shape(build)
     num_envs, activation = config.env_options.num_envs, config.networks.activation
-    transitions = num_envs * config.ppo.unroll
+    transitions = num_envs * config.ppo.unroll * (2 if config.ppo.mirror else 1)
     obs = sum(observation_sizes.values())
     gradient = KEPT[activation] * gradient_units(agent) + obs + max(_widths(agent)) / 2
     workspace = max(2 * max(config.networks.value_sizes), gradient / config.ppo.num_minibatches)

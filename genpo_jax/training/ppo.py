@@ -69,13 +69,17 @@ class Hyperparameters(PyTreeNode):
 
 
 class Batch(PyTreeNode):
-    """Transitions to learn from, `[G, N, ...]`: N of each of G groups; observations are standardized already."""
+    """Transitions to learn from, `[G, N, ...]`: N of each of G groups; observations are standardized already.
+
+    `is_image` says which are mirror images of others; None where none is.
+    """
 
     obs: Observation
     record: Any
     value: Array
     value_target: Array
     advantage: Array
+    is_image: Array | None = None
 
 
 class Learner(PyTreeNode):
@@ -116,21 +120,26 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
     log_ratio = agent.log_ratio(batch.obs, batch.record)
     ratio = jnp.exp(log_ratio)
     # Several ratios of one action share its advantage.
-    advantage = batch.advantage.reshape(batch.advantage.shape + (1,) * (ratio.ndim - batch.advantage.ndim))
+    several = batch.advantage.shape + (1,) * (ratio.ndim - batch.advantage.ndim)
+    advantage = batch.advantage.reshape(several)
     policy_loss = -_surrogate(ratio, advantage, hyper).mean()
     value_loss = _value_loss(agent.value_of(batch.obs), batch, hyper.value_clip)
     entropy = agent.policy.entropy()
     total = policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * entropy
     total += agent.auxiliary_loss(batch.obs, batch.record)
+    # Of the policy's own actions: images tell how symmetric it is, not how far it has moved.
+    own = True if batch.is_image is None else jnp.broadcast_to(~batch.is_image.reshape(several), ratio.shape)
+    count = jnp.sum(jnp.ones_like(ratio), where=own)
     return total, {
         "train/policy_loss": policy_loss,
         "train/value_loss": value_loss,
         "train/entropy": entropy,
         # k3 estimate (Schulman, "Approximating KL divergence"): never negative, unlike the mean of -log ratio.
-        "train/kl": (ratio - 1 - log_ratio).mean(),
-        "train/clip_fraction": (jnp.abs(ratio - 1) > hyper.clip_range).mean(),
-        "train/ess": ratio.sum() ** 2 / jnp.maximum((ratio**2).sum() * ratio.size, jnp.finfo(ratio.dtype).tiny),
-        "train/first_ratio_error": jnp.abs(log_ratio).max(),
+        "train/kl": (ratio - 1 - log_ratio).mean(where=own),
+        "train/clip_fraction": (jnp.abs(ratio - 1) > hyper.clip_range).mean(where=own),
+        "train/ess": ratio.sum(where=own) ** 2
+        / jnp.maximum((ratio**2).sum(where=own) * count, jnp.finfo(ratio.dtype).tiny),
+        "train/first_ratio_error": jnp.abs(log_ratio).max(where=own, initial=0.0),
     }
 
 

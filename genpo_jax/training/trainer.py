@@ -54,6 +54,8 @@ class Trainer:
         self.algorithm = self._algorithm()
         # Traces a step: an environment that breaks its contract is refused before anything is written.
         self.env.metric_names  # noqa: B018
+        if config.ppo.mirror:
+            self.env.mirror  # noqa: B018
         self.state_sharding = self._state_sharding()
         self.metrics_sharding = sharding.replicated(self.mesh)
         self.hyper = Hyperparameters.of(config)

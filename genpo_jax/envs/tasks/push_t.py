@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array
 
 from genpo_jax.envs.base import Metrics
+from genpo_jax.envs.mirror import Mirror, exchanged, signs, together
 from genpo_jax.envs.mjcf import MjcfTask, Start, View
 
 # Meters that an action moves the pusher's set point ahead of it.
@@ -15,6 +16,12 @@ STEP = 0.08
 GOAL_ANGLE = -np.pi / 4
 # Error below which the T is there: its distance in meters and a tenth of its angle in radians.
 NEAR = 0.05
+# At the goal's angle the T is its own mirror image in the line x = y; of the T itself it is the line x = 0.
+SWAP, FROM_T = exchanged(1, 0), signs(-1, 1)
+MIRROR = Mirror(
+    {"state": together(SWAP, signs(1, -1), SWAP, SWAP, FROM_T, SWAP, signs(-1), SWAP)},
+    SWAP,
+)
 
 
 class PushT(MjcfTask):
@@ -24,6 +31,7 @@ class PushT(MjcfTask):
     model = Path(__file__).with_name("push_t.xml")
     control_dt = 0.1
     episode_length = 150
+    mirror = MIRROR
 
     def initial(self, key: Array) -> Start:
         """Draw the T anywhere near the middle, and the pusher beside it."""

@@ -1,0 +1,139 @@
+"""The symmetry of left and right of Brax's and MuJoCo Playground's robots, read from their models.
+
+Vectors (positions, speeds, forces) turn the sign of y, axial vectors (angular speeds, torques) those of x and z.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from genpo_jax.envs.mirror import Mirror, SignedPermutation, each, exchanged, signs, together, unchanged
+from genpo_jax.envs.mujoco_model import mj_model_of
+
+VECTOR = signs(1, -1, 1)
+AXIAL = signs(-1, 1, -1)
+QUATERNION = signs(1, -1, 1, -1)
+FLIP = np.asarray(VECTOR.signs)
+# A matrix [3, 3], flat.
+MATRIX = each(VECTOR, VECTOR)
+# Largest difference between a place and the mirror image of its partner's, in meters, or of axes.
+TOLERANCE = 1e-3
+
+
+class Sagittal:
+    """How the plane y = 0 mirrors a robot in its default pose: every body and joint has a partner, by place and axis.
+
+    The masses may differ: those of real robots do, by a little.
+
+    Args:
+        model: of the robot.
+
+    Attributes:
+        joints: without the free joint.
+        actuators: of these joints.
+
+    Raises:
+        ValueError: if one has no partner: the robot is not symmetric.
+    """
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self._data = mujoco.MjData(model)
+        mujoco.mj_forward(model, self._data)
+        hinges = np.flatnonzero(model.jnt_type != mujoco.mjtJoint.mjJNT_FREE)
+        anchors, axes = self._data.xanchor[hinges], self._data.xaxis[hinges]
+        turning = (model.jnt_type[hinges] == mujoco.mjtJoint.mjJNT_HINGE)[:, None]
+        # The axis of a hinge is an axial vector, that of a slide is not; either may point the other way in its partner.
+        images = np.where(turning, -axes * FLIP, axes * FLIP)
+        partners = _partners("joint", _directed(anchors, axes), _directed(anchors * FLIP, images))
+        self.joints = _signed(partners, np.sum(images * axes[partners], axis=1))
+        number = {int(joint): i for i, joint in enumerate(hinges)}
+        driven = [number[int(joint)] for joint in model.actuator_trnid[:, 0]]
+        others = np.array([driven.index(partners[joint]) for joint in driven])
+        gear = model.actuator_gear[:, 0]
+        self.actuators = _signed(others, np.asarray(self.joints.signs)[driven] * gear * gear[others])
+
+    @property
+    def bodies(self) -> SignedPermutation:
+        """Of all bodies but the world."""
+        places = self._data.xipos[1:]
+        return exchanged(*map(int, _partners("body", places, places * FLIP)))
+
+
+def robot_mirror(name: str, env: Any) -> Mirror | None:
+    """Return the symmetry of an environment of Brax or Playground of that name; None where none is known."""
+    if (build := MIRRORS.get(name)) is None:
+        return None
+    model = mj_model_of(env)
+    assert model is not None
+    return build(Sagittal(model))
+
+
+def _ant(robot: Sagittal) -> Mirror:
+    height = unchanged(1)
+    state = together(height, QUATERNION, robot.joints, VECTOR, AXIAL, robot.joints)
+    return Mirror({"state": state}, robot.actuators)
+
+
+def _humanoid(robot: Sagittal) -> Mirror:
+    speeds = together(VECTOR, AXIAL, robot.joints)
+    inertia = each(robot.bodies, together(MATRIX, unchanged(1)))
+    velocity = each(robot.bodies, together(VECTOR, AXIAL))
+    state = together(unchanged(1), QUATERNION, robot.joints, speeds, inertia, velocity, speeds)
+    return Mirror({"state": state}, robot.actuators)
+
+
+def _go1(robot: Sagittal) -> Mirror:
+    # Of the feet: front right, front left, rear right, rear left.
+    feet = exchanged(1, 0, 3, 2)
+    joints, command = robot.joints, signs(1, -1, -1)
+    state = together(VECTOR, AXIAL, VECTOR, joints, joints, robot.actuators, command)
+    body = together(AXIAL, VECTOR, VECTOR, VECTOR, AXIAL)
+    privileged = together(
+        *(state, body, joints, joints, robot.actuators),
+        *(feet, each(feet, VECTOR), feet, VECTOR, unchanged(1)),
+    )
+    return Mirror({"state": state, "privileged_state": privileged}, robot.actuators)
+
+
+def _g1(robot: Sagittal) -> Mirror:
+    feet = exchanged(1, 0)
+    joints, command = robot.joints, signs(1, -1, -1)
+    # Cosines, then sines, of the phases of left and right foot.
+    phase = each(unchanged(2), feet)
+    state = together(VECTOR, AXIAL, VECTOR, command, joints, joints, robot.actuators, phase)
+    body = together(AXIAL, VECTOR, VECTOR, VECTOR, AXIAL)
+    privileged = together(
+        *(state, body, joints, joints, unchanged(1), robot.actuators),
+        *(feet, each(feet, VECTOR), feet),
+    )
+    return Mirror({"state": state, "privileged_state": privileged}, robot.actuators)
+
+
+MIRRORS: dict[str, Callable[[Sagittal], Mirror]] = {
+    "ant": _ant,
+    "humanoid": _humanoid,
+    "Go1JoystickFlatTerrain": _go1,
+    "G1JoystickFlatTerrain": _g1,
+}
+
+
+def _directed(places: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Return places with the line of each axis, whichever way it points."""
+    return np.concatenate([places, (axes[:, :, None] * axes[:, None, :]).reshape(-1, 9)], axis=1)
+
+
+def _partners(what: str, places: np.ndarray, images: np.ndarray) -> np.ndarray:
+    distance = np.linalg.norm(images[:, None] - places[None], axis=-1)
+    far = np.flatnonzero(distance.min(axis=1) > TOLERANCE)
+    if len(far):
+        raise ValueError(
+            f"a mirrored robot must have a {what} at each {what}'s mirror image, number {int(far[0])} has none nearer "
+            f"than {distance.min(axis=1)[far[0]]:.2g}; write its symmetry by hand"
+        )
+    return distance.argmin(axis=1)
+
+
+def _signed(partners: np.ndarray, facing: np.ndarray) -> SignedPermutation:
+    return SignedPermutation(tuple(map(int, partners)), tuple(map(float, np.sign(facing))))
