@@ -25,6 +25,7 @@ SHORT = {
     "against_brax": f"--env inverted_pendulum {SMALL}",
     "env_overhead": "--env inverted_pendulum --rounds 10",
     "engines": f"--envs push_t --no-mjx {SMALL}",
+    "names": "--envs multigoal push_t",
     "scaling": f"--env inverted_pendulum {SMALL} {COUNTS}",
     "steady": f"--env inverted_pendulum {SMALL}",
     "memory": "--envs inverted_pendulum --env-counts 64 512 --minibatch-counts 4",

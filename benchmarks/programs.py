@@ -137,6 +137,7 @@ class Programs:
             self._state().episodes,
             jax.random.normal(jax.random.key(1), shape),
             out_shardings=(trainer.state_sharding.episodes, None),
+            compiler_options=trainer.compiler_options,
         )
 
     def rollout(self) -> Contender:
@@ -184,7 +185,12 @@ class Programs:
             episodes, rollout = collect(state.learner.params, state.obs_moments, state.episodes)
             return state.replace(episodes=episodes), rollout
 
-        return compiled(call, self._state(), out_shardings=(self.trainer.state_sharding, None))
+        return compiled(
+            call,
+            self._state(),
+            out_shardings=(self.trainer.state_sharding, None),
+            compiler_options=self.trainer.compiler_options,
+        )
 
     @cached_property
     def _batch(self) -> ppo.Batch:

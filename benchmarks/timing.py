@@ -80,7 +80,13 @@ class Contender:
         return (time.perf_counter() - start) / calls
 
 
-def compiled(function: Callable, carry: Any, *inputs: Any, out_shardings: Any = None) -> Contender:
+def compiled(
+    function: Callable,
+    carry: Any,
+    *inputs: Any,
+    out_shardings: Any = None,
+    compiler_options: dict[str, bool] | None = None,
+) -> Contender:
     """Compile `function(carry, *inputs) -> (carry, outputs)` with a donated carry, and run it once.
 
     A function that is jitted already is compiled as it is.
@@ -88,7 +94,7 @@ def compiled(function: Callable, carry: Any, *inputs: Any, out_shardings: Any = 
     start = time.perf_counter()
     jitted: Any = function
     if not hasattr(function, "lower"):
-        jitted = jax.jit(function, donate_argnums=0, out_shardings=out_shardings)
+        jitted = jax.jit(function, donate_argnums=0, out_shardings=out_shardings, compiler_options=compiler_options)
     executable = jitted.lower(carry, *inputs).compile()
     contender = Contender(executable, carry, inputs, time.perf_counter() - start)
     contender.run()

@@ -2,9 +2,10 @@
 
 import contextlib
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -75,13 +76,13 @@ class LibraryEnvironment:
 
     def trace_reset(self, raw_key: Array) -> tuple[Any, Observation]:
         """Reset, with a raw key, without the trace that is kept."""
-        with deprecations_ignored(), self._tracing():
+        with deprecations_ignored(), old_clip(), self._tracing():
             state = self.raw.reset(raw_key)
         return state, _named(state.obs)
 
     def trace_step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array, Metrics]:
         """Step without the trace that is kept."""
-        with deprecations_ignored(), self._tracing():
+        with deprecations_ignored(), old_clip(), self._tracing():
             state = self.raw.step(state, action)
         terminated = jnp.asarray(state.done).astype(bool)
         metrics = _scalars(state.metrics)
@@ -137,4 +138,17 @@ def deprecations_ignored():
     """Silence the libraries' use of deprecated MJX names, which they report once per trace."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+@contextlib.contextmanager
+def old_clip() -> Iterator[None]:
+    """Let `jnp.clip` take the names of bounds that jax has dropped and some of the libraries' tasks still use."""
+    clip = jnp.clip
+
+    def with_old_names(*args: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Any:
+        bounds = {key: value for key, value in (("min", a_min), ("max", a_max)) if value is not None}
+        return clip(*args, **kwargs, **bounds)
+
+    with mock.patch.object(jnp, "clip", with_old_names):
         yield

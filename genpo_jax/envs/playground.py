@@ -3,16 +3,14 @@
 import contextlib
 import io
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import jax.numpy as jnp
 from jax import Array
 
-from genpo_jax.envs.adapter import LibraryEnvironment
+from genpo_jax.envs.adapter import LibraryEnvironment, old_clip
 from genpo_jax.envs.library_physics import CPhysics
 from genpo_jax.envs.robots import Menagerie
 
@@ -42,7 +40,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
         config: Any = registry.get_default_config(name)
         # AeroCubeRotateZAxis has no such entry, and refuses an override of what it does not have.
         overrides: dict[str, Any] = {"impl": "jax" if impl == "c" else impl} if "impl" in config else {}
-        with _old_clip():
+        with old_clip():
             try:
                 raw = registry.load(name, config_overrides=overrides)
             except (subprocess.SubprocessError, FileNotFoundError) as error:
@@ -51,15 +49,9 @@ class PlaygroundEnvironment(LibraryEnvironment):
                     "or pip install 'genpo-jax[robots]', or connect to the network once for Playground to clone it"
                 ) from error
             physics = CPhysics(name, raw).exchanged if impl == "c" else nullcontext
-
-        @contextmanager
-        def tracing() -> Iterator[None]:
-            with _old_clip(), physics():
-                yield
-
         near = LIFTED.get(name)
         success = None if near is None else lambda state: _distance_to_goal(raw, state) < near
-        super().__init__(name, raw, int(config.episode_length), tracing, success)
+        super().__init__(name, raw, int(config.episode_length), physics, success)
         self.impl = impl
 
     @property
@@ -85,16 +77,3 @@ def _registry():
     cloned = mjx_env.EXTERNAL_DEPS_PATH / "mujoco_menagerie"
     mjx_env.MENAGERIE_PATH = Menagerie(Path(cloned), type(cloned))
     return registry
-
-
-@contextmanager
-def _old_clip() -> Iterator[None]:
-    """Let `jnp.clip` take the names of bounds that jax has dropped and two of Playground's tasks still use."""
-    clip = jnp.clip
-
-    def with_old_names(*args: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Any:
-        bounds = {key: value for key, value in (("min", a_min), ("max", a_max)) if value is not None}
-        return clip(*args, **kwargs, **bounds)
-
-    with mock.patch.object(jnp, "clip", with_old_names):
-        yield

@@ -96,9 +96,6 @@ class Algorithm:
         initial_kl = self.initial_kl(state, rollout)
         reward, reward_scale = self.shape_rewards(agent, state, rollout, hyper, progress, initial_kl)
         batch = self.make_batch(agent, state, rollout.replace(reward=reward), episodes.obs, hyper)
-        if self.config.ppo.mirror:
-            batch = self.with_images(agent, state, rollout.obs, batch)
-        batch = jax.tree.map(self._group, batch)
         learner, metrics = self.improve(state, batch, shuffle_key, progress, hyper)
         # Frozen since the rollout began: with other statistics the ratio of unchanged parameters would not be 1.
         obs_moments, before, after = state.obs_moments, [state.reward_scale.moments], [reward_scale.moments]
@@ -190,7 +187,7 @@ class Algorithm:
     def make_batch(
         self, agent: Agent, state: TrainState, rollout: Rollout, last_obs: Observation, hyper: Hyperparameters
     ) -> Batch:
-        """Return transitions with advantages and value targets, `[T, B, ...]`.
+        """Return transitions with advantages and value targets, and their images, in groups `[G, T * B / G, ...]`.
 
         Args:
             agent: that collected the rollout.
@@ -215,7 +212,10 @@ class Algorithm:
             gae_lambda=hyper.gae_lambda,
         )
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        return Batch(obs, rollout.record, value, value_target, advantage)
+        batch = Batch(obs, rollout.record, value, value_target, advantage)
+        if self.config.ppo.mirror:
+            batch = self.with_images(agent, state, rollout.obs, batch)
+        return jax.tree.map(self._group, batch)
 
     def with_images(self, agent: Agent, state: TrainState, obs: Observation, batch: Batch) -> Batch:
         """Return transitions `[2 T, B, ...]`: a batch, and the mirror image of each of its transitions.
@@ -244,7 +244,7 @@ class Algorithm:
         return jax.tree.map(lambda x, image: jnp.concatenate([x, image]), batch, images)
 
     def _group(self, x: Array) -> Array:
-        """Bring `[T, B, ...]` into groups `[G, T * B / G, ...]`."""
+        """Bring `[T, B, ...]` into `[G, T * B / G, ...]`."""
         unroll, num_envs, *rest = x.shape
         groups = x.reshape(unroll, self.num_groups, num_envs // self.num_groups, *rest).swapaxes(0, 1)
         return groups.reshape(self.num_groups, -1, *rest)

@@ -59,7 +59,11 @@ class Trainer:
         self.state_sharding = self._state_sharding()
         self.metrics_sharding = sharding.replicated(self.mesh)
         self.hyper = Hyperparameters.of(config)
-        self.init_program = jax.jit(jax.vmap(self.algorithm.init, in_axes=(0, None)), out_shardings=self.state_sharding)
+        self.init_program = jax.jit(
+            jax.vmap(self.algorithm.init, in_axes=(0, None)),
+            compiler_options=self.compiler_options,
+            out_shardings=self.state_sharding,
+        )
         self.program = jax.jit(
             jax.vmap(self._chunk, in_axes=(0, None)),
             donate_argnums=0,
