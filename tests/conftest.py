@@ -9,9 +9,13 @@ import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-# Toys are compiled far longer than they run. What is marked `ci` or `slow` is run with 0 here: as users compile it.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
+# Toys are compiled far longer than they run. With 0 here everything is compiled as users compile it.
+if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
+    # Without the emitters a compilation takes a third of the time; processes of the tests inherit this.
+    quick = "--xla_cpu_use_fusion_emitters=false"
+    if quick not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 # Every call in these packages is checked against the shapes and types of its annotations.
 os.environ["GENPO_JAX_CHECK_SHAPES"] = "1"
 install_import_hook(["genpo_jax.solvers", "genpo_jax.policies", "genpo_jax.training"], "shape_checks.check")

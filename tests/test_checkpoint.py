@@ -426,7 +426,7 @@ assert len(restored["x"].sharding.device_set) == len(restored["keys"].sharding.d
 
 def test_a_checkpoint_of_four_devices_is_restored_on_one(tmp_path):
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4",
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, "-c", SAVED_ON_FOUR_DEVICES, str(tmp_path)]

@@ -57,7 +57,7 @@ print(json.dumps(result))
 def run_on(num_devices):
     tests = Path(__file__).parent
     env = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(tests.parent), str(tests)]),
     }

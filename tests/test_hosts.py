@@ -34,7 +34,8 @@ def train(run_dir, *more, processes):
     started = []
     for i in range(processes):
         hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i))
-        env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1"
+        env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
         started.append(
             subprocess.Popen(
                 [*command, *(hosts if processes > 1 else ())],
