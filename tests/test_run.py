@@ -1,3 +1,5 @@
+import copy
+import copy
 import os
 import shutil
 import signal
@@ -21,6 +23,8 @@ from genpo_jax.runs.health import SickRunError
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.runs.run import Run
 from genpo_jax.runs.run import train as start
+from genpo_jax.training.evaluation import Evaluator
+from genpo_jax.training.ppo import Hyperparameters
 from genpo_jax.training.trainer import Trainer
 
 CONFIG = Config(
@@ -35,6 +39,33 @@ CONFIG = Config(
     networks=networks((8,)),
     ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
 )
+
+
+# Settings of a run that no program of its is made of.
+OUTSIDE = {"seed": 0, "num_seeds": 1, "num_timesteps": 1, "num_evals": 0, "checkpoint_minutes": 0.0}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def programs_are_traced_once():
+    """Let runs share the programs that are made of the same settings; processes of their own have their own."""
+    trainers, evaluators = {}, {}
+
+    def trainer(env, config):
+        key = type(env), replace(config, **OUTSIDE)
+        trainers[key] = trainers.get(key) or Trainer(env, config)
+        made = copy.copy(trainers[key])
+        made.config, made.hyper = config, Hyperparameters.of(config)
+        return made
+
+    def evaluator(trainer, num_episodes):
+        key = trainer.program, num_episodes
+        evaluators[key] = evaluators.get(key) or Evaluator(trainer, num_episodes)
+        return evaluators[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("genpo_jax.runs.run.Trainer", trainer)
+        patch.setattr("genpo_jax.runs.run.Evaluator", evaluator)
+        yield
 
 
 def train(config, run_dir, resume=False):
