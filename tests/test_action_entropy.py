@@ -20,7 +20,7 @@ def with_history_model(method, action_size, steps=300):
     """Return a policy with a large velocity, and its history model fitted to its own samples."""
     policy = fresh(obs_size=2, action_size=action_size, method=method, action_entropy_coef=0.1)
     policy.velocity.head.output.kernel[...] *= 100.0
-    obs = jnp.broadcast_to(jnp.array([[0.3, -0.5]]), (20_000, 2))
+    obs = jnp.broadcast_to(jnp.array([[0.3, -0.5]]), (5_000, 2))
     record = recorded(policy, obs, jax.random.key(1))
     graph, model, rest = nnx.split(policy, lambda path, _: path[0] == "history", ...)
     optimizer = optax.adam(1e-2)
@@ -35,16 +35,20 @@ def with_history_model(method, action_size, steps=300):
     state = optimizer.init(model)
     for _ in range(steps):
         model, state = fit(model, state)
-    return nnx.merge(graph, model, rest), obs, before
+    return nnx.merge(graph, model, rest), jnp.broadcast_to(obs[:1], (20_000, 2)), before
 
 
 def grid_entropy(policy, obs, points):
     """Return the entropy of the action by integrating the exact density of the state, for one action coordinate."""
     span = jnp.linspace(-6, 6, points)
     action, rest = jnp.meshgrid(span, span, indexing="ij")
-    state = policy.solver.join(action[..., None], rest[..., None, None])
-    noise = policy.solver.inverse(policy.velocity.condition(obs[0]), state)
-    density = jnp.exp(policy.flow(obs[0]).base.log_prob(noise) - policy.solver.log_det(1))
+
+    @jax.jit
+    def density_of(state):
+        noise = policy.solver.inverse(policy.velocity.condition(obs[0]), state)
+        return jnp.exp(policy.flow(obs[0]).base.log_prob(noise) - policy.solver.log_det(1))
+
+    density = density_of(policy.solver.join(action[..., None], rest[..., None, None]))
     step = span[1] - span[0]
     marginal = density.sum(axis=1) * step
     np.testing.assert_allclose(marginal.sum() * step, 1.0, atol=0.01)
@@ -99,18 +103,20 @@ def test_the_slope_of_tanh_is_computed_without_cancellation():
 
 @pytest.mark.parametrize("method", ["gaussian", pytest.param("genpo++", marks=pytest.mark.ci)])
 def test_the_bonus_keeps_the_action_random(method):
+    config = Config(
+        updates_per_chunk=5,
+        env_options=EnvConfig(num_envs=256),
+        method=sized((32,), method, action_entropy_coef=0.3),
+        networks=networks((32,)),
+        ppo=PPOConfig(unroll=4, num_minibatches=4, normalize_rewards=False, target_kl=0.02, gamma=0.0),
+    )
+    trainer = Trainer(make("ring"), config)
+
     def spread(coef):
-        config = Config(
-            updates_per_chunk=5,
-            env_options=EnvConfig(num_envs=256),
-            method=sized((32,), method, action_entropy_coef=coef),
-            networks=networks((32,)),
-            ppo=PPOConfig(unroll=4, num_minibatches=4, normalize_rewards=False, target_kl=0.02, gamma=0.0),
-        )
-        trainer = Trainer(make("ring"), config)
+        hyper = trainer.hyper.replace(action_entropy_coef=jnp.float32(coef))
         state = trainer.init([0])
         for _ in range(16):
-            state, _ = trainer.chunk(state)
+            state, _ = trainer.program(state, hyper)
         agent = trainer.algorithm.make_agent(jax.tree.map(lambda x: x[0], state.learner.params))
         action, _ = agent.sample({"state": jnp.tile(jnp.array([1.0, 0.0]), (2000, 1))}, jax.random.key(0))
         return float(jnp.tanh(action).std())
@@ -120,11 +126,17 @@ def test_the_bonus_keeps_the_action_random(method):
 
 def test_the_weight_of_the_bonus_moves_linearly_over_the_run():
     method = sized((8,), "gaussian", action_entropy_coef=0.4, final_action_entropy_coef=0.1)
-    config = Config(updates_per_chunk=1, env_options=EnvConfig(num_envs=4), method=method, networks=networks((8,)))
+    config = Config(
+        updates_per_chunk=1,
+        env_options=EnvConfig(num_envs=4),
+        method=method,
+        networks=networks((8,)),
+        ppo=PPOConfig(unroll=4, num_minibatches=1),
+    )
     trainer = Trainer(make("ring"), config)
     algorithm, state = trainer.algorithm, jax.tree.map(lambda x: x[0], trainer.init([0]))
     agent = algorithm.make_agent(state.learner.params)
-    _, rollout = algorithm.collect(state.learner.params, state.obs_moments, state.episodes)
+    _, rollout = jax.jit(algorithm.collect)(state.learner.params, state.obs_moments, state.episodes)
     first, half, last = (
         algorithm.entropy_bonus(agent, state, rollout, trainer.hyper, jnp.float32(x)) for x in (0.0, 0.5, 1.0)
     )

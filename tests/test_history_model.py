@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_policies import ACTION, build, fresh, observations, perturbed, recorded
+from test_policies import ACTION, build, compiled, fresh, log_ratio, observations, perturbed, recorded, sampled
 
 from genpo_jax.policies.history_model import still_factor
 
@@ -45,7 +45,7 @@ def test_the_covariance_of_a_still_flow_is_that_of_its_states():
     policy = fresh(num_histories=2, solver="multistep-3", history_coef=0.3)
     policy.velocity.head.output.kernel[...] *= 0
     policy.velocity.head.output.bias[...] *= 0
-    _, record = policy.sample(observations(200_000), jax.random.key(0))
+    _, record = sampled(policy, observations(200_000), jax.random.key(0))
     factor = still_factor(policy.solver, jnp.exp(policy._log_scale))
     lower = np.array([[float(x[0]) for x in row] + [0.0] * (len(factor) - len(row)) for row in factor])
     action, rest = policy.solver.split(record.state)
@@ -59,13 +59,17 @@ def test_the_model_draws_from_the_density_that_it_states(options):
     from scipy.stats import multivariate_normal
 
     policy, obs = build(num_histories=2, **options), observations(1)
-    density, action = density_of(policy, obs), jnp.array([[0.4, -0.2, 1.0]])
-    rest = np.asarray(density.sample(jax.random.key(0), action, 400_000))[:, 0]
+    action = jnp.array([[0.4, -0.2, 1.0]])
+
+    def draws(policy, obs, key):
+        return density_of(policy, obs).sample(key, action, 400_000)
+
+    rest = np.asarray(compiled(draws, policy, obs, jax.random.key(0)))[:, 0]
     expected = sum(
         multivariate_normal(rest[:, :, i].mean(axis=0), np.cov(rest[:, :, i].T)).logpdf(rest[:50, :, i])
         for i in range(ACTION)
     )
-    found = density.log_prob(jnp.asarray(rest[:50, None]), action)[:, 0]
+    found = density_of(policy, obs).log_prob(jnp.asarray(rest[:50, None]), action)[:, 0]
     np.testing.assert_allclose(found, expected, atol=0.05)
 
 
@@ -78,7 +82,7 @@ def test_more_histories_bring_the_ratio_nearer_to_that_of_the_action():
         policy = policies[count]
         record = recorded(policy, obs, jax.random.key(1))
         moved = perturbed(policy, 0.02)
-        return np.asarray(moved.log_ratio(obs, record))
+        return np.asarray(log_ratio(moved, obs, record))
 
     truth = ratio(512)
     errors = [np.sqrt(np.square(ratio(count) - truth).mean()) for count in (2, 8, 32)]
@@ -97,7 +101,7 @@ def test_no_gradient_of_the_history_model_reaches_the_policy():
     policy, obs = build(num_histories=4, base="conditioned"), observations()
     record = recorded(policy, obs, jax.random.key(0))
     graph, params = nnx.split(policy)
-    gradient = jax.grad(lambda p: nnx.merge(graph, p).auxiliary_loss(obs, record))(params)
+    gradient = jax.jit(jax.grad(lambda p: nnx.merge(graph, p).auxiliary_loss(obs, record)))(params)
     for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
         assert bool(jnp.any(leaf != 0)) == (path[0].key == "history"), path
 

@@ -31,10 +31,28 @@ def build(seed=0, **options) -> Any:
     return nnx.merge(graph, jax.tree.map(lambda p: p + 0.15 * jax.random.normal(key, p.shape), params))
 
 
+def compiled(function, policy, *arguments):
+    """Return `function(policy, *arguments)`, as one program: op by op, every op would be compiled for every shape."""
+    graph, params = nnx.split(policy)
+    return jax.jit(lambda params, *arguments: function(nnx.merge(graph, params), *arguments))(params, *arguments)
+
+
+def sampled(policy, obs, key):
+    """Return actions drawn for these observations, and their record."""
+    return compiled(lambda policy, obs, key: policy.sample(obs, key), policy, obs, key)
+
+
 def recorded(policy, obs, key):
     """Return the record of actions drawn for these observations, as an update sees it."""
-    _, record = policy.sample(obs, key)
-    return policy.complete(obs, record, jax.random.fold_in(key, 1))
+
+    def record(policy, obs, key):
+        return policy.complete(obs, policy.sample(obs, key)[1], jax.random.fold_in(key, 1))
+
+    return compiled(record, policy, obs, key)
+
+
+def log_ratio(policy, obs, record):
+    return compiled(lambda policy, obs, record: policy.log_ratio(obs, record), policy, obs, record)
 
 
 def observations(count=32, seed=9):
@@ -79,7 +97,7 @@ def test_the_log_ratio_of_unchanged_parameters_is_zero(options):
     record = recorded(policy, obs, jax.random.key(1))
     # The large velocity of these tests takes states to about ten times the size that training sees.
     amplification = policy.solver.round_trip_error() / 1.2e-7 if hasattr(policy, "solver") else 1.0
-    assert jnp.abs(policy.log_ratio(obs, record)).max() < 2e-5 * amplification
+    assert jnp.abs(log_ratio(policy, obs, record)).max() < 2e-5 * amplification
 
 
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
@@ -87,7 +105,7 @@ def test_the_mean_ratio_of_moved_parameters_is_one(options):
     policy = build(**options)
     obs = jnp.broadcast_to(observations(1), (200_000, OBS))
     record = recorded(policy, obs, jax.random.key(1))
-    ratio = jnp.exp(perturbed(policy, 0.02).log_ratio(obs, record))
+    ratio = jnp.exp(log_ratio(perturbed(policy, 0.02), obs, record))
     assert ratio.std() > 0.01
     assert abs(ratio.mean() - 1) < 5 * ratio.std() / math.sqrt(ratio.size)
 
@@ -98,12 +116,17 @@ def test_the_gradient_of_the_log_ratio_is_the_score_with_mean_zero(options):
     obs = jnp.broadcast_to(observations(1), (50_000, OBS))
     record = recorded(policy, obs, jax.random.key(1))
     graph, params = nnx.split(policy)
-    gradient = jax.grad(lambda p: nnx.merge(graph, p).log_ratio(obs, record).mean())(params)
-    few = jax.tree.map(lambda x: x[:500], record)
-    half = jax.grad(lambda p: nnx.merge(graph, p).log_ratio(obs[:500], few).mean())(params)
+
+    @jax.jit
+    @jax.grad
+    def gradient(params, obs, record, count):
+        log_ratio = nnx.merge(graph, params).log_ratio(obs, record).reshape(len(obs), -1).mean(axis=-1)
+        return jnp.where(jnp.arange(len(obs)) < count, log_ratio, 0.0).sum() / count
+
+    few, many = (gradient(params, obs, record, count) for count in (500, len(obs)))
     norm = lambda tree: math.sqrt(sum(float((x**2).sum()) for x in jax.tree.leaves(tree)))  # noqa: E731
     # Both estimate 0; a hundred times the samples leave a tenth of the error.
-    assert norm(gradient) < 0.3 * norm(half)
+    assert norm(many) < 0.3 * norm(few)
 
 
 @settings(max_examples=15, deadline=None)
@@ -145,7 +168,7 @@ def test_the_gaussian_log_ratio_matches_scipy():
 
 def test_the_state_entropy_equals_minus_the_mean_log_density():
     policy, obs = build(), observations(100_000)
-    _, record = policy.sample(obs, jax.random.key(2))
+    _, record = sampled(policy, obs, jax.random.key(2))
     log_prob = record.log_base - policy.solver.log_det(ACTION)
     np.testing.assert_allclose(policy.entropy(), -log_prob.mean(), atol=0.02)
 
@@ -179,7 +202,7 @@ def test_only_a_learned_scale_gives_the_entropy_a_gradient():
 )
 def test_the_initial_standard_deviation_is_that_of_the_action(options, std):
     policy = fresh(**options)
-    action, _ = policy.sample(observations(100_000), jax.random.key(0))
+    action, _ = sampled(policy, observations(100_000), jax.random.key(0))
     np.testing.assert_allclose(action.std(), std, rtol=0.015)
 
 
@@ -188,7 +211,7 @@ def test_at_zero_velocity_the_conditioned_base_is_a_gaussian_policy_about_its_me
     policy.velocity.head.output.kernel[...] *= 0
     policy.velocity.head.output.bias[...] *= 0
     obs = jnp.broadcast_to(observations(1), (50_000, OBS))
-    action, _ = policy.sample(obs, jax.random.key(0))
+    action, _ = sampled(policy, obs, jax.random.key(0))
     mean = policy.mean(obs[:1])
     assert jnp.abs(mean).max() > 0.1
     np.testing.assert_allclose(policy.zero_noise_action(obs[:1]), mean, rtol=1e-5)
@@ -199,10 +222,10 @@ def test_at_zero_velocity_the_conditioned_base_is_a_gaussian_policy_about_its_me
 def test_bfloat16_networks_leave_parameters_state_and_ratio_in_float32(network):
     policy, obs = build(compute_dtype="bfloat16", network=network), observations()
     action, record = policy.sample(obs, jax.random.key(1))
-    log_ratio = policy.log_ratio(obs, record)
-    assert {x.dtype for x in jax.tree.leaves((action, record, log_ratio, nnx.state(policy)))} == {jnp.dtype("float32")}
+    change = policy.log_ratio(obs, record)
+    assert {x.dtype for x in jax.tree.leaves((action, record, change, nnx.state(policy)))} == {jnp.dtype("float32")}
     # The same rounding enters sample and inverse, so that the ratio of unchanged parameters stays 1.
-    assert jnp.abs(log_ratio).max() < 1e-3
+    assert jnp.abs(change).max() < 1e-3
     exact = build(network=network).sample(obs, jax.random.key(1))[0]
     assert 0 < jnp.abs(action - exact).max() < 0.3
 
@@ -210,7 +233,7 @@ def test_bfloat16_networks_leave_parameters_state_and_ratio_in_float32(network):
 def test_the_history_correlates_with_the_action_as_at_zero_velocity():
     # Correlation of the formula above with that of M - 1 steps, from the same two noises.
     policy = fresh()
-    _, record = policy.sample(observations(100_000), jax.random.key(0))
+    _, record = sampled(policy, observations(100_000), jax.random.key(0))
     correlation = jnp.corrcoef(record.state[:, 0, 0], record.state[:, 1, 0])[0, 1]
     np.testing.assert_allclose(correlation, 0.90, atol=0.01)
 

@@ -75,7 +75,7 @@ def test_every_flow_method_has_a_preset_that_takes_over_the_velocity(name):
     # 0.99 per step, and an action is two of them.
     assert config.ppo.gamma == pytest.approx(0.9801)
     policy = as_method(flow_of(), config.method)
-    assert policy(jnp.zeros(2), jax.random.key(0)).shape == (4,)
+    assert jax.eval_shape(policy, jnp.zeros(2), jax.random.key(0)).shape == (4,)
 
 
 def test_a_gaussian_cannot_start_from_a_flow():
