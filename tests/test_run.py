@@ -1,5 +1,4 @@
 import copy
-import copy
 import os
 import shutil
 import signal
