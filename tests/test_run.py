@@ -17,7 +17,7 @@ from settings import networks, raw_leaves, sized
 from genpo_jax import cli
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.runs.checkpoint import Checkpointer
-from genpo_jax.runs.folder import read_config, saved_config
+from genpo_jax.runs.folder import read_config, saved_config, write_config
 from genpo_jax.runs.health import SickRunError
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.runs.run import Run
@@ -424,7 +424,7 @@ def call(*options):
 
 
 def test_a_resumed_run_may_not_be_asked_to_be_another(tmp_path):
-    start("fast", replace(CONFIG, num_timesteps=64), tmp_path)
+    write_config(tmp_path, replace(CONFIG, env="fast"), "cpu", 1)
     with pytest.raises(SystemExit) as refusal:
         call("--run-dir", str(tmp_path), "--resume", "--seed", "9")
     assert "seed: saved 3, given 9" in str(refusal.value.code)

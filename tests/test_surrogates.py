@@ -5,13 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.stats import norm
-from test_policies import ACTION, build, observations, perturbed
+from test_policies import ACTION, build, log_ratio, observations, perturbed, sampled
 
 
 @pytest.mark.parametrize(("method", "samples"), [("fpo", 8), ("fpo++", 16)])
 def test_the_flow_matching_loss_is_that_of_its_definition(method, samples):
     policy, obs = build(method=method, initial_std=0.5), observations(3)
-    action, record = policy.sample(obs, jax.random.key(0))
+    action, record = sampled(policy, obs, jax.random.key(0))
     assert record.noise.shape == (3, samples, ACTION)
     for b in range(3):
         velocity = policy.velocity.condition(obs[b])
@@ -29,9 +29,9 @@ def test_fpo_averages_losses_and_fpo_plus_plus_does_not():
     obs = observations(5)
     for method, shape in (("fpo", (5,)), ("fpo++", (5, 16))):
         policy = build(method=method)
-        _, record = policy.sample(obs, jax.random.key(0))
-        assert policy.log_ratio(obs, record).shape == shape
-        lower = policy.log_ratio(obs, record.replace(loss=record.loss - 0.5))
+        _, record = sampled(policy, obs, jax.random.key(0))
+        assert log_ratio(policy, obs, record).shape == shape
+        lower = log_ratio(policy, obs, record.replace(loss=record.loss - 0.5))
         # The bound on losses that are very large swallows the difference for some.
         assert jnp.all(lower <= 1e-5) and jnp.any(jnp.isclose(lower, -0.5, atol=1e-4))
 
@@ -40,14 +40,14 @@ def test_fpo_is_a_biased_ratio():
     # E[ratio] = 1 holds for every true ratio; the exact methods are tested for it.
     policy = build(method="fpo")
     obs = jnp.broadcast_to(observations(1), (50_000, observations(1).shape[-1]))
-    _, record = policy.sample(obs, jax.random.key(1))
-    ratio = jnp.exp(perturbed(policy, 0.05).log_ratio(obs, record))
+    _, record = sampled(policy, obs, jax.random.key(1))
+    ratio = jnp.exp(log_ratio(perturbed(policy, 0.05), obs, record))
     assert abs(ratio.mean() - 1) > 10 * ratio.std() / ratio.size**0.5
 
 
 def test_policyflow_is_exact_where_the_velocity_changes_by_a_constant():
     policy, obs = build(method="policyflow"), observations()
-    action, record = policy.sample(obs, jax.random.key(0))
+    action, record = sampled(policy, obs, jax.random.key(0))
     sample = action - record.perturbation
     shift = jnp.array([0.1, -0.2, 0.3])
     policy.velocity.head.output.kernel[...] *= 0
@@ -63,7 +63,7 @@ def test_policyflow_is_exact_where_the_velocity_changes_by_a_constant():
 
 def test_the_brownian_regularizer_vanishes_at_the_velocity_of_spreading_heat():
     policy, obs = build(method="policyflow"), observations()
-    _, record = policy.sample(obs, jax.random.key(0))
+    _, record = sampled(policy, obs, jax.random.key(0))
     assert policy.auxiliary_loss(obs, record) > 0
     # A constant velocity c has no residual at the points x = (1 - t) c + t v_old.
     policy.velocity.head.output.kernel[...] *= 0
@@ -79,7 +79,7 @@ def test_the_brownian_regularizer_vanishes_at_the_velocity_of_spreading_heat():
 @pytest.mark.parametrize(("method", "steps"), [("dppo", 10), ("reinflow", 4)])
 def test_the_chain_log_density_is_that_computed_by_hand(method, steps):
     policy, obs = build(method=method, initial_std=0.5), observations(4)
-    action, record = policy.sample(obs, jax.random.key(0))
+    action, record = sampled(policy, obs, jax.random.key(0))
     np.testing.assert_array_equal(action, record.states[:, -1])
     velocity = policy.velocity.condition(obs)
     log_std = jnp.broadcast_to(policy.log_std(obs), (4, steps, ACTION))
