@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import mujoco
@@ -15,6 +16,7 @@ from browser import needs_browser, open_page
 
 from genpo_jax.viewing.episodes import Episode, Recording, extent, frames
 from genpo_jax.viewing.page import PLAYER, play_page
+from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, _fewer, scene
 
 MODEL = """
 <mujoco><worldbody>
@@ -37,10 +39,15 @@ def data_of(page):
     return json.loads(re.search(r'<script id="data" type="application/json">(.*?)</script>', page, re.DOTALL)[1])
 
 
+def unpacked(text, dtype):
+    return np.frombuffer(zlib.decompress(base64.b64decode(text)), dtype)
+
+
 def test_the_page_has_the_poses_of_every_frame_to_a_tenth_of_a_millimeter(recording):
     data = data_of(play_page(recording))
     episode = data["episodes"][0]
-    poses = np.frombuffer(base64.b64decode(episode["poses"]), np.int16).reshape(31, 2, 7)
+    changes = unpacked(episode["changes"], np.int16).reshape(2 * 7, 31)
+    poses = np.cumsum(changes, axis=1, dtype=np.int16).T.reshape(31, 2, 7)
     np.testing.assert_allclose(poses[:, 1, 0] * episode["scale"], 0.1 * np.arange(31), atol=1e-4)
     np.testing.assert_allclose(poses[:, 1, 2] * episode["scale"], 1.0, atol=1e-4)
     assert poses[0, 1, 3] == 32767
@@ -53,9 +60,9 @@ def test_the_page_asks_for_nothing_and_is_small(recording):
     page = play_page(recording)
     assert "default-src 'none'" in page
     assert not re.search(r'(?:src|href)="', page)
-    assert len(page) < 1e6
-    # Two scripts and their two ends: a title cannot end one.
-    assert page.count("</script") == 2 and "&lt;/script&gt; a ball" in page
+    assert len(page) < 300e3
+    # Three scripts and their three ends: a title cannot end one.
+    assert page.count("</script") == 3 and "&lt;/script&gt; a ball" in page
 
 
 def test_the_bundle_is_that_of_the_source_and_its_license_stands_beside_it():
@@ -69,6 +76,86 @@ def test_the_bundle_is_that_of_the_source_and_its_license_stands_beside_it():
 def test_the_extent_is_that_of_what_can_be_seen(recording):
     # A ball of radius 0.5; the plane has no end.
     assert extent(recording.model, next(frames(recording, recording.episodes[0]))) == pytest.approx(1.0)
+
+
+TEXTURED = """
+<mujoco>
+  <asset>
+    <texture name="checker" type="2d" builtin="checker" rgb1="0 0 0" rgb2="1 1 1" width="8" height="8"/>
+    <texture name="half" type="cube" builtin="flat" rgb1=".5 .5 .5" width="4" height="4"/>
+    <material name="tiles" texture="checker" texrepeat="3 6" texuniform="true"/>
+    <material name="mat" texture="checker" texrepeat="3 6"/>
+    <material name="shade" texture="half" rgba="1 .5 0 1"/>
+    <mesh name="tent" vertex="0 0 0 1 0 0 0 1 0 0 0 1" texcoord="0 0 1 0 0 1 1 1"
+          face="0 2 1 0 1 3 0 3 2 1 2 3"/>
+    <hfield name="ramp" nrow="2" ncol="3" elevation="0 1 2 0 1 2" size="3 1 4 .1"/>
+  </asset>
+  <worldbody>
+    <geom type="plane" size="0 0 1" material="tiles"/>
+    <geom type="plane" size="2 2 1" material="mat"/>
+    <geom type="sphere" size="1" material="shade"/>
+    <geom type="sphere" size="1" material="shade" rgba="0 0 1 1"/>
+    <geom type="mesh" mesh="tent" material="mat"/>
+    <geom type="hfield" hfield="ramp" rgba="0 1 0 1"/>
+    <geom type="box" size="1 1 1" group="3"/>
+  </worldbody>
+</mujoco>
+"""
+
+
+def test_textures_are_drawn_on_planes_and_meshes_and_color_the_rest():
+    drawn = scene(mujoco.MjModel.from_xml_string(TEXTURED))
+    tiles, mat, shade, blue, tent, ramp = drawn["geoms"]
+    # Uniform: half a repeat to the meter. Else so many over the plane, here over 4 m.
+    assert tiles["repeats"] == [1.5, 3.0] and mat["repeats"] == [0.75, 1.5]
+    assert tiles["texture"] == mat["texture"] == tent["texture"] == 0
+    assert len(drawn["textures"]) == 1 and drawn["textures"][0].startswith("data:image/png;base64,")
+    # A gray of a half, times the color of the material, or of the geom where it has one.
+    np.testing.assert_allclose(shade["rgba"], [0.5, 0.25, 0, 1], atol=0.01)
+    np.testing.assert_allclose(blue["rgba"], [0, 0, 0.5, 1], atol=0.01)
+    assert "texture" not in shade and "texture" not in ramp
+    # Each corner of the four faces has a place on the texture.
+    assert unpacked(drawn["meshes"][tent["mesh"]]["uv"], np.float32).shape == (4 * 3 * 2,)
+
+
+def test_a_height_field_rises_from_its_left_to_its_right():
+    drawn = scene(mujoco.MjModel.from_xml_string(TEXTURED))
+    mesh = drawn["meshes"][drawn["geoms"][-1]["mesh"]]
+    points = unpacked(mesh["points"], np.int16).reshape(2, 3, 3) * mesh["scale"]
+    np.testing.assert_allclose(points[:, :, 0], [[-3, 0, 3]] * 2, atol=1e-3)
+    np.testing.assert_allclose(points[:, :, 1], [[-1] * 3, [1] * 3], atol=1e-3)
+    np.testing.assert_allclose(points[:, :, 2], [[0, 2, 4]] * 2, atol=1e-3)
+    assert unpacked(mesh["faces"], np.uint16).shape == (2 * 2 * 3,)
+
+
+def test_a_mesh_of_too_many_triangles_keeps_its_shape_with_fewer():
+    # A square of 1 m in 200 x 200 pieces of two triangles each.
+    side = np.linspace(0, 1, 201)
+    points = np.stack([*np.meshgrid(side, side), np.zeros((201, 201))], axis=-1).reshape(-1, 3)
+    corner = np.arange(200)[:, None] * 201 + np.arange(200)
+    faces = np.stack([corner, corner + 1, corner + 202, corner, corner + 202, corner + 201], axis=-1).reshape(-1, 3)
+    (mesh,) = _fewer([Mesh(points, faces)])
+    assert MAX_TRIANGLES / 4 < len(mesh.faces) <= MAX_TRIANGLES
+    a, b, c = (mesh.points[mesh.faces[:, i]] for i in range(3))
+    normals = np.cross(b - a, c - a)
+    assert (normals[:, 2] > 0).all() and not normals[:, :2].any()
+    # Its rim moves in by less than a cell.
+    assert 0.97 < normals[:, 2].sum() / 2 <= 1.0
+
+
+def test_few_triangles_are_left_as_they_are():
+    mesh = Mesh(np.eye(3), np.array([[0, 1, 2]]))
+    assert _fewer([mesh])[0] is mesh
+
+
+@needs_browser
+@pytest.mark.ci
+def test_a_browser_draws_textures_meshes_and_height_fields_without_an_error(tmp_path):
+    still = Episode("zero", {}, np.zeros(3))
+    page = play_page(Recording("shapes", mujoco.MjModel.from_xml_string(TEXTURED), 1 / 30, [still]))
+    (tmp_path / "play.html").write_text(page)
+    document, errors = open_page(tmp_path / "play.html", tmp_path)
+    assert 'data-ready="yes"' in document and not errors
 
 
 @needs_browser

@@ -182,8 +182,8 @@ def pose(model: mujoco.MjModel, data: mujoco.MjData, positions: dict[str, Any]) 
 
 
 def extent(model: mujoco.MjModel, data: mujoco.MjData) -> float:
-    """Return the largest side of the box about everything but planes, in meters."""
-    solid = model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
+    """Return the largest side of the box about everything but the ground, in meters."""
+    solid = ~np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD))
     if not solid.any():
         return float(model.stat.extent)
     centers, radii = data.geom_xpos[solid], model.geom_rbound[solid, None]

@@ -10,6 +10,7 @@ import mujoco
 import numpy as np
 
 from genpo_jax.viewing.episodes import Recording, extent, frames
+from genpo_jax.viewing.shapes import tracked
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30
@@ -58,7 +59,7 @@ def _pictures(recording: Recording, every: int, width: int, height: int) -> Iter
     camera.azimuth, camera.elevation = 90, -15
     try:
         for data in frames(recording, recording.episodes[0], every):
-            camera.lookat = data.xpos[min(1, recording.model.nbody - 1)]
+            camera.lookat = data.xipos[tracked(recording.model)]
             camera.distance = 2.5 * extent(recording.model, data)
             renderer.update_scene(data, camera)
             yield renderer.render()

@@ -1,0 +1,239 @@
+"""What a MuJoCo model looks like, in so few numbers that a page can hold it: shapes, colors, textures."""
+
+import base64
+import io
+import zlib
+from typing import Any, NamedTuple
+
+import mujoco
+import numpy as np
+
+TYPES = {
+    mujoco.mjtGeom.mjGEOM_PLANE: "plane",
+    mujoco.mjtGeom.mjGEOM_HFIELD: "mesh",
+    mujoco.mjtGeom.mjGEOM_SPHERE: "sphere",
+    mujoco.mjtGeom.mjGEOM_CAPSULE: "capsule",
+    mujoco.mjtGeom.mjGEOM_ELLIPSOID: "ellipsoid",
+    mujoco.mjtGeom.mjGEOM_CYLINDER: "cylinder",
+    mujoco.mjtGeom.mjGEOM_BOX: "box",
+    mujoco.mjtGeom.mjGEOM_MESH: "mesh",
+}
+# Groups from 3 on are collision shapes, which MuJoCo's own viewer hides too.
+VISIBLE_GROUPS = 3
+# MuJoCo's for a geom that names none; any other wins over the material's.
+DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)
+# Of all meshes of a model together: robots come with hundreds of thousands, which nobody sees.
+MAX_TRIANGLES = 30_000
+# Rows and columns of a height field.
+MAX_ROWS = 96
+# Of a texture's longer side.
+MAX_PIXELS = 256
+INT16 = 32767
+
+
+class Mesh(NamedTuple):
+    """Triangles.
+
+    Attributes:
+        points: `[n, 3]`, in meters.
+        faces: corners of each triangle `[m, 3]`.
+        uv: place of each point on its texture `[n, 2]`; None without one.
+    """
+
+    points: np.ndarray
+    faces: np.ndarray
+    uv: np.ndarray | None = None
+
+
+def scene(model: mujoco.MjModel) -> dict[str, Any]:
+    """Return what is drawn, fit for JSON; see `player.js`. What is hidden in MuJoCo's viewer is left out."""
+    drawn = [
+        i
+        for i in range(model.ngeom)
+        if mujoco.mjtGeom(model.geom_type[i]) in TYPES and model.geom_group[i] < VISIBLE_GROUPS and _color(model, i)[3]
+    ]
+    numbers = {int(model.geom_dataid[i]): i for i in drawn if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_MESH}
+    meshes = dict(zip(numbers, _fewer([_mesh(model, i) for i in numbers.values()]), strict=True))
+    fields = {f"field{model.geom_dataid[i]}": i for i in drawn if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_HFIELD}
+    sent = {str(name): mesh for name, mesh in meshes.items()}
+    sent |= {name: _height_field(model, i) for name, i in fields.items()}
+    textures: dict[int, int] = {}
+    geoms = [_geom(model, i, sent, textures) for i in drawn]
+    return {
+        "geoms": geoms,
+        "meshes": {name: _sent(mesh) for name, mesh in sent.items()},
+        "textures": [_picture(model, number) for number in textures],
+        "bodies": [model.body(i).name for i in range(model.nbody)],
+        "tracked": tracked(model),
+        # In the frame of that body, which may be far from what one sees of it.
+        "center": rounded(model.body_ipos[tracked(model)]),
+    }
+
+
+def tracked(model: mujoco.MjModel) -> int:
+    """Return the body that a camera goes along with: the first that is not the world."""
+    return min(1, model.nbody - 1)
+
+
+def packed(values: np.ndarray, dtype: Any) -> str:
+    """Return numbers as text: little-endian bytes, by zlib, in base 64."""
+    contents = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).tobytes()
+    return packed_bytes(contents)
+
+
+def packed_bytes(contents: bytes) -> str:
+    """Return bytes as text: by zlib, in base 64."""
+    return base64.b64encode(zlib.compress(contents, 9)).decode()
+
+
+def _geom(model: mujoco.MjModel, i: int, meshes: dict[str, Mesh], textures: dict[int, int]) -> dict[str, Any]:
+    """Return one geom; a texture that it shows is added to those of the page."""
+    kind, data = mujoco.mjtGeom(model.geom_type[i]), int(model.geom_dataid[i])
+    geom: dict[str, Any] = {
+        "type": TYPES[kind],
+        "size": rounded(model.geom_size[i]),
+        "pos": rounded(model.geom_pos[i]),
+        "quat": rounded(model.geom_quat[i]),
+        "body": int(model.geom_bodyid[i]),
+    }
+    if geom["type"] == "mesh":
+        geom["mesh"] = str(data) if kind == mujoco.mjtGeom.mjGEOM_MESH else f"field{data}"
+    color, texture = _color(model, i), _texture(model, i)
+    on_plane = kind == mujoco.mjtGeom.mjGEOM_PLANE
+    if texture is not None:
+        flat = model.tex_type[texture] == mujoco.mjtTexture.mjTEXTURE_2D
+        if flat and (on_plane or (geom["type"] == "mesh" and meshes[geom["mesh"]].uv is not None)):
+            geom["texture"] = textures.setdefault(texture, len(textures))
+            if on_plane:
+                geom["repeats"] = rounded(_repeats(model, i))
+        else:
+            color = color * np.append(_pixels(model, texture).mean(axis=(0, 1)) / 255, 1.0)
+    return geom | {"rgba": rounded(color)}
+
+
+def _color(model: mujoco.MjModel, i: int) -> np.ndarray:
+    material = model.geom_matid[i]
+    if material < 0 or not np.allclose(model.geom_rgba[i], DEFAULT_RGBA):
+        return model.geom_rgba[i]
+    return model.mat_rgba[material]
+
+
+def _texture(model: mujoco.MjModel, i: int) -> int | None:
+    """Return the number of a geom's color texture."""
+    material = model.geom_matid[i]
+    if material < 0:
+        return None
+    roles = np.atleast_1d(model.mat_texid[material])
+    found = [int(roles[role]) for role in (mujoco.mjtTextureRole.mjTEXROLE_RGB, mujoco.mjtTextureRole.mjTEXROLE_RGBA)]
+    return next((number for number in found if number >= 0), None)
+
+
+def _repeats(model: mujoco.MjModel, i: int) -> np.ndarray:
+    """Return how often the texture of a plane or height field repeats in a meter, as MuJoCo's renderer draws it."""
+    material, half = model.geom_matid[i], model.geom_size[i, :2]
+    repeat = model.mat_texrepeat[material] / 2
+    endless = bool(model.mat_texuniform[material]) | (half == 0)
+    return np.where(endless, repeat, repeat / np.where(half == 0, 1.0, half))
+
+
+def _pixels(model: mujoco.MjModel, texture: int) -> np.ndarray:
+    """Return a texture `[height, width, 3]`, in 0 to 255; of a cube, its sides one over the other."""
+    height, width, channels = model.tex_height[texture], model.tex_width[texture], model.tex_nchannel[texture]
+    first = model.tex_adr[texture]
+    pixels = model.tex_data[first : first + height * width * channels].reshape(height, width, channels)
+    return np.repeat(pixels, 3, axis=-1) if channels < 3 else pixels[..., :3]
+
+
+def _picture(model: mujoco.MjModel, texture: int) -> str:
+    """Return a texture as the address of a small PNG that stands in itself."""
+    from PIL import Image
+
+    image = Image.fromarray(np.ascontiguousarray(_pixels(model, texture)))
+    image.thumbnail((MAX_PIXELS, MAX_PIXELS))
+    file = io.BytesIO()
+    image.quantize(64).save(file, "png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _mesh(model: mujoco.MjModel, i: int) -> Mesh:
+    """Return the mesh of a geom, with places on its texture where it has one."""
+    number = model.geom_dataid[i]
+    first, count = model.mesh_vertadr[number], model.mesh_vertnum[number]
+    at, faces = model.mesh_faceadr[number], model.mesh_facenum[number]
+    points, corners = model.mesh_vert[first : first + count], model.mesh_face[at : at + faces]
+    if _texture(model, i) is None or model.mesh_texcoordnum[number] == 0:
+        return Mesh(points, corners)
+    # A point has a place on the texture for each of its faces.
+    places = model.mesh_texcoord[model.mesh_texcoordadr[number] + model.mesh_facetexcoord[at : at + faces]]
+    return Mesh(points[corners].reshape(-1, 3), np.arange(3 * faces).reshape(-1, 3), places.reshape(-1, 2))
+
+
+def _height_field(model: mujoco.MjModel, i: int) -> Mesh:
+    """Return the surface of a geom's height field, every so many rows and columns of it."""
+    number = model.geom_dataid[i]
+    rows, columns = model.hfield_nrow[number], model.hfield_ncol[number]
+    x, y, top, _ = model.hfield_size[number]
+    first = model.hfield_adr[number]
+    heights = top * model.hfield_data[first : first + rows * columns].reshape(rows, columns)
+    down, along = (np.unique(np.linspace(0, n - 1, min(n, MAX_ROWS)).round().astype(int)) for n in (rows, columns))
+    at_y, at_x = np.meshgrid(np.linspace(-y, y, rows)[down], np.linspace(-x, x, columns)[along], indexing="ij")
+    points = np.stack([at_x, at_y, heights[np.ix_(down, along)]], axis=-1).reshape(-1, 3)
+    place = np.arange(len(points)).reshape(at_x.shape)
+    a, b, c, d = place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]
+    uv = None if _texture(model, i) is None else points[:, :2] * _repeats(model, i)
+    return Mesh(points, np.stack([a, b, c, a, c, d], axis=-1).reshape(-1, 3), uv)
+
+
+def _fewer(meshes: list[Mesh]) -> list[Mesh]:
+    """Return meshes with at most `MAX_TRIANGLES` together, as fine as that allows."""
+    size = max((np.ptp(mesh.points, axis=0).max() for mesh in meshes), default=0.0)
+    cells, fewer = 1024.0, meshes
+    while sum(len(mesh.faces) for mesh in fewer) > MAX_TRIANGLES:
+        fewer = [_clustered(mesh, size / cells) for mesh in meshes]
+        cells /= 1.3
+    return fewer
+
+
+def _clustered(mesh: Mesh, cell: float) -> Mesh:
+    """Put all points of a cell of space, in meters, into their middle; what is left of a triangle by that goes.
+
+    Points apart on the texture stay apart (Rossignac and Borrel 1993, Multi-resolution 3D approximations).
+    """
+    keys = np.floor(mesh.points / cell)
+    if mesh.uv is not None:
+        keys = np.hstack([keys, np.floor(mesh.uv * MAX_PIXELS / 4)])
+    _, group, counts = np.unique(_numbered(keys), return_inverse=True, return_counts=True)
+
+    def middle(values: np.ndarray) -> np.ndarray:
+        return np.stack([np.bincount(group, column) for column in values.T], axis=-1) / counts[:, None]
+
+    faces = group[mesh.faces]
+    a, b, c = faces.T
+    faces = faces[(a != b) & (b != c) & (c != a)]
+    # The same three points again, from whichever they are counted.
+    first = np.argmin(faces, axis=1)[:, None]
+    faces = np.take_along_axis(faces, (first + np.arange(3)) % 3, axis=1)
+    faces = faces[np.unique(_numbered(faces), return_index=True)[1]]
+    return Mesh(middle(mesh.points), faces, None if mesh.uv is None else middle(mesh.uv))
+
+
+def _numbered(rows: np.ndarray) -> np.ndarray:
+    """Return a number for each row of whole numbers, the same for the same row."""
+    rows = (rows - rows.min(axis=0, initial=0)).astype(np.int64)
+    return np.ravel_multi_index(tuple(rows.T), tuple(rows.max(axis=0, initial=0) + 1))
+
+
+def _sent(mesh: Mesh) -> dict[str, Any]:
+    """Return a mesh as text; points in units of `scale`."""
+    scale = max(float(np.abs(mesh.points).max(initial=0.0)), 1e-6) / INT16
+    sent: dict[str, Any] = {
+        "scale": scale,
+        "points": packed(np.rint(mesh.points / scale), np.int16),
+        "faces": packed(mesh.faces, np.uint16 if len(mesh.points) < 2**16 else np.uint32),
+    }
+    return sent if mesh.uv is None else sent | {"uv": packed(mesh.uv, np.float32)}
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    """Return numbers to five digits after the point."""
+    return [round(float(value), 5) for value in values]
