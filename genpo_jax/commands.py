@@ -104,8 +104,8 @@ class ReportCommand:
 
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Folders of the runs."""
-    player: bool | None = None
-    """Show the policy on the page, which takes the time to compile its physics. None: where there is one run."""
+    players: int = 3
+    """Show the policies in motion where there are at most so many runs; each takes the time to compile its physics."""
     out: str | None = None
     """Page to write. None: report.html in the folder of the first run."""
 
@@ -195,12 +195,12 @@ def report(arguments: Sequence[str], prog: str = "genpo-jax report") -> None:
 
     # What cannot be reported on shows before the physics is compiled.
     read_records(command.runs)
-    player, why = None, ""
-    if command.player or (command.player is None and len(command.runs) == 1):
+    players = []
+    if len(command.runs) <= command.players:
         _start_jax()
-        player, why = player_of(Path(command.runs[0]))
+        players = [player_of(Path(run)) for run in command.runs]
     out = Path(command.out or Path(command.runs[0]) / "report.html")
-    out.write_text(report_page(command.runs, player, why), encoding="utf-8")
+    out.write_text(report_page(command.runs, players), encoding="utf-8")
     print(f"open {out} in a browser")
 
 

@@ -10,7 +10,7 @@ from genpo_jax import cli
 from genpo_jax.config import Config
 from genpo_jax.reporting.charts import Line, line_chart
 from genpo_jax.reporting.numbers import duration, number, short
-from genpo_jax.reporting.page import report_page
+from genpo_jax.reporting.page import Player, report_page
 from genpo_jax.reporting.records import read_records
 from genpo_jax.reporting.verdict import judge
 from genpo_jax.runs.folder import write_config
@@ -125,6 +125,17 @@ def test_the_command_compares_runs_and_marks_what_differs(tmp_path, capsys):
     assert differing == "seed"
     assert ">yes</td><td>20 [19, 21]</td>" in page and "got worse" not in page
     assert "default-src 'none'" in page and not re.search(r'(?:src|href)="', page)
+    # Up to three runs are played where they can be; these have no policy.
+    assert page.count("Not shown: FileNotFoundError") == 2
+
+
+def test_a_comparison_plays_the_policy_of_each_run_and_says_why_it_does_not(tmp_path):
+    runs = [write_run(tmp_path / name, [1.0, 2.0]) for name in ("a", "b")]
+    page = report_page(runs, [Player("<b>plays</b>"), Player(None, "it has no model")])
+    assert page.count("<iframe") == 1 and 'title="The policy of a, played"' in page
+    assert "Not shown: it has no model." in page
+    with pytest.raises(ValueError, match="2 runs need as many players, or none, got 1"):
+        report_page(runs, [Player("")])
 
 
 def test_faults_are_counted_and_dated(tmp_path):
@@ -144,7 +155,7 @@ def test_a_browser_draws_the_report_and_its_player_and_nothing_leaves(tmp_path):
     returns = [math.sin(i) + i for i in range(1, 40)]
     folder = write_run(tmp_path / "run", [1.0, 20.0, 30.0, 40.0], training=returns)
     player = "<script>parent.document.title = 'it ' + 'plays'</script>"
-    page = report_page([folder], player)
+    page = report_page([folder], [Player(player)])
     (tmp_path / "page.html").write_text(page)
     document, errors = open_page(tmp_path / "page.html", tmp_path, "--window-size=390,900")
     assert not errors

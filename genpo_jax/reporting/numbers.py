@@ -34,3 +34,8 @@ def duration(seconds: float | None) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def percent(share: float | None) -> str:
+    """Return a share as `42 %`; a dash for None."""
+    return "-" if share is None else f"{100 * share:.0f} %"

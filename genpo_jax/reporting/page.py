@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
 import genpo_jax
 from genpo_jax.reporting.charts import COLORS, Line, line_chart
-from genpo_jax.reporting.numbers import duration, number, short
+from genpo_jax.reporting.numbers import duration, number, percent, short
 from genpo_jax.reporting.records import Points, Records, flat, points, read_records
 from genpo_jax.reporting.verdict import Z, interval, judge
 
@@ -105,23 +105,31 @@ FAULTS = (
 )
 
 
-def report_page(folders: Sequence[str | Path], player: str | None = None, why_no_player: str = "") -> str:
+class Player(NamedTuple):
+    """A page that plays the policy of a run, or why there is none."""
+
+    page: str | None
+    why_not: str = ""
+
+
+def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -> str:
     """Return a report on one run, or a comparison of several.
 
     Args:
         folders: of the runs.
-        player: a page that plays the policy, to show within.
-        why_no_player: what to say in place of one.
+        players: what to show of the policy of each run, in the same order; none shows nothing.
 
     Raises:
-        ValueError: if no folder is named, or one twice.
+        ValueError: if no folder is named, or one twice, or there are players for other than all.
         FileNotFoundError: if a folder holds neither settings nor metrics of a run.
     """
     runs = read_records(folders)
+    if players and len(players) != len(runs):
+        raise ValueError(f"{len(runs)} runs need as many players, or none, got {len(players)}")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"short": short, "duration": duration}
+    environment.filters |= {"short": short, "duration": duration, "percent": percent}
     colors = dict(zip((run.name for run in runs), cycle(COLORS), strict=False))
     return environment.get_template("page.html").render(
         runs=runs,
@@ -137,8 +145,7 @@ def report_page(folders: Sequence[str | Path], player: str | None = None, why_no
         settings=_table(runs, "config"),
         versions=_table(runs, "versions") + _table(runs, "platform") + _table(runs, "git_commit", "git_dirty"),
         configs=[(run, json.dumps(run.contents.get("config", {}), indent=2)) for run in runs],
-        player=player,
-        why_no_player=why_no_player,
+        players=list(zip(runs, players, strict=False)),
         version=genpo_jax.__version__,
     )
 
@@ -277,12 +284,12 @@ def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def player_of(run_dir: Path) -> tuple[str | None, str]:
-    """Return a page that plays the policy of a run, or None and the reason why there is none."""
+def player_of(run_dir: Path) -> Player:
+    """Return what to show of the policy of a run."""
     try:
         from genpo_jax.viewing.episodes import record
         from genpo_jax.viewing.page import play_page
 
-        return play_page(record(run_dir)), ""
+        return Player(play_page(record(run_dir)))
     except Exception as error:  # whatever keeps a policy from being drawn must not keep it from being reported on
-        return None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+        return Player(None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
