@@ -32,6 +32,7 @@ SHORT = {
     "seeds": "--num-seeds 2 --num-timesteps 20000",
     "brax_ppo": "--env inverted_pendulum --num-timesteps 20000 --seeds 0",
     "solver_cost": "--batch 256 --repeats 3",
+    "exported": "--env reacher --methods genpo++ gaussian --observations 1000 --calls 50",
     "solver_sigma": "--orders 1 --sigmas 0.5 0.75 --step-counts 3 5",
 }
 

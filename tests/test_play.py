@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from browser import needs_browser, open_page
 
-from genpo_jax.viewing.episodes import Episode, Recording, extent, frames
+from genpo_jax.viewing.episodes import Episode, Recording, frames
 from genpo_jax.viewing.page import PLAYER, play_page
-from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, _fewer, scene
+from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, _fewer, scene, view
 
 MODEL = """
 <mujoco><worldbody>
@@ -73,9 +73,15 @@ def test_the_bundle_is_that_of_the_source_and_its_license_stands_beside_it():
     assert "MIT" in (PLAYER / "three.LICENSE").read_text()
 
 
-def test_the_extent_is_that_of_what_can_be_seen(recording):
+def test_the_view_goes_along_with_what_moves_about_and_else_shows_the_whole_scene(recording):
     # A ball of radius 0.5; the plane has no end.
-    assert extent(recording.model, next(frames(recording, recording.episodes[0]))) == pytest.approx(1.0)
+    extent, body, center = view(recording.model, next(frames(recording, recording.episodes[0])))
+    assert extent == pytest.approx(1.0) and body == 1 and not center.any()
+    still = mujoco.MjModel.from_xml_string(MODEL.replace('type="slide"', 'type="hinge"'))
+    data = mujoco.MjData(still)
+    mujoco.mj_kinematics(still, data)
+    extent, body, center = view(still, data)
+    assert extent == pytest.approx(1.0) and body == 0 and list(center) == [0, 0, 1]
 
 
 TEXTURED = """

@@ -60,7 +60,7 @@ class OnnxPolicy:
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder
         self.description = describe(folder)
-        self._sessions = {"policy.onnx": onnx_session(folder, "policy.onnx")}
+        self._sessions = {"policy.onnx": onnx_session(read(folder, "policy.onnx"))}
 
     def __call__(self, observation: Any, *, noise: Any = None, seed: int | None = None) -> np.ndarray:
         """Return actions `[..., d]`, float32 in [-1, 1].
@@ -78,7 +78,7 @@ class OnnxPolicy:
         if noise is not None:
             name, inputs["noise"] = "policy_noise.onnx", noise.reshape(-1, *noise.shape[-2:])
         if name not in self._sessions:
-            self._sessions[name] = onnx_session(self.folder, name)
+            self._sessions[name] = onnx_session(read(self.folder, name))
         (action,) = self._sessions[name].run(None, inputs)
         return action.reshape(*observation.shape[:-1], -1)
 
@@ -156,7 +156,7 @@ class MujocoTask:
         self.mujoco = mujoco
         self.model = mujoco.MjModel.from_binary_path(str(Path(folder) / "task" / "model.mjb"))
         self.data = mujoco.MjData(self.model)
-        self.before, self.after = (onnx_session(folder, f"task/{name}.onnx") for name in ("before", "after"))
+        self.before, self.after = (onnx_session(read(folder, f"task/{name}.onnx")) for name in ("before", "after"))
         read(folder, "task/starts.npz")
         with np.load(Path(folder) / "task" / "starts.npz") as starts:
             self.starts = dict(starts)
@@ -197,14 +197,14 @@ class MujocoTask:
             array[:] = np.reshape(value, array.shape)
 
 
-def onnx_session(folder: str | Path, name: str) -> Any:
-    """Return a session of ONNX Runtime for an exported file: one thread, which does not spin between calls."""
+def onnx_session(contents: bytes) -> Any:
+    """Return a session of ONNX Runtime for a model: one thread, which does not spin between calls."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(read(folder, name), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
 
 
 _DTYPES = {

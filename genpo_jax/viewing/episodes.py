@@ -181,15 +181,6 @@ def pose(model: mujoco.MjModel, data: mujoco.MjData, positions: dict[str, Any]) 
     mujoco.mj_camlight(model, data)
 
 
-def extent(model: mujoco.MjModel, data: mujoco.MjData) -> float:
-    """Return the largest side of the box about everything but the ground, in meters."""
-    solid = ~np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD))
-    if not solid.any():
-        return float(model.stat.extent)
-    centers, radii = data.geom_xpos[solid], model.geom_rbound[solid, None]
-    return float(((centers + radii).max(axis=0) - (centers - radii).min(axis=0)).max())
-
-
 def _positions(places: dict[str, int], state: Any) -> dict[str, Any]:
     leaves = jax.tree.leaves(state)
     return {name: leaves[place] for name, place in places.items()}

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from genpo_jax.viewing.episodes import Episode, Recording, extent, frames
-from genpo_jax.viewing.shapes import INT16, packed, packed_bytes, rounded, scene
+from genpo_jax.viewing.episodes import Episode, Recording, frames
+from genpo_jax.viewing.shapes import INT16, packed, packed_bytes, rounded, scene, view
 
 PLAY_FILE = "play.html"
 PLAYER = Path(__file__).parent / "player"
@@ -21,9 +21,11 @@ FRAMES_PER_SECOND = 30
 def play_page(recording: Recording) -> str:
     """Return the page."""
     every = max(1, round(1 / FRAMES_PER_SECOND / recording.seconds))
-    start = next(frames(recording, recording.episodes[0]))
+    extent, tracked, center = view(recording.model, next(frames(recording, recording.episodes[0])))
     data = scene(recording.model) | {
-        "extent": extent(recording.model, start),
+        "extent": extent,
+        "tracked": tracked,
+        "center": rounded(center),
         "seconds": every * recording.seconds,
         "episodes": [_episode(recording, episode, every) for episode in recording.episodes],
     }

@@ -9,8 +9,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from genpo_jax.viewing.episodes import Recording, extent, frames
-from genpo_jax.viewing.shapes import tracked
+from genpo_jax.viewing.episodes import Recording, frames
+from genpo_jax.viewing.shapes import view
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30
@@ -57,10 +57,11 @@ def _pictures(recording: Recording, every: int, width: int, height: int) -> Iter
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(recording.model, camera)
     camera.azimuth, camera.elevation = 90, -15
+    extent, tracked, center = view(recording.model, next(frames(recording, recording.episodes[0])))
+    camera.distance = 2.5 * extent
     try:
         for data in frames(recording, recording.episodes[0], every):
-            camera.lookat = data.xipos[tracked(recording.model)]
-            camera.distance = 2.5 * extent(recording.model, data)
+            camera.lookat = data.xpos[tracked] + data.xmat[tracked].reshape(3, 3) @ center
             renderer.update_scene(data, camera)
             yield renderer.render()
     finally:

@@ -64,15 +64,35 @@ def scene(model: mujoco.MjModel) -> dict[str, Any]:
         "meshes": {name: _sent(mesh) for name, mesh in sent.items()},
         "textures": [_picture(model, number) for number in textures],
         "bodies": [model.body(i).name for i in range(model.nbody)],
-        "tracked": tracked(model),
-        # In the frame of that body, which may be far from what one sees of it.
-        "center": rounded(model.body_ipos[tracked(model)]),
     }
 
 
-def tracked(model: mujoco.MjModel) -> int:
-    """Return the body that a camera goes along with: the first that is not the world."""
-    return min(1, model.nbody - 1)
+class View(NamedTuple):
+    """Where a camera looks.
+
+    Attributes:
+        extent: the largest side of the box about everything but the ground, in meters.
+        body: what the camera goes along with; 0, the world, where it stands still.
+        center: point in the frame of that body `[3]`.
+    """
+
+    extent: float
+    body: int
+    center: np.ndarray
+
+
+def view(model: mujoco.MjModel, data: mujoco.MjData) -> View:
+    """Return a view of a robot that moves about, else of the whole scene."""
+    solid = ~np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD))
+    if not solid.any():
+        return View(float(model.stat.extent), 0, model.stat.center.copy())
+    centers, radii = data.geom_xpos[solid], model.geom_rbound[solid, None]
+    low, high = (centers - radii).min(axis=0), (centers + radii).max(axis=0)
+    first, count = (model.body_jntadr[1], model.body_jntnum[1]) if model.nbody > 1 else (0, 0)
+    goes = np.isin(model.jnt_type[first : first + count], (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE))
+    extent = float((high - low).max())
+    # The origin of a body may be far from what one sees of it.
+    return View(extent, 1, model.body_ipos[1]) if goes.any() else View(extent, 0, (low + high) / 2)
 
 
 def packed(values: np.ndarray, dtype: Any) -> str:
