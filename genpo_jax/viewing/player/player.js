@@ -82,11 +82,13 @@ function makeScene(meshes) {
   for (const geom of data.geoms) {
     const [r, g, b, a] = geom.rgba;
     const textured = geom.texture !== undefined;
+    // Floors are paler than in MuJoCo: a robot in their colors must stand out, and there are no shadows.
+    const opacity = geom.type === "plane" && textured ? 0.5 * a : a;
     // On a wide floor of one color nobody sees what moves.
     const bare = geom.type === "plane" && !textured && !(geom.size[0] > 0 && geom.size[0] < 5);
     const mesh = bare ? ground() : new THREE.Mesh(geometry(geom, meshes), new THREE.MeshStandardMaterial({
       map: textured ? picture(geom) : null, color: new THREE.Color().setRGB(r, g, b, THREE.SRGBColorSpace), roughness: 0.6,
-      transparent: a < 1, opacity: a, side: geom.type === "plane" ? THREE.DoubleSide : THREE.FrontSide,
+      transparent: opacity < 1, opacity, side: geom.type === "plane" ? THREE.DoubleSide : THREE.FrontSide,
     }));
     mesh.position.fromArray(geom.pos);
     mesh.quaternion.set(geom.quat[1], geom.quat[2], geom.quat[3], geom.quat[0]);
@@ -136,7 +138,7 @@ async function play() {
       renderer.setPixelRatio(devicePixelRatio);
       renderer.setSize(width, height, false);
     }
-    const stacked = width < 640;
+    const stacked = width < height;
     lanes.forEach((lane, i) => {
       pose(lane);
       lane.scene.updateMatrixWorld();
@@ -184,6 +186,7 @@ async function play() {
   });
   const count = Math.max(...lanes.map((lane) => lane.episodes.length));
   for (let i = 0; i < count; i++) byId("episode").add(new Option(`episode ${i + 1}`, i));
+  byId("episode").hidden = count < 2;
   byId("episode").onchange = (event) => { chosen = Number(event.target.value); frame = 0; chart(); };
   byId("slider").oninput = (event) => { playing = false; byId("play").textContent = "Play"; frame = Number(event.target.value); };
   byId("play").onclick = () => { playing = !playing; byId("play").textContent = playing ? "Pause" : "Play"; };
