@@ -240,7 +240,7 @@ def _clustered(mesh: Mesh, cell: float) -> Mesh:
 def _numbered(rows: np.ndarray) -> np.ndarray:
     """Return a number for each row of whole numbers, the same for the same row."""
     rows = (rows - rows.min(axis=0, initial=0)).astype(np.int64)
-    return np.ravel_multi_index(tuple(rows.T), tuple(rows.max(axis=0, initial=0) + 1))
+    return np.asarray(np.ravel_multi_index(tuple(rows.T), tuple(rows.max(axis=0, initial=0) + 1)))
 
 
 def _sent(mesh: Mesh) -> dict[str, Any]:
