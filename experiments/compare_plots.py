@@ -89,7 +89,8 @@ def _finish(figure: Any, axes: Any, path: Path) -> None:
     lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
     columns = min(len(lines), 3 * len(axes[0]))
     figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=columns, frameon=False)
-    figure.savefig(path, dpi=130)
+    # Names of methods with settings are wider than the picture of one environment.
+    figure.savefig(path, dpi=130, bbox_inches="tight")
 
 
 def _band(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
