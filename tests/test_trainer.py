@@ -309,3 +309,9 @@ def test_mirror_images_are_learned_from_and_keep_the_statistics_symmetric():
 def test_mirror_images_of_an_environment_without_a_symmetry_are_refused():
     with pytest.raises(ValueError, match="attribute mirror of target"):
         make_trainer(TargetEnv(), mirror=True)
+
+
+def test_the_shape_of_a_state_is_known_where_the_compiler_is_told_something():
+    trainer = make_trainer(TargetEnv())
+    told = Trainer(TargetEnv(), dataclasses.replace(trainer.config, fusion_emitters=False))
+    assert jax.tree.structure(told.abstract_state(2)) == jax.tree.structure(trainer.abstract_state(2))

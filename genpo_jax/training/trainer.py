@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import Array
 
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState
@@ -59,8 +60,9 @@ class Trainer:
         self.state_sharding = self._state_sharding()
         self.metrics_sharding = sharding.replicated(self.mesh)
         self.hyper = Hyperparameters.of(config)
+        self._init = jax.vmap(self.algorithm.init, in_axes=(0, None))
         self.init_program = jax.jit(
-            jax.vmap(self.algorithm.init, in_axes=(0, None)),
+            self._init,
             compiler_options=self.compiler_options,
             out_shardings=self.state_sharding,
         )
@@ -82,7 +84,7 @@ class Trainer:
 
     def init(self, seeds: Sequence[int]) -> TrainState:
         """Return the state of new runs with these seeds."""
-        return self.init_program(jnp.stack([jax.random.key(seed) for seed in seeds]), self.hyper)
+        return self.init_program(_keys(seeds), self.hyper)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
         """Run `updates_per_chunk` updates; return the next state and metrics, each `[S]`. Consumes `state`."""
@@ -90,7 +92,8 @@ class Trainer:
 
     def abstract_state(self, num_seeds: int) -> TrainState:
         """Return shapes, types and shardings of the state of that many seeds."""
-        shapes = jax.eval_shape(lambda: self.init(range(num_seeds)))
+        # Not of `init`: a program with options of its own cannot be traced within another.
+        shapes = jax.eval_shape(lambda: self._init(_keys(range(num_seeds)), self.hyper))
         placed = jax.tree.broadcast(self.state_sharding, shapes)
         return jax.tree.map(
             lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes, placed
@@ -158,3 +161,7 @@ class Trainer:
             else:
                 reduced[name] = REDUCTIONS.get(name, jnp.mean)(values)
         return state, reduced
+
+
+def _keys(seeds: Sequence[int]) -> Array:
+    return jnp.stack([jax.random.key(seed) for seed in seeds])
