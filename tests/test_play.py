@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 from browser import needs_browser, open_page
 
+from genpo_jax.viewing.camera import view
 from genpo_jax.viewing.episodes import Episode, Recording, frames
 from genpo_jax.viewing.page import PLAYER, play_page
-from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, _fewer, scene, view
+from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, _fewer, scene
 
 MODEL = """
 <mujoco><worldbody>

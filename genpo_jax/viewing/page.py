@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from genpo_jax.viewing.camera import view
 from genpo_jax.viewing.episodes import Episode, Recording, frames
-from genpo_jax.viewing.shapes import INT16, packed, packed_bytes, rounded, scene, view
+from genpo_jax.viewing.packing import INT16, packed, packed_bytes, rounded
+from genpo_jax.viewing.shapes import scene
 
 PLAY_FILE = "play.html"
 PLAYER = Path(__file__).parent / "player"

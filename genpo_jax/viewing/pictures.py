@@ -9,8 +9,8 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from genpo_jax.viewing.camera import view
 from genpo_jax.viewing.episodes import Recording, frames
-from genpo_jax.viewing.shapes import view
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30

@@ -2,11 +2,12 @@
 
 import base64
 import io
-import zlib
 from typing import Any, NamedTuple
 
 import mujoco
 import numpy as np
+
+from genpo_jax.viewing.packing import INT16, packed, rounded
 
 TYPES = {
     mujoco.mjtGeom.mjGEOM_PLANE: "plane",
@@ -28,7 +29,6 @@ MAX_TRIANGLES = 30_000
 MAX_ROWS = 96
 # Of a texture's longer side.
 MAX_PIXELS = 256
-INT16 = 32767
 
 
 class Mesh(NamedTuple):
@@ -65,45 +65,6 @@ def scene(model: mujoco.MjModel) -> dict[str, Any]:
         "textures": [_picture(model, number) for number in textures],
         "bodies": [model.body(i).name for i in range(model.nbody)],
     }
-
-
-class View(NamedTuple):
-    """Where a camera looks.
-
-    Attributes:
-        extent: the largest side of the box about everything but the ground, in meters.
-        body: what the camera goes along with; 0, the world, where it stands still.
-        center: point in the frame of that body `[3]`.
-    """
-
-    extent: float
-    body: int
-    center: np.ndarray
-
-
-def view(model: mujoco.MjModel, data: mujoco.MjData) -> View:
-    """Return a view of a robot that moves about, else of the whole scene."""
-    solid = ~np.isin(model.geom_type, (mujoco.mjtGeom.mjGEOM_PLANE, mujoco.mjtGeom.mjGEOM_HFIELD))
-    if not solid.any():
-        return View(float(model.stat.extent), 0, model.stat.center.copy())
-    centers, radii = data.geom_xpos[solid], model.geom_rbound[solid, None]
-    low, high = (centers - radii).min(axis=0), (centers + radii).max(axis=0)
-    first, count = (model.body_jntadr[1], model.body_jntnum[1]) if model.nbody > 1 else (0, 0)
-    goes = np.isin(model.jnt_type[first : first + count], (mujoco.mjtJoint.mjJNT_FREE, mujoco.mjtJoint.mjJNT_SLIDE))
-    extent = float((high - low).max())
-    # The origin of a body may be far from what one sees of it.
-    return View(extent, 1, model.body_ipos[1]) if goes.any() else View(extent, 0, (low + high) / 2)
-
-
-def packed(values: np.ndarray, dtype: Any) -> str:
-    """Return numbers as text: little-endian bytes, by zlib, in base 64."""
-    contents = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).tobytes()
-    return packed_bytes(contents)
-
-
-def packed_bytes(contents: bytes) -> str:
-    """Return bytes as text: by zlib, in base 64."""
-    return base64.b64encode(zlib.compress(contents, 9)).decode()
 
 
 def _geom(model: mujoco.MjModel, i: int, meshes: dict[str, Mesh], textures: dict[int, int]) -> dict[str, Any]:
@@ -252,8 +213,3 @@ def _sent(mesh: Mesh) -> dict[str, Any]:
         "faces": packed(mesh.faces, np.uint16 if len(mesh.points) < 2**16 else np.uint32),
     }
     return sent if mesh.uv is None else sent | {"uv": packed(mesh.uv, np.float32)}
-
-
-def rounded(values: np.ndarray) -> list[float]:
-    """Return numbers to five digits after the point."""
-    return [round(float(value), 5) for value in values]

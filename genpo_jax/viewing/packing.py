@@ -1,0 +1,25 @@
+"""Numbers as text, as short as a page needs them; `player.js` takes them apart."""
+
+import base64
+import zlib
+from typing import Any
+
+import numpy as np
+
+INT16 = 32767
+
+
+def packed(values: np.ndarray, dtype: Any) -> str:
+    """Return numbers as text: little-endian bytes, by zlib, in base 64."""
+    contents = np.ascontiguousarray(values, np.dtype(dtype).newbyteorder("<")).tobytes()
+    return packed_bytes(contents)
+
+
+def packed_bytes(contents: bytes) -> str:
+    """Return bytes as text: by zlib, in base 64."""
+    return base64.b64encode(zlib.compress(contents, 9)).decode()
+
+
+def rounded(values: np.ndarray) -> list[float]:
+    """Return numbers to five digits after the point."""
+    return [round(float(value), 5) for value in values]
