@@ -126,7 +126,7 @@ class EpisodeEnv:
         """Numbers in an action: those of a whole chunk."""
         return self.chunk * self.env.action_size
 
-    @property
+    @cached_property
     def mirror(self) -> Mirror:
         """The symmetry of observations and whole chunks of actions.
 

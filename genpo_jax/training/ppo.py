@@ -129,7 +129,6 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
     total += agent.auxiliary_loss(batch.obs, batch.record)
     # Of the policy's own actions: images tell how symmetric it is, not how far it has moved.
     own = True if batch.is_image is None else jnp.broadcast_to(~batch.is_image.reshape(several), ratio.shape)
-    count = jnp.sum(jnp.ones_like(ratio), where=own)
     return total, {
         "train/policy_loss": policy_loss,
         "train/value_loss": value_loss,
@@ -137,8 +136,7 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
         # k3 estimate (Schulman, "Approximating KL divergence"): never negative, unlike the mean of -log ratio.
         "train/kl": (ratio - 1 - log_ratio).mean(where=own),
         "train/clip_fraction": (jnp.abs(ratio - 1) > hyper.clip_range).mean(where=own),
-        "train/ess": ratio.sum(where=own) ** 2
-        / jnp.maximum((ratio**2).sum(where=own) * count, jnp.finfo(ratio.dtype).tiny),
+        "train/ess": ratio.mean(where=own) ** 2 / jnp.maximum((ratio**2).mean(where=own), jnp.finfo(ratio.dtype).tiny),
         "train/first_ratio_error": jnp.abs(log_ratio).max(where=own, initial=0.0),
     }
 
