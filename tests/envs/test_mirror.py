@@ -107,7 +107,7 @@ def test_the_ant_walks_the_same_on_the_other_side():
 
 
 def test_the_humanoid_sees_the_same_on_the_other_side():
-    # It would not move the same: Brax gives its right hip another spring and rotor than its left.
+    # It would not move the same: Brax gives its right hip another armature, its right knee another stiffness.
     env = make("humanoid", "spring")
     mirror = env.mirror
     random = np.random.default_rng(1)
