@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from extras import needs_robots
 
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.mirror import Mirror, SignedPermutation, each, exchanged, mirror_of, signs, together, unchanged
@@ -124,6 +125,7 @@ def test_the_humanoid_sees_the_same_on_the_other_side():
 
 
 @pytest.mark.ci
+@needs_robots
 @pytest.mark.parametrize("name", ["Go1JoystickFlatTerrain", "G1JoystickFlatTerrain"])
 def test_playground_s_robots_walk_the_same_on_the_other_side(name):
     env = make(name, "c")

