@@ -197,14 +197,14 @@ def stability(name: str, real: np.ndarray, imag: np.ndarray) -> np.ndarray:
     """Return the spectral radius of one late step on x' = μ x, over a grid of μ h."""
     solver = build(name, 12)
     width = solver.num_states + (solver.order - 1 if isinstance(solver, MultistepSolver) else 0)
-    row = tuple(np.asarray(coef)[8].tolist() for coef in solver._coefs())
+    row = tuple(np.asarray(coef)[8].tolist() for coef in solver.coefs())
     step = solver.times.steps[0]
 
     def radius(re: jax.Array, im: jax.Array) -> jax.Array:
         # A complex number is a 2 x 2 real matrix, so that the real solver sees a rotation and a decay.
         matrix = jnp.array([[re, im], [-im, re]]) / step
         flat = jnp.eye(2 * width).reshape(2 * width, width, 2)
-        carry = solver._step(lambda x, t: x @ matrix, row, tuple(flat[:, j] for j in range(width)))
+        carry = solver.step(lambda x, t: x @ matrix, row, tuple(flat[:, j] for j in range(width)))
         return jnp.stack(carry, axis=1).reshape(2 * width, 2 * width).T
 
     matrices = jax.jit(jax.vmap(jax.vmap(radius, (0, None)), (None, 0)))(real, imag)

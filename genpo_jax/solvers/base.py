@@ -129,14 +129,26 @@ class StepSolver:
         """The factor by which rounding errors of the last state are amplified in the first one."""
         raise NotImplementedError
 
-    def _coefs(self) -> Coefs:
+    def coefs(self) -> Coefs:
         """Return numpy arrays `[M, ...]`; row i of each holds the numbers that step i needs."""
         raise NotImplementedError
 
-    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Take one step.
+
+        Args:
+            velocity: `v(x, t)`, with x `[..., d]` and scalar t; returns `[..., d]`.
+            coefs: one row of each array of `coefs()`.
+            carry: the state's k iterates `[..., d]`, newest first, and what else the solver carries from step to step.
+
+        Returns:
+            The carry after the step.
+
+        """
         raise NotImplementedError
 
-    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Return the carry from which `step`, with the same arguments, leads to this one."""
         raise NotImplementedError
 
     def forward(self, velocity: Velocity, state: State) -> State:
@@ -210,8 +222,8 @@ class StepSolver:
 
     def _walk(self, velocity: Velocity, carry: Carry, *, inverse: bool = False, begin: int = 0) -> Carry:
         """Take steps `begin`, ..., M-1 in turn, or undo them in reverse order."""
-        rows = tuple(np.asarray(coef)[begin:] for coef in self._coefs())
-        step, unstep = self._step, self._unstep
+        rows = tuple(np.asarray(coef)[begin:] for coef in self.coefs())
+        step, unstep = self.step, self.unstep
         if inverse:
             rows, step, unstep = tuple(coef[::-1] for coef in rows), unstep, step
         return walk(step, unstep, velocity, rows, carry, unroll=self.unroll, constant_memory=self.constant_memory)

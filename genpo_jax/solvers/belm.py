@@ -55,17 +55,20 @@ class BelmSolver(StepSolver):
         h = self.times.steps
         return 2 * math.log(h[-1] / h[0])
 
-    def _coefs(self) -> Coefs:
+    def coefs(self) -> Coefs:
+        """Return each step's time, share of the older iterate and weight of the velocity: `[M]` each."""
         h = self.times.steps
         ratio = h / np.concatenate([h[:1], h[:-1]])
         weight = h * (1 + ratio)
         weight[0] = h[0]
         return np.asarray(self.times.times[:-1]), ratio**2, weight
 
-    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Take one step: `x_{i+1} = (1 - σ_i) x_i + σ_i x_{i-1} + w_i v(x_i, t_i)`."""
         (t, sigma, weight), (x, x_prev) = coefs, carry
         return (1 - sigma) * x + sigma * x_prev + weight * velocity(x, t), x
 
-    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Undo one step: solve it for `x_{i-1}`."""
         (t, sigma, weight), (x_next, x) = coefs, carry
         return x, (x_next - (1 - sigma) * x - weight * velocity(x, t)) / sigma

@@ -62,17 +62,20 @@ class CoupledSolver(MeanOutput):
     def _coordinate_log_det(self) -> float:
         return 2 * self.num_steps * math.log(self.mix)
 
-    def _coefs(self) -> Coefs:
+    def coefs(self) -> Coefs:
+        """Return each step's time and length: `[M]` each."""
         return np.asarray(self.times.times[:-1]), self.times.steps
 
-    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Take one step: each of the pair moves by the velocity at the other, then the two are mixed."""
         (t, h), (x, y), p = coefs, carry, self.mix
         x = x + h * velocity(y, t)
         y = y + h * velocity(x, t)
         x = p * x + (1 - p) * y
         return x, p * y + (1 - p) * x
 
-    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Undo one step: unmix, then move back in reverse order."""
         (t, h), (x, y), p = coefs, carry, self.mix
         y = (y - (1 - p) * x) / p
         x = (x - (1 - p) * y) / p

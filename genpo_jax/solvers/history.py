@@ -72,14 +72,17 @@ class HistorySolver(StepSolver):
     def _coordinate_log_det(self) -> float:
         return self.num_steps * math.log(abs(self.history_coef))
 
-    def _coefs(self) -> Coefs:
+    def coefs(self) -> Coefs:
+        """Return each step's time and weight `h_i + σ h_{i-1}` of the velocity: `[M]` each."""
         h = self.times.steps
         return np.asarray(self.times.times[:-1]), h + self.history_coef * np.concatenate([h[:1], h[:-1]])
 
-    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Take one step: `x_{i+1} = (1 - σ) x_i + σ x_{i-1} + w_i v(x_i, t_i)`."""
         (t, weight), (x, x_prev), sigma = coefs, carry, self.history_coef
         return (1 - sigma) * x + sigma * x_prev + weight * velocity(x, t), x
 
-    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Undo one step: solve it for `x_{i-1}`."""
         (t, weight), (x_next, x), sigma = coefs, carry, self.history_coef
         return x, (x_next - (1 - sigma) * x - weight * velocity(x, t)) / sigma

@@ -118,23 +118,26 @@ class MultistepSolver(StepSolver):
         known = range(last - 1, last - self.order, -1)
         cache = tuple(velocity(states[last - i], jnp.asarray(times[i], zero.dtype)) if i >= 0 else zero for i in known)
         carry = self._walk(velocity, states + cache, inverse=True, begin=self.order - 1)
-        rows = [tuple(coef[i] for coef in self._coefs()) for i in range(min(self.order - 1, last))]
+        rows = [tuple(coef[i] for coef in self.coefs()) for i in range(min(self.order - 1, last))]
         for _, _, weights in reversed(rows):
             carry = self._solve_oldest(weights.tolist(), carry, zero)
         return jnp.stack(carry[: self.num_states], axis=-2)
 
-    def _coefs(self) -> Coefs:
+    def coefs(self) -> Coefs:
+        """Return the times of each step and of its oldest velocity, `[M]` each, and its weights `[M, order]`."""
         t = np.asarray(self.times.times)
         oldest = np.maximum(np.arange(self.num_steps) - self.order + 1, 0)
         return t[:-1], t[oldest], velocity_weights(self.weights, t)
 
-    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Take one step: the newest iterate is a weighted sum of iterates and cached velocities."""
         (t, _, weights), k = coefs, self.num_states
         states, cache = carry[:k], (velocity(carry[0], t), *carry[k:])
         newest = _combine(iterate_weights(self.weights), states) + _combine(weights, cache)
         return (newest, *states[:-1], *cache[: self.order - 1])
 
-    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Undo one step: evaluate its oldest velocity and solve it for its oldest iterate."""
         _, t_oldest, weights = coefs
         return self._solve_oldest(weights, carry, velocity(carry[self.num_states - 1], t_oldest))
 

@@ -58,7 +58,7 @@ class RungeKuttaSolver(StepSolver):
     @property
     def evaluation_times(self) -> tuple[float, ...]:
         """The times of all network calls of `forward`, in order: the stages up and those down of each step."""
-        _, up, down = self._coefs()
+        _, up, down = self.coefs()
         return tuple(np.concatenate([up, down], axis=1).ravel().tolist())
 
     @property
@@ -69,16 +69,19 @@ class RungeKuttaSolver(StepSolver):
     def _coordinate_log_det(self) -> float:
         return self.num_steps * math.log(self.coupling)
 
-    def _coefs(self) -> Coefs:
+    def coefs(self) -> Coefs:
+        """Return each step's length `[M]` and its stages' times up and down, `[M, stages]` each."""
         t, h, c = np.asarray(self.times.times), self.times.steps, np.asarray(self.tableau.c)
         return h, t[:-1, None] + c * h[:, None], t[1:, None] - c * h[:, None]
 
-    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Take one step: y moves up by the increment from z, z by that of the reversed step from the new y."""
         (h, t_up, t_down), (y, z), lam = coefs, carry, self.coupling
         y = lam * y + (1 - lam) * z + self._increment(velocity, z, h, t_up)
         return y, z - self._increment(velocity, y, -h, t_down)
 
-    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Undo one step: z first, then y, divided by the coupling."""
         (h, t_up, t_down), (y, z), lam = coefs, carry, self.coupling
         z = z + self._increment(velocity, y, -h, t_down)
         return (y - (1 - lam) * z - self._increment(velocity, z, h, t_up)) / lam, z

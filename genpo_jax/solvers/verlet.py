@@ -50,7 +50,7 @@ class VerletSolver(MeanOutput):
     @property
     def evaluation_times(self) -> tuple[float, ...]:
         """The times of all network calls of `forward`, in order: the first kick, then a drift and a kick a step."""
-        middles, _, ends, _ = self._coefs()
+        middles, _, ends, _ = self.coefs()
         return (self.times.times[0], *(float(t) for pair in zip(middles, ends, strict=True) for t in pair))
 
     @property
@@ -74,17 +74,20 @@ class VerletSolver(MeanOutput):
         y = y - 0.5 * float(self.times.steps[0]) * velocity(x, jnp.asarray(self.times.times[0], x.dtype))
         return jnp.stack([x, y], axis=-2)
 
-    def _coefs(self) -> Coefs:
+    def coefs(self) -> Coefs:
+        """Return each step's middle time, length, end time and kick: `[M]` each."""
         t, h = np.asarray(self.times.times), self.times.steps
         kick = 0.5 * (h + np.append(h[1:], 0.0))
         return t[:-1] + 0.5 * h, h, t[1:], kick
 
-    def _step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Take one step: x drifts by the velocity at y, y is kicked by that at the new x."""
         (t_mid, h, t_next, kick), (x, y) = coefs, carry
         x = x + h * velocity(y, t_mid)
         return x, y + kick * velocity(x, t_next)
 
-    def _unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+    def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
+        """Undo one step: the kick first, then the drift."""
         (t_mid, h, t_next, kick), (x, y) = coefs, carry
         y = y - kick * velocity(x, t_next)
         return x - h * velocity(y, t_mid), y

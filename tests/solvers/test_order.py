@@ -117,8 +117,8 @@ def test_equal_iterates_make_the_history_solver_overshoot_a_constant_velocity_an
 def test_multistep_order_one_is_the_history_solver_after_its_first_step():
     history, multistep = HistorySolver(6, 0.75), MultistepSolver(6, 1, 0.75)
     np.testing.assert_allclose(iterate_weights(multistep.weights), [0.25, 0.75])
-    np.testing.assert_allclose(multistep._coefs()[2][1:, 0], history._coefs()[1][1:], rtol=1e-14)
-    np.testing.assert_allclose(multistep._coefs()[2][0, 0], 1 / 6)
+    np.testing.assert_allclose(multistep.coefs()[2][1:, 0], history.coefs()[1][1:], rtol=1e-14)
+    np.testing.assert_allclose(multistep.coefs()[2][0, 0], 1 / 6)
 
 
 def test_multistep_weights_tend_to_adams_bashforth_as_sigma_vanishes():
@@ -151,7 +151,7 @@ def test_orders_of_the_named_tableaus_follow_from_the_order_conditions():
 
 
 def test_belm_is_the_leapfrog_rule_on_equal_steps_and_second_order_where_leapfrog_is_not(reference):
-    _, sigma, weight = BelmSolver(5)._coefs()
+    _, sigma, weight = BelmSolver(5).coefs()
     np.testing.assert_allclose(sigma, 1.0)
     np.testing.assert_allclose(weight, [0.2, 0.4, 0.4, 0.4, 0.4])
     np.testing.assert_allclose(BelmSolver(2, grid=(0.0, 0.25, 1.0)).log_det(3), 2 * 3 * np.log(3.0))
