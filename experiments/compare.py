@@ -21,6 +21,12 @@ from experiments.study import Curve, check_methods, read_curves, study_config, t
 from genpo_jax.cli import run_program
 from genpo_jax.runs.metrics import METRICS_FILE
 
+# What else the last evaluation says, where it does: under its key in a row, and its heading.
+LAST = {
+    "eval/return_zero": "final, zero noise",
+    "eval/success_random": "success",
+    "eval/success_zero": "success, zero noise",
+}
 # Part of the best method's improvement over the untrained policy that a seed must reach to be counted as there.
 THRESHOLD = 0.8
 
@@ -89,6 +95,11 @@ def summarize(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str,
                 "seconds": float(np.mean([curve.seconds[-1] for curve in found])),
                 "improvement_over_first": probability_of_improvement(finals[method], finals[reference]),
                 "finals": finals[method],
+                **{
+                    name: interquartile_mean([curve.last[name] for curve in found])
+                    for name in LAST
+                    if all(curve.last.get(name) is not None for curve in found)
+                },
             }
         )
     return rows
@@ -96,17 +107,17 @@ def summarize(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str,
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
     """Return the table as Markdown."""
-    lines = [
-        "| environment | method | seeds | final return | mean return | threshold | steps to it | s to it | s in all |"
-        f" P(better than {rows[0]['method']}) |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    last = {name: heading for name, heading in LAST.items() if any(name in row for row in rows)}
+    headings = ["environment", "method", "seeds", "final return", *last.values(), "mean return", "threshold"]
+    headings += ["steps to it", "s to it", "s in all", f"P(better than {rows[0]['method']})"]
+    lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in rows:
         steps, seconds = row["steps_to_threshold"], row["seconds_to_threshold"]
         reached = "- | -" if steps is None else f"{steps / 1e3:.0f} k | {seconds:.0f}"
+        measured = " | ".join(str(row.get(name, "-")) for name in ("final", *last, "area"))
         lines.append(
-            f"| {row['env']}, {row['env_steps'] / 1e6:.2g} M | {row['method']} | {row['seeds']} | {row['final']} "
-            f"| {row['area']} | {row['threshold']:.3g} | {reached} "
+            f"| {row['env']}, {row['env_steps'] / 1e6:.2g} M | {row['method']} | {row['seeds']} "
+            f"| {measured} | {row['threshold']:.3g} | {reached} "
             f"| {row['seconds']:.0f} | {row['improvement_over_first']} |"
         )
     return "\n".join(lines) + "\n"

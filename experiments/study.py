@@ -23,7 +23,7 @@ ALL_METHODS = tuple(METHODS)
 
 
 class Curve(NamedTuple):
-    """The evaluations of one seed, in order, and its training metrics."""
+    """The evaluations of one seed, in order, its training metrics, and all that its last evaluation measured."""
 
     env: str
     method: str
@@ -32,6 +32,7 @@ class Curve(NamedTuple):
     seconds: np.ndarray
     returns: np.ndarray
     training: list[dict[str, Any]]
+    last: dict[str, Any] = {}
 
 
 def check_methods(method_names: Iterable[str]) -> None:
@@ -128,6 +129,7 @@ def read_curves(folder: Path, method: str | None = None) -> list[Curve]:
                 np.array([line["wall_seconds"] for line in evals]) / config.num_seeds,
                 np.array([line["eval/return_random"] for line in evals]),
                 [line for line in lines if "train/kl" in line],
+                evals[-1] if evals else {},
             )
         )
     return curves

@@ -17,9 +17,9 @@ def run_main(module, monkeypatch, *arguments):
     run_program(module.Options, module.study, module.__doc__)
 
 
-def curve(method, seed, returns, env="ring"):
+def curve(method, seed, returns, env="ring", last=None):
     steps = np.arange(len(returns)) * 100
-    return study.Curve(env, method, seed, steps, steps / 10, np.array(returns, float), [])
+    return study.Curve(env, method, seed, steps, steps / 10, np.array(returns, float), [], last or {})
 
 
 @pytest.mark.ci
@@ -62,6 +62,17 @@ def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(
     assert ended.value.code == STOPPED
     assert re.search("stopped within .*gaussian; the same command goes on", capsys.readouterr().err)
     assert not (tmp_path / "table.md").exists()
+
+
+def test_a_table_says_how_often_a_task_succeeds_where_it_can():
+    rates = {"eval/success_random": 0.25, "eval/success_zero": 0.5}
+    curves = [curve("gaussian", 0, [0, 1], "panda_reach", rates), curve("genpo++", 0, [0, 2], "ring")]
+    rows = [compare.summarize([one], [one.method])[0] for one in curves]
+    heading, _, first, second = (line.split(" | ") for line in compare.to_markdown(rows).splitlines())
+    assert len({len(heading), len(first), len(second)}) == 1
+    column = heading.index("success")
+    assert heading[column + 1] == "success, zero noise" and "final, zero noise" not in heading
+    assert (first[column], first[column + 1], second[column]) == ("0.25 [0.25, 0.25]", "0.50 [0.50, 0.50]", "-")
 
 
 def test_a_report_without_runs_says_what_to_do(monkeypatch, tmp_path):
