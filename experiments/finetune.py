@@ -48,6 +48,8 @@ class Options:
     """Env steps of each seed. None: the preset's."""
     initial_kl_coef: float = 0.0
     """Weight of the exact KL divergence from the pretrained policy, which keeps its ways."""
+    bc_coef: float = 0.0
+    """Weight of cloning the pretrained policy, which keeps them too."""
     episodes: int = 1000
     """Episodes of every evaluation, for each kind of noise."""
 
@@ -59,7 +61,8 @@ def make_config(options: Options, pretrained: Config) -> Config:
     name, layer = parse_method(options.method)
     config = apply(finetune_preset(pretrained, name), layer)
     config = replace(config, method=with_networks_of(config.method, pretrained.method), seed=options.seed)
-    config = apply(config, {"ppo": {"initial_kl_coef": options.initial_kl_coef}, "num_seeds": options.num_seeds})
+    anchor = {"initial_kl_coef": options.initial_kl_coef, "bc_coef": options.bc_coef}
+    config = apply(config, {"ppo": anchor, "num_seeds": options.num_seeds})
     return config if options.num_timesteps is None else replace(config, num_timesteps=options.num_timesteps)
 
 

@@ -101,6 +101,10 @@ class PPOConfig:
     initial_kl_coef: float = 0.0
     """Take this times the exact KL divergence from the policy at the start off the reward, estimated by the log-ratio
     of the actions taken; for methods that know the density of their actions."""
+    bc_coef: float = 0.0
+    """Weight of a behavior-cloning loss: the log-likelihood of actions that the policy at the start draws in the states
+    met. In the mean it is the KL divergence of the policy from that at the start, which keeps every way that that had;
+    exact, of action and history, for methods that know the density of their actions."""
     mirror: bool = False
     """Learn from the mirror image of each transition too, where the environment shows a symmetry (docs/methods.md)."""
     normalize_rewards: bool = True
@@ -114,7 +118,7 @@ class PPOConfig:
         require_between(self, 1e-12, 10, *rates, "target_kl", "final_kl")
         require_between(self, 1e-6, 1e6, "clip_range", "value_clip", "max_grad_norm")
         require_between(self, 0, 1, "gamma", "gae_lambda")
-        require_between(self, 0, 1e6, "value_coef", "entropy_coef", "initial_kl_coef")
+        require_between(self, 0, 1e6, "value_coef", "entropy_coef", "initial_kl_coef", "bc_coef")
         require_between(self, 0, LARGEST_COUNT, "value_warmup")
         require(
             self.target_kl is None or self.min_learning_rate <= self.learning_rate <= self.max_learning_rate,

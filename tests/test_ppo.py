@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from genpo_jax.config import Config, PPOConfig
+from genpo_jax.methods import Gaussian, NetworksConfig
 from genpo_jax.policies import Policy
 from genpo_jax.training import ppo
 from genpo_jax.training.agent import Agent
@@ -194,3 +195,24 @@ def test_what_is_learned_by_regression_is_clipped_apart_from_the_policy():
     (moments,) = [x for x in jax.tree.leaves(state, is_leaf=lambda x: hasattr(x, "mu")) if hasattr(x, "mu")]
     np.testing.assert_allclose(moments.mu["policy"]["mean"], 0.1 * np.array([0.6, 0.8]), rtol=1e-6)
     np.testing.assert_allclose(moments.mu["policy"]["history"], 0.1 * np.array([0.3]), rtol=1e-6)
+
+
+def test_cloning_the_start_adds_the_divergence_from_it_as_in_closed_form():
+    def agent(shift, log_std):
+        agent = Agent({"state": 1}, 2, Gaussian(hidden_sizes=(4,)), NetworksConfig(value_sizes=(4,)), nnx.Rngs(0))
+        agent.policy.log_std[...] = jnp.full(2, log_std)
+        agent.policy.mean.output.bias[...] += shift
+        return agent
+
+    obs = {"state": jnp.ones((1, 40_000, 1))}
+    _, record = agent(0.0, -0.2).sample(obs, jax.random.key(0))
+    zeros = jnp.zeros((1, 40_000))
+    batch = ppo.Batch(obs, record, zeros, zeros, zeros, start_record=record)
+    without, _ = ppo.loss(agent(0.5, 0.3), batch, numbers())
+    total, metrics = ppo.loss(agent(0.5, 0.3), batch, numbers(bc_coef=0.7))
+    # Of two normals in each of two dimensions.
+    expected = 2 * (0.5 + (np.exp(-0.4) + 0.25) / (2 * np.exp(0.6)) - 0.5)
+    np.testing.assert_allclose(metrics["train/bc_loss"], expected, rtol=0.02)
+    np.testing.assert_allclose(total - without, 0.7 * metrics["train/bc_loss"], rtol=1e-4)
+    _, metrics = ppo.loss(agent(0.0, -0.2), batch, numbers(bc_coef=0.7))
+    np.testing.assert_allclose(metrics["train/bc_loss"], 0.0, atol=1e-6)

@@ -37,7 +37,7 @@ class TrainState(PyTreeNode):
         episodes: states of all environments.
         key: typed PRNG key.
         num_updates: int32 scalar; times the steps per update it counts env steps, on the host, past 2^31.
-        initial_policy: parameters of the policy at the start, where the KL divergence from it counts; else None.
+        initial_policy: parameters of the policy at the start, where the distance from it counts; else None.
     """
 
     learner: Learner
@@ -84,18 +84,19 @@ class Algorithm:
             episodes=self.start_episodes(jax.random.split(env_key, num_envs)),
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
-            initial_policy=params["policy"] if self.config.ppo.initial_kl_coef else None,
+            initial_policy=None if hyper.initial_kl_coef is hyper.bc_coef is None else params["policy"],
         )
 
     def update(self, state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:
         """Collect one rollout and improve on it; return the next state and scalar metrics."""
-        key, shuffle_key = jax.random.split(state.key)
+        key, shuffle_key, start_key = jax.random.split(state.key, 3)
         progress = jnp.minimum(state.num_updates / hyper.last_update, 1.0)
         agent = self.make_agent(state.learner.params)
         episodes, rollout = self.collect(state.learner.params, state.obs_moments, state.episodes)
-        initial_kl = self.initial_kl(state, rollout)
+        initial_kl = None if hyper.initial_kl_coef is None else self.initial_kl(state, rollout)
         reward, reward_scale = self.shape_rewards(agent, state, rollout, hyper, progress, initial_kl)
-        batch = self.make_batch(agent, state, rollout.replace(reward=reward), episodes.obs, hyper)
+        start_record = None if hyper.bc_coef is None else self.draw_at_start(state, rollout.obs, start_key)
+        batch = self.make_batch(agent, state, rollout.replace(reward=reward), episodes.obs, hyper, start_record)
         learner, metrics = self.improve(state, batch, shuffle_key, progress, hyper)
         # Frozen since the rollout began: with other statistics the ratio of unchanged parameters would not be 1.
         obs_moments, before, after = state.obs_moments, [state.reward_scale.moments], [reward_scale.moments]
@@ -133,16 +134,24 @@ class Algorithm:
             learner = learner.replace(learning_rate=jnp.where(warming, rate, learner.learning_rate))
         return learner, metrics
 
-    def initial_kl(self, state: TrainState, rollout: Rollout) -> Steps | None:
+    def initial_agent(self, state: TrainState) -> Agent:
+        """Return the agent with the policy of the start."""
+        params = jax.tree.map(lambda x: x, state.learner.params)
+        params["policy"] = state.initial_policy
+        return self.make_agent(params)
+
+    def draw_at_start(self, state: TrainState, obs: Observation, key: Array) -> Any:
+        """Return the record `[T, B, ...]` of actions that the policy of the start draws in the states of a rollout."""
+        agent, obs = self.initial_agent(state), self.normalize(state, obs)
+        draw_key, complete_key = jax.random.split(key)
+        return agent.complete(obs, agent.sample(obs, draw_key)[1], complete_key)
+
+    def initial_kl(self, state: TrainState, rollout: Rollout) -> Steps:
         """Return the log-ratio `[T, B]` of the actions to the policy at the start: in the mean the KL divergence.
 
         It is exact where the ratio is: of action and history, by inversion, under the policy at the start.
         """
-        if state.initial_policy is None:
-            return None
-        params = jax.tree.map(lambda x: x, state.learner.params)
-        params["policy"] = state.initial_policy
-        log_ratio = self.make_agent(params).log_ratio(self.normalize(state, rollout.obs), rollout.record)
+        log_ratio = self.initial_agent(state).log_ratio(self.normalize(state, rollout.obs), rollout.record)
         return jnp.where(rollout.nonfinite, 0.0, -log_ratio)
 
     def make_agent(self, params: Any) -> Agent:
@@ -185,7 +194,13 @@ class Algorithm:
         return -coef * jnp.where(rollout.nonfinite, 0.0, log_prob)
 
     def make_batch(
-        self, agent: Agent, state: TrainState, rollout: Rollout, last_obs: Observation, hyper: Hyperparameters
+        self,
+        agent: Agent,
+        state: TrainState,
+        rollout: Rollout,
+        last_obs: Observation,
+        hyper: Hyperparameters,
+        start_record: Any = None,
     ) -> Batch:
         """Return transitions with advantages and value targets, and their images, in groups `[G, T * B / G, ...]`.
 
@@ -195,6 +210,7 @@ class Algorithm:
             rollout: with the rewards to learn from.
             last_obs: `[B, ...]`, observations after the last step.
             hyper: numbers of the update.
+            start_record: `[T, B, ...]`, see `Batch`.
         """
         obs = self.normalize(state, rollout.obs)
         value = agent.value_of(obs)
@@ -212,7 +228,7 @@ class Algorithm:
             gae_lambda=hyper.gae_lambda,
         )
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
-        batch = Batch(obs, rollout.record, value, value_target, advantage)
+        batch = Batch(obs, rollout.record, value, value_target, advantage, start_record=start_record)
         if self.config.ppo.mirror:
             batch = self.with_images(agent, state, rollout.obs, batch)
         return jax.tree.map(self._group, batch)
@@ -231,13 +247,18 @@ class Algorithm:
         """
         mirror = self.env.mirror
         image_obs = self.normalize(state, mirror.observation(obs))
+
+        def mirrored(record: Any) -> Any:
+            return None if record is None else agent.policy.mirrored(record, mirror.action)
+
         images = Batch(
             image_obs,
-            agent.policy.mirrored(batch.record, mirror.action),
+            mirrored(batch.record),
             agent.value_of(image_obs),
             batch.value_target,
             batch.advantage,
             is_image=jnp.ones(batch.advantage.shape, bool),
+            start_record=mirrored(batch.start_record),
         )
         batch = batch.replace(is_image=jnp.zeros(batch.advantage.shape, bool))
         # Along time: environments may lie on several devices.

@@ -59,10 +59,10 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     """Return the memory that `Trainer.program` needs for each seed, arguments and temporaries.
 
     With T the unroll (twice that with mirror images), B the environments, P the minibatches, n the observation numbers
-    and r the recorded ones of a transition, U the hidden units that are kept for the gradient (`gradient_units`), v the
-    widest layer of the value network, w the widest layer of all, and, where several histories are drawn for each action
-    of the rollout, E the evaluations of the velocity in one of them, of u units each, and c = w + (E + 1) u + r; c = 0
-    otherwise:
+    and r the recorded ones of a transition, U the hidden units that are kept for the gradient (`gradient_units`), r and
+    U twice that where the policy at the start is cloned, v the widest layer of the value network, w the widest layer
+    of all, and, where several histories are drawn for each action of the rollout, E the evaluations of the velocity in
+    one of them, of u units each, and c = w + (E + 1) u + r; c = 0 otherwise:
 
         learner       3 * 4 * parameters
         environments  2 B (state + 4 n) + 24 B
@@ -88,8 +88,9 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     agent, drawn, record = nnx.eval_shape(build)
     num_envs, activation = config.env_options.num_envs, config.networks.activation
     transitions = num_envs * config.ppo.unroll * (2 if config.ppo.mirror else 1)
+    records = 2 if config.ppo.bc_coef else 1
     obs = sum(observation_sizes.values())
-    gradient = KEPT[activation] * gradient_units(agent) + obs + max(_widths(agent)) / 2
+    gradient = KEPT[activation] * records * gradient_units(agent) + obs + max(_widths(agent)) / 2
     workspace = max(2 * max(config.networks.value_sizes), gradient / config.ppo.num_minibatches)
     if _bytes(record) > _bytes(drawn):
         velocity: Any = getattr(agent.policy, "velocity", None)
@@ -98,7 +99,7 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     return Memory(
         learner=3 * _bytes(nnx.state(agent, nnx.Param)),
         environments=num_envs * (2 * (env_state_bytes + FLOAT * obs) + FLOAT * SCALARS_PER_ENV),
-        transitions=transitions * (FLOAT * (2 * obs + SCALARS_PER_TRANSITION) + 2 * _bytes(record)),
+        transitions=transitions * (FLOAT * (2 * obs + SCALARS_PER_TRANSITION) + 2 * records * _bytes(record)),
         workspace=round(transitions * FLOAT * workspace),
     )
 

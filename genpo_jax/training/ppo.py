@@ -49,6 +49,7 @@ class Hyperparameters(PyTreeNode):
     action_entropy_coef: Array | None
     final_action_entropy_coef: Array | None
     initial_kl_coef: Array | None
+    bc_coef: Array | None
     objective: str = field(pytree_node=False)
     num_epochs: int = field(pytree_node=False)
     num_minibatches: int = field(pytree_node=False)
@@ -64,14 +65,15 @@ class Hyperparameters(PyTreeNode):
         bonus = isinstance(method, EntropyBonus) and method.action_entropy_coef > 0
         for name in ("action_entropy_coef", "final_action_entropy_coef"):
             values[name] = getattr(method, name) if bonus else None
-        values["initial_kl_coef"] = config.ppo.initial_kl_coef or None
+        values |= {name: getattr(config.ppo, name) or None for name in ("initial_kl_coef", "bc_coef")}
         return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), cls(**values))
 
 
 class Batch(PyTreeNode):
     """Transitions to learn from, `[G, N, ...]`: N of each of G groups; observations are standardized already.
 
-    `is_image` says which are mirror images of others; None where none is.
+    `is_image` says which are mirror images of others; None where none is. `start_record` is of actions that the policy
+    at the start of the run draws in the same states; None where they are not cloned.
     """
 
     obs: Observation
@@ -80,6 +82,7 @@ class Batch(PyTreeNode):
     value_target: Array
     advantage: Array
     is_image: Array | None = None
+    start_record: Any = None
 
 
 class Learner(PyTreeNode):
@@ -127,6 +130,11 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
     entropy = agent.policy.entropy()
     total = policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * entropy
     total += agent.auxiliary_loss(batch.obs, batch.record)
+    cloning: dict[str, Array] = {}
+    if hyper.bc_coef is not None:
+        # The likelihood but for a constant, so that its mean is the KL divergence.
+        cloning["train/bc_loss"] = -agent.log_ratio(batch.obs, batch.start_record).mean()
+        total += hyper.bc_coef * cloning["train/bc_loss"]
     # Of the policy's own actions: images tell how symmetric it is, not how far it has moved.
     own = True if batch.is_image is None else jnp.broadcast_to(~batch.is_image.reshape(several), ratio.shape)
     return total, {
@@ -138,7 +146,7 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
         "train/clip_fraction": (jnp.abs(ratio - 1) > hyper.clip_range).mean(where=own),
         "train/ess": ratio.mean(where=own) ** 2 / jnp.maximum((ratio**2).mean(where=own), jnp.finfo(ratio.dtype).tiny),
         "train/first_ratio_error": jnp.abs(log_ratio).max(where=own, initial=0.0),
-    }
+    } | cloning
 
 
 def _surrogate(ratio: Array, advantage: Array, hyper: Hyperparameters) -> Array:
