@@ -43,7 +43,7 @@ def alone(env: Any, num_envs: int, unroll: int) -> Contender:
     assert model is not None
     raw = getattr(env, "raw", env)
     substeps = next(getattr(raw, name) for name in ("substeps", "n_substeps", "_n_frames") if hasattr(raw, name))
-    batch = CEngine(model, ())._batch(num_envs)
+    batch = CEngine(model, ()).batch(num_envs)
     states = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), num_envs))[0]
     fields = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(states)}
     for name in ("qpos", "qvel", "mocap_pos", "mocap_quat"):

@@ -17,7 +17,7 @@ from browser import needs_browser, open_page
 from genpo_jax.viewing.camera import view
 from genpo_jax.viewing.episodes import Episode, Recording, frames
 from genpo_jax.viewing.page import PLAYER, play_page
-from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, _fewer, scene
+from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, fewer, scene
 
 MODEL = """
 <mujoco><worldbody>
@@ -141,7 +141,7 @@ def test_a_mesh_of_too_many_triangles_keeps_its_shape_with_fewer():
     points = np.stack([*np.meshgrid(side, side), np.zeros((201, 201))], axis=-1).reshape(-1, 3)
     corner = np.arange(200)[:, None] * 201 + np.arange(200)
     faces = np.stack([corner, corner + 1, corner + 202, corner, corner + 202, corner + 201], axis=-1).reshape(-1, 3)
-    (mesh,) = _fewer([Mesh(points, faces)])
+    (mesh,) = fewer([Mesh(points, faces)])
     assert MAX_TRIANGLES / 4 < len(mesh.faces) <= MAX_TRIANGLES
     a, b, c = (mesh.points[mesh.faces[:, i]] for i in range(3))
     normals = np.cross(b - a, c - a)
@@ -152,7 +152,7 @@ def test_a_mesh_of_too_many_triangles_keeps_its_shape_with_fewer():
 
 def test_few_triangles_are_left_as_they_are():
     mesh = Mesh(np.eye(3), np.array([[0, 1, 2]]))
-    assert _fewer([mesh])[0] is mesh
+    assert fewer([mesh])[0] is mesh
 
 
 @needs_browser

@@ -117,6 +117,17 @@ class CEngine:
         require(substeps >= 1, ">= 1", "substeps", substeps)
         return self._call(data, substeps)
 
+    def batch(self, size: int) -> Any:
+        """Return the `mujoco.batch.Batch` of so many simulations, always the same."""
+        if size not in self._batches:
+            from mujoco.batch import Batch
+
+            batch = Batch(self.model, size, self.num_threads)
+            for name in self.computed:
+                batch.bind(name)
+            self._batches[size] = batch
+        return self._batches[size]
+
     def _call(self, data: Any, substeps: int) -> Any:
         # One array there and one back: what a callback costs goes by their number.
         sent = jnp.concatenate([jnp.ravel(jnp.asarray(getattr(data, name), float)) for name in STATE])
@@ -135,7 +146,7 @@ class CEngine:
         sent = np.asarray(sent)
         rows = sent.reshape(-1, sent.shape[-1])
         with self._lock:
-            batch = self._batch(len(rows))
+            batch = self.batch(len(rows))
             batch.state[:] = rows
             bad = self._run(batch, substeps)
             moved = batch.state[:, : sum(self._sizes(MOVED))]
@@ -144,16 +155,6 @@ class CEngine:
         back[bad | ~np.isfinite(back).all(axis=1)] = np.nan
         with np.errstate(over="ignore"):
             return back.astype(sent.dtype).reshape(*sent.shape[:-1], -1)
-
-    def _batch(self, size: int) -> Any:
-        if size not in self._batches:
-            from mujoco.batch import Batch
-
-            batch = Batch(self.model, size, self.num_threads)
-            for name in self.computed:
-                batch.bind(name)
-            self._batches[size] = batch
-        return self._batches[size]
 
     def _run(self, batch: Any, substeps: int) -> np.ndarray:
         """Run a batch; return which of its simulations MuJoCo gave up, or was not given in good order."""

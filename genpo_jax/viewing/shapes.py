@@ -53,7 +53,7 @@ def scene(model: mujoco.MjModel) -> dict[str, Any]:
         if mujoco.mjtGeom(model.geom_type[i]) in TYPES and model.geom_group[i] < VISIBLE_GROUPS and _color(model, i)[3]
     ]
     numbers = {int(model.geom_dataid[i]): i for i in drawn if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_MESH}
-    meshes = dict(zip(numbers, _fewer([_mesh(model, i) for i in numbers.values()]), strict=True))
+    meshes = dict(zip(numbers, fewer([_mesh(model, i) for i in numbers.values()]), strict=True))
     fields = {f"field{model.geom_dataid[i]}": i for i in drawn if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_HFIELD}
     sent = {str(name): mesh for name, mesh in meshes.items()}
     sent |= {name: _height_field(model, i) for name, i in fields.items()}
@@ -165,14 +165,14 @@ def _height_field(model: mujoco.MjModel, i: int) -> Mesh:
     return Mesh(points, np.stack([a, b, c, a, c, d], axis=-1).reshape(-1, 3), uv)
 
 
-def _fewer(meshes: list[Mesh]) -> list[Mesh]:
+def fewer(meshes: list[Mesh]) -> list[Mesh]:
     """Return meshes with at most `MAX_TRIANGLES` together, as fine as that allows."""
     size = max((np.ptp(mesh.points, axis=0).max() for mesh in meshes), default=0.0)
-    cells, fewer = 1024.0, meshes
-    while sum(len(mesh.faces) for mesh in fewer) > MAX_TRIANGLES:
-        fewer = [_clustered(mesh, size / cells) for mesh in meshes]
+    cells, found = 1024.0, meshes
+    while sum(len(mesh.faces) for mesh in found) > MAX_TRIANGLES:
+        found = [_clustered(mesh, size / cells) for mesh in meshes]
         cells /= 1.3
-    return fewer
+    return found
 
 
 def _clustered(mesh: Mesh, cell: float) -> Mesh:
