@@ -16,6 +16,7 @@ from genpo_jax.imitation.fidelity import calls_of, energy_distance, fidelity, wa
 from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlow
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.presets import apply, finetune_preset
+from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.training.normalizer import RunningMoments
 from genpo_jax.training.trainer import Trainer
 from genpo_jax.training.transfer import as_method, start_from, with_networks_of
@@ -165,7 +166,8 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
     options = finetune.Options(source=start, run_dir=tuned, num_timesteps=4096, episodes=20)
     with pytest.raises(ValueError, match="pretrained success must be above 0|success of the sampler"):
         finetune.finetune(options)
-    finetune.finetune(replace(options, anyway=True))
+    finetune.finetune(replace(options, anyway=True, bc_coef=0.1))
+    assert np.isfinite(read_metrics(tuned / "metrics.jsonl")[-1]["train/bc_loss"])
     assert {"pretrained", "sampler", "after", "from"} <= set(
         finetune.json.loads((tuned / "finetuned.json").read_text())
     )
