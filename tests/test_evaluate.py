@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from settings import networks, sized
 
+from experiments import manipulation
 from genpo_jax import cli, intervals, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.runs.evaluate import evaluate
@@ -65,6 +66,18 @@ def test_what_cannot_be_evaluated_is_refused(run):
         evaluate(run.run_dir, noise=("none",))
     with pytest.raises(SystemExit, match="there is no run in"):
         cli.main(["eval", str(run.run_dir / "nothing")])
+
+
+def test_manipulation_plays_many_episodes_only_of_what_can_succeed(run, monkeypatch, capsys):
+    monkeypatch.setattr(manipulation, "train", lambda *_: run)
+    monkeypatch.setattr(manipulation, "EPISODES", 5)
+    monkeypatch.setattr(manipulation, "EPISODES_WITHOUT_SUCCESS", 3)
+    for metrics, episodes in (({"eval/return_zero": 1.0}, 3), ({"eval/success_zero": 0.5}, 5)):
+        monkeypatch.setattr(run, "metrics", metrics)
+        manipulation.manipulation(["--env", "target"], "program")
+        assert f"playing {episodes} episodes of seed 0" in capsys.readouterr().out
+        (found,) = json.loads((run.run_dir / "evaluation.json").read_text())
+        assert found["episodes"] == episodes
 
 
 @pytest.mark.ci
