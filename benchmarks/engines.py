@@ -87,6 +87,7 @@ def main(options: EngineOptions) -> None:
     """Measure, print one table, write JSON where asked."""
     rows: list[dict[str, Any]] = []
     for name in options.envs:
+        print(f"{name} ...", flush=True)
         contenders = contenders_of(options, name)
         interleave(contenders, options.rounds, options.sample_seconds)
         base = contenders[BASELINE].samples
