@@ -32,7 +32,7 @@ class Curve(NamedTuple):
     seconds: np.ndarray
     returns: np.ndarray
     training: list[dict[str, Any]]
-    last: dict[str, Any] = {}
+    last: dict[str, Any]
 
 
 def check_methods(method_names: Iterable[str]) -> None:

@@ -102,9 +102,9 @@ class PPOConfig:
     """Take this times the exact KL divergence from the policy at the start off the reward, estimated by the log-ratio
     of the actions taken; for methods that know the density of their actions."""
     bc_coef: float = 0.0
-    """Weight of a behavior-cloning loss: the log-likelihood of actions that the policy at the start draws in the states
-    met. In the mean it is the KL divergence of the policy from that at the start, which keeps every way that that had;
-    exact, of action and history, for methods that know the density of their actions."""
+    """Weight of a behavior-cloning loss: minus the log-likelihood of actions that the policy at the start draws in the
+    states met. But for a constant that is the KL divergence of the start from the present policy, which has to keep
+    every way of the start; exact, of action and history, for methods that know the density of their actions."""
     mirror: bool = False
     """Learn from the mirror image of each transition too, where the environment shows a symmetry (docs/methods.md)."""
     normalize_rewards: bool = True

@@ -84,7 +84,7 @@ class Algorithm:
             episodes=self.start_episodes(jax.random.split(env_key, num_envs)),
             key=key,
             num_updates=jnp.zeros((), jnp.int32),
-            initial_policy=None if hyper.initial_kl_coef is hyper.bc_coef is None else params["policy"],
+            initial_policy=None if hyper.initial_kl_coef is None and hyper.bc_coef is None else params["policy"],
         )
 
     def update(self, state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:
