@@ -1,4 +1,5 @@
 import copy
+import errno
 import os
 import shutil
 import signal
@@ -199,8 +200,8 @@ def test_an_existing_run_is_neither_overwritten_nor_confused(tmp_path):
     assert read_config(tmp_path)["config"]["networks"]["value_sizes"] == [8]
 
 
-def disk_full(*_):
-    raise OSError(28, "No space left on device")
+def disk_full(*_, code=errno.ENOSPC):
+    raise OSError(code, os.strerror(code))
 
 
 def test_a_picture_or_a_line_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
@@ -212,27 +213,29 @@ def test_a_picture_or_a_line_that_cannot_be_written_ends_no_run(tmp_path, monkey
     assert len(reported) == 2, "each is reported once"
 
 
-def failing_saves(monkeypatch, *steps):
+def failing_saves(monkeypatch, *steps, code=errno.ENOSPC):
     """Let the saves at these env steps fail; return the env steps at which a save was tried."""
     tried, save = [], Checkpointer.save
 
     def sometimes(self, step, state, meta):
         tried.append(step)
         if step in steps:
-            disk_full()
+            disk_full(code=code)
         save(self, step, state, meta)
 
     monkeypatch.setattr(Checkpointer, "save", sometimes)
     return tried
 
 
-def test_a_save_that_fails_is_reported_and_tried_again_and_training_goes_on(tmp_path, monkeypatch, caplog):
-    tried = failing_saves(monkeypatch, 64, 128)
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
+def test_a_save_that_fails_is_reported_and_tried_again_and_training_goes_on(code, tmp_path, monkeypatch, caplog):
+    tried = failing_saves(monkeypatch, 64, 128, code=code)
     train(replace(CONFIG, checkpoint_minutes=0.0), tmp_path)
     assert tried == [0, 64, 128, 192, 256]
     assert Checkpointer(tmp_path / "checkpoints").steps() == [0, 192, 256]
     messages = [record.message for record in caplog.records if "checkpoint" in record.message]
     assert [("could not be written" in m, "written again" in m) for m in messages] == [(True, False), (False, True)]
+    assert os.strerror(code) in messages[0]
 
 
 def test_when_the_last_save_fails_the_error_says_what_stands(tmp_path, monkeypatch):
@@ -250,6 +253,23 @@ def test_without_a_first_checkpoint_nothing_is_trained(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         train(CONFIG, tmp_path)
     assert not (tmp_path / "config.json").exists()
+
+
+def test_env_steps_are_counted_past_what_32_bits_hold(tmp_path):
+    train(replace(CONFIG, num_timesteps=64), tmp_path)
+    run, far = Run(TargetEnv(), CONFIG, tmp_path, resume=True), 2**32 - 64
+    _, state = run.restore()
+    state = state.replace(num_updates=state.num_updates - 1 + far // 64)
+    run.checkpointers[0].save(far, run.trainer.select(state, 0), {"wall_seconds": 1.0})
+    metrics = tmp_path / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace('"env_steps": 64', f'"env_steps": {far}'))
+    train(replace(CONFIG, num_timesteps=far + 2 * 64, num_evals=0), tmp_path, resume=True)
+    assert [line["env_steps"] for line in read_metrics(metrics)][-3:] == [far, 2**32, 2**32 + 64]
+    assert Checkpointer(tmp_path / "checkpoints").steps()[-1] == 2**32 + 64
+    step, state, _ = Run(TargetEnv(), CONFIG, tmp_path, resume=True).checkpointers[0].restore(
+        run.trainer.abstract_state(1)
+    )
+    assert int(np.ravel(state.num_updates)[0]) * 64 == step == 2**32 + 64
 
 
 def test_a_resumed_run_cannot_be_asked_for_less_than_it_has_done(tmp_path):
