@@ -48,6 +48,8 @@ class Options:
     """Env steps of each seed. None: the preset's."""
     initial_kl_coef: float = 0.0
     """Weight of the exact KL divergence from the pretrained policy, which keeps its ways."""
+    final_initial_kl_coef: float | None = None
+    """Move --initial-kl-coef linearly to this value over the run. None: keep it."""
     bc_coef: float = 0.0
     """Weight of cloning the pretrained policy, which keeps them too."""
     episodes: int = 1000
@@ -61,7 +63,7 @@ def make_config(options: Options, pretrained: Config) -> Config:
     name, layer = parse_method(options.method)
     config = apply(finetune_preset(pretrained, name), layer)
     config = replace(config, method=with_networks_of(config.method, pretrained.method), seed=options.seed)
-    anchor = {"initial_kl_coef": options.initial_kl_coef, "bc_coef": options.bc_coef}
+    anchor = {name: getattr(options, name) for name in ("initial_kl_coef", "final_initial_kl_coef", "bc_coef")}
     config = apply(config, {"ppo": anchor, "num_seeds": options.num_seeds})
     return config if options.num_timesteps is None else replace(config, num_timesteps=options.num_timesteps)
 

@@ -101,6 +101,8 @@ class PPOConfig:
     initial_kl_coef: float = 0.0
     """Take this times the exact KL divergence from the policy at the start off the reward, estimated by the log-ratio
     of the actions taken; for methods that know the density of their actions."""
+    final_initial_kl_coef: float | None = None
+    """Move initial_kl_coef linearly to this value over the run; None: keep it."""
     bc_coef: float = 0.0
     """Weight of a behavior-cloning loss: minus the log-likelihood of actions that the policy at the start draws in the
     states met. But for a constant that is the KL divergence of the start from the present policy, which has to keep
@@ -120,6 +122,9 @@ class PPOConfig:
         require_between(self, 0, 1, "gamma", "gae_lambda")
         require_between(self, 0, 1e6, "value_coef", "entropy_coef", "initial_kl_coef", "bc_coef")
         require_between(self, 0, LARGEST_COUNT, "value_warmup")
+        final = self.final_initial_kl_coef
+        kl_or_none = final is None or (0 <= final <= 1e6 and self.initial_kl_coef > 0)
+        require(kl_or_none, ">= 0 with an initial_kl_coef > 0, or None", "final_initial_kl_coef", final)
         require(
             self.target_kl is None or self.min_learning_rate <= self.learning_rate <= self.max_learning_rate,
             f"in [min_learning_rate, max_learning_rate] = [{self.min_learning_rate}, {self.max_learning_rate}]",

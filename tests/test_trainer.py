@@ -125,13 +125,15 @@ NUMBERS = {
     "entropy_coef": 0.1,
     "max_grad_norm": 1e-6,
     "initial_kl_coef": 100.0,
+    "final_initial_kl_coef": 100.0,
     "bc_coef": 100.0,
 }
 
 
 @pytest.fixture(scope="module")
 def trainer_of_numbers():
-    small = {"target_kl": 1e-6, "final_kl": 1e-6, "value_clip": 1.0, "initial_kl_coef": 1e-3, "bc_coef": 1e-3}
+    small = {"target_kl": 1e-6, "final_kl": 1e-6, "value_clip": 1.0}
+    small |= {"initial_kl_coef": 1e-3, "final_initial_kl_coef": 1e-3, "bc_coef": 1e-3}
     return make_trainer(TargetEnv(), updates=3, unroll=4, **small)
 
 

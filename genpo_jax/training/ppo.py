@@ -49,6 +49,7 @@ class Hyperparameters(PyTreeNode):
     action_entropy_coef: Array | None
     final_action_entropy_coef: Array | None
     initial_kl_coef: Array | None
+    final_initial_kl_coef: Array | None
     bc_coef: Array | None
     objective: str = field(pytree_node=False)
     num_epochs: int = field(pytree_node=False)
@@ -91,6 +92,11 @@ class Learner(PyTreeNode):
     params: Any
     opt_state: Any
     learning_rate: Array
+
+
+def moved(start: Array, end: Array | None, progress: Array) -> Array:
+    """Return a coefficient on its linear way from start to end; None stays at the start."""
+    return start if end is None else start + progress * (end - start)
 
 
 def make_optimizer(max_grad_norm: Array | float, regressions: tuple[str, ...] = ()) -> optax.GradientTransformation:
@@ -180,8 +186,7 @@ def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper:
     """
     if hyper.target_kl is None:
         return learning_rate
-    final = hyper.target_kl if hyper.final_kl is None else hyper.final_kl
-    target = hyper.target_kl + progress * (final - hyper.target_kl)
+    target = moved(hyper.target_kl, hyper.final_kl, progress)
     factor = (target / jnp.maximum(kl, jnp.finfo(kl.dtype).tiny)) ** LEARNING_RATE_GAIN
     factor = jnp.clip(factor, 1 / LEARNING_RATE_FACTOR, LEARNING_RATE_FACTOR)
     # Without a finite KL there is nothing to follow; an infinite one asks for less.
