@@ -150,11 +150,13 @@ def _folders(options: Options) -> Iterable[tuple[str, str, Path]]:
 def study(options: Options) -> None:
     """Train what is not trained yet, and report on all of it."""
     check_methods(options.methods)
-    for env, method, folder in _folders(options):
+    sizes = (options.num_seeds, options.num_timesteps, options.num_evals, options.first_seed, options.backend)
+    # All of them before the first is trained: one that cannot be would end the study midway.
+    configs = [study_config(env, method, *sizes) for env, method, _ in _folders(options)]
+    for config, (env, method, folder) in zip(configs, _folders(options), strict=True):
         if not options.only_report:
             print(f"{env}, {method}: {folder}", flush=True)
-            sizes = (options.num_seeds, options.num_timesteps, options.num_evals, options.first_seed, options.backend)
-            train(study_config(env, method, *sizes), folder)
+            train(config, folder)
     found = [(folder, method) for _, method, folder in _folders(options) if (folder / METRICS_FILE).exists()]
     curves = [curve for folder, method in found for curve in read_curves(folder, method) if len(curve.returns) > 1]
     if not curves:

@@ -8,6 +8,7 @@ policy; with the bonus the optimum is known, p*(a) ~ exp(R(a) / alpha), and the 
 the bandits. What is trained already is not trained again.
 """
 
+import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -264,6 +265,9 @@ def study(options: Options) -> None:
     check_methods(options.methods)
     if unknown := [name for name in options.envs if not isinstance(make(name), Bandit | MultiGoal)]:
         raise ValueError(f"envs must be toys, got {', '.join(unknown)}; choose from ring, moons, multigoal")
+    # All of them before the first is trained: one that cannot be would end the study midway.
+    for env, variant in itertools.product(options.envs, variants(options)):
+        make_config(env, variant, options)
     console = Console(width=150)
     for env in options.envs:
         report(train_and_evaluate(env, options), console, options.out)

@@ -112,7 +112,9 @@ def to_markdown(trials: list[dict[str, Any]]) -> str:
 def study(options: Options) -> None:
     """Search for every method what is not searched yet."""
     check_methods(options.methods)
-    draw(options.num_trials)
+    # All of them before the first is trained: one that cannot be would end the study midway.
+    for method, env, settings in itertools.product(options.methods, options.envs, draw(options.num_trials)):
+        make_config(env, method, settings, options)
     trials: list[dict[str, Any]] = []
     for method in options.methods:
         trials += search(method, options)

@@ -66,6 +66,22 @@ def test_every_program_takes_its_defaults_and_refuses_what_cannot_be_meant(progr
             check_options(dataclasses.replace(options_class(), **{name: value}))
 
 
+@pytest.mark.parametrize(
+    ("study", "changed", "message"),
+    [
+        ("multimodality", {"base": ("learned-scale", "bogus")}, "base must be one of .* got 'bogus'"),
+        ("compare", {"envs": ("ring",), "methods": ("gaussian", "gaussian:num_minibatches=7")}, "num_minibatches"),
+        ("sweep", {"envs": ("ring",), "methods": ("gaussian", "genpo++:num_minibatches=7")}, "num_minibatches"),
+        ("ablation", {"envs": ("ring",), "method": "gaussian:num_minibatches=7"}, "num_minibatches"),
+    ],
+)
+def test_a_study_with_one_run_that_cannot_be_trains_none(study, changed, message, monkeypatch, tmp_path):
+    module = importlib.import_module(f"experiments.{study}")
+    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("something was trained"))
+    with pytest.raises(ValueError, match=message):
+        module.study(dataclasses.replace(module.Options(), out=tmp_path, **changed))
+
+
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What a program of a test is asked."""
