@@ -303,7 +303,8 @@ def check_options(options: Any) -> None:
             elif name in ("out", "json"):
                 check_writable(item)
                 require(name == "out" or not item.is_dir(), "a file", name, str(item), "name a file in it")
-                require(name == "json" or not item.is_file(), "a folder", name, str(item), "name another")
+                folder = item.is_dir() or not item.exists()
+                require(name == "json" or folder, "a folder", name, str(item), "name another")
 
 
 def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str, *options_classes: type) -> None:

@@ -92,6 +92,17 @@ class Options:
     """Result."""
 
 
+def test_what_is_no_folder_is_refused_as_one(tmp_path):
+    from experiments.compare import Options as CompareOptions
+
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", Path("/dev/full")):
+        with pytest.raises(ValueError, match=f"out must be a folder, got '?{path}"):
+            check_options(CompareOptions(out=path))
+    check_options(CompareOptions(out=tmp_path))
+    check_options(CompareOptions(out=tmp_path / "new"))
+
+
 def fail_with(error):
     def program(_):
         raise error

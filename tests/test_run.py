@@ -266,8 +266,8 @@ def test_env_steps_are_counted_past_what_32_bits_hold(tmp_path):
     train(replace(CONFIG, num_timesteps=far + 2 * 64, num_evals=0), tmp_path, resume=True)
     assert [line["env_steps"] for line in read_metrics(metrics)][-3:] == [far, 2**32, 2**32 + 64]
     assert Checkpointer(tmp_path / "checkpoints").steps()[-1] == 2**32 + 64
-    step, state, _ = Run(TargetEnv(), CONFIG, tmp_path, resume=True).checkpointers[0].restore(
-        run.trainer.abstract_state(1)
+    step, state, _ = (
+        Run(TargetEnv(), CONFIG, tmp_path, resume=True).checkpointers[0].restore(run.trainer.abstract_state(1))
     )
     assert int(np.ravel(state.num_updates)[0]) * 64 == step == 2**32 + 64
 
