@@ -42,7 +42,6 @@ CONFIG = Config(
     networks=NetworksConfig(value_sizes=(8,)),
     ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
 )
-LONGEST = 5.0
 
 
 def in_child(run_dir: Path, kill_after: float | None) -> bool:
@@ -120,16 +119,17 @@ def main() -> None:
     moment = random.Random(asked.seed)
     # Settings only: a process that has used jax cannot be forked.
     configure_jax()
+    start = time.monotonic()
     in_child(asked.out / "whole", None)
-    folders, kills = [], 0
+    longest, folders, kills = time.monotonic() - start, [], 0
     while kills < asked.kills:
         run_dir = asked.out / f"killed-{len(folders)}"
-        start = kills
-        # Early as well as late: imports are done, so half of the kills hit start-up and half training.
-        while not in_child(run_dir, moment.uniform(0.0, LONGEST) if kills < asked.kills else None):
+        before = kills
+        # Early as well as late, however fast the machine: at any moment of what a whole run takes.
+        while not in_child(run_dir, moment.uniform(0.0, longest) if kills < asked.kills else None):
             kills += 1
         folders.append(run_dir)
-        print(f"{run_dir.name}: {kills - start} kills", flush=True)
+        print(f"{run_dir.name}: {kills - before} kills", flush=True)
     whole = what_is_there(asked.out / "whole")
     differing = []
     for run_dir in folders:
