@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genpo_jax.training.normalizer import RewardScale, RunningMoments, standardize_each
+from genpo_jax.training.normalizer import RewardScale, RunningMoments, absorb_each, create_for, standardize_each
 
 
 def test_moments_of_batches_equal_moments_of_all_samples():
@@ -70,3 +70,23 @@ def test_a_reward_that_is_not_finite_does_not_stay_in_the_scale():
     good = bad.absorb(jnp.array([[4.0], [1.0]]), ended, gamma=0.5)
     np.testing.assert_allclose(good.discounted_return, [3.0])
     assert good.moments.count == 4
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_samples_of_another_size_are_refused(size):
+    moments = RunningMoments.create((3,))
+    for call in (moments.absorb, moments.standardize):
+        with pytest.raises(ValueError, match=r"samples must be \[\.\.\., 3\]"):
+            call(jnp.zeros((5, size)))
+
+
+def test_observations_that_have_no_moments_are_left_out_when_absorbed_and_refused_when_standardized():
+    samples = {"state": jnp.ones((4, 2)), "camera": jnp.ones((4, 3))}
+    moments = absorb_each(create_for({"state": 2}), samples)
+    assert moments.keys() == {"state"} and moments["state"].count == 4
+    with pytest.raises(ValueError, match="observations must be among those with moments"):
+        standardize_each(moments, samples)
+    more = absorb_each(create_for({"state": 2, "camera": 3}), samples)
+    assert standardize_each(more, {"state": samples["state"]}).keys() == {"state"}
+    with pytest.raises(ValueError, match="observations must be all of"):
+        absorb_each(more, {"state": samples["state"]})
