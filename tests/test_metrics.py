@@ -1,6 +1,8 @@
 import json
 import math
+import os
 import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import pytest
@@ -21,6 +23,16 @@ def test_tensorboard_leaves_out_values_that_are_not_finite(tmp_path):
         writer.write(20, 2.0, {"train/kl": -math.inf, "eval/return_random": 7.0})
     assert read_tensorboard(tmp_path, "train/kl") == [(10, 0.5)]
     assert read_tensorboard(tmp_path, "eval/return_random") == [(20, 7.0)]
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder"])
+def test_what_is_no_file_is_neither_waited_for_nor_read_for_ever(kind, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    make = {"pipe": os.mkfifo, "folder": Path.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}
+    make.get(kind, lambda path: path.symlink_to(path.name))(path)
+    for use in (lambda: MetricsWriter(tmp_path), lambda: MetricsWriter(tmp_path, 10), lambda: read_metrics(path)):
+        with pytest.raises(ValueError, match=r"metrics.jsonl is not a file; restore it, or remove it"):
+            use()
 
 
 def write_steps(run_dir, steps, resume_at=None):

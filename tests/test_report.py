@@ -1,6 +1,7 @@
 """Reports on runs: verdicts with hand-made numbers, and pages that never fail."""
 
 import math
+import os
 import re
 
 import pytest
@@ -105,6 +106,12 @@ def test_a_young_or_damaged_run_is_reported_on(tmp_path, metrics, config):
     page = report_page([tmp_path])
     assert "There are too few returns yet to tell." in page
     assert "<b>" not in re.sub(r"<b ?(class=\"bad\")?>[^<]*</b>", "", page)
+
+
+def test_pipes_in_the_place_of_files_are_reported_and_not_waited_for(tmp_path):
+    for name in ("metrics.jsonl", "config.json"):
+        os.mkfifo(tmp_path / name)
+    assert report_page([tmp_path]).count("is not a file; restore it, or remove it") == 2
 
 
 def test_what_is_no_run_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genpo_jax.reporting.numbers import number
+from genpo_jax.runs.files import read_file
 from genpo_jax.runs.folder import CONFIG_FILE, FORMAT
 from genpo_jax.runs.metrics import METRICS_FILE, parse_line
 
@@ -122,7 +123,7 @@ def _seeds(contents: dict[str, Any]) -> range:
 
 def _contents(path: Path, troubles: list[str]) -> dict[str, Any]:
     try:
-        contents = json.loads(path.read_bytes())
+        contents = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
         troubles.append(f"{path} cannot be read ({error}): settings and versions are not known")
         return {}
@@ -136,9 +137,9 @@ def _contents(path: Path, troubles: list[str]) -> dict[str, Any]:
 
 def _lines(path: Path, troubles: list[str]) -> list[dict[str, Any]]:
     try:
-        raw = path.read_bytes().split(b"\n")
-    except OSError as error:
-        troubles.append(f"{path} cannot be read ({error.strerror}): there are no metrics")
+        raw = read_file(path).split(b"\n")
+    except (OSError, ValueError) as error:
+        troubles.append(f"{path} cannot be read ({error}): there are no metrics")
         return []
     records, damaged = [], 0
     for line in filter(None, raw):

@@ -31,6 +31,23 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     sync(path.parent)
 
 
+def check_file(path: Path) -> None:
+    """Raise `ValueError` where something else than a file lies at `path`: a pipe would be waited for, for ever."""
+    if os.path.lexists(path) and not path.is_file():
+        raise ValueError(f"{path} is not a file; restore it, or remove it")
+
+
+def read_file(path: Path) -> bytes:
+    """Return the contents of a file.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+        ValueError: it is something else, such as a folder, a pipe or a device.
+    """
+    check_file(path)
+    return path.read_bytes()
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove what writers that were killed have left in `folder`; nobody else may be writing there."""
     for path in folder.iterdir():

@@ -28,7 +28,7 @@ from typing import Any
 
 import genpo_jax
 from genpo_jax.config import Config
-from genpo_jax.runs.files import check_usable, check_writable, remove_temporaries, write_atomically
+from genpo_jax.runs.files import check_usable, check_writable, read_file, remove_temporaries, write_atomically
 
 try:
     import fcntl
@@ -206,10 +206,9 @@ def read_json(path: Path, *tables: str) -> dict[str, Any]:
         ValueError: it is not JSON, lacks a table, or another version of this package wrote it.
 
     """
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path} is not a file; restore it, or start a new run")
+    data = read_file(path)
     try:
-        contents = json.loads(path.read_bytes())
+        contents = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it, or start a new run") from error
     found = contents.get("format", 1) if isinstance(contents, dict) else None

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from genpo_jax.runs.files import write_atomically
+from genpo_jax.runs.files import check_file, read_file, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
@@ -28,7 +28,7 @@ class MetricsWriter:
 
     Raises:
         FileExistsError: a new run where `metrics.jsonl` already holds lines.
-        ValueError: `metrics.jsonl` has a line, other than the last, that cannot be one of this run.
+        ValueError: `metrics.jsonl` has a line, other than the last, that cannot be one of this run, or is no file.
 
     """
 
@@ -36,6 +36,7 @@ class MetricsWriter:
         run_dir = Path(run_dir)
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / METRICS_FILE
+        check_file(path)
         if resume_at is not None:
             _keep_lines(path, resume_at, every)
         elif path.is_file() and path.stat().st_size:
@@ -160,11 +161,11 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line other than the last is not JSON, or not a record of env steps.
+        ValueError: a line other than the last is not JSON, or not a record of env steps; or it is no file.
 
     """
     path = Path(path)
-    lines = path.read_bytes().split(b"\n")
+    lines = read_file(path).split(b"\n")
     records = []
     for number, line in enumerate(lines, start=1):
         if not line:
