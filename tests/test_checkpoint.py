@@ -259,17 +259,18 @@ def rewrite_manifest(step: Path, change) -> None:
     (step / MANIFEST).write_text(json.dumps({"manifest": contents, "sha256": digest}))
 
 
-def named(name, size=0):
-    return lambda contents: contents["files"].update({name: [size, hashlib.sha256(b"").hexdigest()]})
+def named(name):
+    """Let a manifest name a file as an empty one."""
+    return lambda contents: contents["files"].update({name: [0, hashlib.sha256(b"").hexdigest()]})
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        named("../100/state/_METADATA"),
-        named("/etc/hostname"),
+        named("../../outside/empty"),
+        named("OUTSIDE/empty"),
         named("/dev/zero"),
-        named("link/_METADATA"),
+        named("link/empty"),
         named("loop"),
         named("fifo"),
         named("state"),
@@ -287,8 +288,18 @@ def test_a_manifest_names_only_regular_files_of_its_own_folder(directory, change
     step = directory / "200"
     os.mkfifo(step / "fifo")
     (step / "loop").symlink_to("loop")
-    (step / "link").symlink_to(directory / "100" / "state")
-    rewrite_manifest(step, change)
+    outside = directory.parent / "outside"
+    outside.mkdir()
+    # As it is named: nothing but where it lies is wrong with it.
+    (outside / "empty").touch()
+    (step / "link").symlink_to(outside)
+
+    def changed(contents):
+        change(contents)
+        if isinstance(files := contents.get("files"), dict):
+            contents["files"] = {name.replace("OUTSIDE", str(outside)): value for name, value in files.items()}
+
+    rewrite_manifest(step, changed)
     assert_falls_back_to_the_first(directory)
 
 

@@ -66,8 +66,10 @@ def main() -> None:
     survived = total = 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "copy"
-        hidden = shutil.ignore_patterns(".*", "__pycache__", "results", "runs", "build", "dist")
-        shutil.copytree(ROOT, copy, ignore=hidden)
+        copy.mkdir()
+        for name in ("genpo_jax", "experiments", "benchmarks", "tests", "examples", "pyproject.toml"):
+            there = ROOT / name
+            shutil.copytree(there, copy / name) if there.is_dir() else shutil.copy(there, copy)
         os.chdir(copy)
         os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), os.environ.get("PYTHONPATH", "")])
         for module in options.modules:
