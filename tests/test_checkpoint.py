@@ -82,6 +82,13 @@ def assert_falls_back_to_the_first(directory: Path) -> None:
         step, state, meta = Checkpointer(directory).restore(ABSTRACT)
     assert (step, meta) == (100, {"name": "first"})
     assert_same_bits(state, make_state(1))
+    assert [Checkpointer(directory).is_intact(step) for step in (100, 200)] == [True, False]
+
+
+def test_the_folder_of_checkpoints_is_made_with_those_it_lies_in(tmp_path):
+    checkpointer = Checkpointer(tmp_path / "runs" / "mine" / "checkpoints")
+    checkpointer.save(100, make_state(1), {})
+    assert checkpointer.steps() == [100] and checkpointer.is_intact(100) and not checkpointer.is_intact(200)
 
 
 def test_the_newest_checkpoint_is_restored_bit_for_bit(directory):
