@@ -53,7 +53,6 @@ _HOMES = {
 # What `pip install genpo-jax` leaves out, by the extra that brings it.
 _EXTRAS = {
     "brax": "train",
-    "chex": "train",
     "flatbuffers": "export",
     "flax": "train",
     "gymnasium": "gymnasium",

@@ -1,3 +1,4 @@
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,7 +142,7 @@ def test_a_non_finite_gradient_is_skipped_and_counted():
     config = numbers(num_epochs=3, num_minibatches=1)
     learner, _ = improve_toy(toy_batch([1.0, np.nan], [1.0, 1.0]), config)
     assert learner.opt_state.total_notfinite == 3
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(learner.params))
+    chex.assert_tree_all_finite(learner.params)
     assert learner.params["policy"]["weight"][...] == 0
 
 

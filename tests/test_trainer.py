@@ -1,5 +1,6 @@
 import dataclasses
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -167,8 +168,7 @@ def test_one_program_serves_every_number_of_the_update_and_reads_it(trainer_of_n
 def test_a_chunk_of_four_updates_equals_four_updates(trainer):
     state, _ = train(trainer, 1)
     other, _ = train(make_trainer(TargetEnv(), updates=1), 4)
-    for a, b in zip(jax.tree.leaves(state.learner.params), jax.tree.leaves(other.learner.params), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+    chex.assert_trees_all_close(state.learner.params, other.learner.params, rtol=1e-4, atol=1e-5)
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(trainer):
@@ -195,7 +195,7 @@ def test_non_finite_physics_is_counted_and_leaves_training_intact():
     # Every environment breaks at its fourth step, if a staggered first episode has not ended before.
     assert history[1]["train/nan_resets"] == 64 * 2 * 4
     assert history[0]["train/skipped_gradients"] == 0
-    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(state.learner.params))
+    chex.assert_tree_all_finite(state.learner.params)
     assert jnp.isfinite(state.reward_scale.moments.std)
 
 
@@ -226,7 +226,8 @@ def test_seeds_trained_in_one_program_equal_single_runs(trainer):
     assert metrics["train/reward"].shape == (3,)
     for seed in range(3):
         single, history = train(trainer, 2, seed)
-        assert_close(jax.tree.map(lambda x, seed=seed: x[seed], state).learner.params, single.learner.params)
+        params = jax.tree.map(lambda x, seed=seed: x[seed], state.learner.params)
+        chex.assert_trees_all_close(params, single.learner.params, rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(metrics["train/reward"][seed], history[-1]["train/reward"], rtol=1e-4)
 
 
@@ -237,11 +238,6 @@ def test_single_seeds_can_be_taken_out_and_put_together(trainer):
     for tree, expected in ((parts[1], second), (trainer.join(parts), state)):
         for a, b in zip(raw_leaves(tree), raw_leaves(expected), strict=True):
             np.testing.assert_array_equal(a, b)
-
-
-def assert_close(tree, expected):
-    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_final_observations_of_several_time_limits_within_one_rollout_are_told_apart():

@@ -1,6 +1,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import mujoco
@@ -123,8 +124,7 @@ def test_a_run_on_it_reports_success_and_goes_on_bit_for_bit(tmp_path):
     whole = genpo_jax.train(Arm("c"), config(), tmp_path / "whole", progress=False)
     genpo_jax.train(Arm("c"), replace(config(), num_timesteps=128), tmp_path / "half", progress=False)
     half = genpo_jax.train(Arm("c"), config(), tmp_path / "half", resume=True, progress=False)
-    for one, other in zip(jax.tree.leaves(whole._state.learner), jax.tree.leaves(half._state.learner), strict=True):
-        np.testing.assert_array_equal(one, other)
+    chex.assert_trees_all_equal(whole._state.learner, half._state.learner)
     last = read_metrics(tmp_path / "whole" / "metrics.jsonl")[-1]
     for name in ("train/env/success", "eval/success_random", "eval/success_zero"):
         assert 0 <= last[name] <= 1
