@@ -4,7 +4,7 @@ import json
 import logging
 import math
 import time
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -200,16 +200,19 @@ def _keep_lines(path: Path, resume_at: int, every: int | None) -> None:
     kept = [record for record in records if record["env_steps"] <= resume_at]
     steps = [record["env_steps"] for record in kept]
     if every is not None:
-        if missing := sorted(set(range(every, resume_at + 1, every)) - set(steps)):
-            logger.warning(
-                "%s lacks %d of %d lines up to the checkpoint at %d env steps, the first at %d; training goes on "
-                "without them",
-                *(path, len(missing), resume_at // every, resume_at, missing[0]),
-            )
         if strange := [step for step in steps if step % every] or [a for a, b in pairwise(steps) if a >= b]:
             raise ValueError(
                 f"{path} must have lines of increasing env steps, multiples of {every}, but is damaged at "
                 f"{strange[0]}; repair it, or remove it: training can go on without"
+            )
+        after_start = [step for step in steps if step > 0]
+        expected = resume_at // every
+        if len(after_start) < expected:
+            first = next(n for n, step in zip(count(every, every), [*after_start, None], strict=False) if n != step)
+            logger.warning(
+                "%s lacks %d of %d lines up to the checkpoint at %d env steps, the first at %d; training goes on "
+                "without them",
+                *(path, expected - len(after_start), expected, resume_at, first),
             )
     if path.is_file():
         write_atomically(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept).encode())
