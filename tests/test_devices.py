@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.ci
+
 SCRIPT = """
 import json, sys
 import jax, jax.numpy as jnp

@@ -1,5 +1,7 @@
+import copy
 import dataclasses
 import math
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -14,15 +16,19 @@ from settings import fresh_policy
 from genpo_jax.methods import METHODS, method_of
 
 OBS, ACTION = 6, 3
+# Of one size, so that the tests of a method share its programs.
+MANY = 20_000
 SMALL = {"hidden_sizes": (16,), "encoder_sizes": (16,), "head_sizes": (16, 16)}
 
 
+@cache
 def fresh(seed=0, obs_size=OBS, action_size=ACTION, method="genpo++", compute_dtype="float32", **options):
     own = {f.name for f in dataclasses.fields(METHODS[method])}
     settings = METHODS[method](**{k: v for k, v in SMALL.items() if k in own}, **options)
     return fresh_policy(settings, obs_size, action_size, seed, compute_dtype=compute_dtype)
 
 
+@cache
 def build(seed=0, **options) -> Any:
     policy = fresh(seed, **options)
     # An output layer near zero would hide mistakes: make the velocity large.
@@ -31,31 +37,46 @@ def build(seed=0, **options) -> Any:
     return nnx.merge(graph, jax.tree.map(lambda p: p + 0.15 * jax.random.normal(key, p.shape), params))
 
 
+@partial(jax.jit, static_argnums=(0, 1))
+def _run(function, graph, params, *arguments):
+    return function(nnx.merge(graph, params), *arguments)
+
+
 def compiled(function, policy, *arguments):
-    """Return `function(policy, *arguments)`, as one program: op by op, every op would be compiled for every shape."""
-    graph, params = nnx.split(policy)
-    return jax.jit(lambda params, *arguments: function(nnx.merge(graph, params), *arguments))(params, *arguments)
+    """Return `function(policy, *arguments)`, as one program for all policies that are built alike.
+
+    Op by op, every op would be compiled for every shape.
+    """
+    return _run(function, *nnx.split(policy), *arguments)
+
+
+def _sample(policy, obs, key):
+    return policy.sample(obs, key)
+
+
+def _record(policy, obs, key):
+    return policy.complete(obs, policy.sample(obs, key)[1], jax.random.fold_in(key, 1))
+
+
+def _log_ratio(policy, obs, record):
+    return policy.log_ratio(obs, record)
 
 
 def sampled(policy, obs, key):
     """Return actions drawn for these observations, and their record."""
-    return compiled(lambda policy, obs, key: policy.sample(obs, key), policy, obs, key)
+    return compiled(_sample, policy, obs, key)
 
 
 def recorded(policy, obs, key):
     """Return the record of actions drawn for these observations, as an update sees it."""
-
-    def record(policy, obs, key):
-        return policy.complete(obs, policy.sample(obs, key)[1], jax.random.fold_in(key, 1))
-
-    return compiled(record, policy, obs, key)
+    return compiled(_record, policy, obs, key)
 
 
 def log_ratio(policy, obs, record):
-    return compiled(lambda policy, obs, record: policy.log_ratio(obs, record), policy, obs, record)
+    return compiled(_log_ratio, policy, obs, record)
 
 
-def observations(count=32, seed=9):
+def observations(count=MANY, seed=9):
     return jax.random.normal(jax.random.key(seed), (count, OBS))
 
 
@@ -103,7 +124,7 @@ def test_the_log_ratio_of_unchanged_parameters_is_zero(options):
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_the_mean_ratio_of_moved_parameters_is_one(options):
     policy = build(**options)
-    obs = jnp.broadcast_to(observations(1), (200_000, OBS))
+    obs = jnp.broadcast_to(observations(1), (MANY, OBS))
     record = recorded(policy, obs, jax.random.key(1))
     ratio = jnp.exp(log_ratio(perturbed(policy, 0.02), obs, record))
     assert ratio.std() > 0.01
@@ -113,7 +134,7 @@ def test_the_mean_ratio_of_moved_parameters_is_one(options):
 @pytest.mark.parametrize("options", VARIANTS, ids=str)
 def test_the_gradient_of_the_log_ratio_is_the_score_with_mean_zero(options):
     policy = build(**options)
-    obs = jnp.broadcast_to(observations(1), (50_000, OBS))
+    obs = jnp.broadcast_to(observations(1), (MANY, OBS))
     record = recorded(policy, obs, jax.random.key(1))
     graph, params = nnx.split(policy)
 
@@ -202,15 +223,15 @@ def test_only_a_learned_scale_gives_the_entropy_a_gradient():
 )
 def test_the_initial_standard_deviation_is_that_of_the_action(options, std):
     policy = fresh(**options)
-    action, _ = sampled(policy, observations(100_000), jax.random.key(0))
+    action, _ = sampled(policy, observations(), jax.random.key(0))
     np.testing.assert_allclose(action.std(), std, rtol=0.015)
 
 
 def test_at_zero_velocity_the_conditioned_base_is_a_gaussian_policy_about_its_mean():
-    policy = build(base="conditioned", initial_std=0.3)
+    policy = copy.deepcopy(build(base="conditioned", initial_std=0.3))
     policy.velocity.head.output.kernel[...] *= 0
     policy.velocity.head.output.bias[...] *= 0
-    obs = jnp.broadcast_to(observations(1), (50_000, OBS))
+    obs = jnp.broadcast_to(observations(1), (MANY, OBS))
     action, _ = sampled(policy, obs, jax.random.key(0))
     mean = policy.mean(obs[:1])
     assert jnp.abs(mean).max() > 0.1
@@ -220,7 +241,7 @@ def test_at_zero_velocity_the_conditioned_base_is_a_gaussian_policy_about_its_me
 
 @pytest.mark.parametrize("network", ["encoder", "concat"])
 def test_bfloat16_networks_leave_parameters_state_and_ratio_in_float32(network):
-    policy, obs = build(compute_dtype="bfloat16", network=network), observations()
+    policy, obs = build(compute_dtype="bfloat16", network=network), observations(32)
     action, record = policy.sample(obs, jax.random.key(1))
     change = policy.log_ratio(obs, record)
     assert {x.dtype for x in jax.tree.leaves((action, record, change, nnx.state(policy)))} == {jnp.dtype("float32")}
@@ -233,13 +254,13 @@ def test_bfloat16_networks_leave_parameters_state_and_ratio_in_float32(network):
 def test_the_history_correlates_with_the_action_as_at_zero_velocity():
     # Correlation of the formula above with that of M - 1 steps, from the same two noises.
     policy = fresh()
-    _, record = sampled(policy, observations(100_000), jax.random.key(0))
+    _, record = sampled(policy, observations(), jax.random.key(0))
     correlation = jnp.corrcoef(record.state[:, 0, 0], record.state[:, 1, 0])[0, 1]
     np.testing.assert_allclose(correlation, 0.90, atol=0.01)
 
 
 def test_the_mode_follows_from_zero_noise_and_does_not_change():
-    policy, obs = build(), observations()
+    policy, obs = build(), observations(32)
     np.testing.assert_array_equal(policy.zero_noise_action(obs), policy.zero_noise_action(obs))
     noise = jnp.zeros((32, 2, ACTION))
     state = policy.solver.forward(policy.velocity.condition(obs), noise)
@@ -247,7 +268,7 @@ def test_the_mode_follows_from_zero_noise_and_does_not_change():
 
 
 def test_conditioning_once_equals_conditioning_every_time():
-    policy, obs = build(), observations()
+    policy, obs = build(), observations(32)
     x = jax.random.normal(jax.random.key(3), (32, ACTION))
     velocity = policy.velocity.condition(obs)
     for t in (0.0, 0.4):
@@ -265,7 +286,7 @@ def test_an_unknown_method_is_refused_with_the_known_ones():
 @pytest.mark.parametrize("solver", ["history", "multistep-3"])
 def test_the_solver_finds_its_times_among_those_embedded_together(method, solver):
     options = {"solver": solver, "history_coef": 0.5} if method == "genpo++" else {}
-    policy, obs = build(method=method, **options), observations()
+    policy, obs = build(method=method, **options), observations(32)
     each = policy.velocity.condition(obs)
     policy_velocity = policy.flow(obs).velocity
     x = jax.random.normal(jax.random.key(1), (32, ACTION))
@@ -277,11 +298,11 @@ def test_the_solver_finds_its_times_among_those_embedded_together(method, solver
 
 @pytest.mark.parametrize("options", [*VARIANTS, *SURROGATES], ids=str)
 def test_mirroring_a_record_turns_its_coordinates_and_keeps_its_densities(options):
-    policy, obs = build(**options), observations(8)
+    policy, obs = build(**options), observations()
     record = recorded(policy, obs, jax.random.key(1))
     moved = perturbed(policy, 0.05)
     twice = policy.mirrored(policy.mirrored(record, jnp.negative), jnp.negative)
-    np.testing.assert_array_equal(moved.log_ratio(obs, twice), moved.log_ratio(obs, record))
+    np.testing.assert_array_equal(log_ratio(moved, obs, twice), log_ratio(moved, obs, record))
     # Whatever is not named would leave the record half mirrored.
     image = policy.mirrored(record, jnp.negative)
     turned = jax.tree.map(lambda a, b: bool((a == -b).all()) and bool((a != b).any()), image, record)
