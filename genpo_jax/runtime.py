@@ -1,6 +1,8 @@
 """How jax is set up for training."""
 
+import ctypes
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,3 +32,13 @@ def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
     if fusion_emitters or jax.default_backend() != "cpu":
         return None
     return {"xla_cpu_use_fusion_emitters": False}
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, where the C library can (glibc).
+
+    By itself it keeps what lies between things still in use: with the buffers of many chunks that are a few MiB a
+    minute, for as long as a run lasts (docs/studies/faults.md).
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)

@@ -43,7 +43,7 @@ from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, wait_
 from genpo_jax.runs.metrics import MetricsWriter
 from genpo_jax.runs.progress import Progress
 from genpo_jax.runs.watchers import Watcher
-from genpo_jax.runtime import configure_jax
+from genpo_jax.runtime import configure_jax, release_memory
 from genpo_jax.training import memory
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.evaluation import Evaluator
@@ -341,6 +341,7 @@ class Run:
         for i, checkpointer in enumerate(self.checkpointers):
             checkpointer.save(env_steps, self.trainer.select(state, i), {"wall_seconds": self._wall_seconds()})
         self.save_due, self.saved_steps = time.monotonic() + 60 * self.config.checkpoint_minutes, env_steps
+        release_memory()
 
     def _save_last(self, env_steps: int, state: TrainState) -> None:
         if self.saved_steps == env_steps:
