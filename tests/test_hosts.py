@@ -27,29 +27,39 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def train(run_dir, *more, processes):
-    """Run the command line in this many processes; return their outputs."""
+def start(run_dir, *more, processes):
+    """Start the command line in this many processes."""
     port = free_port()
     command = [sys.executable, "-m", "genpo_jax", "train", *more, "--run-dir", str(run_dir)]
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     started = []
     for i in range(processes):
         hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i))
-        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1"
-        env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-        started.append(
-            subprocess.Popen(
-                [*command, *(hosts if processes > 1 else ())],
-                env=env,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+        process = subprocess.Popen(
+            [*command, *(hosts if processes > 1 else ())],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
+        started.append(process)
+    return started
+
+
+def finish(started):
+    """Return the outputs of these processes, which all end."""
     try:
-        outputs = [process.communicate(timeout=400) for process in started]
+        return [process.communicate(timeout=400) for process in started]
     finally:
         for process in started:
             process.kill()
+
+
+def train(run_dir, *more, processes):
+    """Run the command line in this many processes; return their outputs."""
+    started = start(run_dir, *more, processes=processes)
+    outputs = finish(started)
     assert all(process.returncode == 0 for process in started), [error[-2000:] for _, error in outputs]
     return [output for output, _ in outputs]
 
@@ -82,3 +92,19 @@ def test_one_process_goes_on_from_a_checkpoint_of_two_and_the_other_way_round(ru
     for name in ("two", "one"):
         lines = read_metrics(folder / name / "metrics.jsonl")
         assert [line["env_steps"] for line in lines][-1] == 3072
+
+
+def test_whoever_loses_another_process_says_so_and_leaves_what_is_saved(tmp_path):
+    first, second = start(
+        tmp_path / "run", *OPTIONS, "--num-timesteps", str(10**7), "--checkpoint-minutes", "0", processes=2
+    )
+    for line in first.stdout:
+        if line.startswith("1.02k/"):
+            break
+    second.kill()
+    (_, error), _ = finish([first, second])
+    assert first.returncode == 1
+    assert "error: another process was lost, see its messages; what is saved stands: start all" in error
+    assert "Traceback" not in error
+    train(tmp_path / "run", "--resume", "--num-timesteps", "4096", processes=1)
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["env_steps"] == 4096

@@ -5,16 +5,19 @@ Nothing waits for ever, and nobody is let into jax before all are there: where i
 
 import json
 import os
+import re
 import socket
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import jax
 
 DEFAULT_TIMEOUT = 300.0
 RETRY_SECONDS = 0.2
 MAX_GREETING_BYTES = 1000
+# What jax says of a collective to which another process did not come: its libraries each have a way of their own.
+LOST = re.compile("gloo|nccl|coordination service", re.IGNORECASE)
 # Seconds for which the others are waited for; set by `connect`.
 _timeout = DEFAULT_TIMEOUT
 
@@ -49,7 +52,12 @@ def connect(
     seconds = max(1, round(timeout))
     address = None if coordinator == "auto" else coordinator
     jax.distributed.initialize(
-        address, num_processes, process_id, initialization_timeout=seconds, shutdown_timeout_seconds=seconds
+        address,
+        num_processes,
+        process_id,
+        initialization_timeout=seconds,
+        heartbeat_timeout_seconds=max(10, seconds),
+        shutdown_timeout_seconds=seconds,
     )
 
 
@@ -181,6 +189,24 @@ def in_first_process(what: str, call: Callable[[], object]) -> None:
     wait_for_all(what)
     if any_process(error is not None):
         raise error or OSError(f"the first process could not {what}; its own message says why")
+
+
+@contextmanager
+def others_stay() -> Iterator[None]:
+    """Say in one sentence that another process was lost while all of them computed.
+
+    Raises:
+        ConnectionError: if it was.
+    """
+    try:
+        yield
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if jax.process_count() == 1 or not LOST.search(str(error)):
+            raise
+        raise ConnectionError(
+            "another process was lost, see its messages; what is saved stands: start all of them again with resume "
+            f"({str(error).splitlines()[0]})"
+        ) from error
 
 
 def wait_for_all(what: str) -> None:

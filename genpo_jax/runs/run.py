@@ -39,7 +39,7 @@ from genpo_jax.runs.folder import (
     write_policy,
 )
 from genpo_jax.runs.health import Health
-from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, wait_for_all
+from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, others_stay, wait_for_all
 from genpo_jax.runs.metrics import MetricsWriter
 from genpo_jax.runs.progress import Progress
 from genpo_jax.runs.watchers import Watcher
@@ -120,9 +120,10 @@ class Run:
 
         Raises:
             OSError: if the first or the last checkpoint cannot be saved.
+            ConnectionError: if another process was lost.
             SickRunError: if nothing was learned for many chunks in a row; everything is saved.
         """
-        with ExitStack() as stack:
+        with others_stay(), ExitStack() as stack:
             in_first_process("lock the run's folder", lambda: self._lock(stack))
             check_run_dir(self.run_dir, self.resume)
             if shortage := memory.shortage(self.config, self.trainer.env.env):
