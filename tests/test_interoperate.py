@@ -116,9 +116,10 @@ def test_wandb_that_is_not_installed_is_said_before_anything_trains(tmp_path, mo
     with pytest.raises(SystemExit, match=r"pip install 'genpo-jax\[wandb\]'"):
         cli.main(["train", "--env", "ring", "--run-dir", str(tmp_path / "run"), "--wandb", "robots"])
     assert not (tmp_path / "run").exists()
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as refused:
         cli.main(["train", "--env", "ring", "--run-dir", str(tmp_path / "run"), "--play-every", "0"])
-    assert "play_every must be >= 1, got 0" in capsys.readouterr().err
+    # Older tyro leaves it to us to say so.
+    assert "must be >= 1, got 0" in capsys.readouterr().err + str(refused.value)
 
 
 @pytest.fixture(scope="module")
