@@ -38,7 +38,10 @@ def tests_of(module: str) -> tuple[str, ...]:
     """Return the files that test a module."""
     if module in TESTS:
         return TESTS[module]
-    return (*OF_SOLVERS, *(OF_DENSITIES if Path(module).stem in ("action_ratio", "marginal", "grid") else ()))
+    stem = Path(module).stem
+    own = f"tests/solvers/test_{stem}.py"
+    tests = (*OF_SOLVERS, *(OF_DENSITIES if stem in ("action_ratio", "marginal", "grid") else ()))
+    return tests if own in tests or not (ROOT / own).exists() else (own, *tests)
 
 
 def changes(module: str, most: int, seed: int) -> list[Any]:
