@@ -130,3 +130,11 @@ def test_a_small_tau_keeps_the_action_distribution_of_a_trained_flow_and_indepen
     ]:
         state = Flow(solver, lambda x, t: jnp.zeros_like(x), base).sample(seed=jax.random.key(0), sample_shape=40_000)
         assert abs(float(solver.output(state).std()) - expected) < 0.02
+
+
+def test_mean_and_scale_may_depend_on_an_observation():
+    mean = jnp.arange(6.0).reshape(3, 2)
+    base = DiagonalNormal(jnp.zeros((3, 2, 2)), mean)
+    at_mean = jnp.broadcast_to(mean[:, None], (3, 2, 2))
+    np.testing.assert_allclose(base.log_prob(at_mean), -2 * np.log(2 * np.pi), rtol=1e-7)
+    np.testing.assert_allclose(base.log_prob(at_mean + 1), -2 * np.log(2 * np.pi) - 2, rtol=1e-7)
