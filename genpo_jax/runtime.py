@@ -1,4 +1,4 @@
-"""How jax is set up for training."""
+"""What training asks of jax and of the system."""
 
 import ctypes
 import os
@@ -37,8 +37,9 @@ def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
 def release_memory() -> None:
     """Give memory that was freed back to the system, where the C library can (glibc).
 
-    By itself it keeps what lies between things still in use: with the buffers of many chunks that are a few MiB a
-    minute, for as long as a run lasts (docs/studies/faults.md).
+    By itself it keeps what lies between things still in use, such as the buffers of many chunks: a MiB a minute was
+    measured (docs/studies/faults.md).
     """
-    with suppress(OSError, AttributeError):
+    # Of other systems, each says in a way of its own that it has no such thing.
+    with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -27,40 +28,31 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(run_dir, *more, processes):
-    """Start the command line in this many processes."""
+@contextmanager
+def started(run_dir, *more, processes):
+    """Give this many processes that run the command line; none is left at the end."""
     port = free_port()
     command = [sys.executable, "-m", "genpo_jax", "train", *more, "--run-dir", str(run_dir)]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=1"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    started = []
-    for i in range(processes):
-        hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i))
-        process = subprocess.Popen(
-            [*command, *(hosts if processes > 1 else ())],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-    return started
-
-
-def finish(started):
-    """Return the outputs of these processes, which all end."""
+    given = []
     try:
-        return [process.communicate(timeout=400) for process in started]
+        for i in range(processes):
+            hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i))
+            arguments = [*command, *(hosts if processes > 1 else ())]
+            pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            given.append(subprocess.Popen(arguments, env=env, **pipes))
+        yield given
     finally:
-        for process in started:
+        for process in given:
             process.kill()
 
 
 def train(run_dir, *more, processes):
     """Run the command line in this many processes; return their outputs."""
-    started = start(run_dir, *more, processes=processes)
-    outputs = finish(started)
-    assert all(process.returncode == 0 for process in started), [error[-2000:] for _, error in outputs]
+    with started(run_dir, *more, processes=processes) as all_of_them:
+        outputs = [process.communicate(timeout=400) for process in all_of_them]
+    assert all(process.returncode == 0 for process in all_of_them), [error[-2000:] for _, error in outputs]
     return [output for output, _ in outputs]
 
 
@@ -95,14 +87,11 @@ def test_one_process_goes_on_from_a_checkpoint_of_two_and_the_other_way_round(ru
 
 
 def test_whoever_loses_another_process_says_so_and_leaves_what_is_saved(tmp_path):
-    first, second = start(
-        tmp_path / "run", *OPTIONS, "--num-timesteps", str(10**7), "--checkpoint-minutes", "0", processes=2
-    )
-    for line in first.stdout:
-        if line.startswith("1.02k/"):
-            break
-    second.kill()
-    (_, error), _ = finish([first, second])
+    options = (*OPTIONS, "--num-timesteps", str(10**7), "--checkpoint-minutes", "0")
+    with started(tmp_path / "run", *options, processes=2) as (first, second):
+        assert any(line.startswith("1.02k/") for line in first.stdout)
+        second.kill()
+        _, error = first.communicate(timeout=400)
     assert first.returncode == 1
     assert "error: another process was lost, see its messages; what is saved stands: start all" in error
     assert "Traceback" not in error

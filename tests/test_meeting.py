@@ -5,9 +5,10 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import jax
 import pytest
 
-from genpo_jax.runs.hosts import meet
+from genpo_jax.runs.hosts import meet, others_stay
 
 
 @pytest.fixture
@@ -84,3 +85,19 @@ def test_a_port_that_is_taken_is_said_so(port):
         pytest.raises(OSError, match=f"port {port} .* cannot be used: Address already in use;"),
     ):
         meet(f"127.0.0.1:{port}", 2, 0, 1.0)
+
+
+@pytest.mark.parametrize("kind", [jax.errors.JaxRuntimeError, ValueError])
+def test_a_lost_process_is_told_from_other_errors(monkeypatch, kind):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ConnectionError, match="another process was lost.*Connection reset"), others_stay():
+        raise kind("UNKNOWN: Gloo AllGather failed: [pair.cc:538] Read error: Connection reset by peer\nand more")
+    with pytest.raises(kind, match="out of memory"), others_stay():
+        raise kind("RESOURCE_EXHAUSTED: out of memory")
+    with pytest.raises(kind, match="run_dir"), others_stay():
+        raise kind("run_dir must be new, got runs/gloo: 3")
+
+
+def test_a_single_process_has_nobody_to_lose():
+    with pytest.raises(ValueError, match="Gloo"), others_stay():
+        raise ValueError("UNKNOWN: Gloo AllGather failed")

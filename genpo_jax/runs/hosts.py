@@ -16,8 +16,8 @@ import jax
 DEFAULT_TIMEOUT = 300.0
 RETRY_SECONDS = 0.2
 MAX_GREETING_BYTES = 1000
-# What jax says of a collective to which another process did not come: its libraries each have a way of their own.
-LOST = re.compile("gloo|nccl|coordination service", re.IGNORECASE)
+# What jax says, after the name of a status, of a collective to which another process did not come.
+LOST = re.compile("[A-Z_]+: .*(?i:gloo|nccl|coordination service)", re.DOTALL)
 # Seconds for which the others are waited for; set by `connect`.
 _timeout = DEFAULT_TIMEOUT
 
@@ -56,6 +56,7 @@ def connect(
         num_processes,
         process_id,
         initialization_timeout=seconds,
+        # A process that compiles may be late with a heartbeat.
         heartbeat_timeout_seconds=max(10, seconds),
         shutdown_timeout_seconds=seconds,
     )
@@ -201,7 +202,7 @@ def others_stay() -> Iterator[None]:
     try:
         yield
     except (jax.errors.JaxRuntimeError, ValueError) as error:
-        if jax.process_count() == 1 or not LOST.search(str(error)):
+        if jax.process_count() == 1 or not LOST.match(str(error)):
             raise
         raise ConnectionError(
             "another process was lost, see its messages; what is saved stands: start all of them again with resume "
