@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_policies import ACTION, build, compiled, fresh, log_ratio, observations, perturbed, recorded, sampled
+from test_policies import ACTION, build, fresh, log_ratio, observations, perturbed, recorded, sampled
 
 from genpo_jax.policies.history_model import still_factor
 
@@ -61,10 +61,11 @@ def test_the_model_draws_from_the_density_that_it_states(options):
     policy, obs = build(num_histories=2, **options), observations(1)
     action = jnp.array([[0.4, -0.2, 1.0]])
 
+    @nnx.jit
     def draws(policy, obs, key):
         return density_of(policy, obs).sample(key, action, 400_000)
 
-    rest = np.asarray(compiled(draws, policy, obs, jax.random.key(0)))[:, 0]
+    rest = np.asarray(draws(policy, obs, jax.random.key(0)))[:, 0]
     expected = sum(
         multivariate_normal(rest[:, :, i].mean(axis=0), np.cov(rest[:, :, i].T)).logpdf(rest[:50, :, i])
         for i in range(ACTION)
