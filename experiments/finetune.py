@@ -80,7 +80,7 @@ def before(options: Options, pretrained: Config, config: Config) -> dict[str, An
     from genpo_jax.imitation.fidelity import fidelity, visited
 
     policy = genpo_jax.load(options.source)
-    env = EpisodeEnv.of(envs.make(config.env, config.backend), pretrained.env_options)
+    env = EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options)
     obs = visited(policy, env)
     measured = {
         name: fidelity(name, policy, method, env, obs, episodes=options.episodes)
@@ -109,14 +109,19 @@ def before(options: Options, pretrained: Config, config: Config) -> dict[str, An
 
 def after(options: Options, config: Config) -> list[dict[str, Any]]:
     """Return what the fine-tuned policy of every seed can do, with every kind of noise."""
+    import genpo_jax
+    from genpo_jax import envs
+    from genpo_jax.envs import EpisodeEnv
     from genpo_jax.imitation.fidelity import way_entropy
     from genpo_jax.runs.evaluate import evaluate, table
 
-    rows = []
+    env, rows = EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options), []
     for seed in config.seeds:
         results = evaluate(options.run_dir, episodes=options.episodes, noise=("zero", "fixed", "random"), seed=seed)
-        results["ways"] = way_entropy(results["noise"]["random"])
-        print(table(results), "" if results["ways"] is None else f"\n  entropy of ways {results['ways']:.2f}")
+        results["ways"] = way_entropy(genpo_jax.load(results["run"]), env)
+        print(table(results))
+        if results["ways"] is not None:
+            print(f"  entropy of the ways from one start {results['ways']:.2f}")
         rows.append(results)
     return rows
 

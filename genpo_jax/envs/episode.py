@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from genpo_jax.checks import require, require_count
-from genpo_jax.config import SUCCESS, EnvConfig
+from genpo_jax.config import SUCCESS, EnvConfig, is_outcome
 from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
 
@@ -26,7 +26,7 @@ class EpisodeState(flax.struct.PyTreeNode):
         obs: current observation, finite, each [B, size].
         episode_return: sum of rewards so far [B], float32.
         episode_length: environment steps so far [B], int32.
-        episode_metrics: sums of the environment's metrics so far, of `success` the last value, each [B], float32.
+        episode_metrics: sums of the environment's metrics so far, of outcomes the last value, each [B], float32.
         time_limit: environment steps after which the present episode is truncated [B], int32.
         pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends.
         key: typed PRNG keys [B], for all that is random in each environment from here on.
@@ -54,7 +54,7 @@ class Timestep(flax.struct.PyTreeNode):
         nonfinite: an observation or the reward was not finite, or larger than `LARGEST` [B].
         episode_return: including this step [B]; of the whole episode where it ended.
         episode_length: likewise, in environment steps [B].
-        episode_metrics: likewise, sums of the environment's metrics and the last `success`, each [B].
+        episode_metrics: likewise, sums of the environment's metrics and the last outcomes, each [B].
 
     """
 
@@ -288,7 +288,7 @@ def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
 
 def _added(total: Metrics, metrics: Metrics) -> Metrics:
     """Return the metrics of an episode after one more step."""
-    return {name: value if name == SUCCESS else total[name] + value for name, value in metrics.items()}
+    return {name: value if is_outcome(name) else total[name] + value for name, value in metrics.items()}
 
 
 def _zeros(metrics: Metrics) -> Metrics:

@@ -33,6 +33,7 @@ class Start:
         mocap_pos: positions of mocap bodies `[nmocap, 3]`, in meters.
         mocap_quat: their orientations `[nmocap, 4]`.
         goal: whatever the task aims at, kept for the episode; a tree of arrays.
+        memory: what `remember` goes on from; a tree of arrays.
     """
 
     qpos: Any = None
@@ -41,6 +42,7 @@ class Start:
     mocap_pos: Any = None
     mocap_quat: Any = None
     goal: Any = ()
+    memory: Any = ()
 
 
 class TaskState(PyTreeNode):
@@ -49,10 +51,12 @@ class TaskState(PyTreeNode):
     Attributes:
         data: of the engine, with the names of `MjData`.
         goal: of this episode.
+        memory: what the task remembers of it.
     """
 
     data: Any
     goal: Any
+    memory: Any
 
 
 class View:
@@ -64,10 +68,11 @@ class View:
         qvel: speeds `[nv]`.
         ctrl: controls in force `[nu]`.
         goal: of this episode.
+        memory: what the task remembers of it.
     """
 
     def __init__(self, task: "MjcfTask", state: TaskState) -> None:
-        self.time, self.goal = state.data.time, state.goal
+        self.time, self.goal, self.memory = state.data.time, state.goal, state.memory
         self.qpos, self.qvel, self.ctrl = state.data.qpos, state.data.qvel, state.data.ctrl
         self._sensordata, self._sensors = state.data.sensordata, task.sensors
 
@@ -86,7 +91,7 @@ class MjcfTask:
     """A task on an MJCF model. Derive from it, name `model` and `control_dt`, and define what is not None below.
 
     Everything is a pure function of one simulation, in JAX. What a task reads (`s`, a `View`) are positions, speeds,
-    controls, its own goal, and the model's `<sensor>` elements by name, which both engines fill.
+    controls, its own goal and memory, and the model's `<sensor>` elements by name, which both engines fill.
 
     Args:
         backend: `c`, MuJoCo's own engine on the CPU, which compiles in seconds and simulates whatever MuJoCo does;
@@ -167,8 +172,12 @@ class MjcfTask:
         del s
         return None
 
+    def remember(self, s: View) -> Any:
+        """Return the memory after this step, which reward, success and metrics of the step see already."""
+        return s.memory
+
     def metrics(self, s: View, action: Array) -> Metrics:
-        """Return scalars by name; their sums over an episode are reported."""
+        """Return scalars by name; their sums over an episode are reported, of `way_...` the last values."""
         del s, action
         return {}
 
@@ -186,7 +195,7 @@ class MjcfTask:
                 value = jnp.asarray(value, getattr(data, name).dtype)
                 require(value.shape == shape, f"of shape {shape}", f"{name} of {self.name}'s Start", value.shape)
                 changed[name] = value
-        state = TaskState(self.engine.forward(data.replace(**changed)), start.goal)
+        state = TaskState(self.engine.forward(data.replace(**changed)), start.goal, start.memory)
         return state, self._observation(View(self, state))
 
     def step(self, state: TaskState, action: Array) -> tuple[TaskState, Observation, Array, Array, Metrics]:
@@ -196,6 +205,7 @@ class MjcfTask:
         require(jnp.shape(ctrl) == shape, f"of shape {shape}", f"control of {self.name}", jnp.shape(ctrl))
         data = self.engine.step(state.data.replace(ctrl=jnp.asarray(ctrl, state.data.ctrl.dtype)), self.substeps)
         state = state.replace(data=data)
+        state = state.replace(memory=self.remember(View(self, state)))
         s = View(self, state)
         metrics = dict(self.metrics(s, action))
         success = self.success(s)
@@ -247,6 +257,8 @@ class MjcfTask:
                 "define control for another",
             )
         kinds = jax.eval_shape(self.step, state, jax.ShapeDtypeStruct((self.action_size,), jnp.float32))
+        before, after = (jax.eval_shape(lambda x: x, each.memory) for each in (state, kinds[0]))
+        require(after == before, f"what it was, {before}", f"the memory of {self.name}", after, "mind remember")
         for name, kind in (("reward", kinds[2]), ("terminated", kinds[3]), *kinds[4].items()):
             require(kind.shape == (), "one number", f"{name} of {self.name}", f"shape {kind.shape}")
         return {name: value.shape[0] for name, value in obs.items()}

@@ -9,7 +9,7 @@ import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.checks import require
-from genpo_jax.config import SUCCESS
+from genpo_jax.config import SUCCESS, is_outcome
 from genpo_jax.export.standalone import MujocoTask, OnnxPolicy, describe
 
 PERCENTILES = (50, 90, 99)
@@ -122,7 +122,7 @@ def _episode(task: MujocoTask, act: Any, start: int, repeat: int) -> tuple[float
             action = act(obs)
         obs, reward, terminated, metrics = task.step(action)
         total += reward
-        sums = {name: metrics[name] + (0 if name == SUCCESS else sums[name]) for name in sums}
+        sums = {name: metrics[name] + (0 if is_outcome(name) else sums[name]) for name in sums}
         if terminated:
             return total, length + 1, sums
     return total, task.episode_length, sums

@@ -1,5 +1,6 @@
 """How true the sampler of fine-tuning is to the pretrained flow, before anything is learned."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -8,18 +9,19 @@ import numpy as np
 from jax import Array
 from scipy.special import entr
 
-from genpo_jax.config import SUCCESS
+from genpo_jax.config import SUCCESS, WAY
 from genpo_jax.data.collect import record, trained
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.intervals import Interval
 from genpo_jax.methods import FlowMethod, Method, PolicyFlow, ReversibleMethod
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.evaluate import evaluate_policy
+from genpo_jax.training.evaluation import first_episodes
 from genpo_jax.training.transfer import as_method
 
-# Metrics of an environment that say which way an episode took.
-WAY = "way_"
 NUM_ACTIONS = 128
+# From each of so many starts so many episodes tell which ways there are.
+NUM_STARTS, NUM_DRAWS = 32, 64
 
 
 class Fidelity(NamedTuple):
@@ -31,7 +33,7 @@ class Fidelity(NamedTuple):
         energy: energy distance of its actions from those of the pretrained sampler, a mean over observations.
         success: with random noise.
         success_zero: with zero noise.
-        ways: entropy of the ways of successful episodes, over the logarithm of their number; None without such metrics.
+        ways: see `way_entropy`.
     """
 
     label: str
@@ -64,7 +66,7 @@ def fidelity(
         energy=float(_energy_of(policy, sampler, obs)),
         success=success["random"],
         success_zero=success["zero"],
-        ways=way_entropy(results["random"]),
+        ways=way_entropy(sampler, env),
     )
 
 
@@ -87,16 +89,34 @@ def success_of(values: dict[str, Any]) -> Interval:
     return Interval(values[SUCCESS], *values[f"{SUCCESS}_interval"])
 
 
-def way_entropy(values: dict[str, Any]) -> float | None:
-    """Return the entropy of the ways taken in an evaluation, over the logarithm of their number, in [0, 1].
+def way_entropy(policy: TrainedPolicy, env: EpisodeEnv, start_seed: int = 1_000_003) -> float | None:
+    """Return the entropy of the ways that a policy takes from one start, over the logarithm of their number.
 
-    None where the environment has no metrics `way_k`, each 1 for an episode that went way k.
+    It is a mean over starts, weighted by their successes, with random noise: a policy that goes one way from here and
+    another from there has 0. None where the environment has no metrics `way_k`, each 1 for a success of way k.
     """
-    shares = np.array([value for name, value in sorted(values["metrics"].items()) if name.startswith(WAY)])
-    if len(shares) < 2:
+    names = [name for name in env.metric_names if name.startswith(WAY)]
+    if len(names) < 2:
         return None
-    total = shares.sum()
-    return float(entr(shares / total).sum() / np.log(len(shares))) if total > 0 else 0.0
+    metrics = jax.device_get(_from_starts(policy, env, jax.random.key(start_seed)))
+    return _conditional_entropy(np.stack([metrics[name] for name in names], axis=-1).sum(axis=1))
+
+
+def _conditional_entropy(counts: np.ndarray) -> float:
+    """Return the entropy of columns given rows of a table of counts, over the logarithm of the columns' number."""
+    total = counts.sum(axis=1, keepdims=True)
+    if total.sum() == 0:
+        return 0.0
+    return float((total * entr(counts / np.maximum(total, 1))).sum() / total.sum() / np.log(counts.shape[1]))
+
+
+@partial(jax.jit, static_argnums=1)
+def _from_starts(policy: TrainedPolicy, env: EpisodeEnv, key: Array) -> dict[str, Array]:
+    """Return the metrics of episodes `[NUM_STARTS, NUM_DRAWS]`."""
+    reset_key, key = jax.random.split(key)
+    starts = jnp.repeat(jax.random.split(reset_key, NUM_STARTS), NUM_DRAWS)
+    _, _, metrics = first_episodes(env, policy.unbounded, starts, key)
+    return {name: value.reshape(NUM_STARTS, NUM_DRAWS) for name, value in metrics.items()}
 
 
 def calls_of(method: Any) -> int:

@@ -68,13 +68,19 @@ def test_sensors_are_one_physics_step_behind_the_state(arm):
     assert 0 < np.abs(seen - now).max() < 3 * 0.005
 
 
-def test_success_is_that_of_the_last_step_and_metrics_are_sums():
+def test_success_and_ways_are_those_of_the_last_step_and_metrics_are_sums():
     class Blinking(Arm):
+        def initial(self, key):
+            return replace(super().initial(key), memory=jnp.zeros(()))
+
+        def remember(self, s):
+            return s.memory + 1
+
         def success(self, s):
             return (s.time > 0.03) & (s.time < 0.07)
 
         def metrics(self, s, action):
-            return {"steps": jnp.ones(())}
+            return {"steps": jnp.ones(()), "remembered": s.memory, "way_0": s.memory}
 
     def after(length):
         episodes = EpisodeEnv(Blinking("c"), length)
@@ -82,10 +88,10 @@ def test_success_is_that_of_the_last_step_and_metrics_are_sums():
         for _ in range(length):
             state, timestep = episodes.step(state, jnp.zeros((2, 2)))
         assert timestep.truncated.all()
-        return [timestep.episode_metrics[name].tolist() for name in ("success", "steps")]
+        return [timestep.episode_metrics[name].tolist() for name in ("success", "steps", "remembered", "way_0")]
 
-    assert after(3) == [[1, 1], [3, 3]]
-    assert after(5) == [[0, 0], [5, 5]]
+    assert after(3) == [[1, 1], [3, 3], [6, 6], [3, 3]]
+    assert after(5) == [[0, 0], [5, 5], [15, 15], [5, 5]]
 
 
 def test_a_simulation_that_fails_ends_its_episode_alone():
@@ -154,6 +160,7 @@ def arm_with(**members):
         ({"control": lambda self, s, action: action[:1]}, r"control of arm must be of shape \(2,\), got \(1,\)"),
         ({"action_size": 3}, "action_size of arm must be the number of actuators, 2, got 3; define control"),
         ({"initial": lambda self, key: Start(qpos=jnp.zeros(3))}, r"qpos of arm's Start must be of shape \(2,\)"),
+        ({"remember": lambda self, s: s.qpos}, r"the memory of arm must be what it was, \(\), got"),
         ({"initial": lambda self, key: jnp.zeros(2)}, "what initial of arm returns must be a Start"),
         ({"initial": lambda self, key: Start(qpos=jnp.full(2, jnp.nan))}, "must be finite at the start"),
     ],

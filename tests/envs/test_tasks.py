@@ -4,6 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
+from genpo_jax.data.collect import record, scripted
 from genpo_jax.envs import make
 from genpo_jax.envs.registry import TASKS
 from genpo_jax.envs.tasks import panda
@@ -96,3 +97,44 @@ def test_the_error_of_a_t_counts_a_tenth_of_its_angle_the_short_way(tasks, turne
     qpos = jnp.array([0.0, 0.0, -np.pi / 4 + turned, 0.3, 0.3])
     state = state.replace(data=state.data.replace(qpos=qpos, ctrl=jnp.array([0.3, 0.3])))
     np.testing.assert_allclose(jax.jit(task.step)(state, jnp.zeros(2))[4]["error"], error, atol=1e-4)
+
+
+@pytest.mark.ci
+def test_the_expert_pushes_a_box_there_by_both_sides_equally_often(tasks):
+    recorded = record(tasks["panda_push"], scripted(tasks["panda_push"], 64), 64, jax.random.key(0))
+    ways = np.stack([recorded.metrics[f"way_{k}"] for k in range(2)])
+    assert recorded.metrics["success"].mean() > 0.9
+    np.testing.assert_array_equal(ways.sum(axis=0), recorded.metrics["success"])
+    # Four standard errors of a half.
+    np.testing.assert_allclose(ways.mean(axis=1), 0.5, atol=0.05 + 4 * np.sqrt(0.25 / 64))
+
+
+@pytest.mark.parametrize(("side", "way"), [(-1, 0), (1, 1)])
+def test_the_way_of_a_push_is_the_side_on_which_the_tool_came_down(tasks, side, way):
+    task = tasks["panda_push"]
+    state, _ = task.reset(jax.random.key(0))
+    step = jax.jit(task.step)
+    box = np.asarray(state.data.qpos[7:9])
+    # It goes along x, so that y is to the left of it.
+    state = state.replace(goal=jnp.asarray(box + np.array([0.01, 0.0])))
+    posture = panda.joints_for(jnp.array([box[0], box[1] + 0.08 * side, 0.05]))
+    state = state.replace(data=state.data.replace(qpos=state.data.qpos.at[:7].set(posture), ctrl=posture))
+    for _ in range(2):
+        state, _, _, _, metrics = step(state, jnp.zeros(3))
+    assert int(state.memory) == side
+    assert [float(metrics[f"way_{k}"]) for k in range(2)] == [float(k == way) for k in range(2)]
+    # Once down, it may go on by any side.
+    other = panda.joints_for(jnp.array([box[0], box[1] - 0.08 * side, 0.05]))
+    state = state.replace(data=state.data.replace(qpos=state.data.qpos.at[:7].set(other), ctrl=other))
+    assert int(step(state, jnp.zeros(3))[0].memory) == side
+
+
+def test_the_way_of_a_t_is_how_it_was_turned(tasks):
+    task = tasks["push_t"]
+    state, _ = task.reset(jax.random.key(0))
+    step = jax.jit(task.step)
+    qpos = jnp.array([0.0, 0.0, -np.pi / 4, 0.3, 0.3])
+    state = state.replace(data=state.data.replace(qpos=qpos, ctrl=qpos[3:]))
+    for memory, ways in ((-1.0, [0, 1]), (-0.5, [1, 0])):
+        metrics = step(state.replace(memory=jnp.float32(memory)), jnp.zeros(2))[4]
+        assert [float(metrics[f"way_{k}"]) for k in range(2)] == ways

@@ -12,7 +12,7 @@ import genpo_jax
 from experiments.finetune import Options, make_config
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.imitation.config import PretrainConfig
-from genpo_jax.imitation.fidelity import calls_of, energy_distance, fidelity, way_entropy
+from genpo_jax.imitation.fidelity import _conditional_entropy, calls_of, energy_distance, fidelity, way_entropy
 from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlow
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.presets import apply, finetune_preset
@@ -128,14 +128,21 @@ def test_the_energy_distance_of_points_by_hand():
     assert abs(float(energy_distance(*same))) < 0.03 < 0.5 < float(energy_distance(same[0], same[1] + 1))
 
 
-def test_the_entropy_of_ways_is_1_where_all_are_taken_and_0_where_one_is():
-    def of(*shares):
-        return way_entropy({"metrics": {f"way_{k}": share for k, share in enumerate(shares)} | {"other": 9.0}})
+def test_the_entropy_of_ways_is_that_from_one_start():
+    def of(*counts):
+        return _conditional_entropy(np.array(counts, float))
 
-    assert of(0.2, 0.2, 0.2, 0.2) == pytest.approx(1.0)
-    assert of(0.3, 0.3, 0.0, 0.0) == pytest.approx(0.5)
-    assert of(0.0, 0.7, 0.0, 0.0) == of(0.0, 0.0, 0.0, 0.0) == 0.0
-    assert way_entropy({"metrics": {"success": 1.0}}) is None
+    assert of([5, 5, 5, 5], [2, 2, 2, 2]) == pytest.approx(1.0)
+    assert of([3, 3, 0, 0], [0, 1, 1, 0]) == pytest.approx(0.5)
+    # One way from here, the other from there; and weighted by what succeeds.
+    assert of([9, 0], [0, 9]) == of([0, 0], [0, 0]) == 0.0
+    assert of([1, 1], [6, 0]) == pytest.approx(0.25)
+
+
+@pytest.mark.ci
+def test_a_policy_goes_no_way_in_an_environment_without_and_one_where_none_succeeds():
+    assert way_entropy(flow_of(obs_size=1, action_size=2), EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)) is None
+    assert way_entropy(flow_of(), EpisodeEnv.of(make("avoid"), PRETRAINED.env_options)) == 0.0
 
 
 @pytest.mark.ci

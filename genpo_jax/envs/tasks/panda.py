@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genpo_jax.envs.base import Metrics
+from genpo_jax.config import WAY
+from genpo_jax.envs.base import Metrics, Observation
 from genpo_jax.envs.mjcf import MjcfTask, Start, View
 
 NUM_JOINTS = 7
@@ -38,6 +39,12 @@ def joints_for(tool: Array) -> Array:
     elbow = at_elbow - np.pi - sum(bend)
     still = jnp.zeros_like(x)
     return jnp.stack([jnp.arctan2(y, x), shoulder, still, elbow, still, shoulder - elbow, still + np.pi / 4])
+
+
+def axes(way: Array) -> tuple[Array, Array]:
+    """Return unit vectors `[2]` along a way over the table, and to the left of it."""
+    forward = way / jnp.maximum(jnp.linalg.norm(way), 1e-6)
+    return forward, jnp.stack([-forward[1], forward[0]])
 
 
 class PandaReach(MjcfTask):
@@ -82,11 +89,17 @@ class PandaReach(MjcfTask):
 
 
 class PandaPush(MjcfTask):
-    """Push a box over the table to a random place, and leave it there. An action moves the tool, which points down."""
+    """Push a box over the table to a random place, and leave it there. An action moves the tool, which points down.
+
+    The scripted expert comes down beside the box, on one side or the other, and goes round it to the side from which to
+    push. `way_0` and `way_1` are 1 for a success of a tool that came down on the right or on the left of the way to go.
+    """
 
     # Meters that the tool's set point is ahead of it, and where it may be.
     STEP = 0.06
     LOW, HIGH = np.array([0.3, -0.35, 0.025]), np.array([0.7, 0.35, 0.2])
+    # Where the expert goes round the box, its height there and over the box, and how near behind it begins to push.
+    ROUND, UNDER, OVER, BEHIND = 0.09, 0.03, 0.13, 0.35
     name = "panda_push"
     model = Path(__file__).with_name("panda_push.xml")
     control_dt = 0.05
@@ -108,7 +121,11 @@ class PandaPush(MjcfTask):
         low, high = jnp.array([0.4, -0.2, 0.12]), jnp.array([0.6, 0.2, 0.18])
         posture = joints_for(jax.random.uniform(tool_key, (3,), minval=low, maxval=high))
         return Start(
-            qpos=jnp.concatenate([posture, pose]), ctrl=posture, mocap_pos=jnp.append(goal, 0.0)[None], goal=goal
+            qpos=jnp.concatenate([posture, pose]),
+            ctrl=posture,
+            mocap_pos=jnp.append(goal, 0.0)[None],
+            goal=goal,
+            memory=jnp.zeros(()),
         )
 
     def control(self, s: View, action: Array) -> Array:
@@ -131,10 +148,41 @@ class PandaPush(MjcfTask):
         """Whether the box is there."""
         return self.distance(s) < NEAR
 
+    def remember(self, s: View) -> Array:
+        """Remember on which side the tool came down beside the box: -1 the right, 1 the left, 0 none yet."""
+        box, tool = s.sensor("box")[:2], s.sensor("tool")
+        forward, left = axes(s.goal - box)
+        beside = (tool[:2] - box) @ left
+        came = (tool[2] < self.OVER / 2) & (jnp.abs(beside) > self.ROUND / 2)
+        return jnp.where((s.memory == 0) & came, jnp.sign(beside), s.memory)
+
     def metrics(self, s: View, action: Array) -> Metrics:
-        """Report the distance of box and goal."""
+        """Report the distance of box and goal, and the way of a success."""
         del action
-        return {"distance": self.distance(s)}
+        ways = {f"{WAY}{k}": jnp.float32(self.success(s) & (s.memory == side)) for k, side in enumerate((-1, 1))}
+        return {"distance": self.distance(s)} | ways
+
+    def plan(self, key: Array) -> Array:
+        """Return the side on which an expert comes down: -1 the right, 1 the left."""
+        return jnp.where(jax.random.bernoulli(key), 1.0, -1.0)
+
+    def expert(self, obs: Observation, plan: Array) -> Array:
+        """Return the action `[3]` that goes on in the planned way."""
+        tool, to_box, to_goal = obs["state"][:3] / 5 + HALFWAY, obs["state"][6:9] / 10, obs["state"][9:11] / 10
+        forward, left = axes(to_goal)
+        box, apart = tool[:2] + to_box[:2], -to_box[:2]
+        # 0 behind the box, pi / 2 on the planned side.
+        angle = jnp.arctan2(plan * (apart @ left), -apart @ forward)
+        beside = box + self.ROUND * plan * left
+        there = jnp.linalg.norm(beside - tool[:2]) < self.BEHIND * self.ROUND
+        come_down = jnp.append(beside, jnp.where(there, self.UNDER, self.OVER))
+        onward = angle - 2 * self.BEHIND
+        go_round = box + self.ROUND * (jnp.sin(onward) * plan * left - jnp.cos(onward) * forward)
+        # Ever more to the middle of the side, or the box turns away; no further than the goal.
+        push = tool[:2] + jnp.minimum(jnp.linalg.norm(to_goal), self.STEP / 2) * forward - 2 * (apart @ left) * left
+        low = jnp.append(jnp.where(jnp.abs(angle) < self.BEHIND, push, go_round), self.UNDER)
+        target = jnp.where(tool[2] > self.OVER / 2, come_down, low)
+        return jnp.clip((target - tool) / self.STEP, -1, 1)
 
     def distance(self, s: View) -> Array:
         """Return the distance of box and goal in meters."""

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from genpo_jax.config import WAY
 from genpo_jax.envs.base import Metrics
 from genpo_jax.envs.mirror import Mirror, exchanged, signs, together
 from genpo_jax.envs.mjcf import MjcfTask, Start, View
@@ -25,7 +26,10 @@ MIRROR = Mirror(
 
 
 class PushT(MjcfTask):
-    """Bring the T to the middle of the table, turned by -45 degrees."""
+    """Bring the T to the middle of the table, turned by -45 degrees.
+
+    `way_0` and `way_1` are 1 for a success that turned it clockwise or counterclockwise.
+    """
 
     name = "push_t"
     model = Path(__file__).with_name("push_t.xml")
@@ -40,7 +44,7 @@ class PushT(MjcfTask):
         angle = jax.random.uniform(angle_key, minval=-np.pi, maxval=np.pi)
         side = jax.random.uniform(side_key, minval=-np.pi, maxval=np.pi)
         pusher = place + 0.2 * jnp.stack([jnp.cos(side), jnp.sin(side)])
-        return Start(qpos=jnp.stack([*place, angle, *pusher]), ctrl=pusher)
+        return Start(qpos=jnp.stack([*place, angle, *pusher]), ctrl=pusher, memory=angle)
 
     def control(self, s: View, action: Array) -> Array:
         """Set a point ahead of the pusher."""
@@ -68,9 +72,11 @@ class PushT(MjcfTask):
         return self.error(s) < NEAR
 
     def metrics(self, s: View, action: Array) -> Metrics:
-        """Report the error."""
+        """Report the error, and the way of a success."""
         del action
-        return {"error": self.error(s)}
+        turned = s.qpos[2] - s.memory
+        ways = {f"{WAY}{k}": jnp.float32(self.success(s) & way) for k, way in enumerate((turned < 0, turned >= 0))}
+        return {"error": self.error(s)} | ways
 
     def error(self, s: View) -> Array:
         """Return the distance from the goal in meters and a tenth of the angle to it in radians."""
