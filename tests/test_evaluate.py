@@ -80,7 +80,7 @@ def test_manipulation_plays_many_episodes_only_of_what_can_succeed(run, monkeypa
         assert found["episodes"] == episodes
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_a_pendulum_trained_on_mjx_is_played_in_c_as_mjx_would(tmp_path, capsys):
     import jax
 

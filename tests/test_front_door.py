@@ -147,6 +147,7 @@ def test_only_the_caller_can_go_on_with_an_environment_object(run, capsys):
     assert [line["env_steps"] for line in read_metrics(longer.run_dir / "metrics.jsonl")] == [0, 128, 256, 384]
 
 
+@pytest.mark.ci
 def test_a_registered_name_trains_and_resumes_without_being_registered_again(tmp_path, monkeypatch):
     monkeypatch.setattr(envs.registry, "_registered", {})
     genpo_jax.register_env("my-target", TargetEnv)

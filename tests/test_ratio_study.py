@@ -34,6 +34,7 @@ def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
     assert ratio.mean() == pytest.approx(1, abs=4 * ratio.std() / np.sqrt(ratio.size) + 0.01)
 
 
+@pytest.mark.ci
 def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_path):
     def main(*arguments):
         monkeypatch.setattr("sys.argv", ["ratio_study", "--out", str(tmp_path), *map(str, arguments)])
@@ -55,7 +56,7 @@ def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_pa
         main(*arguments, "--num-seeds", 2)
 
 
-@pytest.mark.ci
+@pytest.mark.slow
 def test_the_ratios_of_several_numbers_of_histories_are_of_one_policy(monkeypatch, tmp_path):
     arguments = ["--num-seeds", 1, "--num-timesteps", 8192, "--batch-size", 256, "--methods", "genpo++"]
     arguments += ["--histories", 1, 16, "--out", tmp_path]

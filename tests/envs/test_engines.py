@@ -56,6 +56,7 @@ def test_a_step_is_that_of_mujoco_to_the_last_bit(engine, model):
             np.testing.assert_array_equal(getattr(simulated, name), np.float32(getattr(data, name)))
 
 
+@pytest.mark.ci
 def test_it_does_what_mjx_does(engine, model):
     # The tip touches the floor in some of them.
     ours, theirs = (jax.jit(jax.vmap(lambda q, e=e: played(e, q)))(positions(8)) for e in (engine, MjxEngine(model)))

@@ -35,8 +35,10 @@ def test_random_actions_keep_everything_finite_and_solve_nothing(tasks, name):
     assert success[:, -1].mean() < 0.3
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("name", TASKS)
+# What pushes is also what reaches.
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "panda_reach" else pytest.mark.ci) for name in TASKS]
+)
 def test_both_engines_see_and_reward_the_same(tasks, name):
     actions = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, tasks[name].action_size)), jnp.float32)
 
