@@ -164,7 +164,7 @@ def test_fidelity_needs_success():
 
 @pytest.mark.ci
 def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
-    from experiments import collect, finetune, pretrain
+    from experiments import collect, finetune, finetuned, pretrain
 
     data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
     collect.collect(collect.Options(env="avoid", episodes=20, data=data))
@@ -179,3 +179,13 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
         finetune.json.loads((tuned / "finetuned.json").read_text())
     )
     assert genpo_jax.load(tuned)(jnp.zeros(2)).shape == (2,)
+    found = finetuned.read(tuned)
+    assert found.before.value == finetuned.json.loads((tuned / "finetuned.json").read_text())["sampler"]["success"][0]
+    # One chunk is the least.
+    assert found.on_the_way.shape == (1, 2) and found.env_steps.tolist() == [0, 4 * 64 * 64]
+    assert found.first_ratio_error < 5e-3 and found.ways_before == found.ways.value == 0
+    finetuned.compare(finetuned.Options((tuned, tuned), tmp_path / "out"))
+    assert "| tuned | 1 |" in (tmp_path / "out/table.md").read_text()
+    assert {"table.json", "finetuned.png"} < {path.name for path in (tmp_path / "out").iterdir()}
+    with pytest.raises(ValueError, match="a folder must be that of a run of experiments.finetune that has ended"):
+        finetuned.read(start)
