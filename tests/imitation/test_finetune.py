@@ -1,4 +1,6 @@
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,15 @@ import genpo_jax
 from experiments.finetune import Options, make_config
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.imitation.config import PretrainConfig
-from genpo_jax.imitation.fidelity import _conditional_entropy, calls_of, energy_distance, fidelity, way_entropy
+from genpo_jax.imitation.fidelity import (
+    Fidelity,
+    _conditional_entropy,
+    calls_of,
+    energy_distance,
+    fidelity,
+    way_entropy,
+)
+from genpo_jax.intervals import Interval
 from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlow
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.presets import apply, finetune_preset
@@ -160,6 +170,22 @@ def test_fidelity_needs_success():
     env = EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)
     with pytest.raises(ValueError, match="an environment with a metric 'success'"):
         fidelity("x", policy, policy.spec.method, env, jnp.zeros((1, 1)), episodes=2)
+
+
+@pytest.mark.parametrize(("can", "refused"), [((0.4, 0.36, 0.44), True), ((0.4, 0.3, 0.5), False)])
+def test_a_sampler_is_refused_only_for_what_its_episodes_show(monkeypatch, can, refused):
+    from experiments import finetune
+    from genpo_jax.imitation import fidelity as measuring
+
+    found = {"pretrained": Interval(0.5, 0.45, 0.55), "sampler": Interval(*can)}
+    monkeypatch.setattr(
+        measuring, "fidelity", lambda label, *_, **__: Fidelity(label, 1, 0.0, *[found[label]] * 2, None)
+    )
+    monkeypatch.setattr(measuring, "visited", lambda *_: None)
+    monkeypatch.setattr(genpo_jax, "load", lambda _: None)
+    options = Options(source=Path("flow"), run_dir=Path("tuned"))
+    with pytest.raises(ValueError, match="up to 0.450 within its interval") if refused else nullcontext():
+        assert finetune.before(options, PRETRAINED, PRETRAINED)["sampler"]["success"] == can
 
 
 @pytest.mark.ci
