@@ -11,7 +11,7 @@ refuses to start where it does not: what is lost there has to be learned again. 
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -21,9 +21,13 @@ from genpo_jax.cli import STOPPED, leave, run_program
 from genpo_jax.config import Config
 from genpo_jax.presets import apply, finetune_preset
 
+if TYPE_CHECKING:
+    from genpo_jax.runs.evaluate import Noise
+
 FINETUNED_FILE = "finetuned.json"
 # So much success may the sampler lose before anything is learned.
 MOST_LOST = 0.05
+NOISES: "tuple[Noise, ...]" = ("random", "fixed", "zero")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,15 @@ def make_config(options: Options, pretrained: Config) -> Config:
     return config if options.num_timesteps is None else replace(config, num_timesteps=options.num_timesteps)
 
 
-def before(options: Options, pretrained: Config, config: Config) -> dict[str, Any]:
+def episodes_of(config: Config) -> Any:
+    """Return the episodes of the run, an `EpisodeEnv`."""
+    from genpo_jax import envs
+    from genpo_jax.envs import EpisodeEnv
+
+    return EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options)
+
+
+def before(options: Options, pretrained: Config, config: Config, env: Any) -> dict[str, Any]:
     """Return what the pretrained policy and the new sampler can do, before anything is learned.
 
     Raises:
@@ -76,12 +88,9 @@ def before(options: Options, pretrained: Config, config: Config) -> dict[str, An
             nothing to improve on.
     """
     import genpo_jax
-    from genpo_jax import envs
-    from genpo_jax.envs import EpisodeEnv
     from genpo_jax.imitation.fidelity import fidelity, visited
 
     policy = genpo_jax.load(options.source)
-    env = EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options)
     obs = visited(policy, env)
     measured = {
         name: fidelity(name, policy, method, env, obs, episodes=options.episodes)
@@ -108,22 +117,30 @@ def before(options: Options, pretrained: Config, config: Config) -> dict[str, An
     return {name: one._asdict() for name, one in measured.items()}
 
 
-def after(options: Options, config: Config) -> list[dict[str, Any]]:
+def after(options: Options, config: Config, env: Any) -> list[dict[str, Any]]:
     """Return what the fine-tuned policy of every seed can do, with every kind of noise."""
     import genpo_jax
-    from genpo_jax import envs
-    from genpo_jax.envs import EpisodeEnv
     from genpo_jax.imitation.fidelity import way_entropy
-    from genpo_jax.runs.evaluate import evaluate, table
+    from genpo_jax.runs.evaluate import evaluate_policy, table
+    from genpo_jax.runs.folder import seed_folders
+    from genpo_jax.runtime import compiler_options
 
-    env, rows = EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options), []
-    for seed in config.seeds:
-        results = evaluate(options.run_dir, episodes=options.episodes, noise=("zero", "fixed", "random"), seed=seed)
-        results["ways"] = way_entropy(genpo_jax.load(results["run"]), env)
-        print(table(results))
-        if results["ways"] is not None:
-            print(f"  entropy of the ways from one start {results['ways']:.2f}")
-        rows.append(results)
+    told, rows = compiler_options(config.fusion_emitters), []
+    for folder in seed_folders(options.run_dir, config):
+        loaded = genpo_jax.load(folder)
+        # As if of one seed, so that one program serves all.
+        policy = genpo_jax.TrainedPolicy(replace(loaded.spec, seed=config.seed), loaded.params, loaded.moments)
+        row = {
+            "run": str(folder),
+            "env": env.env.name,
+            "episodes": options.episodes,
+            "noise": evaluate_policy(policy, env, options.episodes, NOISES, compiler_options=told),
+            "ways": way_entropy(policy, env),
+        }
+        print(table(row))
+        if row["ways"] is not None:
+            print(f"  entropy of the ways from one start {row['ways']:.2f}")
+        rows.append(row)
     return rows
 
 
@@ -136,18 +153,19 @@ def finetune(options: Options) -> None:
     check_run_dir(options.run_dir, options.resume)
     pretrained = saved_config(folder_of(options.source, None))
     config = make_config(options, pretrained)
+    env = episodes_of(config)
     path = options.run_dir / FINETUNED_FILE
     record: dict[str, Any] = {"from": str(options.source)}
     if options.resume and path.exists():
         record = json.loads(path.read_text())
     else:
-        record |= before(options, pretrained, config)
+        record |= before(options, pretrained, config, env)
         write_json(path, record)
     policy = None if options.resume else genpo_jax.load(options.source)
     run = genpo_jax.train(config.env, config, options.run_dir, resume=options.resume, start=policy)
     if run.stopped:
         leave(STOPPED)
-    record["after"] = after(options, config)
+    record["after"] = after(options, config, env)
     write_json(path, record)
     print(f"everything is in {options.run_dir}")
 

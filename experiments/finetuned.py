@@ -15,7 +15,7 @@ import numpy as np
 import tyro
 
 from experiments.compare_plots import COLORS
-from experiments.finetune import FINETUNED_FILE
+from experiments.finetune import FINETUNED_FILE, NOISES
 from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.cli import run_program
@@ -23,8 +23,6 @@ from genpo_jax.config import SUCCESS
 from genpo_jax.intervals import Interval
 from genpo_jax.runs.folder import saved_config, seed_folders
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
-
-NOISES = ("random", "fixed", "zero")
 
 
 @dataclass(frozen=True)

@@ -185,7 +185,7 @@ def test_a_sampler_is_refused_only_for_what_its_episodes_show(monkeypatch, can, 
     monkeypatch.setattr(genpo_jax, "load", lambda _: None)
     options = Options(source=Path("flow"), run_dir=Path("tuned"))
     with pytest.raises(ValueError, match="up to 0.450 within its interval") if refused else nullcontext():
-        assert finetune.before(options, PRETRAINED, PRETRAINED)["sampler"]["success"] == can
+        assert finetune.before(options, PRETRAINED, PRETRAINED, None)["sampler"]["success"] == can
 
 
 @pytest.mark.ci
