@@ -6,6 +6,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+# Of other systems, each says in a way of its own that it has no such function.
+NO_GLIBC = (OSError, AttributeError, TypeError)
+
 
 def configure_jax() -> None:
     """Keep compiled programs between processes and multiply matrices in full float32.
@@ -34,12 +37,31 @@ def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
     return {"xla_cpu_use_fusion_emitters": False}
 
 
+# Parameters of glibc's mallopt: from how many bytes on a buffer is a mapping of its own, and how many heaps there are.
+MMAP_THRESHOLD, ARENA_MAX = -3, -8
+LARGE_BUFFER = 2**20
+
+
+def keep_memory_flat() -> None:
+    """Let large buffers be mappings that end with them, in one heap for each core, where the C library can (glibc).
+
+    By itself it learns to keep them in its heaps, up to eight for each core, where the buffers of one chunk leave gaps
+    that those of the next do not fit: a MiB a minute was measured (docs/studies/faults.md). What the user has set by
+    `MALLOC_MMAP_THRESHOLD_`, `MALLOC_ARENA_MAX` or `GLIBC_TUNABLES` takes precedence.
+    """
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    with suppress(*NO_GLIBC):
+        mallopt = ctypes.CDLL(None).mallopt
+        if "MALLOC_MMAP_THRESHOLD_" not in os.environ and "mmap_threshold" not in tunables:
+            mallopt(MMAP_THRESHOLD, LARGE_BUFFER)
+        if "MALLOC_ARENA_MAX" not in os.environ and "arena_max" not in tunables:
+            mallopt(ARENA_MAX, os.cpu_count() or 1)
+
+
 def release_memory() -> None:
     """Give memory that was freed back to the system, where the C library can (glibc).
 
-    By itself it keeps what lies between things still in use, such as the buffers of many chunks: a MiB a minute was
-    measured (docs/studies/faults.md).
+    By itself it keeps what lies between things still in use.
     """
-    # Of other systems, each says in a way of its own that it has no such thing.
-    with suppress(OSError, AttributeError, TypeError):
+    with suppress(*NO_GLIBC):
         ctypes.CDLL(None).malloc_trim(0)

@@ -43,7 +43,7 @@ from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, other
 from genpo_jax.runs.metrics import MetricsWriter
 from genpo_jax.runs.progress import Progress
 from genpo_jax.runs.watchers import Watcher
-from genpo_jax.runtime import configure_jax, release_memory
+from genpo_jax.runtime import configure_jax, keep_memory_flat, release_memory
 from genpo_jax.training import memory
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.evaluation import Evaluator
@@ -403,6 +403,7 @@ def train(
     if not (config is None or isinstance(config, Config)):
         raise TypeError(f"config must be a Config, as from genpo_jax.preset, got {type(config).__name__}")
     configure_jax()
+    keep_memory_flat()
     is_object = not (env is None or isinstance(env, str))
     if is_object:
         # Once: a library's environment is traced when it is wrapped.

@@ -86,7 +86,7 @@ def main() -> None:
     percent, error = 100 * change, 100 * change_error
     print(f"speed {speed.mean():,.0f} env steps per processor second, {percent:+.3f} +- {error:.3f} % a minute")
     grown = (mib - mib_error) * length
-    sys.exit(grown > 0.01 * memory.mean())
+    sys.exit(int(grown > 0.01 * memory.mean()))
 
 
 if __name__ == "__main__":
