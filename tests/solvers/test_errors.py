@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import jax.numpy as jnp
 import pytest
 
@@ -139,6 +140,12 @@ CASES = {
         "event shape (2, d)",
         "(3, 2)",
         "solver.num_states",
+    ),
+    "negative sample_shape": (
+        lambda: flow().sample(seed=jax.random.key(0), sample_shape=-1),
+        "integers >= 0",
+        "-1",
+        "()",
     ),
     "proposal of a batched flow": (
         lambda: fit_history_proposal(Flow(HistorySolver(), zero, DiagonalNormal(jnp.zeros((5, 2, 2)))), None),
