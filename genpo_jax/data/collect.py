@@ -46,7 +46,7 @@ class Recorded(NamedTuple):
 
     Attributes:
         episodes: in order.
-        metrics: of each episode, by name, `[n]`; sums, and of `success` the last value.
+        metrics: of each episode, by name, `[n]`; sums, and of outcomes (`is_outcome`) the last values.
     """
 
     episodes: list[Episode]

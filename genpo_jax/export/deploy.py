@@ -22,7 +22,7 @@ class Deployment:
     Attributes:
         returns: of each episode `[n]`.
         lengths: in steps of the environment `[n]`.
-        metrics: sums over each episode, of `success` the last value, by name `[n]`.
+        metrics: sums over each episode, of outcomes the last value, by name `[n]`.
         latencies: seconds from observation to action, of every action `[m]`.
         control_seconds: time from one action to the next, the deadline of a latency.
         trained_return: mean return of the trainer's last evaluation with zero noise, or None.
