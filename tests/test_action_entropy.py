@@ -102,8 +102,9 @@ def test_the_slope_of_tanh_is_computed_without_cancellation():
     np.testing.assert_allclose(log_tanh_slope(jnp.asarray(40.0)), np.log(4) - 80, rtol=1e-6)
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("method", ["gaussian", "genpo++"])
+@pytest.mark.parametrize(
+    "method", [pytest.param("gaussian", marks=pytest.mark.ci), pytest.param("genpo++", marks=pytest.mark.slow)]
+)
 def test_the_bonus_keeps_the_action_random(method):
     config = Config(
         updates_per_chunk=5,
