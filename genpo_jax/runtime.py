@@ -8,6 +8,9 @@ from typing import Any
 
 # Of other systems, each says in a way of its own that it has no such function.
 NO_GLIBC = (OSError, AttributeError, TypeError)
+# Parameters of glibc's mallopt: from how many bytes on a buffer is a mapping of its own, and how many heaps there are.
+MMAP_THRESHOLD, ARENA_MAX = -3, -8
+LARGE_BUFFER = 2**20
 
 
 def configure_jax() -> None:
@@ -35,11 +38,6 @@ def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
     if fusion_emitters or jax.default_backend() != "cpu":
         return None
     return {"xla_cpu_use_fusion_emitters": False}
-
-
-# Parameters of glibc's mallopt: from how many bytes on a buffer is a mapping of its own, and how many heaps there are.
-MMAP_THRESHOLD, ARENA_MAX = -3, -8
-LARGE_BUFFER = 2**20
 
 
 def keep_memory_flat() -> None:

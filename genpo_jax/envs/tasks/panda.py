@@ -151,7 +151,7 @@ class PandaPush(MjcfTask):
     def remember(self, s: View) -> Array:
         """Remember on which side the tool came down beside the box: -1 the right, 1 the left, 0 none yet."""
         box, tool = s.sensor("box")[:2], s.sensor("tool")
-        forward, left = axes(s.goal - box)
+        _, left = axes(s.goal - box)
         beside = (tool[:2] - box) @ left
         came = (tool[2] < self.OVER / 2) & (jnp.abs(beside) > self.ROUND / 2)
         return jnp.where((s.memory == 0) & came, jnp.sign(beside), s.memory)
