@@ -56,11 +56,12 @@ def measure(options: Options) -> None:
     from genpo_jax.envs import EpisodeEnv
     from genpo_jax.imitation.fidelity import fidelity, visited
     from genpo_jax.runs.folder import saved_config
+    from genpo_jax.runtime import compiler_options
 
     check_methods(options.samplers)
     policy, config = genpo_jax.load(options.run), saved_config(options.run)
     env = EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options)
-    obs = visited(policy, env)
+    obs, told = visited(policy, env), compiler_options(config.fusion_emitters)
     table = Table(title=f"{options.run}: {options.episodes} episodes, 95 % intervals")
     for column in ("sampler", "calls", "success, random noise", "success, zero noise", "ways", "energy distance"):
         table.add_column(column)
@@ -68,7 +69,7 @@ def measure(options: Options) -> None:
     for sampler in options.samplers:
         name, layer = parse_method(sampler)
         method = apply(Config(method=method_of(name)()), layer).method
-        found = fidelity(sampler, policy, method, env, obs, episodes=options.episodes)
+        found = fidelity(sampler, policy, method, env, obs, episodes=options.episodes, compiler_options=told)
         ways = "-" if found.ways is None else f"{found.ways:.2f}"
         cells = (sampler, str(found.calls), str(found.success), str(found.success_zero), ways, f"{found.energy:.4f}")
         table.add_row(*cells)

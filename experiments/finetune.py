@@ -22,6 +22,7 @@ from genpo_jax.config import Config
 from genpo_jax.presets import apply, finetune_preset
 
 if TYPE_CHECKING:
+    from genpo_jax.methods import Method
     from genpo_jax.runs.evaluate import Noise
 
 FINETUNED_FILE = "finetuned.json"
@@ -88,14 +89,21 @@ def before(options: Options, pretrained: Config, config: Config, env: Any) -> di
             nothing to improve on.
     """
     import genpo_jax
-    from genpo_jax.imitation.fidelity import fidelity, visited
+    from genpo_jax.imitation.fidelity import Fidelity, fidelity, visited
+    from genpo_jax.runtime import compiler_options
 
-    policy = genpo_jax.load(options.source)
+    policy, told = genpo_jax.load(options.source), compiler_options(config.fusion_emitters)
     obs = visited(policy, env)
-    measured = {
-        name: fidelity(name, policy, method, env, obs, episodes=options.episodes)
-        for name, method in (("pretrained", pretrained.method), ("sampler", config.method))
-    }
+
+    def measure(label: str, method: "Method") -> Fidelity:
+        return fidelity(label, policy, method, env, obs, episodes=options.episodes, compiler_options=told)
+
+    measured = {"pretrained": measure("pretrained", pretrained.method)}
+    # A Gaussian's sampler is that of its pretraining.
+    same = config.method == pretrained.method
+    measured["sampler"] = (
+        measured["pretrained"]._replace(label="sampler") if same else measure("sampler", config.method)
+    )
     for one in measured.values():
         print(f"{one.label:12} success {one.success} (zero noise {one.success_zero})", flush=True)
     could, can = measured["pretrained"].success.value, measured["sampler"].success
@@ -135,7 +143,7 @@ def after(options: Options, config: Config, env: Any) -> list[dict[str, Any]]:
             "env": env.env.name,
             "episodes": options.episodes,
             "noise": evaluate_policy(policy, env, options.episodes, NOISES, compiler_options=told),
-            "ways": way_entropy(policy, env),
+            "ways": way_entropy(policy, env, compiler_options=told),
         }
         print(table(row))
         if row["ways"] is not None:

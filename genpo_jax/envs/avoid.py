@@ -6,8 +6,8 @@ import numpy as np
 from flax.struct import PyTreeNode
 from jax import Array
 
-from genpo_jax.config import SUCCESS, WAY
-from genpo_jax.envs.base import Metrics, Observation
+from genpo_jax.config import SUCCESS
+from genpo_jax.envs.base import Metrics, Observation, way_metrics
 
 
 class AvoidState(PyTreeNode):
@@ -71,8 +71,7 @@ class Avoid:
         passed = (start[0] < last) & (position[0] >= last)
         way = jnp.where(passed, (position[1] > lower).sum(), state.way)
         success = (position[0] >= self.FAR_SIDE) & ~touched
-        metrics = {f"{WAY}{k}": jnp.float32(success & (way == k)) for k in range(self.NUM_WAYS)}
-        metrics[SUCCESS] = jnp.float32(success)
+        metrics = {SUCCESS: jnp.float32(success)} | way_metrics(success, [way == k for k in range(self.NUM_WAYS)])
         state = AvoidState(position, jnp.int32(way))
         return state, {"state": position}, jnp.float32(success), touched | success, metrics
 

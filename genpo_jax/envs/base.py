@@ -1,8 +1,12 @@
 """What an environment is to the trainer: two pure functions of a single, unbatched state."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
+import jax.numpy as jnp
 from jax import Array
+
+from genpo_jax.config import WAY
 
 Observation: TypeAlias = dict[str, Array]
 Metrics: TypeAlias = dict[str, Array]
@@ -36,3 +40,13 @@ class Environment(Protocol):
         none: their sums over an episode appear as `train/env/NAME` and `eval/env/NAME`, means over episodes.
         """
         ...
+
+
+def way_metrics(success: Array, ways: Sequence[Array]) -> Metrics:
+    """Return a metric `way_k` for each of several ways to succeed: 1 for a success by that one.
+
+    Args:
+        success: scalar, boolean.
+        ways: which way it is, scalars, boolean.
+    """
+    return {f"{WAY}{k}": jnp.float32(success & way) for k, way in enumerate(ways)}

@@ -1,6 +1,5 @@
 """How true the sampler of fine-tuning is to the pretrained flow, before anything is learned."""
 
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +20,7 @@ from genpo_jax.training.transfer import as_method
 
 NUM_ACTIONS = 128
 # From each of so many starts so many episodes tell which ways there are.
-NUM_STARTS, NUM_DRAWS = 32, 64
+NUM_STARTS, NUM_DRAWS = 16, 64
 
 
 class Fidelity(NamedTuple):
@@ -45,7 +44,14 @@ class Fidelity(NamedTuple):
 
 
 def fidelity(
-    label: str, policy: TrainedPolicy, method: Method, env: EpisodeEnv, obs: Array, *, episodes: int = 1000
+    label: str,
+    policy: TrainedPolicy,
+    method: Method,
+    env: EpisodeEnv,
+    obs: Array,
+    *,
+    episodes: int = 1000,
+    compiler_options: dict[str, bool] | None = None,
 ) -> Fidelity:
     """Measure the sampler of a method against that of a pretrained policy.
 
@@ -56,9 +62,10 @@ def fidelity(
         env: episodes to succeed in.
         obs: observations `[N, o]` at which actions are compared.
         episodes: for each kind of noise.
+        compiler_options: of what runs the episodes, see `genpo_jax.runtime.compiler_options`.
     """
     sampler = as_method(policy, method)
-    results = evaluate_policy(sampler, env, episodes)
+    results = evaluate_policy(sampler, env, episodes, compiler_options=compiler_options)
     success = {noise: success_of(values) for noise, values in results.items()}
     return Fidelity(
         label=label,
@@ -66,7 +73,7 @@ def fidelity(
         energy=float(_energy_of(policy, sampler, obs)),
         success=success["random"],
         success_zero=success["zero"],
-        ways=way_entropy(sampler, env),
+        ways=way_entropy(sampler, env, compiler_options=compiler_options),
     )
 
 
@@ -89,7 +96,12 @@ def success_of(values: dict[str, Any]) -> Interval:
     return Interval(values[SUCCESS], *values[f"{SUCCESS}_interval"])
 
 
-def way_entropy(policy: TrainedPolicy, env: EpisodeEnv, start_seed: int = 1_000_003) -> float | None:
+def way_entropy(
+    policy: TrainedPolicy,
+    env: EpisodeEnv,
+    start_seed: int = 1_000_003,
+    compiler_options: dict[str, bool] | None = None,
+) -> float | None:
     """Return the entropy of the ways that a policy takes from one start, over the logarithm of their number.
 
     It is a mean over starts, weighted by their successes, with random noise: a policy that goes one way from here and
@@ -98,7 +110,8 @@ def way_entropy(policy: TrainedPolicy, env: EpisodeEnv, start_seed: int = 1_000_
     names = [name for name in env.metric_names if name.startswith(WAY)]
     if len(names) < 2:
         return None
-    metrics = jax.device_get(_from_starts(policy, env, jax.random.key(start_seed)))
+    program = jax.jit(_from_starts, static_argnums=1, compiler_options=compiler_options)
+    metrics = jax.device_get(program(policy, env, jax.random.key(start_seed)))
     return _conditional_entropy(np.stack([metrics[name] for name in names], axis=-1).sum(axis=1))
 
 
@@ -110,7 +123,6 @@ def _conditional_entropy(counts: np.ndarray) -> float:
     return float((total * entr(counts / np.maximum(total, 1))).sum() / total.sum() / np.log(counts.shape[1]))
 
 
-@partial(jax.jit, static_argnums=1)
 def _from_starts(policy: TrainedPolicy, env: EpisodeEnv, key: Array) -> dict[str, Array]:
     """Return the metrics of episodes `[NUM_STARTS, NUM_DRAWS]`."""
     reset_key, key = jax.random.split(key)

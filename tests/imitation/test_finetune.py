@@ -184,8 +184,26 @@ def test_a_sampler_is_refused_only_for_what_its_episodes_show(monkeypatch, can, 
     monkeypatch.setattr(measuring, "visited", lambda *_: None)
     monkeypatch.setattr(genpo_jax, "load", lambda _: None)
     options = Options(source=Path("flow"), run_dir=Path("tuned"))
+    tuned = replace(PRETRAINED, method=SAFlow())
     with pytest.raises(ValueError, match="up to 0.450 within its interval") if refused else nullcontext():
-        assert finetune.before(options, PRETRAINED, PRETRAINED, None)["sampler"]["success"] == can
+        assert finetune.before(options, PRETRAINED, tuned, None)["sampler"]["success"] == can
+
+
+def test_a_sampler_that_is_the_pretrained_one_is_measured_once(monkeypatch):
+    from experiments import finetune
+    from genpo_jax.imitation import fidelity as measuring
+
+    measured, some = [], Interval(0.5, 0.4, 0.6)
+    monkeypatch.setattr(
+        measuring,
+        "fidelity",
+        lambda label, *_, **__: measured.append(label) or Fidelity(label, 1, 0.0, some, some, None),
+    )
+    monkeypatch.setattr(measuring, "visited", lambda *_: None)
+    monkeypatch.setattr(genpo_jax, "load", lambda _: None)
+    found = finetune.before(Options(source=Path("flow"), run_dir=Path("tuned")), PRETRAINED, PRETRAINED, None)
+    assert measured == ["pretrained"]
+    assert found["sampler"] == found["pretrained"] | {"label": "sampler"}
 
 
 @pytest.mark.ci

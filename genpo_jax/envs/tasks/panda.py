@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genpo_jax.config import WAY
-from genpo_jax.envs.base import Metrics, Observation
+from genpo_jax.envs.base import Metrics, Observation, way_metrics
 from genpo_jax.envs.mjcf import MjcfTask, Start, View
 
 NUM_JOINTS = 7
@@ -159,8 +158,7 @@ class PandaPush(MjcfTask):
     def metrics(self, s: View, action: Array) -> Metrics:
         """Report the distance of box and goal, and the way of a success."""
         del action
-        ways = {f"{WAY}{k}": jnp.float32(self.success(s) & (s.memory == side)) for k, side in enumerate((-1, 1))}
-        return {"distance": self.distance(s)} | ways
+        return {"distance": self.distance(s)} | way_metrics(self.success(s), [s.memory == -1, s.memory == 1])
 
     def plan(self, key: Array) -> Array:
         """Return the side on which an expert comes down: -1 the right, 1 the left."""

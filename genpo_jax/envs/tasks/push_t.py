@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genpo_jax.config import WAY
-from genpo_jax.envs.base import Metrics
+from genpo_jax.envs.base import Metrics, way_metrics
 from genpo_jax.envs.mirror import Mirror, exchanged, signs, together
 from genpo_jax.envs.mjcf import MjcfTask, Start, View
 
@@ -75,8 +74,7 @@ class PushT(MjcfTask):
         """Report the error, and the way of a success."""
         del action
         turned = s.qpos[2] - s.memory
-        ways = {f"{WAY}{k}": jnp.float32(self.success(s) & way) for k, way in enumerate((turned < 0, turned >= 0))}
-        return {"error": self.error(s)} | ways
+        return {"error": self.error(s)} | way_metrics(self.success(s), [turned < 0, turned >= 0])
 
     def error(self, s: View) -> Array:
         """Return the distance from the goal in meters and a tenth of the angle to it in radians."""
