@@ -224,7 +224,8 @@ FINETUNE_METHOD: dict[str, Layer] = {
 def finetune_preset(pretrained: Config, method: str) -> Config:
     """Return settings that fine-tune the policy of a pretraining run by a method.
 
-    Chunks stay as they were pretrained, and the discount of an action that consists of h is that of h steps.
+    Chunks stay as they were pretrained, the discount of an action that consists of h is that of h steps, and a rollout
+    of long actions is of fewer of them, or a run would be of a few updates.
 
     Args:
         pretrained: settings of the run to start from.
@@ -237,4 +238,6 @@ def finetune_preset(pretrained: Config, method: str) -> Config:
     for layer in (FINETUNE, FINETUNE_METHOD.get(method, {})):
         config = apply(config, layer)
     steps = config.env_options.steps_per_action
-    return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps}})
+    unroll = min(config.ppo.unroll, max(128 // steps, 16))
+    minibatches = min(config.ppo.num_minibatches, unroll // 4)
+    return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps, "unroll": unroll, "num_minibatches": minibatches}})

@@ -12,6 +12,7 @@ from settings import raw_leaves
 
 import genpo_jax
 from experiments.finetune import Options, make_config
+from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.fidelity import (
@@ -170,6 +171,13 @@ def test_fidelity_needs_success():
     env = EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)
     with pytest.raises(ValueError, match="an environment with a metric 'success'"):
         fidelity("x", policy, policy.spec.method, env, jnp.zeros((1, 1)), episodes=2)
+
+
+@pytest.mark.parametrize(("chunk", "unroll", "num_minibatches"), [(1, 64, 8), (4, 32, 8), (8, 16, 4), (64, 16, 4)])
+def test_a_rollout_of_long_actions_is_of_fewer(chunk, unroll, num_minibatches):
+    config = finetune_preset(replace(PRETRAINED, env_options=EnvConfig(chunk=chunk)), "genpo++")
+    assert (config.ppo.unroll, config.ppo.num_minibatches) == (unroll, num_minibatches)
+    assert config.ppo.gamma == 0.99**chunk
 
 
 @pytest.mark.parametrize(("can", "refused"), [((0.4, 0.36, 0.44), True), ((0.4, 0.3, 0.5), False)])
