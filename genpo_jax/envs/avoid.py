@@ -18,10 +18,11 @@ class AvoidState(PyTreeNode):
 
 
 class Avoid:
-    """A point goes from the left to the right through columns of one, two and three posts.
+    """A point goes from the left to the right through columns of posts, as on a Galton board.
 
-    Every post stands before the middle of a gap of the next column, as on a Galton board: straight on is always wrong,
-    left and right are always equally good, and their mean touches the post. The point moves by `SPEED` times the
+    All gaps are equally wide, and every post stands before the middle of a gap of the next column: straight on is
+    always wrong, left and right are equally good, and their mean touches the post. So there are two gaps of the first
+    column, three of the second and four of the last that are ways to go. The point moves by `SPEED` times the
     action, shortened to length 1. Touching a post or a wall ends the episode; reaching the far side ends it with
     success, and the reward 1. The observation is the position. The metric `way_k` is 1 for an episode that reached the
     far side by gap k of the last column, counted from below.
@@ -30,7 +31,8 @@ class Avoid:
     COLUMNS = (0.5, 1.0, 1.5)
     SPACING = 0.4
     RADIUS = 0.08
-    WALL = 0.9
+    # The outermost posts of the first and the last column stand in it.
+    WALL = 2 * SPACING
     FAR_SIDE = 2.0
     SPEED = 0.08
     START = 0.1
@@ -44,8 +46,10 @@ class Avoid:
 
     @property
     def posts(self) -> np.ndarray:
-        """The centers `[6, 2]` of the posts."""
-        return np.array([(x, (i - c / 2) * self.SPACING) for c, x in enumerate(self.COLUMNS) for i in range(c + 1)])
+        """The centers `[14, 2]` of the posts."""
+        shifted = [c % 2 * self.SPACING / 2 - self.WALL for c in range(len(self.COLUMNS))]
+        heights = [np.arange(lowest, self.WALL + 1e-6, self.SPACING) for lowest in shifted]
+        return np.array([(x, y) for x, column in zip(self.COLUMNS, heights, strict=True) for y in column])
 
     def gap(self, column: int, number: Array) -> Array:
         """Return the height of the middle of a gap of a column, `[...]`; its gaps count from 0, from below."""
@@ -69,7 +73,7 @@ class Avoid:
         last = self.COLUMNS[-1]
         lower = jnp.asarray([y for x, y in self.posts if x == last], position.dtype)
         passed = (start[0] < last) & (position[0] >= last)
-        way = jnp.where(passed, (position[1] > lower).sum(), state.way)
+        way = jnp.where(passed, (position[1] > lower[1:]).sum(), state.way)
         success = (position[0] >= self.FAR_SIDE) & ~touched
         metrics = {SUCCESS: jnp.float32(success)} | way_metrics(success, [way == k for k in range(self.NUM_WAYS)])
         state = AvoidState(position, jnp.int32(way))

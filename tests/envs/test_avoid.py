@@ -15,11 +15,20 @@ def step(position, action):
 
 
 def test_straight_on_touches_a_post_in_every_column():
-    # 0.08 a step, and posts of radius 0.08 at (0.5, 0), (1, 0.2) and (1.5, 0.4).
+    # 0.08 a step, and posts of radius 0.08, among them (0.5, 0), (1, 0.2) and (1.5, 0.4).
     for position in [(0.35, 0.0), (0.85, 0.2), (1.35, 0.4)]:
         _, _, reward, terminated, metrics = step(position, [1.0, 0.0])
         assert terminated and reward == 0 and metrics["success"] == 0
     assert not step((0.3, 0.0), [1.0, 0.0])[3]
+
+
+def test_all_gaps_are_equally_wide_and_before_each_stands_a_post():
+    columns = [sorted(y for x, y in AVOID.posts if x == column) for column in AVOID.COLUMNS]
+    for column in columns:
+        np.testing.assert_allclose(np.diff(column), AVOID.SPACING)
+    for before, after in zip(columns, columns[1:], strict=False):
+        middles = np.add(after[1:], after[:-1]) / 2
+        assert all(np.abs(np.array(before) - middle).min() < 1e-9 for middle in middles)
 
 
 def test_a_step_may_not_jump_over_the_edge_of_a_post():

@@ -1,0 +1,109 @@
+"""Draw the ways that policies take through `avoid`, all from one start: how many are left?
+
+    python -m experiments.avoid_paths runs/flow runs/tuned/seed-0 --out paths.png
+
+Folders are those of runs of `experiments.pretrain` and `experiments.finetune`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+
+from experiments.compare_plots import COLORS
+from genpo_jax.checks import require
+from genpo_jax.cli import run_program
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from genpo_jax.data.collect import Recorded
+    from genpo_jax.envs.avoid import Avoid
+
+
+@dataclass(frozen=True)
+class Options:
+    """Whose ways."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of runs on avoid."""
+    out: Path = Path("paths.png")
+    """Picture to write."""
+    episodes: Annotated[int, tyro.conf.arg(name="paths")] = 80
+    """Episodes of each, with random noise."""
+    start: float = 0.0
+    """Height at which all of them start."""
+
+
+def paths(run: Path, env: "Avoid", start: float, episodes: int) -> "Recorded":
+    """Return episodes of a run's policy that start at one height.
+
+    Raises:
+        ValueError: if the run is of another environment.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    import genpo_jax
+    from genpo_jax.data.collect import record, trained
+    from genpo_jax.envs.avoid import Avoid, AvoidState
+
+    class FromOneStart(Avoid):
+        def reset(self, key: jax.Array) -> tuple[AvoidState, dict[str, jax.Array]]:
+            state, _ = super().reset(key)
+            position = jnp.array([0.0, start])
+            return state.replace(position=position), {"state": position}
+
+    policy = genpo_jax.load(run)
+    require(policy.spec.env == env.name, f"of {env.name}", f"the run {run}", policy.spec.env)
+    return record(FromOneStart(), trained(policy, episodes, "random", 1), episodes, jax.random.key(0))
+
+
+def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:
+    """Draw posts, walls and paths: those of successes in the color of their gap, others gray."""
+    from matplotlib.patches import Circle
+
+    from genpo_jax.config import SUCCESS, WAY
+
+    ways = np.stack([recorded.metrics[f"{WAY}{k}"] for k in range(env.NUM_WAYS)], axis=-1)
+    for episode, way in zip(recorded.episodes, ways, strict=True):
+        # That of a recording is there: the observation after the last action.
+        path = np.vstack([episode.obs, episode.obs[-1:] if episode.last_obs is None else episode.last_obs])
+        color = COLORS[way.argmax()] if way.any() else "0.75"
+        axes.plot(*path.T, color=color, linewidth=0.7, alpha=0.7, zorder=2 if way.any() else 1)
+    for post in env.posts:
+        axes.add_patch(Circle(tuple(post), env.RADIUS, color="0.25", zorder=3))
+    for wall in (-env.WALL, env.WALL):
+        axes.axhline(wall, color="0.25", linewidth=2)
+    axes.axvline(env.FAR_SIDE, color="0.6", linestyle=":")
+    axes.set(xlim=(-0.05, env.FAR_SIDE + 0.08), ylim=(-env.WALL - 0.03, env.WALL + 0.03), aspect="equal")
+    axes.set(xticks=[], yticks=[], xlabel=f"success {recorded.metrics[SUCCESS].mean():.2f}")
+
+
+def picture(options: Options) -> None:
+    """Write a panel for each run."""
+    from matplotlib.figure import Figure
+
+    from genpo_jax.envs.avoid import Avoid
+
+    require(len(options.runs) > 0, "at least one folder", "runs", options.runs)
+    require(options.episodes >= 1, ">= 1", "paths", options.episodes)
+    env = Avoid()
+    columns = min(len(options.runs), 3)
+    rows = -(-len(options.runs) // columns)
+    figure = Figure(figsize=(4.2 * columns, 4.1 * rows), layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes, run in zip(panels, options.runs, strict=False):
+        draw(axes, env, paths(run, env, options.start, options.episodes))
+        axes.set_title(run.parent.name if run.name.startswith("seed-") else run.name)
+    for axes in panels[len(options.runs) :]:
+        axes.set_axis_off()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.out, dpi=120)
+    print(f"the picture is {options.out}")
+
+
+if __name__ == "__main__":
+    run_program(Options, picture, __doc__)
