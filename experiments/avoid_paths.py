@@ -1,6 +1,6 @@
 """Draw the ways that policies take through `avoid`, all from one start: how many are left?
 
-    python -m experiments.avoid_paths runs/flow runs/tuned/seed-0 --out paths.png
+    python -m experiments.avoid_paths runs/flow runs/tuned/seed-0 --file paths.png
 
 Folders are those of runs of `experiments.pretrain` and `experiments.finetune`.
 """
@@ -29,7 +29,7 @@ class Options:
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs on avoid."""
-    out: Path = Path("paths.png")
+    file: Path = Path("paths.png")
     """Picture to write."""
     episodes: Annotated[int, tyro.conf.arg(name="paths")] = 80
     """Episodes of each, with random noise."""
@@ -91,18 +91,18 @@ def picture(options: Options) -> None:
     require(len(options.runs) > 0, "at least one folder", "runs", options.runs)
     require(options.episodes >= 1, ">= 1", "paths", options.episodes)
     env = Avoid()
-    columns = min(len(options.runs), 3)
+    columns = min(len(options.runs), 4)
     rows = -(-len(options.runs) // columns)
-    figure = Figure(figsize=(4.2 * columns, 4.1 * rows), layout="constrained")
+    figure = Figure(figsize=(3.6 * columns, 3.4 * rows), layout="constrained")
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes, run in zip(panels, options.runs, strict=False):
         draw(axes, env, paths(run, env, options.start, options.episodes))
         axes.set_title(run.parent.name if run.name.startswith("seed-") else run.name)
     for axes in panels[len(options.runs) :]:
         axes.set_axis_off()
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.out, dpi=120)
-    print(f"the picture is {options.out}")
+    options.file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(options.file, dpi=120)
+    print(f"the picture is {options.file}")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,8 @@ class Options:
     """Seeds, trained side by side."""
     num_timesteps: int | None = None
     """Env steps of each seed. None: the preset's."""
+    num_envs: int | None = None
+    """Environments side by side. None: the preset's."""
     initial_kl_coef: float = 0.0
     """Weight of the exact KL divergence from the pretrained policy, which keeps its ways."""
     final_initial_kl_coef: float | None = None
@@ -69,8 +71,12 @@ def make_config(options: Options, pretrained: Config) -> Config:
     config = apply(finetune_preset(pretrained, name), layer)
     config = replace(config, method=with_networks_of(config.method, pretrained.method), seed=options.seed)
     anchor = {name: getattr(options, name) for name in ("initial_kl_coef", "final_initial_kl_coef", "bc_coef")}
-    config = apply(config, {"ppo": anchor, "num_seeds": options.num_seeds})
-    return config if options.num_timesteps is None else replace(config, num_timesteps=options.num_timesteps)
+    layer: dict[str, Any] = {"ppo": anchor, "num_seeds": options.num_seeds}
+    if options.num_timesteps is not None:
+        layer["num_timesteps"] = options.num_timesteps
+    if options.num_envs is not None:
+        layer["env_options"] = {"num_envs": options.num_envs}
+    return apply(config, layer)
 
 
 def episodes_of(config: Config) -> Any:

@@ -173,6 +173,15 @@ def test_fidelity_needs_success():
         fidelity("x", policy, policy.spec.method, env, jnp.zeros((1, 1)), episodes=2)
 
 
+def test_options_reach_the_settings_of_the_run():
+    options = Options(source=Path("a"), run_dir=Path("b"), num_timesteps=4096, num_envs=32, num_seeds=2, seed=7)
+    config = make_config(options, PRETRAINED)
+    assert (config.num_timesteps, config.env_options.num_envs) == (4096, 32)
+    assert list(config.seeds) == [7, 8]
+    assert config.env_options.reward == "success"
+    assert make_config(replace(options, num_envs=None), PRETRAINED).env_options.num_envs == 64
+
+
 @pytest.mark.parametrize(("chunk", "unroll", "num_minibatches"), [(1, 64, 8), (4, 32, 8), (8, 16, 4), (64, 16, 4)])
 def test_a_rollout_of_long_actions_is_of_fewer(chunk, unroll, num_minibatches):
     config = finetune_preset(replace(PRETRAINED, env_options=EnvConfig(chunk=chunk)), "genpo++")
