@@ -185,10 +185,10 @@ FINETUNE: Layer = {
         "normalize_rewards": False,
     },
 }
-# How the methods' papers, or their public code, fine-tune otherwise; and the sampler that is truest to a pretrained
-# flow (docs/demonstrations.md).
+# How the methods' papers, or their public code, fine-tune otherwise; and of the samplers that are true to a pretrained
+# flow the one that learns most (docs/studies/finetuning.md).
 FINETUNE_METHOD: dict[str, Layer] = {
-    "genpo++": {"method": {"solver": "euler-start", "base": "standard"}},
+    "genpo++": {"method": {"base": "standard", "history_coef": 0.5}},
     "genpo": {"method": {"base": "correlated"}},
     "saflow": {"method": {"base": "correlated", "num_steps": 3}},
     "fpo": {"ppo": {"clip_range": 0.05, "target_kl": None, "learning_rate": 1e-5, "num_epochs": 10}},

@@ -14,6 +14,7 @@ import genpo_jax
 from experiments.finetune import Options, make_config
 from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv, make
+from genpo_jax.envs.avoid import Avoid
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.fidelity import (
     Fidelity,
@@ -225,7 +226,7 @@ def test_a_sampler_that_is_the_pretrained_one_is_measured_once(monkeypatch):
 
 @pytest.mark.ci
 def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
-    from experiments import collect, finetune, finetuned, pretrain
+    from experiments import avoid_paths, collect, finetune, finetuned, pretrain
 
     data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
     collect.collect(collect.Options(env="avoid", episodes=20, data=data))
@@ -251,3 +252,7 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
     assert {"table.json", "finetuned.png"} < {path.name for path in (tmp_path / "out").iterdir()}
     with pytest.raises(ValueError, match="a folder must be that of a run of experiments.finetune that has ended"):
         finetuned.read(start)
+    avoid_paths.picture(avoid_paths.Options((start, tuned), tmp_path / "paths.png", episodes=3))
+    assert (tmp_path / "paths.png").stat().st_size > 10_000
+    walk = avoid_paths.paths(tuned, Avoid(), 0.05, 3)
+    assert [episode.obs[0].tolist() for episode in walk.episodes] == [[0.0, np.float32(0.05)]] * 3
