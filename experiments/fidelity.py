@@ -29,9 +29,9 @@ SAMPLERS = (
     "genpo++:solver=multistep-1,history_coef=0.65,base=correlated,tau=0.3",
     "genpo++:solver=euler-start,base=standard,tau=0.1",
     "genpo++:solver=euler-start,base=standard,tau=0.3",
-    "saflow:num_steps=2,base=correlated,tau=0.1",
+    "genpo++:solver=euler-start,base=standard,tau=0.1,num_steps=10",
+    "genpo++:solver=euler-start,base=standard,history_coef=0.5,tau=0.1",
     "saflow:num_steps=3,base=correlated,tau=0.1",
-    "saflow:num_steps=3,base=correlated,tau=0.3",
 )
 
 
