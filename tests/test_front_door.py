@@ -134,6 +134,7 @@ def test_loading_and_acting_imports_no_physics(run):
     assert float(done.stdout) == pytest.approx(float(run.policies[4]([0.5])[0]), abs=1e-6)
 
 
+@pytest.mark.ci
 def test_only_the_caller_can_go_on_with_an_environment_object(run, capsys):
     with pytest.raises(ValueError, match="trained on an environment object, 'privileged'; pass it again"):
         genpo_jax.train(run_dir=run.run_dir, resume=True)

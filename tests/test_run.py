@@ -310,6 +310,7 @@ class Broken(TargetEnv):
         return state, {"state": obs["state"] * jnp.nan}, *others
 
 
+@pytest.mark.ci
 def test_a_run_that_learns_nothing_says_so_once_and_stops_with_everything_saved(tmp_path, caplog):
     config = replace(CONFIG, num_timesteps=64 * 30, num_evals=0)
     with pytest.raises(SickRunError, match="stopped after 10 chunks .*every environment was reset .*another backend"):

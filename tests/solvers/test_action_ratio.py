@@ -135,6 +135,7 @@ def test_the_gradient_at_unchanged_parameters_is_the_mean_of_the_scores_by_their
         np.testing.assert_allclose(gradient[name], mean, rtol=1e-8, atol=1e-10)
 
 
+@pytest.mark.ci
 def test_the_estimate_of_the_density_is_too_high_in_the_mean_and_less_so_with_more_histories():
     flow = then_flow()
     state = own_histories(jax.random.key(0), 4000)
