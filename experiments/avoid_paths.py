@@ -7,7 +7,7 @@ Folders are those of runs of `experiments.pretrain` and `experiments.finetune`.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tyro
@@ -31,7 +31,7 @@ class Options:
     """Folders of runs on avoid."""
     file: Path = Path("paths.png")
     """Picture to write."""
-    episodes: Annotated[int, tyro.conf.arg(name="paths")] = 80
+    episodes: int = 80
     """Episodes of each, with random noise."""
     start: float = 0.0
     """Height at which all of them start."""
@@ -69,8 +69,7 @@ def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:
 
     ways = np.stack([recorded.metrics[f"{WAY}{k}"] for k in range(env.NUM_WAYS)], axis=-1)
     for episode, way in zip(recorded.episodes, ways, strict=True):
-        # That of a recording is there: the observation after the last action.
-        path = np.vstack([episode.obs, episode.obs[-1:] if episode.last_obs is None else episode.last_obs])
+        path = np.vstack([part for part in (episode.obs, episode.last_obs) if part is not None])
         color = COLORS[way.argmax()] if way.any() else "0.75"
         axes.plot(*path.T, color=color, linewidth=0.7, alpha=0.7, zorder=2 if way.any() else 1)
     for post in env.posts:
@@ -88,8 +87,6 @@ def picture(options: Options) -> None:
 
     from genpo_jax.envs.avoid import Avoid
 
-    require(len(options.runs) > 0, "at least one folder", "runs", options.runs)
-    require(options.episodes >= 1, ">= 1", "paths", options.episodes)
     env = Avoid()
     columns = min(len(options.runs), 4)
     rows = -(-len(options.runs) // columns)

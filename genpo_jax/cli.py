@@ -300,11 +300,11 @@ def check_options(options: Any) -> None:
                 envs.check(item, getattr(options, "backend", None))
             elif name in ("method", "methods") and item not in defaults:
                 method_of(item.partition(":")[0])
-            elif name in ("out", "json"):
+            elif name in ("out", "json", "file"):
                 check_writable(item)
                 require(name == "out" or not item.is_dir(), "a file", name, str(item), "name a file in it")
                 folder = item.is_dir() or not item.exists()
-                require(name == "json" or folder, "a folder", name, str(item), "name another")
+                require(name != "out" or folder, "a folder", name, str(item), "name another")
 
 
 def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str, *options_classes: type) -> None:

@@ -238,6 +238,7 @@ def finetune_preset(pretrained: Config, method: str) -> Config:
     for layer in (FINETUNE, FINETUNE_METHOD.get(method, {})):
         config = apply(config, layer)
     steps = config.env_options.steps_per_action
+    # 128 env steps, if that is 16 actions at least.
     unroll = min(config.ppo.unroll, max(128 // steps, 16))
     minibatches = min(config.ppo.num_minibatches, unroll // 4)
     return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps, "unroll": unroll, "num_minibatches": minibatches}})

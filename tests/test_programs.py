@@ -103,6 +103,16 @@ def test_what_is_no_folder_is_refused_as_one(tmp_path):
     check_options(CompareOptions(out=tmp_path / "new"))
 
 
+def test_a_picture_is_written_to_a_file(tmp_path):
+    from experiments.avoid_paths import Options as PathsOptions
+
+    options = PathsOptions((tmp_path,))
+    with pytest.raises(ValueError, match="file must be a file, got .*name a file in it"):
+        check_options(dataclasses.replace(options, file=tmp_path))
+    (tmp_path / "paths.png").touch()
+    check_options(dataclasses.replace(options, file=tmp_path / "paths.png"))
+
+
 def fail_with(error):
     def program(_):
         raise error

@@ -190,17 +190,28 @@ def test_a_rollout_of_long_actions_is_of_fewer(chunk, unroll, num_minibatches):
     assert config.ppo.gamma == 0.99**chunk
 
 
+def measure_as(success, monkeypatch):
+    """Let samplers have these successes by label, without an episode; return the labels as they are measured."""
+    from genpo_jax.imitation import fidelity as measuring
+
+    measured = []
+
+    def fake(label, *_, **__):
+        measured.append(label)
+        return Fidelity(label, 1, 0.0, success[label], success[label], None)
+
+    monkeypatch.setattr(measuring, "fidelity", fake)
+    monkeypatch.setattr(measuring, "visited", lambda *_: None)
+    monkeypatch.setattr(genpo_jax, "load", lambda _: None)
+    return measured
+
+
 @pytest.mark.parametrize(("can", "refused"), [((0.4, 0.36, 0.44), True), ((0.4, 0.3, 0.5), False)])
 def test_a_sampler_is_refused_only_for_what_its_episodes_show(monkeypatch, can, refused):
     from experiments import finetune
-    from genpo_jax.imitation import fidelity as measuring
 
     found = {"pretrained": Interval(0.5, 0.45, 0.55), "sampler": Interval(*can)}
-    monkeypatch.setattr(
-        measuring, "fidelity", lambda label, *_, **__: Fidelity(label, 1, 0.0, found[label], found[label], None)
-    )
-    monkeypatch.setattr(measuring, "visited", lambda *_: None)
-    monkeypatch.setattr(genpo_jax, "load", lambda _: None)
+    measure_as(found, monkeypatch)
     options = Options(source=Path("flow"), run_dir=Path("tuned"))
     tuned = replace(PRETRAINED, method=SAFlow())
     with pytest.raises(ValueError, match="up to 0.450 within its interval") if refused else nullcontext():
@@ -209,16 +220,8 @@ def test_a_sampler_is_refused_only_for_what_its_episodes_show(monkeypatch, can, 
 
 def test_a_sampler_that_is_the_pretrained_one_is_measured_once(monkeypatch):
     from experiments import finetune
-    from genpo_jax.imitation import fidelity as measuring
 
-    measured, some = [], Interval(0.5, 0.4, 0.6)
-    monkeypatch.setattr(
-        measuring,
-        "fidelity",
-        lambda label, *_, **__: measured.append(label) or Fidelity(label, 1, 0.0, some, some, None),
-    )
-    monkeypatch.setattr(measuring, "visited", lambda *_: None)
-    monkeypatch.setattr(genpo_jax, "load", lambda _: None)
+    measured = measure_as({"pretrained": Interval(0.5, 0.4, 0.6)}, monkeypatch)
     found = finetune.before(Options(source=Path("flow"), run_dir=Path("tuned")), PRETRAINED, PRETRAINED, None)
     assert measured == ["pretrained"]
     assert found["sampler"] == found["pretrained"] | {"label": "sampler"}
