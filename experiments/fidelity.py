@@ -3,7 +3,8 @@
     python -m experiments.fidelity runs/avoid-flow
 
 A table of success (random and zero noise, with 95 % intervals), entropy of the ways taken, energy distance of the
-actions from those of the pretrained sampler, and network calls for an action.
+actions from those of the pretrained sampler, and network calls for an action. Episodes are those of fine-tuning, which
+end with success.
 """
 
 import json
@@ -14,11 +15,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from experiments.finetune import episodes_of
 from experiments.study import check_methods, parse_method
 from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.methods import method_of
-from genpo_jax.presets import apply
+from genpo_jax.presets import apply, finetune_preset
 
 SAMPLERS = (
     "fpo:num_steps=10",
@@ -52,15 +54,13 @@ class Options:
 def measure(options: Options) -> None:
     """Measure every sampler and print the table."""
     import genpo_jax
-    from genpo_jax import envs
-    from genpo_jax.envs import EpisodeEnv
     from genpo_jax.imitation.fidelity import fidelity, visited
     from genpo_jax.runs.folder import saved_config
     from genpo_jax.runtime import compiler_options
 
     check_methods(options.samplers)
     policy, config = genpo_jax.load(options.run), saved_config(options.run)
-    env = EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options)
+    env = episodes_of(finetune_preset(config, config.method.name))
     obs, told = visited(policy, env), compiler_options(config.fusion_emitters)
     table = Table(title=f"{options.run}: {options.episodes} episodes, 95 % intervals")
     for column in ("sampler", "calls", "success, random noise", "success, zero noise", "ways", "energy distance"):
