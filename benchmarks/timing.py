@@ -8,18 +8,18 @@ import dataclasses
 import json
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+
+from genpo_jax.runs.folder import git_state
 
 
 class Spread(NamedTuple):
@@ -114,12 +114,7 @@ def interleave(contenders: Mapping[Any, Contender], rounds: int, sample_seconds:
 
 def machine() -> dict[str, Any]:
     """Say what was measured on, when, and which version of this package."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-    )
+    commit, dirty = git_state()
     settings: Any = jax.config
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
@@ -133,7 +128,7 @@ def machine() -> dict[str, Any]:
         "matmul_precision": settings.jax_default_matmul_precision,
         "compilation_cache": bool(settings.jax_compilation_cache_dir),
         "date": time.strftime("%Y-%m-%d %H:%M:%S"),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": f"{commit[:12]}{'-dirty' if dirty else ''}" if commit else "unknown",
     }
 
 

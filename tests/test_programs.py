@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -184,3 +185,12 @@ def test_training_refuses_before_it_imports_physics(options, message):
 def test_sizes_beyond_32_bits_are_refused():
     with pytest.raises(ValueError, match=r"num_timesteps must be at most 2147483647 updates"):
         Config(num_timesteps=10**15)
+
+
+def test_a_measurement_is_written_where_git_is_missing(monkeypatch, tmp_path):
+    from benchmarks.steps_per_second import StepsOptions
+    from benchmarks.timing import report
+
+    monkeypatch.setenv("PATH", "")
+    report("title", StepsOptions(json=tmp_path / "a.json"), [{"method": "gaussian", "ms": 1.0}])
+    assert json.loads((tmp_path / "a.json").read_text())["machine"]["commit"] == "unknown"

@@ -153,7 +153,7 @@ def write_config(
     `versions` (of Python and the packages that are installed), `git_commit` and `git_dirty` of the checkout that this
     package runs from (null outside git) and `platform` (`device_kind`, `device_count`, `xla_flags`).
     """
-    commit, dirty = _git_state()
+    commit, dirty = git_state()
     contents = {
         "format": FORMAT,
         "run": run_id,
@@ -236,7 +236,7 @@ def _versions() -> dict[str, str]:
     return versions | {"genpo-jax": genpo_jax.__version__}
 
 
-def _git_state() -> tuple[str | None, bool | None]:
+def git_state() -> tuple[str | None, bool | None]:
     """Return the commit of this package's checkout and whether tracked files differ from it, or two None."""
     try:
         # A virtual environment inside someone else's repository must not report that repository's commit.
