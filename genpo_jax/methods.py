@@ -159,12 +159,14 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
     a smaller one is nearer to the flow, and makes ratios steeper (docs/demonstrations.md)."""
     num_histories: int = 1
     """Histories K that the ratio is averaged over: 1 is the published ratio, exact for action and history together;
-    more bring it nearer to that of the action alone, unbiased for every K (docs/methods.md)."""
+    2, 4, 6, ... bring it nearer to that of the action alone, unbiased for every K (docs/methods.md)."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
         super().__post_init__()
         require_between(self, 1, MOST_HISTORIES, "num_histories")
+        in_pairs = self.num_histories == 1 or self.num_histories % 2 == 0
+        require(in_pairs, "1 or even, as a history comes with its reflection", "num_histories", self.num_histories)
         require_between(self, 1e-4, 10, "tau")
         with_model = self.num_histories > 1 or self.action_entropy_coef > 0
         remedy = "leave num_histories at 1 and action_entropy_coef at 0"

@@ -105,11 +105,11 @@ def test_a_study_of_nothing_or_of_what_does_not_exist_is_refused_before_it_train
 
 
 def test_a_method_may_have_settings_of_its_own_and_of_its_update(tiny_presets):
-    config = study.study_config("ring", "genpo++:num_histories=3,base=standard,target_kl=0.5", 2, first_seed=7)
-    assert (config.method.num_histories, config.method.base, config.ppo.target_kl) == (3, "standard", 0.5)
+    config = study.study_config("ring", "genpo++:num_histories=4,base=standard,target_kl=0.5", 2, first_seed=7)
+    assert (config.method.num_histories, config.method.base, config.ppo.target_kl) == (4, "standard", 0.5)
     assert config.seeds == range(7, 9)
     plain = study.study_config("ring", "genpo++", 2, first_seed=7)
-    settings = {"num_histories": 3, "base": "standard"}
+    settings = {"num_histories": 4, "base": "standard"}
     assert config == replace(plain, method=replace(plain.method, **settings), ppo=replace(plain.ppo, target_kl=0.5))
 
 

@@ -70,8 +70,11 @@ def test_the_model_draws_from_the_density_that_it_states(options):
         multivariate_normal(rest[:, :, i].mean(axis=0), np.cov(rest[:, :, i].T)).logpdf(rest[:50, :, i])
         for i in range(ACTION)
     )
-    found = density_of(policy, obs).log_prob(jnp.asarray(rest[:50, None]), action)[:, 0]
+    density, some = density_of(policy, obs), jnp.asarray(rest[:50, None])
+    found = density.log_prob(some, action)[:, 0]
     np.testing.assert_allclose(found, expected, atol=0.05)
+    np.testing.assert_allclose(density.log_prob(density.reflect(some, action), action)[:, 0], found, atol=1e-3)
+    np.testing.assert_allclose(density.reflect(density.reflect(some, action), action), some, atol=1e-5)
 
 
 @pytest.mark.ci
@@ -107,6 +110,7 @@ def test_no_gradient_of_the_history_model_reaches_the_policy():
         assert bool(jnp.any(leaf != 0)) == (path[0].key == "history"), path
 
 
-def test_a_number_of_histories_below_one_is_refused():
-    with pytest.raises(ValueError, match=r"num_histories must be in \[1, 1024\], got 0"):
-        fresh(num_histories=0)
+@pytest.mark.parametrize(("count", "rule"), [(0, r"in \[1, 1024\], got 0"), (3, "1 or even, .*, got 3")])
+def test_a_number_of_histories_without_meaning_is_refused(count, rule):
+    with pytest.raises(ValueError, match=f"num_histories must be {rule}"):
+        fresh(num_histories=count)

@@ -85,6 +85,10 @@ class HistoryDensity:
             terms += -0.5 * jnp.square(standard[i]) - jnp.log(row[i]) - 0.5 * math.log(2 * math.pi)
         return terms.sum(axis=-1)
 
+    def reflect(self, rest: Array, action: Array) -> Array:
+        """Return rests `[n, ..., k-1, d]` reflected about the mean for actions `[..., d]`."""
+        return 2 * self._normal(action)[0] - rest
+
     def _normal(self, action: Array) -> tuple[Array, list[list[Array]]]:
         """Return the mean `[..., k-1, d]` and the rows of the lower Cholesky factor, of `[..., d]` each."""
         solver, size = self.model.solver, action.shape[-1]

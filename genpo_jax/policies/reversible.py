@@ -40,7 +40,7 @@ class HistoriesRecord(PyTreeNode):
 
     Attributes:
         action: `[..., d]`.
-        rest: `[..., K, k-1, d]`; the first is the action's own.
+        rest: `[..., K, k-1, d]`: the action's own, its reflection, the next and its reflection, ...
         log_proposal: `[..., K]`.
         log_weight: `[..., K]`.
         anchor: `[..., k, d]`, where the model of the history looked for it.

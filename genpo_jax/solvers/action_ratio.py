@@ -2,13 +2,15 @@
 
 A solver state is an action a and a history h (the *rest* of `solver.split`). The ratio of states, p_now(a, h) /
 p_then(a, h), is unbiased for that of actions, p_now(a) / p_then(a), but the history makes it noisy. Store with each
-action its own history h_1, a draw of p_then(h | a), and h_2, ..., h_K from any proposal q(h | a). With the weights
-w_k = p(a, h_k) / q(h_k | a),
+action its own history h_1, a draw of p_then(h | a), others from any proposal q(h | a), and beside each of them its
+reflection about the center of q. With the weights w_k = p(a, h_k) / q(h_k | a) of all K,
 
     ratio_K(a) = sum_k w_k(now) / sum_k w_k(then)
 
-has for every K and q the expectation p_now(a) / p_then(a), is the ratio of states for K = 1 and that of actions for
-K to infinity, and is 1 at unchanged parameters. docs/methods.md has the proof.
+has for every q the expectation p_now(a) / p_then(a), is the ratio of states for K = 1 and that of actions for K to
+infinity, and is 1 at unchanged parameters. docs/methods.md has the proof. A step of the parameters changes log p(h | a)
+nearly linearly in h, which a history and its reflection cancel: two of them are worth eight independent ones
+(docs/studies/histories.md).
 """
 
 import math
@@ -26,7 +28,7 @@ from genpo_jax.solvers.grid import check_count
 
 @runtime_checkable
 class Proposal(Protocol):
-    """A density q of the rest given the action."""
+    """A symmetric density q of the rest given the action."""
 
     def sample(self, key: Array, action: Array, num_samples: int) -> Array:
         """Draw rests `[num_samples, ..., k-1, d]` for actions `[..., d]`."""
@@ -34,6 +36,14 @@ class Proposal(Protocol):
 
     def log_prob(self, rest: Array, action: Array) -> Array:
         """Return log q `[n, ...]` of rests `[n, ..., k-1, d]` given actions `[..., d]`."""
+        ...
+
+    def reflect(self, rest: Array, action: Array) -> Array:
+        """Return rests `[n, ..., k-1, d]` reflected, as about the mean of a normal density.
+
+        Twice must be not at all, and q and volumes must stay the same. Where q has no symmetry, return the rests as
+        they are: each then counts twice.
+        """
         ...
 
 
@@ -44,7 +54,7 @@ class StoredHistories:
 
     Attributes:
         action: `[..., d]`.
-        rest: `[K, ..., k-1, d]`; the first is the action's own.
+        rest: `[K, ..., k-1, d]`: the action's own, its reflection, the next and its reflection, ...
         log_proposal: `[K, ...]`, log q(h_k | a).
         log_weight: `[K, ...]`, log w_k under the flow that drew the action.
     """
@@ -56,21 +66,30 @@ class StoredHistories:
 
 
 def store_histories(flow: Flow, proposal: Proposal, state: State, key: Array, num_histories: int) -> StoredHistories:
-    """Draw K - 1 more histories for each state, and weigh all K.
+    """Add K - 1 more histories to that of each state, and weigh all K.
 
     Args:
         flow: that drew the states.
         proposal: q(h | a); its tails should be no lighter than those of p(h | a), or the ratio has a large variance.
         state: `[..., k, d]`, samples of the flow.
         key: typed key of the histories.
-        num_histories: K.
+        num_histories: K, 1 or even.
 
     Raises:
-        ValueError: if K is below 1.
+        ValueError: if K is below 1, or odd and not 1.
     """
     check_count("num_histories", num_histories, "1 is the ratio of the whole state")
+    if num_histories > 1 and num_histories % 2:
+        raise ValueError(
+            f"num_histories must be 1 or even, as each history comes with its reflection, got {num_histories}; use "
+            f"{num_histories + 1}"
+        )
     action, own = flow.solver.split(state)
-    rest = jnp.concatenate([own[None], proposal.sample(key, action, num_histories - 1)])
+    rest = own[None]
+    if num_histories > 1:
+        rest = jnp.concatenate([rest, proposal.sample(key, action, num_histories // 2 - 1)])
+        pairs = jnp.stack([rest, proposal.reflect(rest, action)], axis=1)
+        rest = pairs.reshape(num_histories, *own.shape)
     log_proposal = proposal.log_prob(rest, action)
     return StoredHistories(action, rest, log_proposal, log_weights(flow, action, rest, log_proposal))
 

@@ -58,6 +58,11 @@ class HistoryProposal:
         log_scale = jnp.log(jnp.diagonal(self.scale)).sum() + 0.5 * len(self.scale) * math.log(2 * math.pi)
         return (-0.5 * (standard**2).sum(0) - log_scale).reshape(deviation.shape[:-1])
 
+    def reflect(self, rest: Array, action: Array) -> Array:
+        """Return rests `[n, ..., k-1, d]` reflected about the mean for actions `[..., d]`."""
+        center = self._center(action).reshape(*action.shape[:-1], *self.mean.shape)
+        return 2 * center[None] - rest
+
     def _center(self, action: Array) -> Array:
         shift = action @ self.slope
         return jnp.broadcast_to(self.mean.ravel(), shift.shape) + shift

@@ -195,7 +195,7 @@ CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
     (
         solvers.store_histories,
         {"flow": FLOW, "proposal": PROPOSAL, "state": STATE, "key": KEY, "num_histories": 2},
-        {"num_histories": COUNT, "state": BAD_STATES},
+        {"num_histories": (*COUNT, 3), "state": BAD_STATES},
     ),
     (
         lambda stored: solvers.action_log_ratio(FLOW, stored),

@@ -96,6 +96,39 @@ def test_more_histories_of_a_good_proposal_come_near_the_ratio_of_the_action():
     assert many < 0.15 * one
 
 
+class Unreflected(HistoryProposal):
+    """The same density with the symmetry that every density has: none."""
+
+    def reflect(self, rest, action):
+        return rest
+
+
+@pytest.mark.ci
+def test_a_history_and_its_reflection_are_worth_more_than_twice_as_many_without():
+    then, now = then_flow(), now_flow()
+    proposal = fit_history_proposal(then, jax.random.key(2), 4096)
+    state, expected = own_histories(jax.random.key(0), 4000), true_ratio()
+
+    def spread(proposal, num_histories):
+        stored = store_histories(then, proposal, state, jax.random.key(1), num_histories)
+        return np.abs(np.exp(action_log_ratio(now, stored)) - expected).mean()
+
+    # Each of four counts twice without a reflection.
+    independent = Unreflected(proposal.mean, proposal.slope, proposal.scale)
+    assert spread(proposal, 2) < 0.8 * spread(independent, 8)
+
+
+def test_reflecting_a_history_twice_changes_nothing_and_once_not_its_density():
+    state = flow_of(mlp_params(5, 2)).sample(seed=jax.random.key(0), sample_shape=16)
+    proposal, solver = bad_proposal(2), HistorySolver(5)
+    action, rest = solver.split(state)
+    rest = rest[None]
+    reflected = proposal.reflect(rest, action)
+    assert float(jnp.abs(reflected - rest).min()) > 1e-3
+    np.testing.assert_allclose(proposal.reflect(reflected, action), rest, rtol=1e-12)
+    np.testing.assert_allclose(proposal.log_prob(reflected, action), proposal.log_prob(rest, action), rtol=1e-10)
+
+
 @pytest.mark.parametrize("name", ["history", "multistep-3", "coupled", "verlet"])
 def test_the_ratio_of_an_unchanged_flow_is_one(name):
     flow = flow_of(mlp_params(5, 2), name)
@@ -157,18 +190,18 @@ def test_batch_dimensions_of_flow_and_actions_agree():
     shift = jnp.linspace(-1, 1, 6).reshape(3, 2)[..., None]
     flow = Flow(HistorySolver(3), lambda x, t: shift - x, standard_normal(2, 1, jnp.float64))
     state = flow.forward(flow.base.sample(jax.random.key(0), (3, 2)))
-    stored = store_histories(flow, bad_proposal(), state, jax.random.key(1), 5)
-    assert stored.log_weight.shape == (5, 3, 2)
+    stored = store_histories(flow, bad_proposal(), state, jax.random.key(1), 6)
+    assert stored.log_weight.shape == (6, 3, 2)
     together = action_log_prob(stored)[1, 0]
     alone = Flow(HistorySolver(3), lambda x, t: shift[1, 0] - x, standard_normal(2, 1, jnp.float64))
     log_weight = [
         alone.log_prob(alone.solver.join(stored.action[1, 0], stored.rest[k, 1, 0])) - stored.log_proposal[k, 1, 0]
-        for k in range(5)
+        for k in range(6)
     ]
     np.testing.assert_allclose(together, jnp.log(jnp.exp(jnp.stack(log_weight)).mean()), rtol=1e-9)
 
 
-def test_no_history_at_all_is_refused():
-    flow = then_flow()
-    with pytest.raises(ValueError, match="num_histories must be an integer >= 1, got 0"):
-        store_histories(flow, bad_proposal(), own_histories(jax.random.key(0), 2), jax.random.key(1), 0)
+@pytest.mark.parametrize(("count", "rule"), [(0, "an integer >= 1, got 0"), (3, "1 or even, .* got 3; use 4")])
+def test_a_number_without_meaning_is_refused(count, rule):
+    with pytest.raises(ValueError, match=f"num_histories must be {rule}"):
+        store_histories(then_flow(), bad_proposal(), own_histories(jax.random.key(0), 2), jax.random.key(1), count)
