@@ -19,6 +19,7 @@ BASELINE = "gaussian"
 METHODS: dict[str, dict[str, Any]] = {
     "gaussian": {"method": "gaussian"},
     "genpo++": {"method": "genpo++"},
+    "genpo++-2": {"method": "genpo++", "num_histories": 2},
     "genpo++-8": {"method": "genpo++", "num_histories": 8},
     "genpo": {"method": "genpo"},
     "concat": {"method": "genpo++", "network": "concat"},
@@ -31,7 +32,7 @@ class CostOptions(Options):
     """What to measure."""
 
     methods: tuple[str, ...] = tuple(METHODS)
-    """gaussian, genpo++, genpo++-8 (the ratio averaged over 8 histories), genpo, concat, genpo-concat."""
+    """gaussian, genpo++, genpo++-2 and -8 (the ratio averaged over so many histories), genpo, concat, genpo-concat."""
 
 
 def measure(options: CostOptions) -> dict[tuple[str, Part], Contender]:

@@ -8,7 +8,7 @@ before by the ratio over K histories, for several K, on the same actions: K = 1 
 more needs a target that is larger by the quotient of the two.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,8 @@ def study(options: Options) -> None:
     config = saved_config(options.run_dir)
     if getattr(config.method, "num_histories", 1) == 1:
         raise ValueError(f"{options.run_dir} has no model of the history; name a run with num_histories > 1")
+    for count in options.histories:
+        replace(config.method, num_histories=count)
     run = Run(make(config.env, config.backend), config, options.run_dir, progress=False)
     env_steps, state = run.restore()
 

@@ -82,7 +82,8 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
     """Return one row per seed and distance."""
     config = replace(study_config(options.env, method, 1, options.num_timesteps), updates_per_chunk=1)
     if isinstance(config.method, ReversibleMethod) and options.histories != (1,):
-        config = replace(config, method=replace(config.method, num_histories=max(options.histories)))
+        by_count = {count: replace(config.method, num_histories=count) for count in options.histories}
+        config = replace(config, method=by_count[max(options.histories)])
     env = make(options.env)
     if env.action_size != 2:
         raise ValueError(f"env must have two action coordinates, '{options.env}' has {env.action_size}; use moons")

@@ -51,6 +51,8 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
     assert all(float(value.split()[0]) > 0 for _, value in rows)
     with pytest.raises(SystemExit, match="has no model of the history; name a run with --num-histories > 1"):
         run_main(kl_of_histories, monkeypatch, runs / "gaussian")
+    with pytest.raises(SystemExit, match="num-histories must be 1 or even, .*, got 3"):
+        run_main(kl_of_histories, monkeypatch, runs / "genpo++:num_histories=2", "--histories", 1, 3)
 
 
 def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(
