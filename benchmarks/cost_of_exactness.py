@@ -20,7 +20,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "gaussian": {"method": "gaussian"},
     "genpo++": {"method": "genpo++"},
     "genpo++-2": {"method": "genpo++", "num_histories": 2},
-    "genpo++-8": {"method": "genpo++", "num_histories": 8},
+    "genpo++-4": {"method": "genpo++", "num_histories": 4},
     "genpo": {"method": "genpo"},
     "concat": {"method": "genpo++", "network": "concat"},
     "genpo-concat": {"method": "genpo", "network": "concat"},
@@ -32,7 +32,7 @@ class CostOptions(Options):
     """What to measure."""
 
     methods: tuple[str, ...] = tuple(METHODS)
-    """gaussian, genpo++, genpo++-2 and -8 (the ratio averaged over so many histories), genpo, concat, genpo-concat."""
+    """gaussian, genpo++, genpo++-2 and -4 (the ratio averaged over so many histories), genpo, concat, genpo-concat."""
 
 
 def measure(options: CostOptions) -> dict[tuple[str, Part], Contender]:
