@@ -127,6 +127,7 @@ def test_the_bonus_keeps_the_action_random(method):
     assert spread(0.3) > 1.3 * spread(0.0)
 
 
+@pytest.mark.ci
 def test_the_weight_of_the_bonus_moves_linearly_over_the_run():
     method = sized((8,), "gaussian", action_entropy_coef=0.4, final_action_entropy_coef=0.1)
     config = Config(

@@ -53,6 +53,7 @@ def test_the_covariance_of_a_still_flow_is_that_of_its_states():
     np.testing.assert_allclose(lower @ lower.T, np.cov(states.T), atol=0.02)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("options", SOLVERS[:2], ids=str)
 def test_the_model_draws_from_the_density_that_it_states(options):
     """Its log density is that of the normal whose moments its draws have, coordinate by coordinate."""

@@ -198,6 +198,7 @@ def test_what_is_learned_by_regression_is_clipped_apart_from_the_policy():
     np.testing.assert_allclose(moments.mu["policy"]["history"], 0.1 * np.array([0.3]), rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_cloning_the_start_adds_the_divergence_from_it_as_in_closed_form():
     def agent(shift, log_std):
         agent = Agent({"state": 1}, 2, Gaussian(hidden_sizes=(4,)), NetworksConfig(value_sizes=(4,)), nnx.Rngs(0))

@@ -45,6 +45,7 @@ def test_fpo_is_a_biased_ratio():
     assert abs(ratio.mean() - 1) > 10 * ratio.std() / ratio.size**0.5
 
 
+@pytest.mark.ci
 def test_policyflow_is_exact_where_the_velocity_changes_by_a_constant():
     policy, obs = build(method="policyflow"), observations()
     action, record = sampled(policy, obs, jax.random.key(0))

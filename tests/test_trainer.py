@@ -70,6 +70,7 @@ def test_a_policy_learns_an_action_that_follows_the_observation(method):
     np.testing.assert_allclose(action, x / 2, atol=0.2)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("terminates", "expected"), [(False, 1 / (1 - 0.5)), (True, 1.0)])
 def test_the_value_bootstraps_from_a_time_limit_but_not_from_a_termination(terminates, expected):
     trainer = make_trainer(

@@ -25,6 +25,7 @@ def test_sizes_and_time_limit_are_those_of_brax(hopper):
     assert hopper.default_episode_length == 1000
 
 
+@pytest.mark.ci
 def test_a_single_hopper_stands_for_its_first_steps(hopper):
     state, obs = hopper.reset(jax.random.key(0))
     assert obs["state"].shape == (11,)

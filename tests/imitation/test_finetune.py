@@ -81,6 +81,7 @@ def test_an_euler_start_is_within_tau_of_the_flow_and_the_published_start_is_not
     assert near < 0.25 * far
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"gaussian"}))
 def test_every_flow_method_has_a_preset_that_takes_over_the_velocity(name):
     config = tiny(name)
