@@ -62,7 +62,7 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     and r the recorded ones of a transition, U the hidden units that are kept for the gradient (`gradient_units`), r and
     U twice that where the policy at the start is cloned, v the widest layer of the value network, w the widest layer
     of all, and, where several histories are drawn for each action of the rollout, E the evaluations of the velocity in
-    one of them, of u units each, and c = w + (E + 1) u + r; c = 0 otherwise:
+    one of them, of u units each, and c = w + (E + 1) u; c = 0 otherwise:
 
         learner       3 * 4 * parameters
         environments  2 B (state + 4 n) + 24 B
@@ -95,7 +95,7 @@ def predict(config: Config, observation_sizes: dict[str, int], action_size: int,
     if _bytes(record) > _bytes(drawn):
         velocity: Any = getattr(agent.policy, "velocity", None)
         evaluations = (agent.policy.ratio_evaluations + 1) * velocity.units_per_call
-        workspace = max(workspace, max(_widths(agent)) + evaluations + _bytes(record) / FLOAT)
+        workspace = max(workspace, max(_widths(agent)) + evaluations)
     return Memory(
         learner=3 * _bytes(nnx.state(agent, nnx.Param)),
         environments=num_envs * (2 * (env_state_bytes + FLOAT * obs) + FLOAT * SCALARS_PER_ENV),
