@@ -9,8 +9,8 @@ reflection about the center of q. With the weights w_k = p(a, h_k) / q(h_k | a) 
 
 has for every q the expectation p_now(a) / p_then(a), is the ratio of states for K = 1 and that of actions for K to
 infinity, and is 1 at unchanged parameters. docs/methods.md has the proof. A step of the parameters changes log p(h | a)
-nearly linearly in h, which a history and its reflection cancel: two of them are worth eight independent ones
-(docs/studies/histories.md).
+nearly linearly in h, which a history and its reflection cancel: they leave about the noise of eight independent
+ones (docs/studies/histories.md).
 """
 
 import math
