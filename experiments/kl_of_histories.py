@@ -8,7 +8,7 @@ before by the ratio over K histories, for several K, on the same actions: K = 1 
 more needs a target that is larger by the quotient of the two.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import tyro
 from jax import Array
 
+from experiments.study import check_histories
 from genpo_jax.cli import run_program
 from genpo_jax.envs import make
 from genpo_jax.policies.reversible import HistoriesRecord, ReversiblePolicy, StateRecord
@@ -67,8 +68,7 @@ def study(options: Options) -> None:
     config = saved_config(options.run_dir)
     if getattr(config.method, "num_histories", 1) == 1:
         raise ValueError(f"{options.run_dir} has no model of the history; name a run with num_histories > 1")
-    for count in options.histories:
-        replace(config.method, num_histories=count)
+    check_histories(options.histories)
     run = Run(make(config.env, config.backend), config, options.run_dir, progress=False)
     env_steps, state = run.restore()
 

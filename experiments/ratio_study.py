@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array
 
 from experiments.compare_plots import COLORS
-from experiments.study import ALL_METHODS, check_methods, study_config
+from experiments.study import ALL_METHODS, check_histories, check_methods, study_config
 from experiments.true_density import true_log_ratio
 from genpo_jax.cli import run_program
 from genpo_jax.envs import make
@@ -82,8 +82,7 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
     """Return one row per seed and distance."""
     config = replace(study_config(options.env, method, 1, options.num_timesteps), updates_per_chunk=1)
     if isinstance(config.method, ReversibleMethod) and options.histories != (1,):
-        by_count = {count: replace(config.method, num_histories=count) for count in options.histories}
-        config = replace(config, method=by_count[max(options.histories)])
+        config = replace(config, method=replace(config.method, num_histories=max(options.histories)))
     env = make(options.env)
     if env.action_size != 2:
         raise ValueError(f"env must have two action coordinates, '{options.env}' has {env.action_size}; use moons")
@@ -207,6 +206,7 @@ def to_markdown(rows: list[dict[str, Any]], batch_size: int) -> str:
 def study(options: Options) -> None:
     """Measure every method that is not measured yet, and report on all of them."""
     check_methods(options.methods)
+    check_histories(options.histories)
     rows: list[dict[str, Any]] = []
     for method in options.methods:
         found = resume(method, options)

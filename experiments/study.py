@@ -13,7 +13,7 @@ import numpy as np
 
 from genpo_jax.cli import STOPPED, leave
 from genpo_jax.config import Config, PPOConfig
-from genpo_jax.methods import METHODS, method_of
+from genpo_jax.methods import METHODS, GenPOPlusPlus, method_of
 from genpo_jax.presets import Layer, apply, preset
 from genpo_jax.runs.folder import CONFIG_FILE, read_config, saved_config, seed_folders
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
@@ -39,6 +39,12 @@ def check_methods(method_names: Iterable[str]) -> None:
     """Raise `ValueError` where a method does not exist, or not with these settings (`parse_method`)."""
     for name, layer in map(parse_method, method_names):
         apply(Config(method=method_of(name)()), layer)
+
+
+def check_histories(counts: Iterable[int]) -> None:
+    """Raise `ValueError` where a ratio cannot be averaged over one of these numbers of histories."""
+    for count in counts:
+        GenPOPlusPlus(num_histories=count)
 
 
 def parse_method(text: str) -> tuple[str, Layer]:

@@ -67,3 +67,10 @@ def test_the_ratios_of_several_numbers_of_histories_are_of_one_policy(monkeypatc
     for a, b in zip(one, many, strict=True):
         assert (a["drift"], a["distance"], a["true_kl"]) == (b["drift"], b["distance"], b["true_kl"])
         assert b["spread"] < 0.7 * a["spread"] and b["true_kl"] < b["kl"] * 1.1 < a["kl"] * 1.1
+
+
+def test_a_number_of_histories_without_meaning_is_refused_before_anything_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setattr(ratio_study, "measure", lambda *_: pytest.fail("something was measured"))
+    monkeypatch.setattr("sys.argv", ["ratio_study", "--histories", "1", "3", "--out", str(tmp_path / "study")])
+    with pytest.raises(SystemExit, match="num-histories must be 1 or even, .*, got 3"):
+        run_program(ratio_study.Options, ratio_study.study, None)

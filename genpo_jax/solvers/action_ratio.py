@@ -28,7 +28,7 @@ from genpo_jax.solvers.grid import check_count
 
 @runtime_checkable
 class Proposal(Protocol):
-    """A symmetric density q of the rest given the action."""
+    """A density q of the rest given the action, and a symmetry of it."""
 
     def sample(self, key: Array, action: Array, num_samples: int) -> Array:
         """Draw rests `[num_samples, ..., k-1, d]` for actions `[..., d]`."""
