@@ -150,10 +150,14 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
 
     num_steps: int = 5
     """Solver steps M from noise to action."""
-    base: Literal["standard", "learned-scale", "conditioned", "correlated"] = "learned-scale"
-    """Density of the noise: N(0, I); independent normals with a learned scale per coordinate; the same about a mean
+    base: Literal["standard", "learned-scale", "action-scale", "conditioned", "correlated"] = "learned-scale"
+    """Density of the noise: N(0, I); independent normals with a learned scale per coordinate of each iterate; a learned
+    scale of what reaches the action and a fixed one of what reaches the history alone; independent normals about a mean
     that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy; or one normal
     draw about which all iterates lie, at the distance tau, for a flow that was trained elsewhere."""
+    history_scale: float = 2.0
+    """Standard deviation, in units of initial_std, of the noise that reaches the history alone, for the base
+    action-scale: with a larger one the history counts less in the ratio (docs/methods.md)."""
     tau: float = 0.1
     """Scale of what keeps the iterates of a pretrained flow apart, for the base correlated and the solver euler-start:
     a smaller one is nearer to the flow, and makes ratios steeper (docs/demonstrations.md)."""
@@ -168,6 +172,7 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
         in_pairs = self.num_histories == 1 or self.num_histories % 2 == 0
         require(in_pairs, "1 or even, as a history comes with its reflection", "num_histories", self.num_histories)
         require_between(self, 1e-4, 10, "tau")
+        require_between(self, 0.01, 100, "history_scale")
         with_model = self.num_histories > 1 or self.action_entropy_coef > 0
         remedy = "leave num_histories at 1 and action_entropy_coef at 0"
         require(

@@ -12,6 +12,7 @@ from genpo_jax.policies.history_model import still_factor
 SOLVERS = [
     {"method": "genpo++"},
     {"method": "genpo++", "solver": "multistep-3", "history_coef": 0.3},
+    {"method": "genpo++", "base": "action-scale", "history_scale": 3.0},
     {"method": "genpo"},
     {"method": "saflow", "base": "conditioned", "initial_std": 0.3},
 ]
@@ -21,7 +22,7 @@ def density_of(policy, obs):
     """Return q for observations, about the state that zero noise flows to."""
     flow = policy.flow(obs)
     zero = jnp.zeros((*obs.shape[:-1], policy.solver.num_states, ACTION))
-    return policy.history.given(obs, policy._log_scale, flow.forward(zero))
+    return policy.history.given(obs, policy._normal(), flow.forward(zero))
 
 
 @pytest.mark.parametrize("options", SOLVERS, ids=str)
@@ -41,12 +42,13 @@ def test_before_it_learns_the_model_is_exact_where_the_velocity_is_zero(options)
     np.testing.assert_allclose(record.log_weight[:, 0], expected, atol=2e-3)
 
 
-def test_the_covariance_of_a_still_flow_is_that_of_its_states():
-    policy = fresh(num_histories=2, solver="multistep-3", history_coef=0.3)
+@pytest.mark.parametrize("base", ["learned-scale", "action-scale"])
+def test_the_covariance_of_a_still_flow_is_that_of_its_states(base):
+    policy = fresh(num_histories=2, solver="multistep-3", history_coef=0.3, base=base)
     policy.velocity.head.output.kernel[...] *= 0
     policy.velocity.head.output.bias[...] *= 0
     _, record = sampled(policy, observations(200_000), jax.random.key(0))
-    factor = still_factor(policy.solver, jnp.exp(policy._log_scale))
+    factor = still_factor(policy.solver, policy._normal())
     lower = np.array([[float(x[0]) for x in row] + [0.0] * (len(factor) - len(row)) for row in factor])
     action, rest = policy.solver.split(record.state)
     states = np.concatenate([action[:, None, 0], rest[:, :, 0]], axis=1)

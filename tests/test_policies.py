@@ -75,6 +75,7 @@ VARIANTS: list[Any] = [
     {"method": "genpo++", "num_steps": 10, "history_coef": 0.85},
     {"method": "genpo++", "num_steps": 3, "solver": "multistep-2", "history_coef": 0.45},
     {"method": "genpo++", "base": "conditioned"},
+    {"method": "genpo++", "base": "action-scale"},
     {"method": "genpo"},
     {"method": "genpo", "mix": 1.0},
     {"method": "saflow"},
@@ -85,6 +86,7 @@ VARIANTS: list[Any] = [
 SLOWER = [
     {"method": "genpo++", "num_histories": 4, "solver": "multistep-3", "history_coef": 0.3, "base": "conditioned"},
     {"method": "genpo", "num_histories": 2, "base": "standard"},
+    {"method": "genpo", "base": "action-scale"},
     {"method": "saflow", "num_histories": 2},
 ]
 VARIANTS += [pytest.param(options, marks=pytest.mark.ci) for options in SLOWER]
@@ -182,6 +184,7 @@ def test_only_a_learned_scale_gives_the_entropy_a_gradient():
 
     assert entropy_gradient("standard") == 0
     assert entropy_gradient("learned-scale") == 2 * ACTION
+    assert entropy_gradient("action-scale") == ACTION
 
 
 @pytest.mark.parametrize(
@@ -190,6 +193,7 @@ def test_only_a_learned_scale_gives_the_entropy_a_gradient():
         # At zero velocity the action is ((1 + s q) x_0 + s (1 - q) x_-1) / (1 + s), q = (-s)^M, for s = 0.75, M = 5.
         ({"base": "standard"}, 0.708),
         ({"initial_std": 0.5}, 0.5),
+        ({"initial_std": 0.5, "base": "action-scale", "history_scale": 3.0}, 0.5),
         ({"initial_std": 2.0, "num_steps": 3, "solver": "multistep-3", "history_coef": 0.3}, 2.0),
         ({"initial_std": 2.0, "method": "gaussian"}, 2.0),
         ({"initial_std": 2.0, "method": "genpo"}, 2.0),

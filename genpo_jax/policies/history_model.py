@@ -11,7 +11,7 @@ from jax import Array
 from genpo_jax.methods import NetworksConfig
 from genpo_jax.policies.networks import MLP, OUTPUT_GAIN
 from genpo_jax.shapes import State
-from genpo_jax.solvers import ReversibleSolver
+from genpo_jax.solvers import DiagonalNormal, ReversibleSolver, still_weights
 
 
 class HistoryModel(nnx.Module):
@@ -40,15 +40,15 @@ class HistoryModel(nnx.Module):
         zeros = nnx.initializers.zeros
         self.slope = nnx.Linear(action_size, rest * action_size, use_bias=False, kernel_init=zeros, rngs=rngs)
 
-    def given(self, obs: Array, log_scale: Array, anchor: State) -> "HistoryDensity":
+    def given(self, obs: Array, noise: DiagonalNormal, anchor: State) -> "HistoryDensity":
         """Return q for observations `[..., obs_size]`.
 
         Args:
             obs: normalized observations.
-            log_scale: `[k, d]`, of the noise. No gradient reaches it.
+            noise: the density of the noise, but for its mean. No gradient reaches it.
             anchor: `[..., k, d]`, a state of the flow near which its states are. No gradient reaches it.
         """
-        return HistoryDensity(self, obs, jax.lax.stop_gradient(log_scale), jax.lax.stop_gradient(anchor))
+        return HistoryDensity(self, obs, jax.lax.stop_gradient(noise), jax.lax.stop_gradient(anchor))
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,13 @@ class HistoryDensity:
     Attributes:
         model: what has been learned.
         obs: `[..., obs_size]`.
-        log_scale: `[k, d]`.
+        noise: the density of the noise, but for its mean.
         anchor: `[..., k, d]`.
     """
 
     model: HistoryModel
     obs: Array
-    log_scale: Array
+    noise: DiagonalNormal
     anchor: Array
 
     def sample(self, key: Array, action: Array, num_samples: int) -> Array:
@@ -92,7 +92,7 @@ class HistoryDensity:
     def _normal(self, action: Array) -> tuple[Array, list[list[Array]]]:
         """Return the mean `[..., k-1, d]` and the rows of the lower Cholesky factor, of `[..., d]` each."""
         solver, size = self.model.solver, action.shape[-1]
-        still = still_factor(solver, jnp.exp(self.log_scale))
+        still = still_factor(solver, self.noise)
         anchor_action, anchor_rest = solver.split(self.anchor)
         deviation = (action - anchor_action) / still[0][0]
         count = solver.num_states - 1
@@ -110,12 +110,15 @@ class HistoryDensity:
         return jnp.stack(means, axis=-2), factor
 
 
-def still_factor(solver: ReversibleSolver, scale: Array) -> list[list[Array]]:
+def still_factor(solver: ReversibleSolver, noise: DiagonalNormal) -> list[list[Array]]:
     """Return the lower Cholesky factor, rows of `[d]` each, of action and rest where the velocity is zero.
 
-    The solver is then linear: each number of the noise, of scale `[k, d]`, moves action and rest by fixed weights.
+    The solver is then linear: what the noise is along each of its directions moves action and rest by fixed weights.
     """
-    rows = still_weights(solver)[..., None] * scale
+    weights = still_weights(solver)
+    if noise.directions is not None:
+        weights = weights @ noise.directions.T
+    rows = weights[..., None] * jnp.exp(noise.log_scale)
     factor, basis = [], []
     # Gram-Schmidt and not the Cholesky factor of the covariance, whose float32 would lose small variances.
     for row in rows:
@@ -127,10 +130,3 @@ def still_factor(solver: ReversibleSolver, scale: Array) -> list[list[Array]]:
         basis.append(row / norm)
         factor.append([*known, norm])
     return factor
-
-
-def still_weights(solver: ReversibleSolver) -> Array:
-    """Return the weights `[k, k]` of the noise's iterates in the action (row 0) and the rest, at a velocity of zero."""
-    unit_noises = jnp.eye(solver.num_states)[..., None]
-    action, rest = solver.split(solver.forward(lambda x, t: jnp.zeros_like(x), unit_noises))
-    return jnp.concatenate([action[:, None], rest], axis=1)[..., 0].T

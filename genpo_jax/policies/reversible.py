@@ -1,15 +1,17 @@
 """Flow policies whose likelihood ratio is exact, through a reversible solver."""
 
+import math
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.methods import NetworksConfig, ReversibleMethod
 from genpo_jax.policies.base import Policy
-from genpo_jax.policies.history_model import HistoryModel, still_weights
+from genpo_jax.policies.history_model import HistoryModel
 from genpo_jax.policies.networks import MLP, OUTPUT_GAIN, make_velocity
 from genpo_jax.shapes import Action, Noise, Numbers, Obs, Scalar
 from genpo_jax.solvers import (
@@ -18,10 +20,12 @@ from genpo_jax.solvers import (
     Flow,
     ReversibleSolver,
     StoredHistories,
+    action_directions,
     action_log_prob,
     action_log_ratio,
     correlated_normal,
     effective_sample_size,
+    still_weights,
     store_histories,
 )
 
@@ -120,10 +124,11 @@ class ReversiblePolicy(Policy):
         self.noise_rows = self.solver.num_states
         self.ratio_evaluations = len(self.solver.evaluation_times)
         self.action_size = action_size
-        still_std = jnp.linalg.norm(still_weights(self.solver)[0])
-        log_scale = jnp.full((self.solver.num_states, action_size), jnp.log(method.initial_std / still_std))
+        std = method.initial_std / float(np.linalg.norm(still_weights(self.solver)[0]))
+        self.history_std = method.history_scale * std if method.base == "action-scale" else None
+        rows = self.solver.num_states if self.history_std is None else 1
         fixed = method.base in ("standard", "correlated")
-        self.log_scale = None if fixed else nnx.Param(log_scale)
+        self.log_scale = None if fixed else nnx.Param(jnp.full((rows, action_size), jnp.log(std)))
         # Of a flow that was trained elsewhere, noise keeps the scale that it was trained with.
         self.tau = method.tau if method.base == "correlated" else None
         mean = {"size_out": action_size, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
@@ -146,7 +151,7 @@ class ReversiblePolicy(Policy):
             return record
         flow = self.flow(obs)
         anchor = flow.forward(self._zero_noise(obs))
-        proposal = self.history.given(obs, self._log_scale, anchor)
+        proposal = self.history.given(obs, self._normal(), anchor)
         return HistoriesRecord.of(store_histories(flow, proposal, record.state, key, self.num_histories), anchor)
 
     def log_ratio(self, obs: Obs, record: Any) -> Numbers:
@@ -174,7 +179,7 @@ class ReversiblePolicy(Policy):
         """Return the loss of the history model, a scalar; it does not reach the policy itself."""
         if self.history is None:
             return jnp.zeros(())
-        proposal = self.history.given(obs, self._log_scale, record.anchor)
+        proposal = self.history.given(obs, self._normal(), record.anchor)
         return -proposal.log_prob(record.rest[..., 0, :, :], record.action).mean()
 
     def metrics(self, record: Any) -> dict[str, Array]:
@@ -211,15 +216,19 @@ class ReversiblePolicy(Policy):
     def _density(self, mean: Array | None) -> DiagonalNormal | CorrelatedNormal:
         if self.tau is not None:
             return correlated_normal(self.solver.num_states, self.action_size, self.tau)
-        return DiagonalNormal(self._log_scale, mean)
+        return self._normal(mean)
+
+    def _normal(self, mean: Array | None = None) -> DiagonalNormal:
+        """Return the density of noise about `mean`, for all bases but the correlated."""
+        shape = (self.solver.num_states, self.action_size)
+        if self.log_scale is None:
+            return DiagonalNormal(jnp.zeros(shape), mean)
+        if self.history_std is None:
+            return DiagonalNormal(self.log_scale[...], mean)
+        history = jnp.full((shape[0] - 1, shape[1]), math.log(self.history_std))
+        return DiagonalNormal(jnp.concatenate([self.log_scale[...], history]), mean, action_directions(self.solver))
 
     def _zero_noise(self, obs: Array) -> Array:
         """Return the mean `[..., k, d]` of the noise."""
         mean = jnp.zeros((*obs.shape[:-1], self.action_size), obs.dtype) if self.mean is None else self.mean(obs)
         return jnp.broadcast_to(mean[..., None, :], (*obs.shape[:-1], self.solver.num_states, self.action_size))
-
-    @property
-    def _log_scale(self) -> Array:
-        """The log standard deviation `[k, d]` of the noise."""
-        shape = (self.solver.num_states, self.action_size)
-        return jnp.zeros(shape) if self.log_scale is None else self.log_scale[...]

@@ -31,6 +31,7 @@ from genpo_jax.solvers.marginal import (
 )
 from genpo_jax.solvers.multistep import RECOMMENDED_HISTORY_COEF, MultistepSolver
 from genpo_jax.solvers.runge_kutta import RungeKuttaSolver
+from genpo_jax.solvers.still import action_directions, still_weights
 from genpo_jax.solvers.tableau import EULER, HEUN, KUTTA3, MIDPOINT, RALSTON, RK4, Tableau
 from genpo_jax.solvers.verlet import VerletSolver
 
@@ -62,6 +63,7 @@ __all__ = [
     "TimeGrid",
     "Velocity",
     "VerletSolver",
+    "action_directions",
     "action_log_prob",
     "action_log_ratio",
     "correlated_normal",
@@ -71,6 +73,7 @@ __all__ = [
     "marginal_log_ratio",
     "power_grid",
     "standard_normal",
+    "still_weights",
     "store_histories",
     "uniform_grid",
 ]

@@ -6,6 +6,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -82,16 +83,19 @@ class _ScaledDensity:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DiagonalNormal(_ScaledDensity):
-    """Independent normals over a state `[..., k, d]`.
+    """Normals over a state `[..., k, d]`, independent along k directions for each of the d coordinates.
 
     Attributes:
-        log_scale: `[..., k, d]`, log standard deviation of each coordinate; zeros give the published N(0, I).
+        log_scale: `[..., k, d]`, log standard deviation along each direction; zeros give the published N(0, I).
             Leading dimensions are batch dimensions, as of a scale that depends on an observation.
         mean: `[..., d]`, the mean of every iterate, with batch dimensions as of `log_scale`; None for 0.
+        directions: `[k, k]`, orthonormal rows of a direction's weights in the iterates, as of `action_directions`;
+            None where the directions are the iterates themselves.
 
     """
 
     mean: Array | None = None
+    directions: Array | np.ndarray | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -99,6 +103,11 @@ class DiagonalNormal(_ScaledDensity):
         shape = super().event_shape
         if self.mean is not None and self.mean.shape[-1:] != shape[-1:]:
             raise ValueError(f"mean must be [..., {shape[-1]}] as log_scale is, got {self.mean.shape}; it is an action")
+        if self.directions is not None and self.directions.shape != (shape[0], shape[0]):
+            raise ValueError(
+                f"directions must be [k, k] = {(shape[0], shape[0])} as log_scale has k rows, got "
+                f"{self.directions.shape}; use action_directions(solver)"
+            )
         return shape
 
     @property
@@ -116,6 +125,8 @@ class DiagonalNormal(_ScaledDensity):
         """Return the states `[..., k, d]` that standard normal noise is scaled and moved to."""
         self._check_state(noise)
         noise = noise * _lead(jnp.exp(self.log_scale), noise.ndim)
+        if self.directions is not None:
+            noise = _combine(self.directions.T, noise)
         return noise if self.mean is None else noise + _lead(self.mean[..., None, :], noise.ndim)
 
     def log_prob(self, state: State) -> Numbers:
@@ -123,6 +134,8 @@ class DiagonalNormal(_ScaledDensity):
         self._check_state(state)
         if self.mean is not None:
             state = state - _lead(self.mean[..., None, :], state.ndim)
+        if self.directions is not None:
+            state = _combine(self.directions, state)
         log_scale = _lead(self.log_scale, state.ndim)
         standard = state * jnp.exp(-log_scale)
         terms = -0.5 * standard**2 - log_scale - 0.5 * math.log(2 * math.pi)
@@ -192,6 +205,13 @@ def correlated_normal(num_states: int, event_size: int, tau: float, dtype: DType
         raise ValueError(f"tau must be a finite number > 0, got {tau!r}; at 0 the state has no density")
     rows = jnp.where(jnp.arange(num_states)[:, None] == 0, 0.0, math.log(tau))
     return CorrelatedNormal(jnp.broadcast_to(rows, (num_states, event_size)).astype(check_floating(dtype)))
+
+
+def _combine(weights: Array | np.ndarray, state: Array) -> Array:
+    """Return k sums `[..., k, d]` of the iterates of a state, by weights `[k, k]`."""
+    # Written out: a matrix product with so few rows is slow.
+    iterates, weights = [state[..., i, :] for i in range(len(weights))], weights.astype(state.dtype)
+    return jnp.stack([sum(w * x for w, x in zip(row, iterates, strict=True)) for row in weights], axis=-2)
 
 
 def _lead(array: Array, ndim: int) -> Array:

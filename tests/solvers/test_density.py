@@ -13,6 +13,7 @@ from genpo_jax.solvers import (
     Flow,
     HistorySolver,
     MultistepSolver,
+    action_directions,
     correlated_normal,
     standard_normal,
 )
@@ -28,6 +29,30 @@ def test_the_diagonal_normal_is_a_product_of_normals():
     np.testing.assert_allclose(
         DiagonalNormal(log_scale).entropy(), stats.norm.entropy(scale=np.exp(np.asarray(log_scale))).sum()
     )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_along_all_but_the_first_direction_noise_does_not_reach_the_action_of_a_still_flow(name):
+    solver = make(name, 5)
+    directions = action_directions(solver)
+    np.testing.assert_allclose(directions @ directions.T, np.eye(solver.num_states), atol=1e-12)
+    action = solver.split(solver.forward(lambda x, t: jnp.zeros_like(x), jnp.asarray(directions)[..., None]))[0][:, 0]
+    assert action[0] > 0.5
+    np.testing.assert_allclose(action[1:], 0, atol=1e-12)
+
+
+def test_a_normal_along_other_directions_is_the_joint_normal_of_the_iterates():
+    directions = np.asarray(action_directions(MultistepSolver(5, 2)))
+    scale, mean = np.array([0.3, 1.0, 2.0]), 0.7
+    base = DiagonalNormal(jnp.log(jnp.asarray(scale))[:, None], jnp.array([mean]), jnp.asarray(directions))
+    covariance = directions.T @ np.diag(scale**2) @ directions
+    joint = stats.multivariate_normal(np.full(3, mean), covariance)
+    state = np.array([0.4, 0.1, 0.9])
+    np.testing.assert_allclose(base.log_prob(jnp.asarray(state)[:, None]), joint.logpdf(state), rtol=1e-12)
+    np.testing.assert_allclose(base.entropy(), joint.entropy(), rtol=1e-12)
+    sample = base.sample(jax.random.key(0), (100_000,))[..., 0]
+    np.testing.assert_allclose(np.cov(sample.T), covariance, atol=0.05)
+    np.testing.assert_allclose(sample.mean(axis=0), mean, atol=0.03)
 
 
 def test_the_correlated_normal_is_the_joint_normal_of_x_and_x_plus_tau_noise():
