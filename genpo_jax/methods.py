@@ -155,7 +155,7 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
     scale of what reaches the action and a fixed one of what reaches the history alone; independent normals about a mean
     that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy; or one normal
     draw about which all iterates lie, at the distance tau, for a flow that was trained elsewhere."""
-    history_scale: float = 2.0
+    history_scale: float = 4.0
     """Standard deviation, in units of initial_std, of the noise that reaches the history alone, for the base
     action-scale: with a larger one the history counts less in the ratio (docs/methods.md)."""
     tau: float = 0.1
