@@ -32,6 +32,6 @@ def action_directions(solver: ReversibleSolver) -> np.ndarray:
     weights = still_weights(solver)[0]
     first = weights / np.linalg.norm(weights)
     # Householder's reflection that exchanges the first and, but for its sign, the first unit vector.
-    sign = 1.0 if first[0] >= 0 else -1.0
-    normal = first + sign * np.eye(len(first), dtype=first.dtype)[0]
-    return -sign * (np.eye(len(first), dtype=first.dtype) - 2 * np.outer(normal, normal) / (normal @ normal))
+    sign, unit = 1.0 if first[0] >= 0 else -1.0, np.eye(len(first), dtype=first.dtype)
+    normal = first + sign * unit[0]
+    return -sign * (unit - 2 * np.outer(normal, normal) / (normal @ normal))
