@@ -94,6 +94,12 @@ SURROGATES = [{"method": "fpo"}, {"method": "fpo++"}, {"method": "policyflow"}]
 
 
 @pytest.mark.parametrize("options", VARIANTS + SURROGATES, ids=str)
+def test_no_new_parameter_is_of_a_weak_type(options):
+    # A trained one never is, so that the training program would be compiled again for the second chunk.
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(nnx.state(fresh(**options))))
+
+
+@pytest.mark.parametrize("options", VARIANTS + SURROGATES, ids=str)
 def test_the_log_ratio_of_unchanged_parameters_is_zero(options):
     policy, obs = build(**options), observations()
     record = recorded(policy, obs, jax.random.key(1))

@@ -1,5 +1,6 @@
 """PolicyFlow: the ratio of Gaussian perturbations, moved by the change of the velocity at one point of the path."""
 
+import math
 from typing import Any, ClassVar
 
 import jax
@@ -52,7 +53,7 @@ class PolicyFlowPolicy(Policy):
         self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.action_size = action_size
         self.scale, perturbation_std = method.stds
-        self.log_std = nnx.Param(jnp.full(action_size, jnp.log(perturbation_std)))
+        self.log_std = nnx.Param(jnp.full(action_size, math.log(perturbation_std), jnp.float32))
         self.num_steps = method.num_steps
         self.brownian_coef = method.brownian_coef
         self.ratio_evaluations = 1

@@ -128,7 +128,7 @@ class ReversiblePolicy(Policy):
         self.history_std = method.history_scale * std if method.base == "action-scale" else None
         rows = self.solver.num_states if self.history_std is None else 1
         fixed = method.base in ("standard", "correlated")
-        self.log_scale = None if fixed else nnx.Param(jnp.full((rows, action_size), jnp.log(std)))
+        self.log_scale = None if fixed else nnx.Param(jnp.full((rows, action_size), math.log(std), jnp.float32))
         # Of a flow that was trained elsewhere, noise keeps the scale that it was trained with.
         self.tau = method.tau if method.base == "correlated" else None
         mean = {"size_out": action_size, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
