@@ -14,7 +14,7 @@ SOLVERS = [
     {"method": "genpo++", "solver": "multistep-3", "history_coef": 0.3},
     {"method": "genpo++", "base": "action-scale", "history_scale": 3.0},
     {"method": "genpo"},
-    {"method": "saflow", "base": "conditioned", "initial_std": 0.3},
+    pytest.param({"method": "saflow", "base": "conditioned", "initial_std": 0.3}, marks=pytest.mark.ci),
 ]
 
 

@@ -79,11 +79,11 @@ VARIANTS: list[Any] = [
     {"method": "genpo"},
     {"method": "genpo", "mix": 1.0},
     {"method": "saflow"},
-    {"method": "genpo++", "num_histories": 4},
     {"method": "dppo"},
     {"method": "reinflow"},
 ]
 SLOWER = [
+    {"method": "genpo++", "num_histories": 4},
     {"method": "genpo++", "num_histories": 4, "solver": "multistep-3", "history_coef": 0.3, "base": "conditioned"},
     {"method": "genpo", "num_histories": 2, "base": "standard"},
     {"method": "genpo", "base": "action-scale"},

@@ -77,7 +77,7 @@ def test_the_brownian_regularizer_vanishes_at_the_velocity_of_spreading_heat():
     )
 
 
-@pytest.mark.parametrize(("method", "steps"), [("dppo", 10), ("reinflow", 4)])
+@pytest.mark.parametrize(("method", "steps"), [("dppo", 10), pytest.param("reinflow", 4, marks=pytest.mark.ci)])
 def test_the_chain_log_density_is_that_computed_by_hand(method, steps):
     policy, obs = build(method=method, initial_std=0.5), observations(4)
     action, record = sampled(policy, obs, jax.random.key(0))

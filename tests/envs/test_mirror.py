@@ -107,6 +107,7 @@ def test_the_ant_walks_the_same_on_the_other_side():
     agree(env, placed(start), placed(image), 1e-5, 1e-5)
 
 
+@pytest.mark.ci
 def test_the_humanoid_sees_the_same_on_the_other_side():
     # It would not move the same: Brax gives its right hip another armature, its right knee another stiffness.
     env = make("humanoid", "spring")

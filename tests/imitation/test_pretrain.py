@@ -66,6 +66,7 @@ def test_a_run_of_pretraining_is_loaded_evaluated_and_recorded(tmp_path, demonst
     np.testing.assert_allclose(recorded.action[2], np.asarray(policy(recorded.obs[2]))[:2], atol=1e-6)
 
 
+@pytest.mark.ci
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, demonstrations, monkeypatch):
     Pretraining(demonstrations, TINY, tmp_path / "whole", progress=False).train()
 

@@ -64,7 +64,7 @@ def own_histories(key, count):
     return jnp.stack(jnp.broadcast_arrays(ACTIONS, history), axis=-1).swapaxes(0, 1)[..., None]
 
 
-@pytest.mark.parametrize("num_histories", [1, 2, 8])
+@pytest.mark.parametrize("num_histories", [1, 2, pytest.param(8, marks=pytest.mark.ci)])
 def test_the_ratio_is_unbiased_for_each_action_however_bad_the_proposal(num_histories):
     then, now = then_flow(), now_flow()
     state = own_histories(jax.random.key(0), 40_000)
@@ -129,7 +129,7 @@ def test_reflecting_a_history_twice_changes_nothing_and_once_not_its_density():
     np.testing.assert_allclose(proposal.log_prob(reflected, action), proposal.log_prob(rest, action), rtol=1e-10)
 
 
-@pytest.mark.parametrize("name", ["history", "multistep-3", "coupled", "verlet"])
+@pytest.mark.parametrize("name", ["history", "coupled", "verlet", pytest.param("multistep-3", marks=pytest.mark.ci)])
 def test_the_ratio_of_an_unchanged_flow_is_one(name):
     flow = flow_of(mlp_params(5, 2), name)
     state = flow.sample(seed=jax.random.key(0), sample_shape=64)

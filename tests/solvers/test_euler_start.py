@@ -33,6 +33,7 @@ def test_two_steps_by_hand():
     np.testing.assert_allclose(state, [[1.275], [1.0]], rtol=1e-6)
 
 
+@pytest.mark.ci
 def test_without_blur_it_converges_with_order_1():
     steps = [8, 16, 32, 64]
     start = jnp.stack([jnp.zeros(2), jnp.array([0.3, -0.8])]).astype(jnp.float64)
