@@ -91,10 +91,10 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
     algorithm = trainer.algorithm
 
     @jax.jit
-    def compare(before: Any, after: Any, drift: Array, obs: Array, key: Array) -> dict[str, dict[str, Array]]:
+    def compare(before: Any, after: Any, drift: Array, obs: Array, key: Array) -> dict[int, dict[str, Array]]:
         """Set reported against true ratios at a point of the line through `before` (0) and `after` (1).
 
-        Returns errors by the name of what reports: the method, with each number of histories that it has.
+        Returns errors by the number of histories, 0 where there are none.
         """
         then = algorithm.make_agent(before).policy
         now = algorithm.make_agent(jax.tree.map(lambda a, b: a + drift * (b - a), before, after)).policy
@@ -105,15 +105,12 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
             then.num_histories = max(options.histories)
         record = then.complete(many, record, jax.random.fold_in(key, 1))
         if isinstance(record, HistoriesRecord):
-            return {
-                f"{method}, K = {count}": _errors(true, now.log_ratio(many, record.first(count)))
-                for count in options.histories
-            }
+            return {count: _errors(true, now.log_ratio(many, record.first(count))) for count in options.histories}
         reported = now.log_ratio(many, record)
         if isinstance(now, ChainPolicy) and reported.ndim > 1:
             # The ratio of the chain is the product of those of its steps.
             reported = reported.sum(axis=-1)
-        return {method: _errors(true, reported)}
+        return {0: _errors(true, reported)}
 
     rows = []
     for seed in range(options.num_seeds):
@@ -132,9 +129,10 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
             drift *= (TYPICAL_DISTANCE / float(distance)) ** SEARCH_GAIN
         for multiple in MULTIPLES:
             rows += [
-                {"method": name, "seed": seed, "multiple": multiple, "drift": multiple * drift}
+                {"method": f"{method}, K = {count}" if count else method, "seed": seed}
+                | {"multiple": multiple, "drift": multiple * drift}
                 | {k: float(v) for k, v in errors.items()}
-                for name, errors in jax.device_get(at(drift=multiple * drift)).items()
+                for count, errors in jax.device_get(at(drift=multiple * drift)).items()
             ]
     return rows
 
@@ -171,7 +169,7 @@ def draw(rows: list[dict[str, Any]], batch_size: int, path: Path) -> None:
         "slope": "slope of reported on true log-ratio",
         "correlation": "correlation of reported and true log-ratio",
     }
-    figure = Figure(figsize=(15, 4), layout="constrained")
+    figure = Figure(figsize=(16.5, 4), layout="constrained")
     for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
         for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
             here = [[r for r in rows if r["method"] == method and r["multiple"] == m] for m in MULTIPLES]
@@ -190,7 +188,8 @@ def draw(rows: list[dict[str, Any]], batch_size: int, path: Path) -> None:
         axis.spines[["top", "right"]].set_visible(False)
         if name == "slope":
             axis.set_ylim(-0.5, 4.0)
-    figure.axes[1].legend(fontsize=8, frameon=False, loc=(0.05, 0.15))
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, fontsize=8, frameon=False, loc="outside right center")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 
