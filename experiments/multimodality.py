@@ -233,7 +233,7 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(2.6 * columns, 2.8 * lines), layout="constrained")
     axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
     for axis, (label, picture) in zip(axes, panels, strict=False):
-        axis.set_title(label, fontsize=8)
+        axis.set_title(label.replace(", ", "\n", 1), fontsize=8)
         axis.set(xticks=[], yticks=[], aspect="equal")
         if isinstance(env, MultiGoal):
             start = np.zeros((1, picture.shape[1], 2))
