@@ -67,6 +67,7 @@ def test_the_ratios_of_several_numbers_of_histories_are_of_one_policy(monkeypatc
     for a, b in zip(one, many, strict=True):
         assert (a["drift"], a["distance"], a["true_kl"]) == (b["drift"], b["distance"], b["true_kl"])
         assert b["true_kl"] < b["kl"] * 1.1 < a["kl"] * 1.1
+        assert 1 - b["correlation"] < 0.7 * (1 - a["correlation"])
         # Farther apart, a single one of 256 ratios decides the spread.
         assert a["multiple"] > 2 or b["spread"] < 0.7 * a["spread"]
 
