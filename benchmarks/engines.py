@@ -70,13 +70,15 @@ def contenders_of(options: EngineOptions, name: str) -> dict[str, Contender]:
     for label in ("c", "mjx") if options.mjx else ("c",):
         backend = "jax" if label == "mjx" and name in PLAYGROUND else label
         env = envs.make(name, backend)
-        told = compiler_options(False)
+        xla_options = compiler_options(False)
         if label == "c":
             contenders[BASELINE] = alone(env, options.num_envs, options.unroll)
         episodes = EpisodeEnv(env, env.default_episode_length)
-        start = jax.jit(episodes.init, compiler_options=told)(jax.random.split(jax.random.key(0), options.num_envs))
+        start = jax.jit(episodes.init, compiler_options=xla_options)(
+            jax.random.split(jax.random.key(0), options.num_envs)
+        )
         actions = jax.random.normal(jax.random.key(1), (options.unroll, options.num_envs, env.action_size))
-        scan = jax.jit(env_scan(episodes, False), donate_argnums=0, compiler_options=told)
+        scan = jax.jit(env_scan(episodes, False), donate_argnums=0, compiler_options=xla_options)
         contenders[label] = compiled(scan, start, actions)
         config = replace(options.config("genpo++"), fusion_emitters=False)
         contenders[f"{label}, policy"] = Programs(env, config).make("rollout")

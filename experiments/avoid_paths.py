@@ -1,4 +1,4 @@
-"""Draw the ways that policies take through `avoid`, all from one start: how many are left?
+"""Draw the modes that policies take through `avoid`, all from one start: how many are left?
 
     python -m experiments.avoid_paths runs/flow runs/tuned/seed-0 --file paths.png
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Whose ways."""
+    """Whose modes."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
     """Folders of runs on avoid."""
@@ -65,13 +65,13 @@ def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:
     """Draw posts, walls and paths: those of successes in the color of their gap, others gray."""
     from matplotlib.patches import Circle
 
-    from genpo_jax.config import SUCCESS, WAY
+    from genpo_jax.config import SUCCESS, MODE
 
-    ways = np.stack([recorded.metrics[f"{WAY}{k}"] for k in range(env.NUM_WAYS)], axis=-1)
-    for episode, way in zip(recorded.episodes, ways, strict=True):
+    modes = np.stack([recorded.metrics[f"{MODE}{k}"] for k in range(env.NUM_MODES)], axis=-1)
+    for episode, mode in zip(recorded.episodes, modes, strict=True):
         path = np.vstack([part for part in (episode.obs, episode.last_obs) if part is not None])
-        color = COLORS[way.argmax()] if way.any() else "0.75"
-        axes.plot(*path.T, color=color, linewidth=0.7, alpha=0.7, zorder=2 if way.any() else 1)
+        color = COLORS[mode.argmax()] if mode.any() else "0.75"
+        axes.plot(*path.T, color=color, linewidth=0.7, alpha=0.7, zorder=2 if mode.any() else 1)
     for post in env.posts:
         axes.add_patch(Circle(tuple(post), env.RADIUS, color="0.25", zorder=3))
     for wall in (-env.WALL, env.WALL):

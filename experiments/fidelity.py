@@ -2,7 +2,7 @@
 
     python -m experiments.fidelity runs/avoid-flow
 
-A table of success (random and zero noise, with 95 % intervals), entropy of the ways taken, energy distance of the
+A table of success (random and zero noise, with 95 % intervals), entropy of the modes taken, energy distance of the
 actions from those of the pretrained sampler, and network calls for an action. Episodes are those of fine-tuning, which
 end with success.
 """
@@ -61,17 +61,17 @@ def measure(options: Options) -> None:
     check_methods(options.samplers)
     policy, config = genpo_jax.load(options.run), saved_config(options.run)
     env = episodes_of(finetune_preset(config, config.method.name))
-    obs, told = visited(policy, env), compiler_options(config.fusion_emitters)
+    obs, xla_options = visited(policy, env), compiler_options(config.fusion_emitters)
     table = Table(title=f"{options.run}: {options.episodes} episodes, 95 % intervals")
-    for column in ("sampler", "calls", "success, random noise", "success, zero noise", "ways", "energy distance"):
+    for column in ("sampler", "calls", "success, random noise", "success, zero noise", "modes", "energy distance"):
         table.add_column(column)
     rows = []
     for sampler in options.samplers:
         name, layer = parse_method(sampler)
         method = apply(Config(method=method_of(name)()), layer).method
-        found = fidelity(sampler, policy, method, env, obs, episodes=options.episodes, compiler_options=told)
-        ways = "-" if found.ways is None else f"{found.ways:.2f}"
-        cells = (sampler, str(found.calls), str(found.success), str(found.success_zero), ways, f"{found.energy:.4f}")
+        found = fidelity(sampler, policy, method, env, obs, episodes=options.episodes, compiler_options=xla_options)
+        modes = "-" if found.modes is None else f"{found.modes:.2f}"
+        cells = (sampler, str(found.calls), str(found.success), str(found.success_zero), modes, f"{found.energy:.4f}")
         table.add_row(*cells)
         rows.append(found._asdict())
     Console(width=150).print(table)

@@ -54,7 +54,7 @@ class Options:
     num_envs: int | None = None
     """Environments side by side. None: the preset's."""
     initial_kl_coef: float = 0.0
-    """Weight of the exact KL divergence from the pretrained policy, which keeps its ways."""
+    """Weight of the exact KL divergence from the pretrained policy, which keeps its modes."""
     final_initial_kl_coef: float | None = None
     """Move --initial-kl-coef linearly to this value over the run. None: keep it."""
     bc_coef: float = 0.0
@@ -98,11 +98,11 @@ def before(options: Options, pretrained: Config, config: Config, env: Any) -> di
     from genpo_jax.imitation.fidelity import Fidelity, fidelity, visited
     from genpo_jax.runtime import compiler_options
 
-    policy, told = genpo_jax.load(options.source), compiler_options(config.fusion_emitters)
+    policy, xla_options = genpo_jax.load(options.source), compiler_options(config.fusion_emitters)
     obs = visited(policy, env)
 
     def measure(label: str, method: "Method") -> Fidelity:
-        return fidelity(label, policy, method, env, obs, episodes=options.episodes, compiler_options=told)
+        return fidelity(label, policy, method, env, obs, episodes=options.episodes, compiler_options=xla_options)
 
     measured = {"pretrained": measure("pretrained", pretrained.method)}
     # A Gaussian's sampler is that of its pretraining.
@@ -134,12 +134,12 @@ def before(options: Options, pretrained: Config, config: Config, env: Any) -> di
 def after(options: Options, config: Config, env: Any) -> list[dict[str, Any]]:
     """Return what the fine-tuned policy of every seed can do, with every kind of noise."""
     import genpo_jax
-    from genpo_jax.imitation.fidelity import way_entropy
+    from genpo_jax.imitation.fidelity import mode_entropy
     from genpo_jax.runs.evaluate import evaluate_policy, table
     from genpo_jax.runs.folder import seed_folders
     from genpo_jax.runtime import compiler_options
 
-    told, rows = compiler_options(config.fusion_emitters), []
+    xla_options, rows = compiler_options(config.fusion_emitters), []
     for folder in seed_folders(options.run_dir, config):
         loaded = genpo_jax.load(folder)
         # As if of one seed, so that one program serves all.
@@ -148,12 +148,12 @@ def after(options: Options, config: Config, env: Any) -> list[dict[str, Any]]:
             "run": str(folder),
             "env": env.env.name,
             "episodes": options.episodes,
-            "noise": evaluate_policy(policy, env, options.episodes, NOISES, compiler_options=told),
-            "ways": way_entropy(policy, env, compiler_options=told),
+            "noise": evaluate_policy(policy, env, options.episodes, NOISES, compiler_options=xla_options),
+            "modes": mode_entropy(policy, env, compiler_options=xla_options),
         }
         print(table(row))
-        if row["ways"] is not None:
-            print(f"  entropy of the ways from one start {row['ways']:.2f}")
+        if row["modes"] is not None:
+            print(f"  entropy of the modes from one start {row['modes']:.2f}")
         rows.append(row)
     return rows
 

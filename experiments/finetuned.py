@@ -1,4 +1,4 @@
-"""Compare fine-tuned runs: a table of success and ways before and after, and the way there as a picture.
+"""Compare fine-tuned runs: a table of success and modes before and after, and the way there as a picture.
 
     python -m experiments.finetuned runs/genpo runs/fpo runs/dppo --out results/finetuned
 
@@ -41,21 +41,21 @@ class Tuned(NamedTuple):
     Attributes:
         label: of the run.
         before: success of the sampler with random noise, before anything was learned.
-        ways_before: entropy of its ways from one start, see `genpo_jax.imitation.fidelity.way_entropy`.
+        modes_before: entropy of its modes from one start, see `genpo_jax.imitation.fidelity.mode_entropy`.
         env_steps: of each evaluation on the way, `[n]`.
         on_the_way: success with random noise then, `[seeds, n]`.
         after: success for each kind of noise, a mean over seeds.
-        ways: entropy of the ways afterwards, a mean over seeds; None where the environment has no ways.
+        modes: entropy of the modes afterwards, a mean over seeds; None where the environment has no modes.
         first_ratio_error: the largest log-ratio of a first minibatch; None where the method shows none.
     """
 
     label: str
     before: Interval
-    ways_before: float | None
+    modes_before: float | None
     env_steps: np.ndarray
     on_the_way: np.ndarray
     after: dict[str, Interval]
-    ways: Interval | None
+    modes: Interval | None
     first_ratio_error: float | None
 
     @property
@@ -76,15 +76,15 @@ def read(folder: Path) -> Tuned:
     lines = [read_metrics(seed / METRICS_FILE) for seed in seed_folders(folder, saved_config(folder))]
     evals = [[line for line in seed if line.get(f"eval/{SUCCESS}_random") is not None] for seed in lines]
     errors = [line["train/first_ratio_error"] for seed in lines for line in seed if "train/first_ratio_error" in line]
-    ways = [row["ways"] for row in record["after"]]
+    modes = [row["modes"] for row in record["after"]]
     return Tuned(
         label=folder.name,
         before=Interval(*record["sampler"][SUCCESS]),
-        ways_before=record["sampler"]["ways"],
+        modes_before=record["sampler"]["modes"],
         env_steps=np.array([line["env_steps"] for line in evals[0]]),
         on_the_way=np.array([[line[f"eval/{SUCCESS}_random"] for line in seed] for seed in evals]),
         after={noise: intervals.mean([row["noise"][noise][SUCCESS] for row in record["after"]]) for noise in NOISES},
-        ways=None if None in ways else intervals.mean(ways),
+        modes=None if None in modes else intervals.mean(modes),
         first_ratio_error=max((error for error in errors if error is not None), default=None),
     )
 
@@ -92,39 +92,42 @@ def read(folder: Path) -> Tuned:
 def to_markdown(found: Sequence[Tuned]) -> str:
     """Return a row for each run."""
     headings = ["run", "seeds", "before", *(f"after, {noise} noise" for noise in NOISES), "lowest on the way"]
-    headings += ["ways before", "ways after", "largest first log-ratio"]
+    headings += ["modes before", "modes after", "largest first log-ratio"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for one in found:
         cells: list[Any] = [one.label, len(one.on_the_way), one.before, *one.after.values(), f"{one.lowest:.2f}"]
-        cells += ["-" if one.ways_before is None else f"{one.ways_before:.2f}", "-" if one.ways is None else one.ways]
+        cells += [
+            "-" if one.modes_before is None else f"{one.modes_before:.2f}",
+            "-" if one.modes is None else one.modes,
+        ]
         cells.append("-" if one.first_ratio_error is None else f"{one.first_ratio_error:.1e}")
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 
 def draw(found: Sequence[Tuned], path: Path) -> None:
-    """Draw success over env steps, and how many ways are left for what success."""
+    """Draw success over env steps, and how many modes are left for what success."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 4.2), layout="constrained")
-    curves, ways = figure.subplots(1, 2)
+    curves, modes = figure.subplots(1, 2)
     for i, one in enumerate(found):
         style: Any = {"color": COLORS[i % len(COLORS)], "linestyle": ("-", "--", ":")[i // len(COLORS) % 3]}
         curves.plot(one.env_steps, one.on_the_way.mean(axis=0), label=one.label, **style)
         curves.fill_between(one.env_steps, *_range(one.on_the_way), color=style["color"], alpha=0.15, linewidth=0)
-        if one.ways is not None and one.ways_before is not None:
-            ends = [one.before.value, one.after["random"].value], [one.ways_before, one.ways.value]
-            ways.plot(*ends, **style)
-            ways.plot(*(end[-1:] for end in ends), "o", color=style["color"])
+        if one.modes is not None and one.modes_before is not None:
+            ends = [one.before.value, one.after["random"].value], [one.modes_before, one.modes.value]
+            modes.plot(*ends, **style)
+            modes.plot(*(end[-1:] for end in ends), "o", color=style["color"])
     for level in sorted({round(one.before.value, 2) for one in found}):
         curves.axhline(level, color="0.6", linewidth=0.8, linestyle=":")
     curves.set(
         xlabel="env steps", ylabel="success, random noise", ylim=(0, 1.02), title="mean of seeds, and their range"
     )
-    ways.set(
-        xlabel="success, random noise", ylabel="entropy of ways from one start", xlim=(0, 1.02), ylim=(-0.02, 1.02)
+    modes.set(
+        xlabel="success, random noise", ylabel="entropy of modes from one start", xlim=(0, 1.02), ylim=(-0.02, 1.02)
     )
-    ways.set_title("from before to after (dot)")
+    modes.set_title("from before to after (dot)")
     figure.legend(loc="outside lower center", ncols=5, frameon=False)
     figure.savefig(path, dpi=120)
 

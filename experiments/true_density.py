@@ -18,7 +18,7 @@ from genpo_jax.policies.policyflow import PolicyFlowPolicy
 from genpo_jax.solvers import fit_history_proposal, marginal_log_ratio
 
 NUM_HISTORIES = 512
-NUM_WAYS = 50_000
+NUM_MODES = 50_000
 # Actions at once: all of them with all their histories or ways would take many GiB.
 BATCH_OF_ACTIONS = 16
 NEWTON_STEPS = 12
@@ -41,13 +41,13 @@ def true_log_ratio(now: Policy, then: Policy, obs: Array, action: Array, key: Ar
 
 
 def _log_prob(policy: Policy, obs: Array, key: Array) -> Callable[[Array], Array]:
-    many = jnp.broadcast_to(obs, (NUM_WAYS, *obs.shape))
+    many = jnp.broadcast_to(obs, (NUM_MODES, *obs.shape))
     if isinstance(policy, GaussianPolicy):
         return lambda action: normal_log_prob(action - policy.zero_noise_action(obs), policy.log_std[...])
     if isinstance(policy, FPOPolicy):
         return jax.vmap(lambda action: _by_inversion(policy, obs, action))
     if isinstance(policy, PolicyFlowPolicy):
-        centers = policy.flow(many, policy.scale * jax.random.normal(key, (NUM_WAYS, policy.action_size)))
+        centers = policy.flow(many, policy.scale * jax.random.normal(key, (NUM_MODES, policy.action_size)))
         return _mixture(centers, policy.log_std[...])
     if isinstance(policy, ChainPolicy):
         _, record = policy.sample(many, key)

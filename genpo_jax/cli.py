@@ -213,7 +213,7 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
 
     # A resumed run knows how to make its environment again.
     env = None if command.resume else command.config.env
-    finished = run.train(env, command.config, command.run_dir, resume=command.resume, watchers=_watchers(command))
+    finished = run.train(env, command.config, command.run_dir, resume=command.resume, callbacks=_callbacks(command))
     if is_writer():
         # Nobody may be there to read it any more.
         with contextlib.suppress(OSError, ValueError):
@@ -223,19 +223,19 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
     return finished
 
 
-def _watchers(command: TrainCommand) -> list[Any]:
-    watchers: list[Any] = []
+def _callbacks(command: TrainCommand) -> list[Any]:
+    callbacks: list[Any] = []
     if command.wandb is not None:
-        from genpo_jax.runs.watchers import WandbWatcher
+        from genpo_jax.runs.callbacks import WandbLogger
 
         if importlib.util.find_spec("wandb") is None:
             raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
-        watchers.append(WandbWatcher(command.wandb))
+        callbacks.append(WandbLogger(command.wandb))
     if command.play_every is not None:
         from genpo_jax.viewing.during_training import PlayPages
 
-        watchers.append(PlayPages(command.play_every))
-    return watchers
+        callbacks.append(PlayPages(command.play_every))
+    return callbacks
 
 
 COMMANDS: dict[str, Callable[..., Any]] = {"train": train, **commands.COMMANDS}

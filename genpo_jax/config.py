@@ -13,13 +13,13 @@ from genpo_jax.methods import GenPOPlusPlus, Method, NetworksConfig, method_of
 # Counters of single environments are int32.
 LARGEST_COUNT = 2**31 - 1
 LARGEST_NUM_ENVS = 2**24
-# The metric that says whether an episode is a success, and those that say which way it went, `way_0`, `way_1`, ...
-SUCCESS, WAY = "success", "way_"
+# The metric that says whether an episode is a success, and those that say which way it went, `mode_0`, `mode_1`, ...
+SUCCESS, MODE = "success", "mode_"
 
 
 def is_outcome(metric: str) -> bool:
     """Whether the last value of an episode counts, and not the sum over its steps."""
-    return metric == SUCCESS or metric.startswith(WAY)
+    return metric == SUCCESS or metric.startswith(MODE)
 
 
 @dataclass(frozen=True)

@@ -19,10 +19,10 @@ from genpo_jax import cli
 from genpo_jax.config import EnvConfig
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.folder import read_config
-from genpo_jax.runs.watchers import WandbWatcher, Watcher
+from genpo_jax.runs.callbacks import WandbLogger, Callback
 
 
-class Recorder(Watcher):
+class Recorder(Callback):
     """Remembers what it was shown, and fails where it is told to."""
 
     name = "notebook"
@@ -50,17 +50,17 @@ class Recorder(Watcher):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    watchers = Recorder(), Recorder(fails=("start", "metrics", "evaluated", "close"))
+    callbacks = Recorder(), Recorder(fails=("start", "metrics", "evaluated", "close"))
     folder = tmp_path_factory.mktemp("watched") / "run"
-    return genpo_jax.train(TargetEnv(), CONFIG, folder, progress=False, watchers=watchers), *watchers
+    return genpo_jax.train(TargetEnv(), CONFIG, folder, progress=False, callbacks=callbacks), *callbacks
 
 
 def test_a_watcher_sees_every_line_of_metrics_and_the_policy_after_every_evaluation(watched):
-    run, watcher, _ = watched
-    assert watcher.calls[0] == ("start", run.run_dir, read_config(run.run_dir)["run"])
-    assert [call[1] for call in watcher.calls if call[0] == "metrics"] == [0, 64, 128, 192, 256]
-    assert [call[1:] for call in watcher.calls if call[0] == "evaluated"] == [(0, (1,)), (128, (1,)), (256, (1,))]
-    assert watcher.calls[-1] == ("close",)
+    run, callback, _ = watched
+    assert callback.calls[0] == ("start", run.run_dir, read_config(run.run_dir)["run"])
+    assert [call[1] for call in callback.calls if call[0] == "metrics"] == [0, 64, 128, 192, 256]
+    assert [call[1:] for call in callback.calls if call[0] == "evaluated"] == [(0, (1,)), (128, (1,)), (256, (1,))]
+    assert callback.calls[-1] == ("close",)
 
 
 def test_a_watcher_that_fails_every_time_does_not_end_a_run(watched):
@@ -103,10 +103,10 @@ class FakeWandb(types.ModuleType):
 def test_wandb_is_online_only_where_one_is_logged_in_and_keeps_the_id_of_the_run(tmp_path, monkeypatch, key, mode):
     fake = FakeWandb(key)
     monkeypatch.setitem(sys.modules, "wandb", fake)
-    watcher = WandbWatcher("robots")
-    watcher.start(tmp_path, "abc", CONFIG, TargetEnv())
-    watcher.metrics(64, 1.5, {"train/kl": 0.1})
-    watcher.close()
+    callback = WandbLogger("robots")
+    callback.start(tmp_path, "abc", CONFIG, TargetEnv())
+    callback.metrics(64, 1.5, {"train/kl": 0.1})
+    callback.close()
     assert (fake.settings["mode"], fake.settings["id"], fake.settings["resume"]) == (mode, "abc", "allow")
     assert fake.settings["config"]["ppo"]["unroll"] == 8 and fake.axis == ("*", "env_steps")
     assert fake.logged == [{"env_steps": 64, "wall_seconds": 1.5, "train/kl": 0.1}] and fake.finished == 1
@@ -137,11 +137,11 @@ def test_a_page_is_written_at_every_second_evaluation(pendulum, tmp_path):
     from genpo_jax.viewing.during_training import PlayPages
 
     env, config, policy = pendulum
-    watcher, page = PlayPages(2), tmp_path / "play.html"
-    watcher.start(tmp_path, "", config, env)
-    watcher.evaluated(0, policy)
+    callback, page = PlayPages(2), tmp_path / "play.html"
+    callback.start(tmp_path, "", config, env)
+    callback.evaluated(0, policy)
     assert not page.exists()
-    watcher.evaluated(64, policy)
+    callback.evaluated(64, policy)
     assert "genpo++ on inverted_pendulum" in page.read_text()
 
 

@@ -314,5 +314,5 @@ def test_mirror_images_of_an_environment_without_a_symmetry_are_refused():
 
 def test_the_shape_of_a_state_is_known_where_the_compiler_is_told_something():
     trainer = make_trainer(TargetEnv())
-    told = Trainer(TargetEnv(), dataclasses.replace(trainer.config, fusion_emitters=False))
+    xla_options = Trainer(TargetEnv(), dataclasses.replace(trainer.config, fusion_emitters=False))
     assert jax.tree.structure(told.abstract_state(2)) == jax.tree.structure(trainer.abstract_state(2))

@@ -7,14 +7,14 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.config import SUCCESS
-from genpo_jax.envs.base import Metrics, Observation, way_metrics
+from genpo_jax.envs.base import Metrics, Observation, mode_metrics
 
 
 class AvoidState(PyTreeNode):
     """The position `[2]`, and the number of the gap by which the last column was passed; -1 before that."""
 
     position: Array
-    way: Array
+    mode: Array
 
 
 class Avoid:
@@ -22,9 +22,9 @@ class Avoid:
 
     All gaps are equally wide, and every post stands before the middle of a gap of the next column: straight on is
     always wrong, left and right are equally good, and their mean touches the post. So there are two gaps of the first
-    column, three of the second and four of the last that are ways to go. The point moves by `SPEED` times the
+    column, three of the second and four of the last that are modes. The point moves by `SPEED` times the
     action, shortened to length 1. Touching a post or a wall ends the episode; reaching the far side ends it with
-    success, and the reward 1. The observation is the position. The metric `way_k` is 1 for an episode that reached the
+    success, and the reward 1. The observation is the position. The metric `mode_k` is 1 for an episode that reached the
     far side by gap k of the last column, counted from below.
     """
 
@@ -36,7 +36,7 @@ class Avoid:
     FAR_SIDE = 2.0
     SPEED = 0.08
     START = 0.1
-    NUM_WAYS = len(COLUMNS) + 1
+    NUM_MODES = len(COLUMNS) + 1
     # So far before and behind a column the expert goes straight.
     MARGIN = 0.14
     name = "avoid"
@@ -73,16 +73,16 @@ class Avoid:
         last = self.COLUMNS[-1]
         lower = jnp.asarray([y for x, y in self.posts if x == last], position.dtype)
         passed = (start[0] < last) & (position[0] >= last)
-        way = jnp.where(passed, (position[1] > lower[1:]).sum(), state.way)
+        mode = jnp.where(passed, (position[1] > lower[1:]).sum(), state.mode)
         success = (position[0] >= self.FAR_SIDE) & ~touched
-        metrics = {SUCCESS: jnp.float32(success)} | way_metrics(success, [way == k for k in range(self.NUM_WAYS)])
-        state = AvoidState(position, jnp.int32(way))
+        metrics = {SUCCESS: jnp.float32(success)} | mode_metrics(success, [mode == k for k in range(self.NUM_MODES)])
+        state = AvoidState(position, jnp.int32(mode))
         return state, {"state": position}, jnp.float32(success), touched | success, metrics
 
     def plan(self, key: Array) -> Array:
         """Return the gap `[3]` of each column that an expert means to take: each of the last column's equally often."""
         last_key, *keys = jax.random.split(key, len(self.COLUMNS))
-        gaps = [jax.random.randint(last_key, (), 0, self.NUM_WAYS)]
+        gaps = [jax.random.randint(last_key, (), 0, self.NUM_MODES)]
         for column, child in zip(reversed(range(len(self.COLUMNS) - 1)), keys, strict=True):
             # A gap of the column before is beside it, above or below.
             gaps.append(jnp.clip(gaps[-1] - jax.random.bernoulli(child).astype(jnp.int32), 0, column + 1))

@@ -6,7 +6,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import jax.numpy as jnp
 from jax import Array
 
-from genpo_jax.config import WAY
+from genpo_jax.config import MODE
 
 Observation: TypeAlias = dict[str, Array]
 Metrics: TypeAlias = dict[str, Array]
@@ -42,11 +42,11 @@ class Environment(Protocol):
         ...
 
 
-def way_metrics(success: Array, ways: Sequence[Array]) -> Metrics:
-    """Return a metric `way_k` for each of several ways to succeed: 1 for a success by that one.
+def mode_metrics(success: Array, modes: Sequence[Array]) -> Metrics:
+    """Return a metric `mode_k` for each of several modes to succeed: 1 for a success by that one.
 
     Args:
         success: scalar, boolean.
-        ways: which way it is, scalars, boolean.
+        modes: which way it is, scalars, boolean.
     """
-    return {f"{WAY}{k}": jnp.float32(success & way) for k, way in enumerate(ways)}
+    return {f"{MODE}{k}": jnp.float32(success & mode) for k, mode in enumerate(modes)}

@@ -230,8 +230,8 @@ class MjcfTask:
             ValueError: names what is not.
         """
         # Without these emitters MJX takes seconds on a CPU, with them minutes.
-        told = compiler_options(fusion_emitters=False)
-        state, obs = jax.jit(self.reset, compiler_options=told)(jax.random.key(0))
+        xla_options = compiler_options(fusion_emitters=False)
+        state, obs = jax.jit(self.reset, compiler_options=xla_options)(jax.random.key(0))
         for name, value in obs.items():
             require(value.ndim == 1, "a vector", f"observation '{name}' of {self.name}", f"shape {value.shape}")
             bad = np.flatnonzero(~np.isfinite(np.asarray(value)))

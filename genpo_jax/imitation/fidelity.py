@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from scipy.special import entr
 
-from genpo_jax.config import SUCCESS, WAY
+from genpo_jax.config import SUCCESS, MODE
 from genpo_jax.data.collect import record, trained
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.intervals import Interval
@@ -19,7 +19,7 @@ from genpo_jax.training.evaluation import first_episodes
 from genpo_jax.training.transfer import as_method
 
 NUM_ACTIONS = 128
-# From each of so many starts so many episodes tell which ways there are.
+# From each of so many starts so many episodes tell which modes there are.
 NUM_STARTS, NUM_DRAWS = 16, 64
 
 
@@ -32,7 +32,7 @@ class Fidelity(NamedTuple):
         energy: energy distance of its actions from those of the pretrained sampler, a mean over observations.
         success: with random noise.
         success_zero: with zero noise.
-        ways: see `way_entropy`.
+        modes: see `mode_entropy`.
     """
 
     label: str
@@ -40,7 +40,7 @@ class Fidelity(NamedTuple):
     energy: float
     success: Interval
     success_zero: Interval
-    ways: float | None
+    modes: float | None
 
 
 def fidelity(
@@ -73,7 +73,7 @@ def fidelity(
         energy=float(_energy_of(policy, sampler, obs)),
         success=success["random"],
         success_zero=success["zero"],
-        ways=way_entropy(sampler, env, compiler_options=compiler_options),
+        modes=mode_entropy(sampler, env, compiler_options=compiler_options),
     )
 
 
@@ -96,18 +96,18 @@ def success_of(values: dict[str, Any]) -> Interval:
     return Interval(values[SUCCESS], *values[f"{SUCCESS}_interval"])
 
 
-def way_entropy(
+def mode_entropy(
     policy: TrainedPolicy,
     env: EpisodeEnv,
     start_seed: int = 1_000_003,
     compiler_options: dict[str, bool] | None = None,
 ) -> float | None:
-    """Return the entropy of the ways that a policy takes from one start, over the logarithm of their number.
+    """Return the entropy of the modes that a policy takes from one start, over the logarithm of their number.
 
     It is a mean over starts, weighted by their successes, with random noise: a policy that goes one way from here and
-    another from there has 0. None where the environment has no metrics `way_k`, each 1 for a success of way k.
+    another from there has 0. None where the environment has no metrics `mode_k`, each 1 for a success of way k.
     """
-    names = [name for name in env.metric_names if name.startswith(WAY)]
+    names = [name for name in env.metric_names if name.startswith(MODE)]
     if len(names) < 2:
         return None
     program = jax.jit(_from_starts, static_argnums=1, compiler_options=compiler_options)

@@ -42,7 +42,7 @@ from genpo_jax.runs.health import Health
 from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, others_stay, wait_for_all
 from genpo_jax.runs.metrics import MetricsWriter
 from genpo_jax.runs.progress import Progress
-from genpo_jax.runs.watchers import Watcher
+from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runtime import configure_jax, keep_memory_flat, release_memory
 from genpo_jax.training import memory
 from genpo_jax.training.algorithm import TrainState
@@ -67,7 +67,7 @@ class Run:
         resume: go on from the newest checkpoint in the folder.
         progress: show progress on standard output.
         env_is_object: whether nothing but the caller can make the environment again.
-        watchers: look on while it trains.
+        callbacks: look on while it trains.
         start: a policy whose networks and normalizer a new run starts with.
 
     Attributes:
@@ -84,7 +84,7 @@ class Run:
         resume: bool = False,
         progress: bool = True,
         env_is_object: bool = False,
-        watchers: Sequence[Watcher] = (),
+        callbacks: Sequence[Callback] = (),
         start: TrainedPolicy | None = None,
     ) -> None:
         self.config = config
@@ -92,7 +92,7 @@ class Run:
         self.resume = resume
         self.show_progress = progress
         self.env_is_object = env_is_object
-        self.watchers = watchers if is_writer() else ()
+        self.callbacks = callbacks if is_writer() else ()
         self.start = start
         self.folders = seed_folders(run_dir, config)
         self.trainer = Trainer(env, config)
@@ -135,9 +135,9 @@ class Run:
             folders = self._written_folders()
             self.writers = [stack.enter_context(self._writer(folder, env_steps)) for folder in folders]
             self.curves = [Curve(folder) for folder in folders]
-            for watcher in self.watchers:
-                stack.callback(self._unless_it_fails, watcher.name, watcher.close)
-                self._unless_it_fails(watcher.name, watcher.start, self.run_dir, self.run_id, self.config, env)
+            for callback in self.callbacks:
+                stack.callback(self._unless_it_fails, callback.name, callback.close)
+                self._unless_it_fails(callback.name, callback.start, self.run_dir, self.run_id, self.config, env)
             program = self._compile(state, progress)
             if env_steps == 0 and self.config.num_evals:
                 self._record(0, self._evaluate(state), progress)
@@ -309,16 +309,16 @@ class Run:
         for writer, curve, values in zip(self.writers, self.curves, [*by_seed, means], strict=False):
             self._unless_it_fails("metrics", writer.write, env_steps, seconds, values)
             curve.add({"env_steps": env_steps, "wall_seconds": seconds} | values)
-        for watcher in self.watchers:
-            self._unless_it_fails(watcher.name, watcher.metrics, env_steps, seconds, means)
+        for callback in self.callbacks:
+            self._unless_it_fails(callback.name, callback.metrics, env_steps, seconds, means)
         progress.update(env_steps, means)
         self.metrics |= means
 
     def _show(self, env_steps: int, state: TrainState) -> None:
         """Give the policy of the first seed to those that look on."""
-        for watcher in self.watchers:
+        for callback in self.callbacks:
             self._unless_it_fails(
-                watcher.name, lambda see=watcher.evaluated: see(env_steps, self._policies(state)[self.config.seed])
+                callback.name, lambda see=callback.evaluated: see(env_steps, self._policies(state)[self.config.seed])
             )
 
     def _draw(self) -> None:
@@ -367,7 +367,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     randomization_fn: RandomizationFn | None = None,
-    watchers: Sequence[Watcher] = (),
+    callbacks: Sequence[Callback] = (),
     start: TrainedPolicy | None = None,
 ) -> Run:
     """Train a policy, leave everything in `run_dir`, and return the run.
@@ -386,7 +386,7 @@ def train(
         progress: show progress on standard output.
         randomization_fn: `(model, keys) -> (batched model, axes)`, as Brax and Playground have it: draws physics
             parameters for each episode. To go on with such a run, pass it again.
-        watchers: look on while it trains (`genpo_jax.runs.watchers`), such as `WandbWatcher`.
+        callbacks: look on while it trains (`genpo_jax.runs.callbacks`), such as `WandbLogger`.
         start: a policy whose networks and normalizer a new run starts with (`genpo_jax.load`); its method must have
             networks as the config's has.
 
@@ -433,7 +433,7 @@ def train(
         resume=resume,
         progress=progress,
         env_is_object=is_object,
-        watchers=watchers,
+        callbacks=callbacks,
         start=start,
     )
     run.train()

@@ -174,7 +174,7 @@ class Algorithm:
         """Return rewards `[T, B]`, entropy and KL included, divided by their scale, and that scale after them."""
         reward = rollout.reward + self.entropy_bonus(agent, state, rollout, hyper, progress)
         if initial_kl is not None and hyper.initial_kl_coef is not None:
-            reward -= ppo.moved(hyper.initial_kl_coef, hyper.final_initial_kl_coef, progress) * initial_kl
+            reward -= ppo.linear_schedule(hyper.initial_kl_coef, hyper.final_initial_kl_coef, progress) * initial_kl
         # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
         scale = state.reward_scale.absorb(reward, rollout.ended, hyper.gamma)
         return reward / (scale.moments.std if self.config.ppo.normalize_rewards else 1.0), scale
@@ -185,7 +185,7 @@ class Algorithm:
         """Return what the entropy of the action adds to the rewards `[T, B]`."""
         if hyper.action_entropy_coef is None:
             return jnp.zeros(())
-        coef = ppo.moved(hyper.action_entropy_coef, hyper.final_action_entropy_coef, progress)
+        coef = ppo.linear_schedule(hyper.action_entropy_coef, hyper.final_action_entropy_coef, progress)
         log_prob = agent.action_log_prob(self.normalize(state, rollout.obs), rollout.record)
         if self.config.env_options.squash == "tanh":
             # Of the action in its bounds: its entropy has a maximum, that of the unbounded one does not.

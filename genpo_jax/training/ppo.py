@@ -94,7 +94,7 @@ class Learner(PyTreeNode):
     learning_rate: Array
 
 
-def moved(start: Array, end: Array | None, progress: Array) -> Array:
+def linear_schedule(start: Array, end: Array | None, progress: Array) -> Array:
     """Return a coefficient on its linear way from start to end; None stays at the start."""
     return start if end is None else start + progress * (end - start)
 
@@ -186,7 +186,7 @@ def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper:
     """
     if hyper.target_kl is None:
         return learning_rate
-    target = moved(hyper.target_kl, hyper.final_kl, progress)
+    target = linear_schedule(hyper.target_kl, hyper.final_kl, progress)
     factor = (target / jnp.maximum(kl, jnp.finfo(kl.dtype).tiny)) ** LEARNING_RATE_GAIN
     factor = jnp.clip(factor, 1 / LEARNING_RATE_FACTOR, LEARNING_RATE_FACTOR)
     # Without a finite KL there is nothing to follow; an infinite one asks for less.

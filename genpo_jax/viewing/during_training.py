@@ -6,12 +6,12 @@ from genpo_jax.config import Config
 from genpo_jax.envs import Environment
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.files import write_atomically
-from genpo_jax.runs.watchers import Watcher
+from genpo_jax.runs.callbacks import Callback
 from genpo_jax.viewing.episodes import Recorder
 from genpo_jax.viewing.page import PLAY_FILE, play_page
 
 
-class PlayPages(Watcher):
+class PlayPages(Callback):
     """Write `play.html` of the policy at every so many evaluations. Training waits: most of all the first time.
 
     Args:

@@ -53,10 +53,10 @@ def live(
     run_dir = folder_of(Path(run_dir), seed)
     policy, config, env = load(run_dir, step), saved_config(run_dir), environment_of(run_dir)
     recorder = Recorder(env, config)
-    told = compiler_options(config.fusion_emitters)
-    reset = jax.jit(env.reset, compiler_options=told)
+    xla_options = compiler_options(config.fusion_emitters)
+    reset = jax.jit(env.reset, compiler_options=xla_options)
 
-    advance = jax.jit(env.step, compiler_options=told)
+    advance = jax.jit(env.step, compiler_options=xla_options)
     act = jax.jit(lambda obs, key: policy(obs, key if noise else None))
     length = config.env_options.episode_length or env.default_episode_length
     key, played = jax.random.key(start_seed), 0

@@ -28,10 +28,10 @@ def played(task, steps=5):
         state, obs, reward, _, metrics = task.step(state, action)
         return state, (obs["state"], reward, metrics["success"])
 
-    told = compiler_options(fusion_emitters=False)
-    state, _ = jax.jit(task.reset, compiler_options=told)(jax.random.key(0))
+    xla_options = compiler_options(fusion_emitters=False)
+    state, _ = jax.jit(task.reset, compiler_options=xla_options)(jax.random.key(0))
     actions = jnp.sin(jnp.arange(2.0 * steps)).reshape(steps, 2)
-    return jax.jit(lambda s: jax.lax.scan(step, s, actions), compiler_options=told)(state)[1]
+    return jax.jit(lambda s: jax.lax.scan(step, s, actions), compiler_options=xla_options)(state)[1]
 
 
 @pytest.mark.ci
@@ -80,7 +80,7 @@ def test_success_and_ways_are_those_of_the_last_step_and_metrics_are_sums():
             return (s.time > 0.03) & (s.time < 0.07)
 
         def metrics(self, s, action):
-            return {"steps": jnp.ones(()), "remembered": s.memory, "way_0": s.memory}
+            return {"steps": jnp.ones(()), "remembered": s.memory, "mode_0": s.memory}
 
     def after(length):
         episodes = EpisodeEnv(Blinking("c"), length)
@@ -88,7 +88,7 @@ def test_success_and_ways_are_those_of_the_last_step_and_metrics_are_sums():
         for _ in range(length):
             state, timestep = episodes.step(state, jnp.zeros((2, 2)))
         assert timestep.truncated.all()
-        return [timestep.episode_metrics[name].tolist() for name in ("success", "steps", "remembered", "way_0")]
+        return [timestep.episode_metrics[name].tolist() for name in ("success", "steps", "remembered", "mode_0")]
 
     assert after(3) == [[1, 1], [3, 3], [6, 6], [3, 3]]
     assert after(5) == [[0, 0], [5, 5], [15, 15], [5, 5]]

@@ -48,8 +48,8 @@ def test_both_engines_see_and_reward_the_same(tasks, name):
             return state, (obs["state"], reward)
 
         # Without, MJX takes minutes on a CPU.
-        told = compiler_options(fusion_emitters=False)
-        play = jax.jit(lambda key: jax.lax.scan(step, task.reset(key)[0], actions)[1], compiler_options=told)
+        xla_options = compiler_options(fusion_emitters=False)
+        play = jax.jit(lambda key: jax.lax.scan(step, task.reset(key)[0], actions)[1], compiler_options=xla_options)
         return play(jax.random.key(3))
 
     (ours, our_reward), (theirs, their_reward) = play(tasks[name]), play(make(name, "mjx"))

@@ -174,7 +174,7 @@ def attempt(run_dir: Path, actions: dict[int, np.ndarray]) -> str:
             refused = True
             said.write(str(error))
     logging.getLogger("genpo_jax").removeHandler(handler)
-    told = said.getvalue() + " ".join(
+    xla_options = said.getvalue() + " ".join(
         str(warning.message) for warning in warned if "Checkpoint" in str(warning.message)
     )
     if not told:

@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import linregress, t
 
 import genpo_jax
-from genpo_jax.runs.watchers import Watcher
+from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runtime import configure_jax
 
 NUM_BATCHES = 12
@@ -36,7 +36,7 @@ def anonymous_mib() -> float:
     return int(line.split()[1]) / 1024
 
 
-class Gauge(Watcher):
+class Gauge(Callback):
     """Note time, env steps, processor seconds and MiB after each chunk; ask the run to stop when time is up."""
 
     name = "gauge"
@@ -74,7 +74,7 @@ def main() -> None:
     gauge = Gauge(options.minutes)
     config = replace(genpo_jax.preset(options.env), num_timesteps=10**9, checkpoint_minutes=1.0)
     config = replace(config, num_evals=config.num_chunks // CHUNKS_OF_EVALUATION)
-    genpo_jax.train(config=config, run_dir=options.run_dir, watchers=[gauge])
+    genpo_jax.train(config=config, run_dir=options.run_dir, callbacks=[gauge])
     rows = np.array(gauge.rows)[len(gauge.rows) // 4 :]
     minutes, steps, processor, memory = rows.T
     mib, mib_error = drift(minutes, memory)

@@ -22,7 +22,7 @@ from genpo_jax.imitation.fidelity import (
     calls_of,
     energy_distance,
     fidelity,
-    way_entropy,
+    mode_entropy,
 )
 from genpo_jax.intervals import Interval
 from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlow
@@ -154,8 +154,8 @@ def test_the_entropy_of_ways_is_that_from_one_start():
 
 @pytest.mark.ci
 def test_a_policy_goes_no_way_in_an_environment_without_and_one_where_none_succeeds():
-    assert way_entropy(flow_of(obs_size=1, action_size=2), EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)) is None
-    assert way_entropy(flow_of(), EpisodeEnv.of(make("avoid"), PRETRAINED.env_options)) == 0.0
+    assert mode_entropy(flow_of(obs_size=1, action_size=2), EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)) is None
+    assert mode_entropy(flow_of(), EpisodeEnv.of(make("avoid"), PRETRAINED.env_options)) == 0.0
 
 
 @pytest.mark.ci
@@ -250,7 +250,7 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
     # One chunk is the least.
     assert found.on_the_way.shape == (1, 2) and found.env_steps.tolist() == [0, 4 * 64 * 64]
     assert found.first_ratio_error is not None and found.first_ratio_error < 5e-3
-    assert found.ways is not None and found.ways_before == found.ways.value == 0
+    assert found.modes is not None and found.modes_before == found.modes.value == 0
     finetuned.compare(finetuned.Options((tuned, tuned), tmp_path / "out"))
     assert "| tuned | 1 |" in (tmp_path / "out/table.md").read_text()
     assert {"table.json", "finetuned.png"} < {path.name for path in (tmp_path / "out").iterdir()}

@@ -28,7 +28,7 @@ def flow_of(params, name="history"):
     return Flow(solver, lambda x, t: mlp(params, x, t), standard_normal(solver.num_states, size, jnp.float64))
 
 
-def moved(params, by=0.25):
+def linear_schedule(params, by=0.25):
     return params | {"bias": params["bias"] + by, "last": (1 + by) * params["last"]}
 
 
@@ -37,7 +37,7 @@ def then_flow():
 
 
 def now_flow():
-    return flow_of(moved(mlp_params(3, 1)))
+    return flow_of(linear_schedule(mlp_params(3, 1)))
 
 
 def bad_proposal(size=1):
@@ -140,7 +140,7 @@ def test_the_ratio_of_an_unchanged_flow_is_one(name):
 
 
 def test_one_history_gives_the_ratio_of_the_state_and_needs_no_good_proposal():
-    then, now = flow_of(mlp_params(5, 2)), flow_of(moved(mlp_params(5, 2)))
+    then, now = flow_of(mlp_params(5, 2)), flow_of(linear_schedule(mlp_params(5, 2)))
     state, log_prob = then.sample_and_log_prob(seed=jax.random.key(0), sample_shape=64)
     stored = store_histories(then, bad_proposal(2), state, jax.random.key(1), 1)
     np.testing.assert_allclose(action_log_ratio(now, stored), now.log_prob(state) - log_prob, rtol=1e-9, atol=1e-12)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genpo_jax.envs.base import Metrics, Observation, way_metrics
+from genpo_jax.envs.base import Metrics, Observation, mode_metrics
 from genpo_jax.envs.mjcf import MjcfTask, Start, View
 
 NUM_JOINTS = 7
@@ -91,7 +91,7 @@ class PandaPush(MjcfTask):
     """Push a box over the table to a random place, and leave it there. An action moves the tool, which points down.
 
     The scripted expert comes down beside the box, on one side or the other, and goes round it to the side from which to
-    push. `way_0` and `way_1` are 1 for a success of a tool that came down on the right or on the left of the way to go.
+    push. `mode_0` and `mode_1` are 1 for a success of a tool that came down on the right or on the left of the way to go.
     """
 
     # Meters that the tool's set point is ahead of it, and where it may be.
@@ -158,7 +158,7 @@ class PandaPush(MjcfTask):
     def metrics(self, s: View, action: Array) -> Metrics:
         """Report the distance of box and goal, and the way of a success."""
         del action
-        return {"distance": self.distance(s)} | way_metrics(self.success(s), [s.memory == -1, s.memory == 1])
+        return {"distance": self.distance(s)} | mode_metrics(self.success(s), [s.memory == -1, s.memory == 1])
 
     def plan(self, key: Array) -> Array:
         """Return the side on which an expert comes down: -1 the right, 1 the left."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from genpo_jax.envs.base import Metrics, way_metrics
+from genpo_jax.envs.base import Metrics, mode_metrics
 from genpo_jax.envs.mirror import Mirror, exchanged, signs, together
 from genpo_jax.envs.mjcf import MjcfTask, Start, View
 
@@ -27,7 +27,7 @@ MIRROR = Mirror(
 class PushT(MjcfTask):
     """Bring the T to the middle of the table, turned by -45 degrees.
 
-    `way_0` and `way_1` are 1 for a success that turned it clockwise or counterclockwise.
+    `mode_0` and `mode_1` are 1 for a success that turned it clockwise or counterclockwise.
     """
 
     name = "push_t"
@@ -74,7 +74,7 @@ class PushT(MjcfTask):
         """Report the error, and the way of a success."""
         del action
         turned = s.qpos[2] - s.memory
-        return {"error": self.error(s)} | way_metrics(self.success(s), [turned < 0, turned >= 0])
+        return {"error": self.error(s)} | mode_metrics(self.success(s), [turned < 0, turned >= 0])
 
     def error(self, s: View) -> Array:
         """Return the distance from the goal in meters and a tenth of the angle to it in radians."""

@@ -1,4 +1,4 @@
-"""What may look on while a run trains. A watcher that fails is reported, and never ends a run."""
+"""What may look on while a run trains. A callback that fails is reported, and never ends a run."""
 
 import importlib
 import os
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
     from genpo_jax.policy import TrainedPolicy
 
 
-class Watcher:
+class Callback:
     """Looks on; each method does nothing until a subclass says otherwise. Called in the first process alone."""
 
-    name = "watcher"
+    name = "callback"
     """What messages call it."""
 
     def start(self, run_dir: Path, run_id: str, config: Config, env: "Environment") -> None:
@@ -31,7 +31,7 @@ class Watcher:
         """End."""
 
 
-class WandbWatcher(Watcher):
+class WandbLogger(Callback):
     """Send metrics to Weights & Biases: online where one is logged in, else to files that `wandb sync` takes later.
 
     A run that goes on is the same run there, by its id. What is trained again after a crash is sent again: draw over
