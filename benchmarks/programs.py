@@ -18,6 +18,7 @@ from genpo_jax.methods import FlowMethod, NetworksConfig, method_of
 from genpo_jax.presets import apply
 from genpo_jax.training import ppo, sharding
 from genpo_jax.training.algorithm import TrainState
+from genpo_jax.training.batch import Batch
 from genpo_jax.training.trainer import Trainer
 
 Activation = Literal["mish", "elu", "swish", "tanh"]
@@ -148,11 +149,11 @@ class Programs:
         """Run all epochs of minibatches, on the same batch and from the same parameters in every call."""
         trainer, algorithm = self.trainer, self.trainer.algorithm
 
-        def improve(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
+        def improve(learner: ppo.Learner, batch: Batch, key: Array) -> Any:
             start = jnp.zeros(())
             return ppo.improve(learner, batch, key, start, algorithm.make_agent, trainer.hyper, algorithm.shuffle)
 
-        def call(learner: ppo.Learner, batch: ppo.Batch, key: Array) -> Any:
+        def call(learner: ppo.Learner, batch: Batch, key: Array) -> Any:
             return learner, jax.vmap(improve, in_axes=(0, 0, None))(learner, batch, key)
 
         everywhere = trainer.metrics_sharding
@@ -164,11 +165,11 @@ class Programs:
         """Differentiate mean(ratio * advantage) on one minibatch: the policy alone, no value loss, no optimizer."""
         trainer, parts = self.trainer, self.config.ppo.num_minibatches
 
-        def objective(params: Any, batch: ppo.Batch) -> Array:
+        def objective(params: Any, batch: Batch) -> Array:
             log_ratio = trainer.algorithm.make_agent(params).log_ratio(batch.obs, batch.record)
             return (jnp.exp(log_ratio) * batch.advantage).mean()
 
-        def call(params: Any, batch: ppo.Batch) -> Any:
+        def call(params: Any, batch: Batch) -> Any:
             return params, jax.vmap(jax.grad(objective))(params, batch)
 
         minibatch = jax.tree.map(lambda x: x[:, :, : x.shape[2] // parts], self._batch)
@@ -181,8 +182,7 @@ class Programs:
     @cached_property
     def _rollout(self) -> Contender:
         def call(state: TrainState) -> Any:
-            collect = jax.vmap(self.trainer.algorithm.collect)
-            episodes, rollout = collect(state.learner.params, state.obs_moments, state.episodes)
+            episodes, _, rollout = jax.vmap(self.trainer.algorithm.collect)(state)
             return state.replace(episodes=episodes), rollout
 
         return compiled(
@@ -193,10 +193,10 @@ class Programs:
         )
 
     @cached_property
-    def _batch(self) -> ppo.Batch:
-        def make(state: TrainState, rollout: Any) -> ppo.Batch:
+    def _batch(self) -> Batch:
+        def make(state: TrainState, rollout: Any) -> Batch:
             algorithm = self.trainer.algorithm
-            agent = algorithm.make_agent(state.learner.params)
-            return algorithm.make_batch(agent, state, rollout, state.episodes.obs, self.trainer.hyper)
+            update = algorithm.context(state, rollout, self.trainer.hyper, state.key)
+            return algorithm.batch(update, rollout.reward, state.episodes.obs, self.trainer.hyper)
 
         return jax.jit(jax.vmap(make))(*self._rollout.executable(self._state()))

@@ -65,7 +65,7 @@ def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:
     """Draw posts, walls and paths: those of successes in the color of their gap, others gray."""
     from matplotlib.patches import Circle
 
-    from genpo_jax.config import SUCCESS, MODE
+    from genpo_jax.config import MODE, SUCCESS
 
     modes = np.stack([recorded.metrics[f"{MODE}{k}"] for k in range(env.NUM_MODES)], axis=-1)
     for episode, mode in zip(recorded.episodes, modes, strict=True):

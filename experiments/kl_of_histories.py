@@ -47,7 +47,7 @@ def divergences(
 ) -> dict[int, Array]:
     """Return the KL divergence of one update, by K."""
     then = algorithm.make_agent(state.learner.params).policy
-    _, rollout = algorithm.collect(state.learner.params, state.obs_moments, state.episodes)
+    _, _, rollout = algorithm.collect(state)
     now = algorithm.make_agent(algorithm.update(state, hyper)[0].learner.params).policy
     assert isinstance(then, ReversiblePolicy)
     flat = jax.tree.map(

@@ -129,9 +129,27 @@ class TrainedPolicy:
         """Return actions before the squash, which batched episodes do by themselves; see `__call__`."""
         obs = self.standardized(obs)
         policy = nnx.merge(_graph(self.spec), self.params)
+        if jax.tree.leaves(policy.initial_carry(1)):
+            raise ValueError(f"a {self.spec.method.name} policy has memory; use policy.initial_carry and policy.act")
         if noise is not None:
             return policy.action_of(obs, jnp.asarray(noise, jnp.float32))
         return policy.zero_noise_action(obs) if key is None else policy.sample(obs, key)[0]
+
+    def initial_carry(self, num: int) -> Any:
+        """Return the policy's memory at the start of `num` episodes, leaves `[num, ...]`; () for none."""
+        return nnx.merge(_graph(self.spec), self.params).initial_carry(num)
+
+    def act(
+        self, obs: Observation | Any, carry: Any, key: Array | None = None, *, noise: Array | None = None
+    ) -> tuple[Array, Any]:
+        """Return unbounded actions `[..., d]` and the next carry, see `initial_carry` and `__call__`."""
+        if noise is not None:
+            return self.unbounded(obs, noise=noise), carry
+        policy, obs = nnx.merge(_graph(self.spec), self.params), self.standardized(obs)
+        if key is None:
+            return policy.zero_noise_act(obs, carry)
+        action, carry, _ = policy.act(obs, carry, key)
+        return action, carry
 
     @property
     def noise_shape(self) -> tuple[int, int]:

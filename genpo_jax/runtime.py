@@ -40,6 +40,38 @@ def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
     return {"xla_cpu_use_fusion_emitters": False}
 
 
+def memory_shortage(program: Any) -> str | None:
+    """Return a warning where a compiled program needs more memory than a device has; None where it fits."""
+    analysis, available = program.memory_analysis(), device_bytes()
+    if analysis is None or available is None:
+        return None
+    needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    needed -= analysis.alias_size_in_bytes
+    if needed <= available:
+        return None
+    return (
+        f"the compiled program needs {needed / 2**30:.3g} GiB on each device, which has {available / 2**30:.3g}; it will "
+        "not fit: reduce num_envs, num_seeds or unroll, or raise num_minibatches"
+    )
+
+
+def device_bytes() -> float | None:
+    """Return the memory of one device of this process, on a CPU its share of the machine's; None where unknown."""
+    import jax
+
+    device = jax.local_devices()[0]
+    if device.platform != "cpu":
+        return (device.memory_stats() or {}).get("bytes_limit")
+    limits = []
+    if hasattr(os, "sysconf"):
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    group = Path("/sys/fs/cgroup/memory.max")
+    # The limit of a container, or "max".
+    if group.is_file() and (text := group.read_text().strip()).isdecimal():
+        limits.append(int(text))
+    return min(limits) / jax.local_device_count() if limits else None
+
+
 def keep_memory_flat() -> None:
     """Let large buffers be mappings that end with them, in one heap for each core, where the C library can (glibc).
 

@@ -1,4 +1,6 @@
-"""The entropy of the executed action: exact or bounded from below, and what its bonus does."""
+"""The entropy of the executed action, exact or bounded from below, and the effect of its bonus."""
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +14,7 @@ from test_policies import build, fresh, observations, recorded
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs import make
 from genpo_jax.methods import GenPOPlusPlus
-from genpo_jax.training.algorithm import log_tanh_slope
+from genpo_jax.training.extensions.entropy import log_tanh_slope
 from genpo_jax.training.trainer import Trainer
 
 
@@ -139,10 +141,11 @@ def test_the_weight_of_the_bonus_moves_linearly_over_the_run():
     )
     trainer = Trainer(make("ring"), config)
     algorithm, state = trainer.algorithm, jax.tree.map(lambda x: x[0], trainer.init([0]))
-    agent = algorithm.make_agent(state.learner.params)
-    _, rollout = jax.jit(algorithm.collect)(state.learner.params, state.obs_moments, state.episodes)
+    _, _, rollout = jax.jit(algorithm.collect)(state)
+    update = algorithm.context(state, rollout, trainer.hyper, jax.random.key(0))
+    (entropy,) = trainer.hyper.extensions
     first, half, last = (
-        algorithm.entropy_bonus(agent, state, rollout, trainer.hyper, jnp.float32(x)) for x in (0.0, 0.5, 1.0)
+        entropy.reward(dataclasses.replace(update, progress=jnp.float32(x)))[0] for x in (0.0, 0.5, 1.0)
     )
     np.testing.assert_allclose(first / last, 4.0, rtol=1e-5)
     np.testing.assert_allclose(half, (first + last) / 2, rtol=1e-5)

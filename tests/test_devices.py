@@ -29,9 +29,9 @@ trainer = Trainer(TargetEnv(), config)
 algorithm = trainer.algorithm
 
 def gradient(state):
-    agent = algorithm.make_agent(state.learner.params)
-    episodes, rollout = algorithm.collect(state.learner.params, state.obs_moments, state.episodes)
-    batch = algorithm.make_batch(agent, state, rollout, episodes.obs, trainer.hyper)
+    episodes, _, rollout = algorithm.collect(state)
+    update = algorithm.context(state, rollout, trainer.hyper, jax.random.key(0))
+    batch = algorithm.batch(update, rollout.reward, episodes.obs, trainer.hyper)
     # Away from the old parameters, where the clipping acts too.
     moved = jax.tree.map(lambda p: p + 0.05, state.learner.params)
     return jax.grad(lambda p: ppo.loss(algorithm.make_agent(p), batch, trainer.hyper)[0])(moved)

@@ -18,8 +18,8 @@ import genpo_jax
 from genpo_jax import cli
 from genpo_jax.config import EnvConfig
 from genpo_jax.policy import PolicySpec, TrainedPolicy
+from genpo_jax.runs.callbacks import Callback, WandbLogger
 from genpo_jax.runs.folder import read_config
-from genpo_jax.runs.callbacks import WandbLogger, Callback
 
 
 class Recorder(Callback):

@@ -11,6 +11,8 @@ from genpo_jax.methods import Gaussian, NetworksConfig
 from genpo_jax.policies import Policy
 from genpo_jax.training import ppo
 from genpo_jax.training.agent import Agent
+from genpo_jax.training.batch import Batch
+from genpo_jax.training.extensions.cloning import INITIAL
 
 
 class TwoArmPolicy(Policy):
@@ -48,7 +50,7 @@ def numbers(**options):
 def toy_batch(record, advantage, value=0.0, value_target=0.0):
     record, advantage = jnp.asarray(record)[None], jnp.asarray(advantage)[None]
     ones = jnp.ones_like(advantage)
-    return ppo.Batch({"state": ones[..., None]}, record, value * ones, value_target * ones, advantage)
+    return Batch({"state": ones[..., None]}, record, value * ones, value_target * ones, advantage)
 
 
 def toy_agent(weight=0.0, value=0.0):
@@ -199,7 +201,7 @@ def test_what_is_learned_by_regression_is_clipped_apart_from_the_policy():
 
 
 @pytest.mark.ci
-def test_cloning_the_start_adds_the_divergence_from_it_as_in_closed_form():
+def test_cloning_adds_the_forward_kl_from_the_initial_policy_as_in_closed_form():
     def agent(shift, log_std):
         agent = Agent({"state": 1}, 2, Gaussian(hidden_sizes=(4,)), NetworksConfig(value_sizes=(4,)), nnx.Rngs(0))
         agent.policy.log_std[...] = jnp.full(2, log_std)
@@ -209,7 +211,7 @@ def test_cloning_the_start_adds_the_divergence_from_it_as_in_closed_form():
     obs = {"state": jnp.ones((1, 40_000, 1))}
     _, record = agent(0.0, -0.2).sample(obs, jax.random.key(0))
     zeros = jnp.zeros((1, 40_000))
-    batch = ppo.Batch(obs, record, zeros, zeros, zeros, start_record=record)
+    batch = Batch(obs, record, zeros, zeros, zeros, other_records={INITIAL: record})
     without, _ = ppo.loss(agent(0.5, 0.3), batch, numbers())
     total, metrics = ppo.loss(agent(0.5, 0.3), batch, numbers(bc_coef=0.7))
     # Of two normals in each of two dimensions.

@@ -128,7 +128,7 @@ def run():
         patch.setattr(ppo, "improve", improve_and_show)
         update, collect = jax.jit(algorithm.update), jax.jit(algorithm.collect)
         for _ in range(UPDATES):
-            rollouts.append(double(collect(state.learner.params, state.obs_moments, state.episodes)[1]))
+            rollouts.append(double(collect(state)[2]))
             state, shown = update(state, trainer.hyper)
             states.append(state)
             metrics.append(shown)
@@ -276,7 +276,7 @@ def test_every_epoch_of_every_update_is_shuffled_by_keys_of_its_own(run):
 
 def test_evaluation_without_noise_is_that_of_numpy(run):
     state, net, env, half = run.states[-1], run.nets[-1], run.trainer.env, 16
-    metrics = Evaluator(run.trainer, half).evaluate(jax.tree.map(lambda x: x[None], state), [3])
+    metrics = Evaluator(run.trainer, half).metrics(jax.tree.map(lambda x: x[None], state), [3])
     reset_key, _ = jax.random.split(evaluation_key(jax.random.key(3), state.num_updates))
     obs = double(env.init(jax.random.split(reset_key, 2 * half)).obs["state"])[half:]
     returns, lengths, alive = np.zeros(half), np.zeros(half), np.ones(half, bool)
@@ -320,7 +320,7 @@ def back_and_forth():
 
 def test_every_step_and_episode_of_an_evaluation_has_noise_of_its_own(back_and_forth):
     state, evaluator = back_and_forth
-    metrics = evaluator.evaluate(state, [0])
+    metrics = evaluator.metrics(state, [0])
     assert abs(metrics["eval/return_random"]) > 1e-3, "one noise for both steps would cancel"
     assert metrics["eval/return_random_std"] > 0.1
     assert metrics["eval/return_zero"] == 0
@@ -329,7 +329,7 @@ def test_every_step_and_episode_of_an_evaluation_has_noise_of_its_own(back_and_f
 def test_every_evaluation_has_noise_of_its_own_and_can_be_repeated(back_and_forth):
     state, evaluator = back_and_forth
     later = state.replace(num_updates=state.num_updates + 1)
-    returns = [float(evaluator.evaluate(s, [0])["eval/return_random"][0]) for s in (state, later, state)]
+    returns = [float(evaluator.metrics(s, [0])["eval/return_random"][0]) for s in (state, later, state)]
     assert returns[0] == returns[2] != returns[1]
 
 

@@ -13,6 +13,7 @@ from genpo_jax.envs.mirror import Mirror, signs
 from genpo_jax.methods import METHODS
 from genpo_jax.training import ppo
 from genpo_jax.training.evaluation import Evaluator
+from genpo_jax.training.extensions import EXTENSIONS
 from genpo_jax.training.trainer import Trainer
 
 
@@ -123,24 +124,39 @@ NUMBERS = {
     "gamma": 0.5,
     "gae_lambda": 0.5,
     "value_coef": 0.1,
-    "entropy_coef": 0.1,
     "max_grad_norm": 1e-6,
-    "initial_kl_coef": 100.0,
-    "final_initial_kl_coef": 100.0,
-    "bc_coef": 100.0,
+    "Entropy.coef": 0.1,
+    "InitialKL.coef": 100.0,
+    "InitialKL.final_coef": 100.0,
+    "Cloning.coef": 100.0,
+    "ValueWarmup.num_updates": 0.0,
 }
 
 
 @pytest.fixture(scope="module")
 def trainer_of_numbers():
     small = {"target_kl": 1e-6, "final_kl": 1e-6, "value_clip": 1.0}
-    small |= {"initial_kl_coef": 1e-3, "final_initial_kl_coef": 1e-3, "bc_coef": 1e-3}
+    small |= {"initial_kl_coef": 1e-3, "final_initial_kl_coef": 1e-3, "bc_coef": 1e-3, "entropy_coef": 1e-3}
+    small |= {"value_warmup": 1}
     return make_trainer(TargetEnv(), updates=3, unroll=4, **small)
 
 
+def changed(hyper, name, number):
+    """Return hyperparameters with another number, by its name in `NUMBERS`."""
+    kind, _, field = name.rpartition(".")
+    if not kind:
+        return hyper.replace(**{field: jnp.float32(number)})
+    extensions = (
+        e.replace(**{field: jnp.float32(number)}) if type(e).__name__ == kind else e for e in hyper.extensions
+    )
+    return hyper.replace(extensions=tuple(extensions))
+
+
 def numbers_of(hyper):
-    names = {f.name for f in dataclasses.fields(hyper) if f.metadata.get("pytree_node", True)}
-    return names - {"last_update", "action_entropy_coef", "final_action_entropy_coef"}
+    """Return the names of all numbers that a program reads."""
+    own = {f.name for f in dataclasses.fields(hyper) if f.metadata.get("pytree_node", True)}
+    of_extensions = {f"{e.__name__}.{f.name}" for e in EXTENSIONS for f in dataclasses.fields(e)}
+    return (own | of_extensions) - {"last_update", "extensions", "Entropy.action_coef", "Entropy.final_action_coef"}
 
 
 def test_every_number_of_the_update_is_tried():
@@ -155,12 +171,9 @@ def test_one_program_serves_every_number_of_the_update_and_reads_it(trainer_of_n
         state, _ = trainer.program(trainer.init_program(keys, hyper), hyper)
         return jax.tree.leaves(state.learner.params)
 
-    def changed(hyper, **numbers):
-        return hyper.replace(**{k: jnp.float32(v) for k, v in numbers.items()})
-
     # Rates fall to their lower bound, or rise to the upper one.
-    hyper = changed(trainer.hyper, target_kl=10.0) if name == "max_learning_rate" else trainer.hyper
-    leaves = zip(parameters(hyper), parameters(changed(hyper, **{name: NUMBERS[name]})), strict=True)
+    hyper = changed(trainer.hyper, "target_kl", 10.0) if name == "max_learning_rate" else trainer.hyper
+    leaves = zip(parameters(hyper), parameters(changed(hyper, name, NUMBERS[name])), strict=True)
     assert not all(np.array_equal(a, b) for a, b in leaves)
     assert trainer.program._cache_size() == trainer.init_program._cache_size() == 1
 
@@ -244,7 +257,7 @@ def test_final_observations_of_several_time_limits_within_one_rollout_are_told_a
     trainer = make_trainer(ClockEnv())
     state = first_seed(trainer.init([0]))
     collect = jax.jit(trainer.algorithm.collect)
-    _, rollout = collect(state.learner.params, state.obs_moments, state.episodes)
+    _, _, rollout = collect(state)
     assert rollout.final_obs["state"].shape == (3, 64, 1), "8 steps can meet a limit of 3 three times"
     # The first limit is staggered; at every limit the clock shows the steps of that episode.
     final = jnp.take_along_axis(rollout.final_obs["state"][..., 0], rollout.final_index, axis=0)
@@ -258,7 +271,7 @@ def test_evaluation_counts_whole_first_episodes_and_changes_nothing():
     trainer = make_trainer(ConstantEnv())
     state = trainer.init([0])
     evaluator = Evaluator(trainer, 3)
-    metrics = jax.device_get(evaluator.evaluate(state, [1]))
+    metrics = jax.device_get(evaluator.metrics(state, [1]))
     # Reward 1 a step up to the time limit of 4, and nothing after it.
     assert metrics["eval/return_random"] == metrics["eval/return_zero"] == 4.0
     assert metrics["eval/length_random"] == 4
@@ -270,7 +283,7 @@ def test_evaluation_tells_zero_noise_from_random_noise(trainer):
     state = trainer.init([0])
     for _ in range(10):
         state, _ = trainer.chunk(state)
-    metrics = Evaluator(trainer, 64).evaluate(state, [1])
+    metrics = Evaluator(trainer, 64).metrics(state, [1])
     assert metrics["eval/return_zero"] > metrics["eval/return_random"]
 
 
@@ -314,5 +327,5 @@ def test_mirror_images_of_an_environment_without_a_symmetry_are_refused():
 
 def test_the_shape_of_a_state_is_known_where_the_compiler_is_told_something():
     trainer = make_trainer(TargetEnv())
-    xla_options = Trainer(TargetEnv(), dataclasses.replace(trainer.config, fusion_emitters=False))
-    assert jax.tree.structure(told.abstract_state(2)) == jax.tree.structure(trainer.abstract_state(2))
+    other = Trainer(TargetEnv(), dataclasses.replace(trainer.config, fusion_emitters=False))
+    assert jax.tree.structure(other.abstract_state(2)) == jax.tree.structure(trainer.abstract_state(2))

@@ -1,7 +1,6 @@
-"""Record demonstrations of policies and scripted experts."""
+"""Record demonstrations of trained policies and scripted experts."""
 
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -11,17 +10,18 @@ from jax import Array
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.data.demonstrations import Demonstrations, Episode
-from genpo_jax.envs import Environment, EpisodeEnv, Observation
+from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Observation, Timestep
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.training.agent import ACTOR_OBS
+from genpo_jax.training.play import Actor, Noise, in_single_steps, play_episodes, policy_actor
 
 
 @runtime_checkable
 class ScriptedExpert(Protocol):
-    """What an environment has that can show how its task is done."""
+    """What an environment with a scripted expert has."""
 
     def plan(self, key: Array) -> Any:
-        """Return which way an episode goes."""
+        """Return the plan of an episode, such as its mode."""
         ...
 
     def expert(self, obs: Observation, plan: Any) -> Array:
@@ -29,128 +29,104 @@ class ScriptedExpert(Protocol):
         ...
 
 
-class Demonstrator(NamedTuple):
-    """Something that can be recorded, for n episodes side by side.
-
-    Attributes:
-        start: `key -> carry`, what it keeps in mind at the start of episodes.
-        act: `(carry, obs, step, key) -> (carry, action [n, d])`, in [-1, 1].
-    """
-
-    start: Callable[[Array], Any]
-    act: Callable[[Any, Observation, Array, Array], tuple[Any, Array]]
-
-
 class Recorded(NamedTuple):
-    """Episodes with what their environment said of them.
+    """Recorded episodes, with the metrics of their environment.
 
     Attributes:
         episodes: in order.
-        metrics: of each episode, by name, `[n]`; sums, and of outcomes (`is_outcome`) the last values.
+        metrics: of each episode, by name, `[n]`: sums, and the last value of an outcome (`is_outcome`).
     """
 
     episodes: list[Episode]
     metrics: dict[str, np.ndarray]
 
 
-def scripted(env: Environment, count: int) -> Demonstrator:
-    """Return the expert of an environment, with a plan of its own for each of `count` episodes.
+def scripted_actor(env: Environment, num: int) -> Actor:
+    """Return the expert of an environment, which draws a plan for each of `num` episodes.
 
     Raises:
         ValueError: if the environment has none.
     """
     if not isinstance(env, ScriptedExpert):
-        raise ValueError(f"{env.name} has no scripted expert; name the folder of a run in its place")
+        raise ValueError(f"{env.name} has no scripted expert; name the folder of a run instead")
 
-    def act(plans: Any, obs: Observation, step: Array, key: Array) -> tuple[Any, Array]:
+    def act(plans: Any, obs: Observation, key: Array) -> tuple[Any, Array]:
+        del key
         return plans, jax.vmap(env.expert)(obs, plans)
 
-    return Demonstrator(lambda key: jax.vmap(env.plan)(jax.random.split(key, count)), act)
+    return Actor(lambda key: jax.vmap(env.plan)(jax.random.split(key, num)), act)
 
 
-def trained(policy: TrainedPolicy, count: int, noise: Literal["zero", "random"], action_repeat: int) -> Demonstrator:
-    """Return a trained policy, with zero noise or its own, as it was trained: in chunks, each action repeated."""
-    spec = policy.spec
-    size = spec.action_size // spec.chunk
-    every = spec.executed * action_repeat
-
-    def act(chunk: Array, obs: Observation, step: Array, key: Array) -> tuple[Array, Array]:
-        fresh = policy(obs, key if noise == "random" else None).reshape(chunk.shape)
-        chunk = jnp.where(step % every == 0, fresh, chunk)
-        return chunk, jax.lax.dynamic_index_in_dim(chunk, step % every // action_repeat, axis=1, keepdims=False)
-
-    return Demonstrator(lambda key: jnp.zeros((count, spec.chunk, size)), act)
+def trained_actor(policy: TrainedPolicy, num: int, noise: Noise, action_repeat: int) -> Actor:
+    """Return a trained policy that acts as in training: in chunks, each action repeated; actions are in [-1, 1]."""
+    return in_single_steps(policy_actor(policy, num, noise), policy.spec, num, action_repeat)
 
 
-def record(
-    env: Environment,
-    demonstrator: Demonstrator,
-    count: int,
-    key: Array,
-    *,
-    noise: float = 0.0,
-    length: int | None = None,
-) -> Recorded:
-    """Record one episode in each of `count` environments.
-
-    Args:
-        env: what to act in.
-        demonstrator: who acts, in `count` episodes.
-        count: number of episodes.
-        key: of starts, plans and noise.
-        noise: standard deviation of what is added to each action before it is clipped to its bounds; what is recorded
-            is the action that was executed.
-        length: time limit; None for the environment's.
+def with_noise(actor: Actor, std: float) -> Actor:
+    """Return an actor whose actions get normal noise before they are clipped to [-1, 1].
 
     Raises:
-        ValueError: if the noise is negative.
+        ValueError: if the standard deviation is negative.
     """
-    require(noise >= 0, ">= 0", "noise", noise)
+    require(std >= 0, ">= 0", "noise", std)
+
+    def act(carry: Any, obs: Observation, key: Array) -> tuple[Any, Array]:
+        act_key, noise_key = jax.random.split(key)
+        carry, action = actor.act(carry, obs, act_key)
+        return carry, jnp.clip(action + std * jax.random.normal(noise_key, action.shape), -1, 1)
+
+    return Actor(actor.start, act)
+
+
+def record_demonstrations(env: Environment, actor: Actor, num: int, key: Array, length: int | None = None) -> Recorded:
+    """Record one episode in each of `num` environments.
+
+    Args:
+        env: the environment.
+        actor: acts in `num` episodes; its actions are those of single env steps, in [-1, 1], and are what is recorded.
+        num: number of episodes.
+        key: of initial states, plans and noise.
+        length: time limit; None for the environment's.
+    """
     batch = EpisodeEnv(env, length or env.default_episode_length, squash="clip")
 
+    def frame(before: EpisodeState, action: Array, timestep: Timestep) -> dict[str, Array]:
+        return {
+            "obs": before.obs[ACTOR_OBS],
+            "action": action,
+            "reward": timestep.reward,
+            "next_obs": timestep.next_obs[ACTOR_OBS],
+        }
+
     def run(key: Array) -> Any:
-        reset_key, start_key, key = jax.random.split(key, 3)
-        carry = (batch.init(jax.random.split(reset_key, count)), demonstrator.start(start_key))
+        reset_key, key = jax.random.split(key)
+        return play_episodes(batch, actor, jax.random.split(reset_key, num), key, frame)
 
-        def step(carry: Any, inputs: Any) -> Any:
-            (episodes, mind), (i, key) = carry, inputs
-            act_key, noise_key = jax.random.split(key)
-            mind, action = demonstrator.act(mind, episodes.obs, i, act_key)
-            action = jnp.clip(action + noise * jax.random.normal(noise_key, action.shape), -1, 1)
-            after, timestep = batch.step(episodes, action)
-            return (after, mind), (episodes.obs[ACTOR_OBS], action, timestep)
-
-        return jax.lax.scan(
-            step, carry, (jnp.arange(batch.episode_length), jax.random.split(key, batch.episode_length))
-        )
-
-    _, (obs, action, timestep) = jax.device_get(jax.jit(run)(key))
-    ended = timestep.terminated | timestep.truncated
-    last = ended.argmax(axis=0)
+    played = jax.device_get(jax.jit(run)(key))
+    steps = played.frames
     episodes = [
         Episode(
-            obs=obs[: end + 1, i],
-            action=action[: end + 1, i],
-            reward=timestep.reward[: end + 1, i],
-            last_obs=timestep.next_obs[ACTOR_OBS][end, i],
-            terminated=timestep.terminated[end, i],
+            obs=steps["obs"][:length, i],
+            action=steps["action"][:length, i],
+            reward=steps["reward"][:length, i],
+            last_obs=steps["next_obs"][length - 1, i],
+            terminated=played.terminated[i],
         )
-        for i, end in enumerate(last)
+        for i, length in enumerate(played.lengths)
     ]
-    metrics = {name: value[last, np.arange(count)] for name, value in timestep.episode_metrics.items()}
-    return Recorded(episodes, metrics)
+    return Recorded(episodes, played.metrics)
 
 
 def mixed(parts: list[Recorded], env: Environment, successes_only: bool) -> tuple[Demonstrations, dict[str, float]]:
-    """Return the episodes of several demonstrators in turn, and the means of what their environment said of them.
+    """Return the episodes of several actors in turn, and the means of their metrics.
 
     Args:
-        parts: what each has recorded.
+        parts: the recordings of each actor.
         env: the environment.
-        successes_only: leave the others out.
+        successes_only: leave the other episodes out.
 
     Raises:
-        ValueError: if nothing is left.
+        ValueError: if no episode remains.
     """
     metrics = {name: np.concatenate([part.metrics[name] for part in parts]) for name in parts[0].metrics}
     episodes = [episode for part in parts for episode in part.episodes]

@@ -2,7 +2,7 @@
 
 from genpo_jax.envs.adapter import as_environment
 from genpo_jax.envs.base import Environment, Metrics, Observation
-from genpo_jax.envs.episode import EpisodeEnv, EpisodeState, Timestep, bounded
+from genpo_jax.envs.episode import EpisodeEnv, EpisodeState, Timestep, bounded, select_rows
 from genpo_jax.envs.registry import check, factory_path, make, register, register_again
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "make",
     "register",
     "register_again",
+    "select_rows",
 ]

@@ -47,6 +47,7 @@ class Timestep(flax.struct.PyTreeNode):
     """What one step tells the rollout. All leaves have a leading axis B.
 
     Attributes:
+        next_state: states of the environments after the step, before any reset.
         next_obs: the real observation after the step, before any reset, each [B, size].
         reward: sum over the repeated actions [B], float32; 0 where `nonfinite`.
         terminated: the task ended the episode; never with `truncated` [B].
@@ -58,6 +59,7 @@ class Timestep(flax.struct.PyTreeNode):
 
     """
 
+    next_state: Any
     next_obs: Observation
     reward: Array
     terminated: Array
@@ -190,14 +192,15 @@ class EpisodeEnv:
         nonfinite = ~(_acceptable(reward) & _acceptable(*obs.values()))
         terminated = terminated & ~nonfinite
         timestep = Timestep(
-            next_obs=_where(nonfinite, state.obs, obs),
+            next_state=env_state,
+            next_obs=select_rows(nonfinite, state.obs, obs),
             reward=jnp.where(nonfinite, 0.0, reward),
             terminated=terminated,
             truncated=~terminated & (nonfinite | (length >= state.time_limit)),
             nonfinite=nonfinite,
             episode_return=state.episode_return + jnp.where(nonfinite, 0.0, reward),
             episode_length=length,
-            episode_metrics=_added(state.episode_metrics, _where(nonfinite, _zeros(metrics), metrics)),
+            episode_metrics=_added(state.episode_metrics, select_rows(nonfinite, _zeros(metrics), metrics)),
         )
         return self._restart(state, env_state, timestep), timestep
 
@@ -233,13 +236,13 @@ class EpisodeEnv:
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
         """Put pool entries in place of the episodes that ended."""
         ended = timestep.terminated | timestep.truncated
-        env_state, obs = _where(ended, state.pool, (env_state, timestep.next_obs))
+        env_state, obs = select_rows(ended, state.pool, (env_state, timestep.next_obs))
         return state.replace(
             env_state=env_state,
             obs=obs,
             episode_return=jnp.where(ended, 0.0, timestep.episode_return),
             episode_length=jnp.where(ended, 0, timestep.episode_length),
-            episode_metrics=_where(
+            episode_metrics=select_rows(
                 ended, jax.tree.map(jnp.zeros_like, timestep.episode_metrics), timestep.episode_metrics
             ),
             time_limit=jnp.where(ended, self.episode_length, state.time_limit),
@@ -263,7 +266,7 @@ class EpisodeEnv:
             ended = terminated | (length >= time_limit)
             env_state, obs, more, terminated, added = self._single_step(env_state, action)
             metrics = _added(metrics, added)
-            return _where(ended, carry, (env_state, obs, reward + more, terminated, metrics, length + 1)), None
+            return select_rows(ended, carry, (env_state, obs, reward + more, terminated, metrics, length + 1)), None
 
         return lax.scan(again, first, actions[1:])[0]
 
@@ -310,11 +313,11 @@ def _acceptable(*leaves: Array) -> Array:
     return jnp.all(jnp.stack(rows), axis=0)
 
 
-def _where(mask: Array, on_true: Any, on_false: Any) -> Any:
-    """Select between two trees; the axes of `mask` are the leading ones of every leaf."""
+def select_rows(mask: Array, on_true: Any, on_false: Any) -> Any:
+    """Select between two trees; the axes of `mask` are the leading ones of every leaf of `on_false`."""
 
     def select(a, b):
-        return jnp.where(mask.reshape(mask.shape + (1,) * (a.ndim - mask.ndim)), a, b)
+        return jnp.where(mask.reshape(mask.shape + (1,) * (b.ndim - mask.ndim)), a, b)
 
     return jax.tree.map(select, on_true, on_false)
 

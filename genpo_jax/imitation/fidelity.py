@@ -8,14 +8,14 @@ import numpy as np
 from jax import Array
 from scipy.special import entr
 
-from genpo_jax.config import SUCCESS, MODE
-from genpo_jax.data.collect import record, trained
+from genpo_jax.config import MODE, SUCCESS
+from genpo_jax.data.collect import record_demonstrations, trained_actor
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.intervals import Interval
 from genpo_jax.methods import FlowMethod, Method, PolicyFlow, ReversibleMethod
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.evaluate import evaluate_policy
-from genpo_jax.training.evaluation import first_episodes
+from genpo_jax.training.play import play_episodes, policy_actor
 from genpo_jax.training.transfer import as_method
 
 NUM_ACTIONS = 128
@@ -79,8 +79,8 @@ def fidelity(
 
 def visited(policy: TrainedPolicy, env: EpisodeEnv, episodes: int = 8, count: int = 32) -> Array:
     """Return observations `[count, o]` that a policy meets, evenly over its episodes."""
-    demonstrator = trained(policy, episodes, "random", env.action_repeat)
-    recorded = record(env.env, demonstrator, episodes, jax.random.key(0), length=env.episode_length)
+    actor = trained_actor(policy, episodes, "random", env.action_repeat)
+    recorded = record_demonstrations(env.env, actor, episodes, jax.random.key(0), env.episode_length)
     obs = np.concatenate([episode.obs for episode in recorded.episodes])
     return jnp.asarray(obs[np.linspace(0, len(obs) - 1, count).astype(int)])
 
@@ -127,8 +127,8 @@ def _from_starts(policy: TrainedPolicy, env: EpisodeEnv, key: Array) -> dict[str
     """Return the metrics of episodes `[NUM_STARTS, NUM_DRAWS]`."""
     reset_key, key = jax.random.split(key)
     starts = jnp.repeat(jax.random.split(reset_key, NUM_STARTS), NUM_DRAWS)
-    _, _, metrics = first_episodes(env, policy.unbounded, starts, key)
-    return {name: value.reshape(NUM_STARTS, NUM_DRAWS) for name, value in metrics.items()}
+    played = play_episodes(env, policy_actor(policy, len(starts), "random"), starts, key)
+    return {name: value.reshape(NUM_STARTS, NUM_DRAWS) for name, value in played.metrics.items()}
 
 
 def calls_of(method: Any) -> int:

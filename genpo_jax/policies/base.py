@@ -41,6 +41,24 @@ class Policy(nnx.Module):
         """
         raise NotImplementedError
 
+    def initial_carry(self, num: int) -> Any:
+        """Return the memory of `num` environments at the start of an episode, leaves `[num, ...]`; () for none.
+
+        A policy with memory overrides this, `act` and `zero_noise_act`, and keeps in its records the carry that
+        `log_ratio` needs.
+        """
+        del num
+        return ()
+
+    def act(self, obs: Obs, carry: Any, key: Array) -> tuple[Action, Any, Any]:
+        """Draw actions; return them, the next carry and the record, see `sample`."""
+        action, record = self.sample(obs, key)
+        return action, carry, record
+
+    def zero_noise_act(self, obs: Obs, carry: Any) -> tuple[Action, Any]:
+        """Return the actions of zero noise and the next carry."""
+        return self.zero_noise_action(obs), carry
+
     def action_of(self, obs: Obs, noise: Noise) -> Action:
         """Return the actions `[..., d]` that `sample` makes of standard normal noise `[..., n, d]`."""
         raise NotImplementedError

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from genpo_jax.policy import TrainedPolicy
 
 
+class StopTraining(Exception):
+    """Raised by a callback to stop the run early; everything is saved."""
+
+
 class Callback:
     """Looks on; each method does nothing until a subclass says otherwise. Called in the first process alone."""
 

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
-import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.checks import require
@@ -16,9 +15,7 @@ from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
 from genpo_jax.runs.load import folder_of, load
 from genpo_jax.runtime import compiler_options
-from genpo_jax.training.evaluation import first_episodes
-
-Noise = Literal["zero", "random", "fixed"]
+from genpo_jax.training.play import Episodes, Noise, play_episodes, policy_actor
 
 
 def evaluate(
@@ -85,9 +82,7 @@ def evaluate_policy(
     _check_sizes(policy, env)
     program = jax.jit(_episodes, static_argnums=(1, 2, 3), compiler_options=compiler_options)
     key = jax.random.key(start_seed)
-    return {
-        kind: _describe(*jax.device_get(program(policy, env, kind, episodes, key))) for kind in dict.fromkeys(noise)
-    }
+    return {kind: _describe(jax.device_get(program(policy, env, kind, episodes, key))) for kind in dict.fromkeys(noise)}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -104,24 +99,20 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _episodes(policy: TrainedPolicy, env: EpisodeEnv, kind: Noise, episodes: int, key: jax.Array) -> Any:
-    reset_key, noise_key, key = jax.random.split(key, 3)
-    fixed = jax.random.normal(noise_key, (episodes, *policy.noise_shape))
-
-    def act(obs: Any, key: jax.Array) -> jax.Array:
-        if kind == "fixed":
-            return policy.unbounded(obs, noise=fixed)
-        return policy.unbounded(obs, key if kind == "random" else None)
-
-    return first_episodes(env, act, jax.random.split(reset_key, episodes), key)
+def _episodes(policy: TrainedPolicy, env: EpisodeEnv, kind: Noise, episodes: int, key: jax.Array) -> Episodes:
+    # Of three children the second is not used: published evaluations drew their starts and noise so.
+    reset_key, _, key = jax.random.split(key, 3)
+    actor = policy_actor(policy, episodes, kind)
+    return play_episodes(env, actor, jax.random.split(reset_key, episodes), key)
 
 
-def _describe(returns: np.ndarray, lengths: np.ndarray, metrics: dict[str, np.ndarray]) -> dict[str, Any]:
+def _describe(played: Episodes) -> dict[str, Any]:
+    returns, metrics = played.returns, played.metrics
     values: dict[str, Any] = {
         "return": float(returns.mean()),
         "return_interval": list(intervals.mean(returns)[1:]),
         "return_std": float(returns.std()),
-        "length": float(lengths.mean()),
+        "length": float(played.lengths.mean()),
         "metrics": {name: float(each.mean()) for name, each in metrics.items()},
     }
     if SUCCESS in metrics:

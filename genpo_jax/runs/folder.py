@@ -1,7 +1,7 @@
 """The folder of a run: its layout, the settings it keeps, and whether a run may start or go on in it.
 
     config.json       settings, versions, platform and what makes the environment
-    policy.json       what it takes to act: sizes, squash, settings of method and networks
+    policy_spec.json  what acting needs: sizes, squash, settings of method and networks
     metrics.jsonl     one line per chunk; see `genpo_jax.runs.metrics`
     curve.png         the learning curve
     .lock             held by the process that trains
@@ -36,12 +36,14 @@ except ImportError:  # not on Windows
     fcntl = None
 
 CONFIG_FILE = "config.json"
-POLICY_FILE = "policy.json"
+POLICY_FILE = "policy_spec.json"
+# Its name before 0.2.
+OLD_POLICY_FILE = "policy.json"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
 # Where runs go that were given no folder.
 DEFAULT_PARENT = Path("runs")
-# Of config.json and policy.json; another number means that this version cannot read them.
+# Of config.json and policy_spec.json; another number means that this version cannot read them.
 FORMAT = 2
 RECORDED_PACKAGES = (
     "genpo-jax",
@@ -171,8 +173,8 @@ def write_config(
     write_json(run_dir / CONFIG_FILE, contents)
 
 
-def write_policy(run_dir: Path, spec: dict[str, Any]) -> None:
-    """Write `policy.json`: with a checkpoint, all that it takes to act."""
+def write_policy_spec(run_dir: Path, spec: dict[str, Any]) -> None:
+    """Write `policy_spec.json`: together with a checkpoint, all that acting needs."""
     write_json(run_dir / POLICY_FILE, {"format": FORMAT, "policy": spec})
 
 
@@ -196,6 +198,12 @@ def write_json(path: Path, contents: Any) -> None:
     """Write a file of a run's folder, which is made if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(contents, indent=2) + "\n").encode())
+
+
+def read_policy_spec(run_dir: Path) -> dict[str, Any]:
+    """Return what `write_policy_spec` wrote; raises as `read_json`."""
+    path, old = run_dir / POLICY_FILE, run_dir / OLD_POLICY_FILE
+    return read_json(old if old.exists() and not path.exists() else path, "policy")["policy"]
 
 
 def read_json(path: Path, *tables: str) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.folder import (
     CHECKPOINTS,
     CONFIG_FILE,
-    POLICY_FILE,
     identity_of,
-    read_json,
+    read_policy_spec,
     run_id_of,
     saved_config,
     seed_folders,
@@ -37,7 +36,7 @@ def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = Non
             checkpoint is intact.
     """
     folder = folder_of(Path(run_dir), seed)
-    spec = PolicySpec.from_dict(read_json(folder / POLICY_FILE, "policy")["policy"])
+    spec = PolicySpec.from_dict(read_policy_spec(folder))
     params = nnx.state(nnx.eval_shape(spec.build), nnx.Param)
     moments = jax.eval_shape(lambda: RunningMoments.create((spec.obs_size,))) if spec.normalized else None
     wanted = {".learner.params['policy']": params, f".obs_moments['{spec.obs_name}']": moments}

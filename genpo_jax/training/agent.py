@@ -45,6 +45,14 @@ class Agent(nnx.Module):
         """Draw actions `[..., d]`, with the record for `log_ratio`."""
         return self.policy.sample(obs[ACTOR_OBS], key)
 
+    def act(self, obs: Observation, carry: Any, key: Array) -> tuple[Action, Any, Any]:
+        """Draw actions `[..., d]`; return them, the policy's next carry and the record for `log_ratio`."""
+        return self.policy.act(obs[ACTOR_OBS], carry, key)
+
+    def zero_noise_act(self, obs: Observation, carry: Any) -> tuple[Action, Any]:
+        """Return the actions `[..., d]` of zero noise and the policy's next carry."""
+        return self.policy.zero_noise_act(obs[ACTOR_OBS], carry)
+
     def complete(self, obs: Observation, record: Any, key: Array) -> Any:
         """Return records `[..., *]` of a rollout with all that the update needs."""
         return self.policy.complete(obs[ACTOR_OBS], record, key)

@@ -12,9 +12,10 @@ from flax.struct import PyTreeNode, field
 from jax import Array
 
 from genpo_jax.config import Config
-from genpo_jax.envs import Observation
-from genpo_jax.methods import EntropyBonus
 from genpo_jax.training.agent import Agent
+from genpo_jax.training.batch import Batch
+from genpo_jax.training.extensions import Extension, extensions_of
+from genpo_jax.training.schedule import linear_schedule
 
 Tree = TypeVar("Tree")
 # Largest factor by which the learning rate changes after one update, and how strongly it answers to the KL.
@@ -23,13 +24,14 @@ LEARNING_RATE_GAIN = 0.5
 
 
 class Hyperparameters(PyTreeNode):
-    """What an update reads as numbers when it runs, so that one compiled program serves all of their values.
+    """Numbers that the compiled update reads as arguments, so that one program serves all of their values.
 
-    They mean what they mean in `PPOConfig`; None, where it is allowed there, is part of the program. The last three
-    shape the program.
+    They mean what they mean in `PPOConfig`. None, where `PPOConfig` allows it, is part of the program, as are the last
+    three fields.
 
     Attributes:
         last_update: updates in the whole run.
+        extensions: optional parts of the update, with their coefficients.
     """
 
     last_update: Array
@@ -44,46 +46,19 @@ class Hyperparameters(PyTreeNode):
     gamma: Array
     gae_lambda: Array
     value_coef: Array
-    entropy_coef: Array
     max_grad_norm: Array
-    action_entropy_coef: Array | None
-    final_action_entropy_coef: Array | None
-    initial_kl_coef: Array | None
-    final_initial_kl_coef: Array | None
-    bc_coef: Array | None
+    extensions: tuple[Extension, ...]
     objective: str = field(pytree_node=False)
     num_epochs: int = field(pytree_node=False)
     num_minibatches: int = field(pytree_node=False)
 
     @classmethod
     def of(cls, config: Config) -> "Hyperparameters":
-        """Return those of a run, as float32."""
-        method = config.method
-        values: dict[str, Any] = {"last_update": config.num_updates}
-        for name in (f.name for f in dataclasses.fields(cls)):
-            if hasattr(config.ppo, name):
-                values[name] = getattr(config.ppo, name)
-        bonus = isinstance(method, EntropyBonus) and method.action_entropy_coef > 0
-        for name in ("action_entropy_coef", "final_action_entropy_coef"):
-            values[name] = getattr(method, name) if bonus else None
-        values |= {name: getattr(config.ppo, name) or None for name in ("initial_kl_coef", "bc_coef")}
+        """Return the numbers of a run, as float32."""
+        shared = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(config.ppo)}
+        values: dict[str, Any] = {name: getattr(config.ppo, name) for name in shared}
+        values |= {"last_update": config.num_updates, "extensions": extensions_of(config)}
         return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), cls(**values))
-
-
-class Batch(PyTreeNode):
-    """Transitions to learn from, `[G, N, ...]`: N of each of G groups; observations are standardized already.
-
-    `is_image` says which are mirror images of others; None where none is. `start_record` is of actions that the policy
-    at the start of the run draws in the same states; None where they are not cloned.
-    """
-
-    obs: Observation
-    record: Any
-    value: Array
-    value_target: Array
-    advantage: Array
-    is_image: Array | None = None
-    start_record: Any = None
 
 
 class Learner(PyTreeNode):
@@ -92,11 +67,6 @@ class Learner(PyTreeNode):
     params: Any
     opt_state: Any
     learning_rate: Array
-
-
-def linear_schedule(start: Array, end: Array | None, progress: Array) -> Array:
-    """Return a coefficient on its linear way from start to end; None stays at the start."""
-    return start if end is None else start + progress * (end - start)
 
 
 def make_optimizer(max_grad_norm: Array | float, regressions: tuple[str, ...] = ()) -> optax.GradientTransformation:
@@ -133,26 +103,23 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
     advantage = batch.advantage.reshape(several)
     policy_loss = -_surrogate(ratio, advantage, hyper).mean()
     value_loss = _value_loss(agent.value_of(batch.obs), batch, hyper.value_clip)
-    entropy = agent.policy.entropy()
-    total = policy_loss + hyper.value_coef * value_loss - hyper.entropy_coef * entropy
-    total += agent.auxiliary_loss(batch.obs, batch.record)
-    cloning: dict[str, Array] = {}
-    if hyper.bc_coef is not None:
-        # The likelihood but for a constant, so that its mean is the KL divergence.
-        cloning["train/bc_loss"] = -agent.log_ratio(batch.obs, batch.start_record).mean()
-        total += hyper.bc_coef * cloning["train/bc_loss"]
-    # Of the policy's own actions: images tell how symmetric it is, not how far it has moved.
+    total = policy_loss + hyper.value_coef * value_loss + agent.auxiliary_loss(batch.obs, batch.record)
+    added: dict[str, Array] = {}
+    for extension in hyper.extensions:
+        term, metrics = extension.loss(agent, batch)
+        total, added = total + term, added | metrics
+    # Mirror images measure how symmetric the policy is, not how far it has moved.
     own = True if batch.is_image is None else jnp.broadcast_to(~batch.is_image.reshape(several), ratio.shape)
     return total, {
         "train/policy_loss": policy_loss,
         "train/value_loss": value_loss,
-        "train/entropy": entropy,
+        "train/entropy": agent.policy.entropy(),
         # k3 estimate (Schulman, "Approximating KL divergence"): never negative, unlike the mean of -log ratio.
         "train/kl": (ratio - 1 - log_ratio).mean(where=own),
         "train/clip_fraction": (jnp.abs(ratio - 1) > hyper.clip_range).mean(where=own),
         "train/ess": ratio.mean(where=own) ** 2 / jnp.maximum((ratio**2).mean(where=own), jnp.finfo(ratio.dtype).tiny),
         "train/first_ratio_error": jnp.abs(log_ratio).max(where=own, initial=0.0),
-    } | cloning
+    } | added
 
 
 def _surrogate(ratio: Array, advantage: Array, hyper: Hyperparameters) -> Array:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jax import Array
 
-from genpo_jax.envs import EpisodeEnv, EpisodeState, Metrics, Observation, Timestep
+from genpo_jax.envs import EpisodeEnv, EpisodeState, Metrics, Observation, Timestep, select_rows
 from genpo_jax.training.agent import Agent
 
 
@@ -16,15 +16,15 @@ class Rollout(PyTreeNode):
     """Transitions, time-major `[T, B, ...]`.
 
     Attributes:
-        obs: observations before each step, as the environment gave them.
+        obs: observations before each step, as the environment returned them.
         record: what the policy needs to compute the ratio of the action taken.
         reward: `[T, B]`.
         terminated: `[T, B]`, boolean.
         truncated: `[T, B]`, boolean.
-        nonfinite: `[T, B]`, boolean: the physics blew up and the environment was reset.
-        final_obs: `[K, B, ...]`, real observations at the time limits that environment b met, in order. K is the
-            number that fits into T steps, 1 where T is no longer than an episode.
-        final_index: `[T, B]`, which of the K belongs to a step that met the time limit.
+        nonfinite: `[T, B]`, boolean: the physics was not finite and the environment was reset.
+        final_obs: `[K, B, ...]`, real observations at the time limits that environment b reached, in order. K is how
+            many fit into T steps: 1 where T is no longer than an episode.
+        final_index: `[T, B]`, index into K for a step that reached the time limit.
         episode_return: `[T, B]`, of the episode so far.
         episode_length: `[T, B]`, of the episode so far.
         finished_metrics: `[1, B]` each, sums of the environment's metrics over the whole episodes that ended.
@@ -49,9 +49,9 @@ class Rollout(PyTreeNode):
 
 
 def is_whole(timestep: Timestep | Rollout, time_limit: int) -> Array:
-    """Whether an episode ended of itself or at the time limit.
+    """Whether an episode terminated or reached its time limit.
 
-    One that was cut short, by its staggered start or by non-finite physics, has no return to report.
+    An episode that was cut short, by its staggered start or by non-finite physics, has no return to report.
     """
     return timestep.terminated | (timestep.truncated & ~timestep.nonfinite & (timestep.episode_length >= time_limit))
 
@@ -61,12 +61,13 @@ def collect(
     normalize: Callable[[Observation], Observation],
     env: EpisodeEnv,
     episodes: EpisodeState,
+    carry: Any,
     unroll: int,
-) -> tuple[EpisodeState, Rollout]:
+) -> tuple[EpisodeState, Any, Rollout]:
     """Step all environments `unroll` times with actions of the agent.
 
-    What happens in one environment depends on its own row of `episodes` alone, its key included, so that rows may be
-    spread over devices in any way.
+    Each environment depends only on its own row of `episodes` and `carry`, its key included, so rows may be spread over
+    devices in any order.
 
     Args:
         agent: policy and value function.
@@ -74,16 +75,22 @@ def collect(
             ratio of unchanged parameters is no longer 1.
         env: the environments.
         episodes: state of B of them.
+        carry: the policy's memory in each of them, `[B, ...]`.
         unroll: number T of steps.
+
+    Returns:
+        episodes and carry after the rollout, and the rollout.
     """
     episodes = env.refresh(episodes)
     keys = jax.vmap(lambda key: jax.random.split(key, unroll + 2), out_axes=1)(episodes.key)
     slots = jnp.arange(1 + (unroll * env.steps_per_action - 1) // env.episode_length)[:, None]
+    fresh_carry = agent.policy.initial_carry(len(episodes.key))
 
-    def step(carry: Any, keys: Array) -> tuple[Any, Any]:
-        episodes, final_obs, index, finished = carry
-        action, record = jax.vmap(agent.sample)(normalize(episodes.obs), keys)
+    def step(state: Any, keys: Array) -> tuple[Any, Any]:
+        episodes, carry, final_obs, index, finished = state
+        action, carry, record = jax.vmap(agent.act)(normalize(episodes.obs), carry, keys)
         next_episodes, timestep = env.step(episodes, action)
+        carry = select_rows(timestep.terminated | timestep.truncated, fresh_carry, carry)
         whole = is_whole(timestep, env.episode_length)
         finished = jax.tree.map(
             lambda total, value: total + jnp.where(whole, value, 0.0), finished, timestep.episode_metrics
@@ -104,14 +111,14 @@ def collect(
             "episode_return": timestep.episode_return,
             "episode_length": timestep.episode_length,
         }
-        return (next_episodes, final_obs, index + timed_out, finished), transition
+        return (next_episodes, carry, final_obs, index + timed_out, finished), transition
 
-    # Whatever finite observation fills a slot that no time limit reaches.
+    # Any finite observation fills a slot that no time limit reaches.
     unused = jax.tree.map(lambda x: jnp.broadcast_to(x, (slots.size, *x.shape)), episodes.obs)
     nothing = jax.tree.map(jnp.zeros_like, episodes.episode_metrics)
-    start = (episodes.replace(key=keys[0]), unused, jnp.zeros_like(episodes.episode_length), nothing)
-    (episodes, final_obs, _, finished), transitions = jax.lax.scan(step, start, keys[1:-1])
+    start = (episodes.replace(key=keys[0]), carry, unused, jnp.zeros_like(episodes.episode_length), nothing)
+    (episodes, carry, final_obs, _, finished), transitions = jax.lax.scan(step, start, keys[1:-1])
     complete = jax.vmap(agent.complete, in_axes=(1, 1, 0), out_axes=1)
     transitions["record"] = complete(normalize(transitions["obs"]), transitions["record"], keys[-1])
     finished = jax.tree.map(lambda total: total[None], finished)
-    return episodes, Rollout(final_obs=final_obs, finished_metrics=finished, **transitions)
+    return episodes, carry, Rollout(final_obs=final_obs, finished_metrics=finished, **transitions)

@@ -18,7 +18,7 @@ from genpo_jax.training.normalizer import RewardScale, RunningMoments
 from genpo_jax.training.ppo import Hyperparameters
 from genpo_jax.training.rollout import collect
 
-# How a chunk reduces the metrics of its updates; the mean, where nothing stands here.
+# How a chunk of updates reduces their metrics; the mean by default.
 REDUCTIONS = {
     "train/first_ratio_error": jnp.max,
     "train/learning_rate": lambda values: values[-1],
@@ -32,8 +32,8 @@ REDUCTIONS = {
 class Trainer:
     """PPO on vmapped environments, for any number of seeds and devices.
 
-    `init` makes the state of S seeds, `chunk` runs `updates_per_chunk` updates of each of them. Seeds share nothing
-    but the program, which takes a state and `hyper`. Environments are spread over all devices.
+    `init` makes the state of S seeds, `chunk` runs `updates_per_chunk` updates of each. Seeds share only the program,
+    which takes a state and `hyper`. Environments are spread over all devices.
 
     Attributes:
         config: settings of the run.
@@ -55,11 +55,11 @@ class Trainer:
         self.algorithm = self._algorithm()
         # Traces a step: an environment that breaks its contract is refused before anything is written.
         self.env.metric_names  # noqa: B018
-        if config.ppo.mirror:
-            self.env.mirror  # noqa: B018
+        self.hyper = Hyperparameters.of(config)
+        for extension in self.hyper.extensions:
+            extension.check(self.env)
         self.state_sharding = self._state_sharding()
         self.metrics_sharding = sharding.replicated(self.mesh)
-        self.hyper = Hyperparameters.of(config)
         self._init = jax.vmap(self.algorithm.init, in_axes=(0, None))
         self.init_program = jax.jit(
             self._init,
@@ -111,7 +111,7 @@ class Trainer:
 
     @property
     def compiler_options(self) -> dict[str, bool] | None:
-        """What the compiler is told about the programs that run the physics again and again."""
+        """Compiler options of the programs that run the physics."""
         return compiler_options(self.config.fusion_emitters)
 
     def _algorithm(self) -> Algorithm:
@@ -119,16 +119,16 @@ class Trainer:
         num_envs, unroll, parts = config.env_options.num_envs, config.ppo.unroll, config.ppo.num_minibatches
         graph = nnx.graphdef(nnx.eval_shape(lambda: new_agent(self.env, config, jax.random.key(0))))
 
-        def collect_locally(params: Any, moments: dict[str, RunningMoments], episodes: EpisodeState) -> Any:
+        def collect_locally(params: Any, moments: dict[str, RunningMoments], episodes: EpisodeState, carry: Any) -> Any:
             normalize = partial(normalizer.standardize_each, moments)
-            return collect(nnx.merge(graph, params), normalize, self.env, episodes, unroll)
+            return collect(nnx.merge(graph, params), normalize, self.env, episodes, carry, unroll)
 
         split = partial(ppo.split_minibatches, num_minibatches=parts)
         return Algorithm(
             env=self.env,
             config=config,
             graph=graph,
-            collect=sharding.locally(collect_locally, mesh, (None, None, 0), out_axes=(0, 1)),
+            run_rollout=sharding.locally(collect_locally, mesh, (None, None, 0, 0), out_axes=(0, 0, 1)),
             shuffle=sharding.locally(split, mesh, (0, 0), out_axes=1),
             start_episodes=sharding.locally(partial(self.env.init, stagger=True), mesh, (0,), out_axes=0),
             num_groups=sharding.num_groups(num_envs, unroll, parts, mesh.size),
@@ -146,6 +146,7 @@ class Trainer:
             key=everywhere,
             num_updates=everywhere,
             initial_policy=everywhere,
+            policy_carry=by_env,
         )
 
     def _chunk(self, state: TrainState, hyper: Hyperparameters) -> tuple[TrainState, Metrics]:

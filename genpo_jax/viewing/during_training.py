@@ -5,8 +5,8 @@ from pathlib import Path
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
 from genpo_jax.policy import TrainedPolicy
-from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.callbacks import Callback
+from genpo_jax.runs.files import write_atomically
 from genpo_jax.viewing.episodes import Recorder
 from genpo_jax.viewing.page import PLAY_FILE, play_page
 

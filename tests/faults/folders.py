@@ -174,10 +174,10 @@ def attempt(run_dir: Path, actions: dict[int, np.ndarray]) -> str:
             refused = True
             said.write(str(error))
     logging.getLogger("genpo_jax").removeHandler(handler)
-    xla_options = said.getvalue() + " ".join(
+    messages = said.getvalue() + " ".join(
         str(warning.message) for warning in warned if "Checkpoint" in str(warning.message)
     )
-    if not told:
+    if not messages:
         problems.append("silent")
     return "; ".join(problems) or ("refused" if refused else "went on, and said so")
 

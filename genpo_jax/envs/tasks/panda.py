@@ -91,7 +91,7 @@ class PandaPush(MjcfTask):
     """Push a box over the table to a random place, and leave it there. An action moves the tool, which points down.
 
     The scripted expert comes down beside the box, on one side or the other, and goes round it to the side from which to
-    push. `mode_0` and `mode_1` are 1 for a success of a tool that came down on the right or on the left of the way to go.
+    push. `mode_0` and `mode_1` are 1 for a success of a tool that came down right or left of the line to the goal.
     """
 
     # Meters that the tool's set point is ahead of it, and where it may be.

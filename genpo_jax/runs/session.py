@@ -1,0 +1,398 @@
+"""The host side of every run, RL and pretraining alike: lock, resume, checkpoints, metrics, callbacks, signals."""
+
+import io
+import logging
+import signal
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import numpy as np
+
+from genpo_jax.config import Config
+from genpo_jax.envs import Environment
+from genpo_jax.policy import TrainedPolicy
+from genpo_jax.runs.callbacks import Callback, StopTraining
+from genpo_jax.runs.checkpoint import Checkpointer
+from genpo_jax.runs.curve import RETURN_LINES, Curve
+from genpo_jax.runs.folder import CHECKPOINTS, check_run_dir, identity_of, locked, run_id_of, seed_folders
+from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, others_stay, wait_for_all
+from genpo_jax.runs.metrics import MetricsWriter
+from genpo_jax.runs.progress import Progress
+from genpo_jax.runtime import memory_shortage, release_memory
+
+logger = logging.getLogger(__name__)
+# Seconds after which a save that failed is tried again, where checkpoints are not due sooner.
+RETRY_SECONDS = 60.0
+
+
+class Plan(NamedTuple):
+    """How long a run is, in steps of its own unit: env steps, or updates of pretraining.
+
+    Attributes:
+        steps_per_chunk: steps between two lines of metrics, for each seed.
+        num_chunks: chunks in the whole run.
+        num_evals: evaluations during the run, evenly spaced, plus one before it; 0 for none.
+        checkpoint_minutes: longest time between two checkpoints.
+    """
+
+    steps_per_chunk: int
+    num_chunks: int
+    num_evals: int
+    checkpoint_minutes: float
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, for each seed."""
+        return self.num_chunks * self.steps_per_chunk
+
+    def evaluation_due(self, before: int, now: int) -> bool:
+        """Whether one of the evenly spaced evaluations lies in (before, now]."""
+        return now * self.num_evals // self.total_steps > before * self.num_evals // self.total_steps
+
+
+class Session(ABC):
+    """A run and the folder it writes; see `genpo_jax.runs.folder` for the files.
+
+    A subclass defines the state, the program of one chunk, and the evaluation.
+
+    Args:
+        config: settings with which the policy acts; its seeds are those of the run.
+        plan: length of the run.
+        run_dir: folder of the run.
+        resume: continue from the newest checkpoint in the folder.
+        progress: show progress on standard output.
+        callbacks: called during training.
+
+    Attributes:
+        metrics: the last values, means over the seeds, by name.
+        stopped: whether the run was stopped before its end.
+    """
+
+    unit: ClassVar[str] = "env steps"
+    curve_lines: ClassVar[Any] = RETURN_LINES
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        run_dir: Path,
+        *,
+        resume: bool = False,
+        progress: bool = True,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self.config = config
+        self.plan = plan
+        self.run_dir = run_dir
+        self.resume = resume
+        self.show_progress = progress
+        self.callbacks = callbacks if is_writer() else ()
+        self.folders = seed_folders(run_dir, config)
+        self.run_id = run_id_of(run_dir)
+        self.checkpointers = [
+            Checkpointer(folder / CHECKPOINTS, identity=identity_of(self.run_id, seed))
+            for folder, seed in zip(self.folders, config.seeds, strict=True)
+        ]
+        self.start_time = time.monotonic()
+        self.save_due = self.start_time + 60 * plan.checkpoint_minutes
+        self.saved_steps = 0
+        self.metrics: dict[str, float] = {}
+        self.stopped = False
+        self._asked_to_stop = False
+        self._failing: set[str] = set()
+        self._state: Any = None
+
+    @property
+    def env(self) -> Environment | None:
+        """The environment of the run; None where it has none."""
+        return None
+
+    @abstractmethod
+    def init_state(self) -> Any:
+        """Return the state of a new run, leaves `[S, ...]`."""
+
+    @abstractmethod
+    def abstract_state(self) -> Any:
+        """Return shapes, types and shardings of the state of one seed, leaves `[1, ...]`."""
+
+    @abstractmethod
+    def program(self) -> tuple[Any, tuple[Any, ...]]:
+        """Return the jitted program of a chunk, `(state, *arguments) -> (state, metrics)`, and those arguments."""
+
+    @abstractmethod
+    def write_settings(self) -> None:
+        """Write the files that describe the run."""
+
+    @abstractmethod
+    def policies_of(self, state: Any) -> dict[int, TrainedPolicy]:
+        """Return the policy of every seed in a state."""
+
+    def select(self, state: Any, index: int) -> Any:
+        """Return the state of one seed, leaves `[1, ...]`."""
+        return state if len(self.folders) == 1 else jax.tree.map(lambda x: x[index : index + 1], state)
+
+    def join(self, states: Sequence[Any]) -> Any:
+        """Return the states of single seeds as one."""
+        return jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves), *states)
+
+    def evaluate(self, state: Any) -> dict[str, Any]:
+        """Return metrics `[S]` of an evaluation."""
+        del state
+        return {}
+
+    def check_resumed(self) -> None:
+        """Raise `ValueError` where the folder holds another run than the one to continue."""
+
+    def observe(self, metrics: dict[str, Any]) -> None:
+        """Look at the metrics `[S]` of a chunk."""
+
+    @property
+    def failure(self) -> Exception | None:
+        """An error that ends the run, after everything is saved; None while it may continue."""
+        return None
+
+    def train(self) -> None:
+        """Train to the end, or until interrupted.
+
+        The first Ctrl-C (or SIGTERM, SIGHUP) finishes the present chunk, saves and returns; a second one stops at
+        once. Output that cannot be shown, drawn or written is reported and does not end a run, except the first and
+        the last checkpoint.
+
+        Raises:
+            ValueError: if the folder holds a run that `resume` does not ask for, or another run.
+            OSError: if the first or the last checkpoint cannot be saved.
+            ConnectionError: if another process was lost.
+            SickRunError: if nothing was learned for many chunks in a row; everything is saved.
+        """
+        with others_stay(), ExitStack() as stack:
+            in_first_process("lock the run's folder", lambda: self._lock(stack))
+            check_run_dir(self.run_dir, self.resume)
+            state, steps = self._start()
+            progress = stack.enter_context(self._progress(steps))
+            stop = stack.enter_context(stop_requests())
+            folders = self._written_folders()
+            self.writers = [stack.enter_context(self._writer(folder, steps)) for folder in folders]
+            self.curves = [Curve(folder, self.curve_lines, self.unit) for folder in folders]
+            for callback in self.callbacks:
+                stack.callback(self._unless_it_fails, callback.name, callback.close)
+                self._unless_it_fails(callback.name, callback.start, self.run_dir, self.run_id, self.config, self.env)
+            chunk = self._compile(state, progress)
+            if steps == 0 and self.plan.num_evals:
+                self._record(0, self._evaluate(state), progress)
+                self._call_back(0, state)
+            while steps < self.plan.total_steps and not self.stopped and self.failure is None:
+                started = time.monotonic()
+                state, metrics = chunk(state)
+                metrics = jax.device_get(metrics)
+                self.observe(metrics)
+                before, steps = steps, steps + self.plan.steps_per_chunk
+                steps_per_second = len(self.folders) * self.plan.steps_per_chunk / (time.monotonic() - started)
+                metrics |= {"time/steps_per_second": steps_per_second, "time/compile_seconds": self.compile_seconds}
+                evaluated = self.plan.evaluation_due(before, steps)
+                if evaluated:
+                    metrics |= self._evaluate(state)
+                self._record(steps, metrics, progress)
+                if evaluated:
+                    self._draw()
+                    self._call_back(steps, state)
+                self.stopped = any_process(bool(stop) or self._asked_to_stop) and steps < self.plan.total_steps
+                if any_process(time.monotonic() > self.save_due):
+                    # For the case that saving fails; a successful save sets it again.
+                    self.save_due = time.monotonic() + min(RETRY_SECONDS, 60 * self.plan.checkpoint_minutes)
+                    self._unless_it_fails("checkpoint", self._save, steps, state)
+            self._draw()
+            self._save_last(steps, state)
+            if self.stopped:
+                progress.message(f"stopped and saved at {steps:,} {self.unit}; continue with resume")
+        for checkpointer in self.checkpointers:
+            checkpointer.close()
+        self._state = state
+        if self.failure is not None:
+            raise self.failure
+
+    @property
+    def policy(self) -> TrainedPolicy:
+        """The policy at the end of the run; with several seeds that of the first."""
+        return self.policies[self.config.seed]
+
+    @property
+    def policies(self) -> dict[int, TrainedPolicy]:
+        """The policy of every seed at the end of the run."""
+        if self._state is None:
+            raise ValueError("the run has not been trained yet; call train, or load its folder with genpo_jax.load")
+        return self.policies_of(self._state)
+
+    def restore(self) -> tuple[int, Any]:
+        """Return the steps and the state, of all seeds, of the newest checkpoint that every seed has.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        one = self.abstract_state()
+        if len(self.checkpointers) == 1:
+            steps, state, meta = self.checkpointers[0].restore(one)
+            self.previous_seconds = meta["wall_seconds"]
+            return steps, state
+        # A run that is killed while it saves leaves some seeds one checkpoint ahead of the others.
+        common = set.intersection(*(set(checkpointer.steps()) for checkpointer in self.checkpointers))
+        for steps in sorted(common, reverse=True):
+            if all(checkpointer.is_intact(steps) for checkpointer in self.checkpointers):
+                restored = [checkpointer.restore(one, at=steps) for checkpointer in self.checkpointers]
+                self.previous_seconds = max(meta["wall_seconds"] for _, _, meta in restored)
+                return steps, self.join([state for _, state, _ in restored])
+        raise ValueError(f"no step has an intact checkpoint of every seed in {self.run_dir}; start a new run")
+
+    def _lock(self, stack: ExitStack) -> None:
+        for folder in sorted({self.run_dir, *self.folders}):
+            stack.enter_context(locked(folder))
+
+    def _start(self) -> tuple[Any, int]:
+        self.previous_seconds = 0.0
+        if self.resume:
+            self.check_resumed()
+            steps, state = self.restore()
+            if steps > self.plan.total_steps:
+                raise ValueError(
+                    f"the run in {self.run_dir} has taken {steps:,} {self.unit} already, and its length must be at "
+                    f"least that, got {self.plan.total_steps:,}; ask for more, or leave it out"
+                )
+        else:
+            steps, state = 0, self.init_state()
+            # From here on there is always a checkpoint to resume from.
+            self._save(0, state)
+        self.saved_steps = steps
+        if is_writer():
+            self.write_settings()
+        return state, steps
+
+    def _compile(self, state: Any, progress: Progress) -> Callable[[Any], Any]:
+        started = time.monotonic()
+        progress.message("compiling ...")
+        jitted, arguments = self.program()
+        program = jitted.lower(state, *arguments).compile()
+        if shortage := memory_shortage(program):
+            logger.warning("%s", shortage)
+        self.compile_seconds = time.monotonic() - started
+        wait_for_all("start the first chunk")
+        progress.message(f"compiled in {self.compile_seconds:.1f} s")
+        return lambda state: program(state, *arguments)
+
+    def _evaluate(self, state: Any) -> dict[str, Any]:
+        started = time.monotonic()
+        metrics = self.evaluate(state)
+        wait_for_all("continue after an evaluation")
+        return metrics | {"time/eval_seconds": time.monotonic() - started}
+
+    def _progress(self, steps: int) -> Progress:
+        stream = None if is_writer() and self.show_progress else io.StringIO()
+        return Progress(self.plan.total_steps, start=steps, stream=stream)
+
+    def _written_folders(self) -> list[Path]:
+        """The folders of the seeds and of their means; none except in the first process."""
+        if not is_writer():
+            return []
+        return self.folders + [folder for folder in [self.run_dir] if folder not in self.folders]
+
+    def _writer(self, folder: Path, steps: int) -> MetricsWriter:
+        # The checkpoint at 0 is older than the evaluation at 0, which is repeated.
+        resume_at = (steps or -1) if self.resume else None
+        return MetricsWriter(folder, resume_at, self.plan.steps_per_chunk)
+
+    def _record(self, steps: int, metrics: dict[str, Any], progress: Progress) -> None:
+        """Write metrics, `[S]` or one number for all seeds; keep and show their means over the seeds."""
+        means = {name: float(np.mean(values)) for name, values in metrics.items()}
+        by_seed = [
+            {name: float(values if np.ndim(values) == 0 else values[i]) for name, values in metrics.items()}
+            for i in range(len(self.folders))
+        ]
+        seconds = self._wall_seconds()
+        # With one seed there is no folder of means.
+        for writer, curve, values in zip(self.writers, self.curves, [*by_seed, means], strict=False):
+            self._unless_it_fails("metrics", writer.write, steps, seconds, values)
+            curve.add({"env_steps": steps, "wall_seconds": seconds} | values)
+        for callback in self.callbacks:
+            self._unless_it_fails(callback.name, callback.metrics, steps, seconds, means)
+        progress.update(steps, means)
+        self.metrics |= means
+
+    def _call_back(self, steps: int, state: Any) -> None:
+        """Pass the policy of the first seed to the callbacks."""
+        for callback in self.callbacks:
+            self._unless_it_fails(
+                callback.name, lambda see=callback.evaluated: see(steps, self.policies_of(state)[self.config.seed])
+            )
+
+    def _draw(self) -> None:
+        for curve in self.curves:
+            self._unless_it_fails("curve", curve.draw)
+
+    def _unless_it_fails(self, what: str, call: Callable[..., Any], *args: Any) -> None:
+        """Do what training does not depend on; report its first failure, and its recovery."""
+        try:
+            call(*args)
+        except (StopTraining, SystemExit) as request:
+            logger.warning("the %s asked to stop training (%s); saving", what, request)
+            self._asked_to_stop = True
+        except Exception as error:
+            if what not in self._failing:
+                logger.warning("the %s of %s could not be written (%s); training continues", what, self.run_dir, error)
+            self._failing.add(what)
+        else:
+            if what in self._failing:
+                logger.warning("%s of %s: written again", what, self.run_dir)
+            self._failing.discard(what)
+
+    def _save(self, steps: int, state: Any) -> None:
+        for i, checkpointer in enumerate(self.checkpointers):
+            checkpointer.save(steps, self.select(state, i), {"wall_seconds": self._wall_seconds()})
+        self.save_due, self.saved_steps = time.monotonic() + 60 * self.plan.checkpoint_minutes, steps
+        release_memory()
+
+    def _save_last(self, steps: int, state: Any) -> None:
+        if self.saved_steps == steps:
+            return
+        try:
+            self._save(steps, state)
+        except OSError as error:
+            raise OSError(
+                f"trained to {steps:,} {self.unit}, but the last checkpoint could not be saved ({error}); the "
+                f"checkpoint at {self.saved_steps:,} is intact: fix the cause, then continue with resume=True"
+            ) from error
+
+    def _wall_seconds(self) -> float:
+        return self.previous_seconds + time.monotonic() - self.start_time
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """Collect the first SIGINT, SIGTERM or SIGHUP in a list instead of raising; a second one acts as usual."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        # Python lets no other thread handle signals.
+        yield received
+        return
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    previous = {number: signal.getsignal(number) for number in numbers}
+
+    def restore() -> None:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        logger.warning("signal %d: finishing the present chunk, then saving", number)
+        restore()
+
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield received
+    finally:
+        restore()

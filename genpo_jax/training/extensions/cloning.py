@@ -1,0 +1,46 @@
+"""Behavior cloning of the initial policy."""
+
+import jax
+from jax import Array
+
+from genpo_jax.config import Config
+from genpo_jax.shapes import Scalar
+from genpo_jax.training.agent import Agent
+from genpo_jax.training.batch import Batch
+from genpo_jax.training.extensions.base import Extension, Metrics, Update
+
+INITIAL = "initial policy"
+
+
+class Cloning(Extension):
+    """Add a coefficient times KL(initial policy || policy) to the loss, up to a constant.
+
+    The loss is minus the log-ratio of actions that the initial policy draws in the visited states. The policy must keep
+    every mode of the initial one.
+
+    Attributes:
+        coef: of the loss.
+    """
+
+    needs_initial_policy = True
+
+    coef: Array
+
+    @classmethod
+    def of(cls, config: Config) -> "Cloning | None":
+        """Return the loss, unless its coefficient is 0."""
+        coef = config.ppo.bc_coef or None
+        return None if coef is None else cls(coef)
+
+    def extend(self, update: Update, batch: Batch) -> Batch:
+        """Add the records `[T, B, ...]` of actions that the initial policy draws in the states of the rollout."""
+        agent = update.initial_agent
+        assert agent is not None
+        draw_key, complete_key = jax.random.split(update.key)
+        record = agent.complete(update.obs, agent.sample(update.obs, draw_key)[1], complete_key)
+        return batch.replace(other_records=batch.other_records | {INITIAL: record})
+
+    def loss(self, agent: Agent, batch: Batch) -> tuple[Scalar, Metrics]:
+        """Return minus the mean log-ratio of the initial policy's actions, times the coefficient."""
+        value = -agent.log_ratio(batch.obs, batch.other_records[INITIAL]).mean()
+        return self.coef * value, {"train/bc_loss": value}

@@ -1,0 +1,39 @@
+"""Penalty on the KL divergence of the policy from the initial one."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from genpo_jax.config import Config
+from genpo_jax.shapes import Steps
+from genpo_jax.training.extensions.base import Extension, Metrics, Update
+from genpo_jax.training.schedule import linear_schedule
+
+
+class InitialKL(Extension):
+    """Subtract a coefficient times KL(policy || initial policy) from the reward.
+
+    The divergence is estimated by the log-ratio of the actions taken. It is exact where the ratio is: for action and
+    history together, by inverting the solver under the initial parameters.
+
+    Attributes:
+        coef: at the first update.
+        final_coef: at the last update; None for a constant.
+    """
+
+    needs_initial_policy = True
+
+    coef: Array
+    final_coef: Array | None
+
+    @classmethod
+    def of(cls, config: Config) -> "InitialKL | None":
+        """Return the penalty, unless its coefficient is 0."""
+        coef = config.ppo.initial_kl_coef or None
+        return None if coef is None else cls(coef, config.ppo.final_initial_kl_coef)
+
+    def reward(self, update: Update) -> tuple[Steps, Metrics]:
+        """Return minus the log-ratio `[T, B]` of the actions to the initial policy, times the coefficient."""
+        assert update.initial_agent is not None
+        log_ratio = update.initial_agent.log_ratio(update.obs, update.rollout.record)
+        kl = jnp.where(update.rollout.nonfinite, 0.0, -log_ratio)
+        return -linear_schedule(self.coef, self.final_coef, update.progress) * kl, {"train/initial_kl": kl.mean()}

@@ -1,0 +1,51 @@
+"""Mirror images of transitions, for environments with a symmetry."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from genpo_jax.config import Config
+from genpo_jax.envs import EpisodeEnv, Observation
+from genpo_jax.training.batch import Batch
+from genpo_jax.training.extensions.base import Extension, Update
+
+
+class MirrorImages(Extension):
+    """Learn from the mirror image of each transition too.
+
+    An image has the advantage and value target of its transition. Its ratio is to the density that the transition was
+    drawn by, an exact importance weight (Mittal et al. 2024, arXiv:2403.04359).
+    """
+
+    @classmethod
+    def of(cls, config: Config) -> "MirrorImages | None":
+        """Return the extension, if the settings ask for it."""
+        return cls() if config.ppo.mirror else None
+
+    def check(self, env: EpisodeEnv) -> None:
+        """Raise `ValueError` where the environment has no symmetry."""
+        env.mirror  # noqa: B018
+
+    def observations(self, update: Update) -> tuple[Observation, ...]:
+        """Return the mirrored observations `[T, B, ...]`: the normalizer must treat both sides alike."""
+        return (update.env.mirror.observation(update.rollout.obs),)
+
+    def extend(self, update: Update, batch: Batch) -> Batch:
+        """Return the transitions and their images, `[2 T, B, ...]`."""
+        mirror = update.env.mirror
+        image_obs = update.normalize(mirror.observation(update.rollout.obs))
+
+        def mirrored(record: Any) -> Any:
+            return update.agent.policy.mirrored(record, mirror.action)
+
+        images = batch.replace(
+            obs=image_obs,
+            record=mirrored(batch.record),
+            value=update.agent.value_of(image_obs),
+            is_image=jnp.ones(batch.advantage.shape, bool),
+            other_records={name: mirrored(record) for name, record in batch.other_records.items()},
+        )
+        batch = batch.replace(is_image=jnp.zeros(batch.advantage.shape, bool))
+        # Concatenated along time: environments may be spread over devices.
+        return jax.tree.map(lambda x, image: jnp.concatenate([x, image]), batch, images)

@@ -1,0 +1,31 @@
+"""Initial updates that train only the critic."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from genpo_jax.config import Config
+from genpo_jax.training.extensions.base import Extension
+
+
+class ValueWarmup(Extension):
+    """Keep the policy fixed during the first updates, while the value network learns; for pretrained policies.
+
+    Attributes:
+        num_updates: how many.
+    """
+
+    num_updates: Array
+
+    @classmethod
+    def of(cls, config: Config) -> "ValueWarmup | None":
+        """Return the extension, unless the number of updates is 0."""
+        count = config.ppo.value_warmup or None
+        return None if count is None else cls(count)
+
+    def rate_during(self, rate: Array, num_updates: Array) -> Array:
+        """Return 0 during the warm-up."""
+        return jnp.where(num_updates < self.num_updates, 0.0, rate)
+
+    def rate_after(self, before: Array, after: Array, num_updates: Array) -> Array:
+        """Return the rate from before the warm-up: a fixed policy has KL 0, which must not raise its rate."""
+        return jnp.where(num_updates < self.num_updates, before, after)
