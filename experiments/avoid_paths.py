@@ -13,8 +13,8 @@ import numpy as np
 import tyro
 
 from experiments.compare_plots import COLORS
+from experiments.program import run_program
 from genpo_jax.checks import require
-from genpo_jax.cli import run_program
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:
     """Draw posts, walls and paths: those of successes in the color of their gap, others gray."""
     from matplotlib.patches import Circle
 
-    from genpo_jax.config import SUCCESS, MODE
+    from genpo_jax.config import MODE, SUCCESS
 
     modes = np.stack([recorded.metrics[f"{MODE}{k}"] for k in range(env.NUM_MODES)], axis=-1)
     for episode, mode in zip(recorded.episodes, modes, strict=True):
