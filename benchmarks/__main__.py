@@ -15,7 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 
 SMALL = "--num-envs 64 --unroll 16 --rounds 5 --hidden-sizes 64 64 --encoder-sizes 64 64 --head-sizes 32 32"
 COUNTS = "--env-counts 64 256 --seed-counts 1 2 --device-counts 1 2"
@@ -28,7 +28,6 @@ SHORT = {
     "names": "--envs multigoal push_t",
     "scaling": f"--env inverted_pendulum {SMALL} {COUNTS}",
     "steady": f"--env inverted_pendulum {SMALL}",
-    "memory": "--envs inverted_pendulum --env-counts 64 512 --minibatch-counts 4",
     "seeds": "--num-seeds 2 --num-timesteps 20000",
     "brax_ppo": "--env inverted_pendulum --num-timesteps 20000 --seeds 0",
     "solver_cost": "--batch 256 --repeats 3",

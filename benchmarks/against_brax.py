@@ -15,8 +15,8 @@ from benchmarks import env_overhead
 from benchmarks.brax_ppo import import_brax_ppo
 from benchmarks.programs import Options, Programs
 from benchmarks.timing import Contender, rates, ratios, report
+from experiments.program import run_program
 from genpo_jax import envs
-from genpo_jax.cli import run_program
 from genpo_jax.envs.brax import BraxEnvironment
 
 WARM_UP = 2

@@ -20,7 +20,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 
 SHARED = {
     "episode_length": 1000,

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.programs import Options, Part, Programs
 from benchmarks.timing import Contender, interleave, ratios, report, spread
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 
 PARTS: tuple[Part, ...] = ("full", "update", "gradient")
 BASELINE = "gaussian"

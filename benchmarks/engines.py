@@ -14,8 +14,8 @@ import numpy as np
 
 from benchmarks.programs import Options, Programs, env_scan
 from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report
+from experiments.program import run_program
 from genpo_jax import envs
-from genpo_jax.cli import run_program
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.engines import CEngine
 from genpo_jax.envs.mujoco_model import mj_model_of

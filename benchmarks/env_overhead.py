@@ -15,7 +15,7 @@ from jax import Array
 
 from benchmarks.programs import env_scan
 from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 from genpo_jax.envs.brax import BraxEnvironment
 from genpo_jax.envs.episode import EpisodeEnv
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from benchmarks.programs import Options, Programs
 from benchmarks.timing import report
+from experiments.program import run_program
 from genpo_jax import envs
-from genpo_jax.cli import run_program
 from genpo_jax.envs.registry import BRAX, PLAYGROUND, TASKS, TOYS
 
 EVERY_NAME = (*TOYS, *TASKS, *BRAX, *PLAYGROUND)

@@ -20,7 +20,7 @@ import jax
 
 from benchmarks.programs import Options, Programs
 from benchmarks.timing import Contender, Spread, interleave, rates, report
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.timing import report
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 
 
 @dataclass(frozen=True)

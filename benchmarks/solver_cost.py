@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.timing import ratios, report, seconds, spread
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 from genpo_jax.solvers import (
     EULER,
     BelmSolver,

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import report
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 from genpo_jax.solvers import RK4, MultistepSolver, RungeKuttaSolver
 from genpo_jax.solvers.base import MAX_ROUND_TRIP_ERROR
 

@@ -13,7 +13,7 @@ import jax
 
 from benchmarks.programs import Options
 from benchmarks.timing import report, spread
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 from genpo_jax.training.trainer import Trainer
 
 

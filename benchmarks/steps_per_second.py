@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from benchmarks.programs import Options, Part, Programs
 from benchmarks.timing import Contender, interleave, rates, ratios, report, spread
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 
 
 @dataclass(frozen=True)

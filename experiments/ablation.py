@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from experiments.program import run_program
 from experiments.statistics import interquartile_mean, probability_of_improvement
 from experiments.study import check_methods, read_curves, study_config, train
-from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 
 Change = Callable[[Config], Config]

@@ -13,8 +13,8 @@ import numpy as np
 import tyro
 
 from experiments.compare_plots import COLORS
+from experiments.program import run_program
 from genpo_jax.checks import require
-from genpo_jax.cli import run_program
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

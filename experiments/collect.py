@@ -14,9 +14,9 @@ from typing import Literal
 import jax
 import tyro
 
+from experiments.program import run_program
 from genpo_jax import envs
 from genpo_jax.checks import require
-from genpo_jax.cli import run_program
 from genpo_jax.data import write
 from genpo_jax.envs import Environment
 

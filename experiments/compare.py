@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from experiments.compare_plots import draw_learning, draw_ratios
+from experiments.program import run_program
 from experiments.statistics import interquartile_mean, probability_of_improvement
 from experiments.study import Curve, check_methods, read_curves, study_config, train
-from genpo_jax.cli import run_program
 from genpo_jax.runs.metrics import METRICS_FILE
 
 # What else the last evaluation says, where it does: under its key in a row, and its heading.

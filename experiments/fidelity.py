@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.finetune import episodes_of
+from experiments.program import run_program
 from experiments.study import check_methods, parse_method
-from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.methods import method_of
 from genpo_jax.presets import apply, finetune_preset

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from experiments.program import run_program
 from experiments.study import parse_method
 from genpo_jax.checks import require
-from genpo_jax.cli import STOPPED, leave, run_program
+from genpo_jax.cli import STOPPED, leave
 from genpo_jax.config import Config
 from genpo_jax.presets import apply, finetune_preset
 

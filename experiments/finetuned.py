@@ -16,9 +16,9 @@ import tyro
 
 from experiments.compare_plots import COLORS
 from experiments.finetune import FINETUNED_FILE, NOISES
+from experiments.program import run_program
 from genpo_jax import intervals
 from genpo_jax.checks import require
-from genpo_jax.cli import run_program
 from genpo_jax.config import SUCCESS
 from genpo_jax.intervals import Interval
 from genpo_jax.runs.folder import saved_config, seed_folders

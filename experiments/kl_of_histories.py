@@ -18,8 +18,8 @@ import numpy as np
 import tyro
 from jax import Array
 
+from experiments.program import run_program
 from experiments.study import check_histories
-from genpo_jax.cli import run_program
 from genpo_jax.envs import make
 from genpo_jax.policies.reversible import HistoriesRecord, ReversiblePolicy, StateRecord
 from genpo_jax.runs.folder import saved_config

@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.table import Table
 from scipy.special import entr
 
+from experiments.program import run_program
 from experiments.study import check_methods, parse_method, study_config, train
-from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back

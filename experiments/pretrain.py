@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genpo_jax.cli import STOPPED, leave, run_program
+from experiments.program import run_program
+from genpo_jax.cli import STOPPED, leave
 from genpo_jax.imitation.config import PretrainConfig
 
 

@@ -20,9 +20,9 @@ import numpy as np
 from jax import Array
 
 from experiments.compare_plots import COLORS
+from experiments.program import run_program
 from experiments.study import ALL_METHODS, check_histories, check_methods, study_config
 from experiments.true_density import true_log_ratio
-from genpo_jax.cli import run_program
 from genpo_jax.envs import make
 from genpo_jax.methods import ReversibleMethod
 from genpo_jax.policies.chain import ChainPolicy

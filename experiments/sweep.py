@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.program import run_program
 from experiments.statistics import iqm
 from experiments.study import check_methods, read_curves, study_config, train
-from genpo_jax.cli import run_program
 from genpo_jax.config import Config
 from genpo_jax.presets import scale_update
 

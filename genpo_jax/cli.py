@@ -18,8 +18,8 @@ import tyro
 
 from genpo_jax import commands, explained
 from genpo_jax.checks import check_types, require, require_between
-from genpo_jax.config import LARGEST_COUNT, Config, EnvConfig, PPOConfig
-from genpo_jax.methods import METHODS, Method, NetworksConfig, method_of
+from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.methods import METHODS, Method, NetworksConfig
 from genpo_jax.presets import has_accelerator, preset
 
 if TYPE_CHECKING:
@@ -255,56 +255,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> Non
         sys.exit(f"error: there is no command '{name}'; choose from {', '.join(COMMANDS)}")
     else:
         run_command(COMMANDS[name], rest, f"{prog} {name}")
-
-
-def run_program(options_class: type, program: Callable[[Any], None], description: str | None) -> None:
-    """Read the options of a study or a benchmark from the command line and run it, as `run_command` runs a command."""
-
-    def command(arguments: Sequence[str], prog: str) -> None:
-        options = tyro.cli(options_class, args=list(arguments), prog=prog, description=description)
-        check_options(options)
-        from genpo_jax.runtime import configure_jax
-
-        configure_jax()
-        program(options)
-
-    run_command(command, sys.argv[1:], Path(sys.argv[0]).name, options_class)
-
-
-def check_options(options: Any) -> None:
-    """Check what all studies and benchmarks have in common: names, counts, and the paths of what they write.
-
-    A count is at least 1, or 0 where its default has a 0; lists are not empty unless their default is, or the class
-    names them in `MAY_BE_EMPTY`.
-
-    Raises:
-        ValueError: names the first option with a value that cannot be meant.
-    """
-    from genpo_jax import envs
-    from genpo_jax.runs.files import check_writable
-
-    check_types(options)
-    for field_ in dataclasses.fields(options):
-        name, value = field_.name, getattr(options, field_.name)
-        default: Any = field_.default
-        values, defaults = (x if isinstance(x, tuple) else (x,) for x in (value, default))
-        if isinstance(value, tuple) and default != () and name not in getattr(options, "MAY_BE_EMPTY", ()):
-            require(len(value) > 0, "a list of at least one", name, value)
-        low = 0 if any(type(x) is int and x == 0 for x in defaults) else 1
-        for item in values:
-            if item is None:
-                continue
-            if type(item) is int:
-                require(low <= item <= LARGEST_COUNT, f"in [{low}, {LARGEST_COUNT}]", name, item)
-            elif name in ("env", "envs"):
-                envs.check(item, getattr(options, "backend", None))
-            elif name in ("method", "methods") and item not in defaults:
-                method_of(item.partition(":")[0])
-            elif name in ("out", "json", "file"):
-                check_writable(item)
-                require(name == "out" or not item.is_dir(), "a file", name, str(item), "name a file in it")
-                folder = item.is_dir() or not item.exists()
-                require(name != "out" or folder, "a folder", name, str(item), "name another")
 
 
 def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str, *options_classes: type) -> None:

@@ -1,6 +1,7 @@
-"""Every setting of a training run, checked before anything is compiled. Free of jax, so that `--help` is quick.
+"""Settings of a training run, checked before anything is compiled.
 
-Settings say what a run *is*. Where it writes, whether it goes on, and which hosts take part belong to the call.
+This module does not import jax, so that `--help` is quick. The settings define the run itself; its folder, resuming and
+hosts are arguments of the call.
 """
 
 import dataclasses
@@ -13,35 +14,35 @@ from genpo_jax.methods import GenPOPlusPlus, Method, NetworksConfig, method_of
 # Counters of single environments are int32.
 LARGEST_COUNT = 2**31 - 1
 LARGEST_NUM_ENVS = 2**24
-# The metric that says whether an episode is a success, and those that say which way it went, `mode_0`, `mode_1`, ...
+# Metric names: whether an episode succeeded, and the prefix of the modes of success `mode_0`, `mode_1`, ...
 SUCCESS, MODE = "success", "mode_"
 
 
 def is_outcome(metric: str) -> bool:
-    """Whether the last value of an episode counts, and not the sum over its steps."""
+    """Return whether an episode reports the last value of this metric instead of the sum over its steps."""
     return metric == SUCCESS or metric.startswith(MODE)
 
 
 @dataclass(frozen=True)
 class EnvConfig:
-    """How the environments are run."""
+    """Settings of the environments."""
 
     num_envs: int = 4096
     """Environments stepped in parallel (B)."""
     episode_length: int | None = None
-    """Time limit in env steps; reaching it truncates, it does not terminate. None: the environment's own."""
+    """Time limit in env steps; reaching it truncates the episode. None: the environment's own limit."""
     action_repeat: int = 1
-    """Physics steps per action; every one counts as an env step."""
+    """Times that each action is repeated; each repetition counts as an env step."""
     chunk: int = 1
-    """Actions that the policy gives at once, as one long action (H)."""
+    """Action chunk length (H): actions the policy outputs per call."""
     executed: int | None = None
-    """The first so many of a chunk are executed before the policy is asked again (h). None: all of them."""
+    """Actions executed per action chunk (h) before the policy is called again. None: all."""
     reward: Literal["task", "success"] = "task"
-    """task: the environment's. success: 1 where its metric success first says so, which ends the episode, else 0."""
+    """task: the environment's reward. success: 1 when the metric `success` is positive (ends the episode), else 0."""
     squash: Literal["tanh", "clip"] = "tanh"
-    """How an unbounded action is brought into [-1, 1] at the environment. Cancels in the ratio."""
+    """How unbounded actions are mapped to [-1, 1] for the environment. It does not affect the ratio."""
     randomize: bool = False
-    """Draw physics parameters for each episode, as the environment's own randomization does."""
+    """Domain randomization: draw physics parameters for each episode, by the environment's own randomization."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -49,71 +50,68 @@ class EnvConfig:
         require_between(self, 1, LARGEST_NUM_ENVS, "num_envs")
         require_between(self, 1, 1000, "action_repeat", "chunk")
         require_between(self, 1, self.chunk, "executed")
-        # A chunk of repeated actions may go that far past the limit.
+        # A chunk of repeated actions may overrun the limit by up to this many steps.
         require_between(self, 1, LARGEST_COUNT - 1_000_000, "episode_length")
 
     @property
     def steps_per_action(self) -> int:
-        """Env steps from one time that the policy is asked to the next, where no episode ends between."""
+        """Env steps between two calls of the policy within an episode."""
         return self.action_repeat * (self.executed or self.chunk)
 
 
 @dataclass(frozen=True)
 class PPOConfig:
-    """The on-policy update."""
+    """Settings of the PPO update."""
 
     unroll: int = 32
-    """Steps of every environment per update (T)."""
+    """Policy calls in each environment per update (T)."""
     num_epochs: int = 5
     """Passes over the batch per update."""
     num_minibatches: int = 4
     """Minibatches per epoch; must divide num_envs * unroll."""
     learning_rate: float = 5e-4
-    """Initial learning rate of the policy (Adam)."""
+    """Initial learning rate of the policy's Adam optimizer."""
     value_learning_rate: float = 1e-3
-    """Learning rate of the value network; it has no KL to follow, so it stays constant."""
+    """Learning rate of the value network (constant)."""
     target_kl: float | None = 0.01
-    """Adapt the policy's learning rate to keep the KL of an update's last epoch near this; None: keep it constant."""
+    """Target of the KL of an update's last epoch; the policy's learning rate adapts to it. None: constant rate."""
     final_kl: float | None = None
-    """Move target_kl linearly to this value over the run; None: keep it."""
+    """Final value of target_kl, reached linearly over the run. None: constant."""
     min_learning_rate: float = 1e-5
     """Lower bound of the adaptive learning rate."""
     max_learning_rate: float = 1e-3
     """Upper bound of the adaptive learning rate."""
     objective: Literal["clip", "aspo"] = "clip"
-    """clip: PPO's. aspo: the same where the advantage is positive, and where it is negative a quadratic penalty on the
-    distance of the ratio from 1 (SPO), which also pulls ratios back that are out of bounds already (FPO++)."""
+    """clip: PPO's clipped objective. aspo: a quadratic penalty on |ratio - 1| for negative advantages (FPO++)."""
     clip_range: float = 0.2
     """PPO clips the ratio to [1 - clip_range, 1 + clip_range]."""
     value_clip: float | None = None
-    """Clip range of the value loss, in units of normalized return; None: plain squared error."""
+    """Clip range of the value loss, in units of normalized return. None: squared error without clipping."""
     gamma: float = 0.99
-    """Discount per step."""
+    """Discount factor per policy call."""
     gae_lambda: float = 0.95
     """Lambda of generalized advantage estimation."""
     value_coef: float = 1.0
     """Weight of the value loss."""
     entropy_coef: float = 0.0
-    """Weight of the entropy bonus, where the policy has a differentiable entropy."""
+    """Weight of the entropy bonus in the loss, for methods with a closed-form entropy."""
     max_grad_norm: float = 1.0
-    """Global norm to which gradients are clipped."""
+    """Maximum global norm of a gradient; larger gradients are scaled down."""
     normalize_observations: bool = True
-    """Standardize observations by running statistics, frozen from rollout to end of update."""
+    """Standardize observations with running statistics, which are fixed during each update."""
     freeze_observations: bool = False
-    """Never move the statistics of observations: those that a policy was pretrained with (docs/demonstrations.md)."""
+    """Keep the observation normalizer fixed, e.g. after pretraining (docs/demonstrations.md)."""
     value_warmup: int = 0
-    """Updates at the start in which the value network alone learns: for a policy that can do something already."""
+    """Initial updates that train only the value network; for pretrained policies."""
     initial_kl_coef: float = 0.0
-    """Take this times the exact KL divergence from the policy at the start off the reward, estimated by the log-ratio
-    of the actions taken; for methods that know the density of their actions."""
+    """Coefficient of a reward penalty on KL(policy || initial policy): gaussian, genpo++, genpo, saflow."""
     final_initial_kl_coef: float | None = None
-    """Move initial_kl_coef linearly to this value over the run; None: keep it."""
+    """Final value of initial_kl_coef, reached linearly over the run. None: constant."""
     bc_coef: float = 0.0
-    """Weight of a behavior-cloning loss: minus the log-likelihood of actions that the policy at the start draws in the
-    states met. But for a constant that is the KL divergence of the start from the present policy, which has to keep
-    every way of the start; exact, of action and history, for methods that know the density of their actions."""
+    """Weight of a behavior-cloning loss on actions of the initial policy in visited states.
+    For methods with a density it is KL(initial policy || policy) up to a constant, which penalizes losing a mode."""
     mirror: bool = False
-    """Learn from the mirror image of each transition too, where the environment shows a symmetry (docs/methods.md)."""
+    """Also learn from the mirror image of each transition, in environments with a symmetry (docs/methods.md)."""
     normalize_rewards: bool = True
     """Divide rewards by the running standard deviation of the discounted return."""
 
@@ -143,28 +141,33 @@ class Config:
     """Train a policy on one environment."""
 
     env: str = "humanoid"
-    """Environment: a Brax name (ant, hopper, humanoid, ...), a MuJoCo Playground name (CartpoleBalance, ...), a toy
-    (multigoal, ring, moons, avoid), a name given to register_env, or package.module:NAME of a class or function of
-    yours."""
+    """Name of the environment:
+    - Brax: ant, fast, halfcheetah, hopper, humanoid, ...;
+    - MuJoCo Playground: CartpoleBalance, Go1JoystickFlatTerrain, PandaPickCube, ...;
+    - manipulation: panda_reach, panda_push, push_t;
+    - toys: multigoal, ring, moons, avoid;
+    - your own: a name given to register_env, or package.module:NAME of a class or function."""
     backend: str | None = None
-    """Physics: spring, positional, generalized or mjx for Brax; jax or warp for Playground. None: the default."""
+    """Physics engine. None: the environment's default.
+    - Brax: spring, positional, generalized, mjx, c;
+    - MuJoCo Playground: jax, warp, c;
+    - manipulation and your MJCF tasks: c, mjx, warp."""
     seed: int = 0
-    """Seed of everything random in the run."""
+    """Seed of all random numbers in the run."""
     num_seeds: int = 1
-    """Independent runs trained side by side in one program, with seeds from `seed` upwards."""
+    """Independent runs trained in parallel in one program, with seeds from `seed` upwards."""
     num_timesteps: int = 1_000_000
-    """Env steps to train for, rounded up to whole chunks."""
+    """Env steps to train for, rounded up to whole chunks of updates."""
     updates_per_chunk: int = 4
-    """Updates compiled into one program; metrics are logged once per chunk."""
+    """Updates in one chunk, which is one compiled program; metrics are logged once per chunk."""
     num_evals: int = 10
-    """Evaluations spread evenly over the run, beside one before it; 0: none at all."""
+    """Evaluations during the run, evenly spaced, plus one before training. 0 disables them."""
     eval_envs: int = 16
-    """Whole episodes per evaluation and noise mode."""
+    """Episodes per evaluation with deterministic actions, and as many with sampled actions."""
     checkpoint_minutes: float = 5.0
-    """Save at least this often; a run that is killed loses no more than this."""
+    """Minutes between checkpoints; a killed run loses at most this much."""
     fusion_emitters: bool = True
-    """On a CPU, let XLA use its fusion emitters. Without them long serial chains run faster: spring physics of many
-    bodies by some percent, MJX's arms by orders of magnitude; small tasks run slower (docs/benchmarks.md)."""
+    """Use XLA's fusion emitters on a CPU: faster for small tasks, much slower for MJX arms (docs/benchmarks.md)."""
     env_options: EnvConfig = field(default_factory=EnvConfig)
     method: Method = field(default_factory=GenPOPlusPlus)
     networks: NetworksConfig = field(default_factory=NetworksConfig)
@@ -193,7 +196,7 @@ class Config:
 
     @property
     def seeds(self) -> range:
-        """The seeds that this run trains."""
+        """Seeds that this run trains."""
         return range(self.seed, self.seed + self.num_seeds)
 
     @property
@@ -217,13 +220,13 @@ class Config:
         return self.num_chunks * self.updates_per_chunk
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values, fit for JSON; the method's have its `name` among them."""
+        """Return nested plain values for JSON; those of the method include its `name`."""
         values = dataclasses.asdict(self)
         return values | {"method": method_to_dict(self.method)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Config":
-        """Build a config from what `to_dict` returned, after a way through JSON.
+        """Build a config from the values of `to_dict`, also after a round trip through JSON.
 
         Raises:
             ValueError: if a setting is unknown or its value is not allowed.
@@ -236,12 +239,12 @@ class Config:
 
 
 def method_to_dict(method: Method) -> dict[str, Any]:
-    """Return a method's name and settings as plain values, fit for JSON."""
+    """Return a method's name and settings as plain values for JSON."""
     return {"name": method.name} | dataclasses.asdict(method)
 
 
 def method_from_dict(values: dict[str, Any]) -> Method:
-    """Build a method's settings from what `method_to_dict` returned."""
+    """Build a method's settings from the values of `method_to_dict`."""
     rest = dict(values)
     return build_settings(method_of(rest.pop("name", GenPOPlusPlus.name)), rest)
 

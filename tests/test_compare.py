@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from experiments import ablation, compare, kl_of_histories, study, sweep
-from genpo_jax.cli import STOPPED, run_program
+from experiments.program import run_program
+from genpo_jax.cli import STOPPED
 
 
 def run_main(module, monkeypatch, *arguments):

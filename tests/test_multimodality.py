@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import multimodality
-from genpo_jax.cli import run_program
+from experiments.program import run_program
 from genpo_jax.envs import make
 from genpo_jax.envs.toys import turned_back
 

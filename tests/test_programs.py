@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.program import check_options, run_program
 from genpo_jax import cli
-from genpo_jax.cli import check_options, run_command, run_program
+from genpo_jax.cli import run_command
 from genpo_jax.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -21,7 +22,6 @@ PROGRAMS = {
     "benchmarks.against_brax": "AgainstOptions",
     "benchmarks.cost_of_exactness": "CostOptions",
     "benchmarks.engines": "EngineOptions",
-    "benchmarks.memory": "MemoryOptions",
     "benchmarks.names": "NameOptions",
     "benchmarks.scaling": "ScalingOptions",
     "benchmarks.seeds": "SeedsOptions",

@@ -8,8 +8,8 @@ from flax import nnx
 from settings import fresh_policy, sized
 
 from experiments import ratio_study
+from experiments.program import run_program
 from experiments.true_density import true_log_ratio
-from genpo_jax.cli import run_program
 from genpo_jax.methods import METHODS
 
 

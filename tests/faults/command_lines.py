@@ -22,6 +22,7 @@ from typing import Any
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+from experiments.program import run_program
 from genpo_jax import cli
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, NetworksConfig
@@ -58,7 +59,7 @@ def programs() -> dict[str, tuple[list[type], Callable[[list[str]], None]]]:
 
         def call(line: list[str], module: Any = module, options: str = options, run: Any = run) -> None:
             sys.argv = ["program", *line]
-            cli.run_program(getattr(module, options), run, None)
+            run_program(getattr(module, options), run, None)
 
         found[name] = ([getattr(module, options)], call)
     return found
