@@ -47,7 +47,7 @@ def paths(run: Path, env: "Avoid", start: float, episodes: int) -> "Recorded":
     import jax.numpy as jnp
 
     import genpo_jax
-    from genpo_jax.data.collect import record, trained
+    from genpo_jax.data.collect import record_demonstrations, trained_actor
     from genpo_jax.envs.avoid import Avoid, AvoidState
 
     class FromOneStart(Avoid):
@@ -58,7 +58,9 @@ def paths(run: Path, env: "Avoid", start: float, episodes: int) -> "Recorded":
 
     policy = genpo_jax.load(run)
     require(policy.spec.env == env.name, f"of {env.name}", f"the run {run}", policy.spec.env)
-    return record(FromOneStart(), trained(policy, episodes, "random", 1), episodes, jax.random.key(0))
+    return record_demonstrations(
+        FromOneStart(), trained_actor(policy, episodes, "random", 1), episodes, jax.random.key(0)
+    )
 
 
 def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:

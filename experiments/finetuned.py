@@ -15,11 +15,11 @@ import numpy as np
 import tyro
 
 from experiments.compare_plots import COLORS
-from experiments.finetune import FINETUNED_FILE, NOISES
 from experiments.program import run_program
 from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
+from genpo_jax.imitation.finetune import FINETUNED_FILE, NOISES
 from genpo_jax.intervals import Interval
 from genpo_jax.runs.folder import saved_config, seed_folders
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
@@ -72,7 +72,7 @@ def read(folder: Path) -> Tuned:
     """
     path = folder / FINETUNED_FILE
     record = json.loads(path.read_text()) if path.is_file() else {}
-    require("after" in record, "that of a run of experiments.finetune that has ended", "a folder", str(folder))
+    require("after" in record, "a finished fine-tuning run", "a folder", str(folder))
     lines = [read_metrics(seed / METRICS_FILE) for seed in seed_folders(folder, saved_config(folder))]
     evals = [[line for line in seed if line.get(f"eval/{SUCCESS}_random") is not None] for seed in lines]
     errors = [line["train/first_ratio_error"] for seed in lines for line in seed if "train/first_ratio_error" in line]

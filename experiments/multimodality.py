@@ -24,11 +24,12 @@ from rich.table import Table
 from scipy.special import entr
 
 from experiments.program import run_program
-from experiments.study import check_methods, parse_method, study_config, train
+from experiments.study import check_methods, study_config, train
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
 from genpo_jax.methods import FlowMethod, ReversibleMethod, method_of
+from genpo_jax.presets import parse_method
 from genpo_jax.runs.run import Run
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.trainer import Trainer

@@ -1,7 +1,5 @@
 """What the studies share: train or go on, read curves, refuse bad input before anything trains."""
 
-import ast
-import dataclasses
 import json
 import sys
 from collections.abc import Iterable
@@ -12,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genpo_jax.cli import STOPPED, leave
-from genpo_jax.config import Config, PPOConfig
-from genpo_jax.methods import METHODS, GenPOPlusPlus, method_of
-from genpo_jax.presets import Layer, apply, preset
+from genpo_jax.config import Config
+from genpo_jax.methods import METHODS, GenPOPlusPlus
+from genpo_jax.presets import apply, method_with, parse_method, preset
 from genpo_jax.runs.folder import CONFIG_FILE, read_config, saved_config, seed_folders
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runs.run import train as start_run
@@ -37,38 +35,14 @@ class Curve(NamedTuple):
 
 def check_methods(method_names: Iterable[str]) -> None:
     """Raise `ValueError` where a method does not exist, or not with these settings (`parse_method`)."""
-    for name, layer in map(parse_method, method_names):
-        apply(Config(method=method_of(name)()), layer)
+    for name in method_names:
+        method_with(name)
 
 
 def check_histories(counts: Iterable[int]) -> None:
     """Raise `ValueError` where a ratio cannot be averaged over one of these numbers of histories."""
     for count in counts:
         GenPOPlusPlus(num_histories=count)
-
-
-def parse_method(text: str) -> tuple[str, Layer]:
-    """Return the method, and what is set otherwise than its preset, in `NAME` or `NAME:setting=value,setting=value`.
-
-    Settings are the method's own or those of its update, `genpo++:num_histories=8,target_kl=0.04`.
-
-    Raises:
-        ValueError: if there is no such method, or no such setting.
-    """
-    name, _, assignments = text.partition(":")
-    parts = {"method": method_of(name), "ppo": PPOConfig}
-    known = {f.name: part for part, cls in parts.items() for f in dataclasses.fields(cls)}
-    layer: Layer = {}
-    for assignment in filter(None, assignments.split(",")):
-        key, _, value = assignment.partition("=")
-        if key not in known:
-            raise ValueError(f"a setting of {name} must be one of {', '.join(sorted(known))}; got {assignment!r}")
-        try:
-            parsed = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            parsed = value
-        layer.setdefault(known[key], {})[key] = parsed
-    return name, layer
 
 
 def study_config(

@@ -14,23 +14,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from genpo_jax.config import Config, EnvConfig, PPOConfig
+    from genpo_jax.data import Demonstrations
+    from genpo_jax.data import read as read_demonstrations
     from genpo_jax.envs import Environment
     from genpo_jax.envs import make as make_env
     from genpo_jax.envs import register as register_env
     from genpo_jax.envs.mirror import Mirror
     from genpo_jax.envs.mjcf import MjcfTask, Start, View
+    from genpo_jax.imitation.config import PretrainConfig
+    from genpo_jax.imitation.finetune import finetune
+    from genpo_jax.imitation.pretrain import pretrain
     from genpo_jax.methods import METHODS, NetworksConfig
     from genpo_jax.policy import TrainedPolicy, make_inference_fn
     from genpo_jax.presets import preset
+    from genpo_jax.runs.callbacks import Callback, StopTraining
     from genpo_jax.runs.load import load
     from genpo_jax.runs.run import Run, train
     from genpo_jax.runtime import configure_jax
 
 __version__ = "0.2.0"
 
-# Public names and where they live: imported when asked for, as jax and physics take seconds.
+# Public names and their modules: imported on first use, as jax and physics take seconds.
 _HOMES = {
+    "Callback": "genpo_jax.runs.callbacks",
     "Config": "genpo_jax.config",
+    "Demonstrations": "genpo_jax.data",
     "EnvConfig": "genpo_jax.config",
     "Environment": "genpo_jax.envs",
     "METHODS": "genpo_jax.methods",
@@ -38,19 +46,24 @@ _HOMES = {
     "MjcfTask": "genpo_jax.envs.mjcf",
     "NetworksConfig": "genpo_jax.methods",
     "PPOConfig": "genpo_jax.config",
+    "PretrainConfig": "genpo_jax.imitation.config",
     "Run": "genpo_jax.runs.run",
     "Start": "genpo_jax.envs.mjcf",
+    "StopTraining": "genpo_jax.runs.callbacks",
     "TrainedPolicy": "genpo_jax.policy",
     "View": "genpo_jax.envs.mjcf",
     "configure_jax": "genpo_jax.runtime",
+    "finetune": "genpo_jax.imitation.finetune",
     "load": "genpo_jax.runs.load",
     "make_env": "genpo_jax.envs:make",
     "make_inference_fn": "genpo_jax.policy",
     "preset": "genpo_jax.presets",
+    "pretrain": "genpo_jax.imitation.pretrain",
+    "read_demonstrations": "genpo_jax.data:read",
     "register_env": "genpo_jax.envs:register",
     "train": "genpo_jax.runs.run",
 }
-# What `pip install genpo-jax` leaves out, by the extra that brings it.
+# Packages that the bare installation leaves out, and the extra that installs each.
 _EXTRAS = {
     "brax": "train",
     "flatbuffers": "export",
@@ -76,23 +89,30 @@ _EXTRAS = {
 
 __all__ = [
     "METHODS",
+    "Callback",
     "Config",
+    "Demonstrations",
     "EnvConfig",
     "Environment",
     "Mirror",
     "MjcfTask",
     "NetworksConfig",
     "PPOConfig",
+    "PretrainConfig",
     "Run",
     "Start",
+    "StopTraining",
     "TrainedPolicy",
     "View",
     "__version__",
     "configure_jax",
+    "finetune",
     "load",
     "make_env",
     "make_inference_fn",
     "preset",
+    "pretrain",
+    "read_demonstrations",
     "register_env",
     "train",
 ]
@@ -115,7 +135,7 @@ def __dir__() -> list[str]:
 
 
 def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return the error of an import that failed, with which extra brings what is missing."""
+    """Return the error of a failed import, with the extra that installs the missing package."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         return error

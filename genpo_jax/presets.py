@@ -9,6 +9,7 @@ A preset is made of layers, each a table of settings that replaces some of the o
 environment, flows on this environment, what the method's paper does otherwise, what a search found.
 """
 
+import ast
 import dataclasses
 from dataclasses import replace
 from typing import Any
@@ -248,3 +249,33 @@ def finetune_preset(pretrained: Config, method: str) -> Config:
     unroll = min(config.ppo.unroll, max(128 // steps, 16))
     minibatches = min(config.ppo.num_minibatches, unroll // 4)
     return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps, "unroll": unroll, "num_minibatches": minibatches}})
+
+
+def parse_method(text: str) -> tuple[str, Layer]:
+    """Return the method, and what is set otherwise than its preset, in `NAME` or `NAME:setting=value,setting=value`.
+
+    Settings are the method's own or those of its update, `genpo++:num_histories=8,target_kl=0.04`.
+
+    Raises:
+        ValueError: if there is no such method, or no such setting.
+    """
+    name, _, assignments = text.partition(":")
+    parts = {"method": method_of(name), "ppo": PPOConfig}
+    known = {f.name: part for part, cls in parts.items() for f in dataclasses.fields(cls)}
+    layer: Layer = {}
+    for assignment in filter(None, assignments.split(",")):
+        key, _, value = assignment.partition("=")
+        if key not in known:
+            raise ValueError(f"a setting of {name} must be one of {', '.join(sorted(known))}; got {assignment!r}")
+        try:
+            parsed = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            parsed = value
+        layer.setdefault(known[key], {})[key] = parsed
+    return name, layer
+
+
+def method_with(text: str) -> Method:
+    """Return a method with the settings in `NAME:setting=value,...`, see `parse_method`."""
+    name, layer = parse_method(text)
+    return apply(Config(method=method_of(name)()), layer).method

@@ -50,8 +50,8 @@ def memory_shortage(program: Any) -> str | None:
     if needed <= available:
         return None
     return (
-        f"the compiled program needs {needed / 2**30:.3g} GiB on each device, which has {available / 2**30:.3g}; it will "
-        "not fit: reduce num_envs, num_seeds or unroll, or raise num_minibatches"
+        f"the compiled program needs {needed / 2**30:.3g} GiB on each device, which has {available / 2**30:.3g}; it "
+        "will not fit: reduce num_envs, num_seeds or unroll, or raise num_minibatches"
     )
 
 

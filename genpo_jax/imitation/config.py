@@ -10,12 +10,12 @@ from genpo_jax.methods import FPO, Gaussian, NetworksConfig, check_sizes
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """How a policy is trained on demonstrations."""
+    """Settings of pretraining on demonstrations."""
 
     policy: Literal["flow", "gaussian"] = "flow"
     """flow: by conditional flow matching on straight lines. gaussian: by maximum likelihood."""
     env: str | None = None
-    """Environment that the demonstrations are of. None: what the file says."""
+    """Environment of the demonstrations. None: the one that the file names."""
     seed: int = 0
     """Seed of everything random."""
     num_updates: int = 20_000
@@ -25,27 +25,27 @@ class PretrainConfig:
     batch_size: int = 256
     """Steps of demonstrations per update."""
     learning_rate: float = 1e-3
-    """Learning rate at the start (AdamW); it falls to a hundredth by a cosine."""
+    """Initial learning rate (AdamW); a cosine schedule lowers it to a hundredth."""
     weight_decay: float = 1e-6
     """Weight decay."""
     average: float = 0.995
-    """Decay of the moving average of the parameters, which is what acts."""
+    """Decay of the moving average of the parameters; the averaged policy acts."""
     valid_share: float = 0.1
-    """Share of the episodes that is held out for validation, where the file holds none out."""
+    """Fraction of episodes held out for validation, if the file marks none."""
     normalization: Literal["standard", "min-max"] = "standard"
-    """Observations to mean 0 and standard deviation 1, or to [-1, 1]; by those of the demonstrations, for good."""
+    """Observation normalizer, fixed by the data: mean 0 and standard deviation 1, or range [-1, 1]."""
     chunk: int = 1
-    """Actions that the policy gives at once (H)."""
+    """Action chunk length: actions the policy outputs per call (H)."""
     executed: int | None = None
-    """The first so many of them are executed before it is asked again (h). None: all of them."""
+    """Actions executed per chunk before the policy is called again (h). None: all."""
     num_steps: int = 10
-    """Euler steps of the flow from noise to action, where it acts as it was pretrained."""
+    """Euler steps of the pretrained flow from noise to action."""
     sizes: tuple[int, ...] = (256, 256)
-    """Hidden layers: of the flow's encoder, its head and the Gaussian's mean."""
+    """Hidden layer sizes of the flow's encoder and head, and of the Gaussian's mean."""
     activation: Literal["mish", "elu", "swish", "tanh"] = "mish"
     """Activation of every network."""
     checkpoint_minutes: float = 5.0
-    """Save at least this often."""
+    """Longest time between two checkpoints."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -55,7 +55,7 @@ class PretrainConfig:
         require_between(self, 1e-12, 10, "learning_rate")
         require_between(self, 0, 1, "weight_decay", "average", "valid_share")
         require_between(self, 0, 10**6, "checkpoint_minutes")
-        require(self.average < 1, "< 1", "average", self.average, "at 1 nothing would be learned")
+        require(self.average < 1, "< 1", "average", self.average, "at 1 the average would never change")
         check_sizes(self, "sizes")
         self.run_config("demonstrations")
 
@@ -65,11 +65,12 @@ class PretrainConfig:
         return -(-self.num_updates // self.updates_per_chunk)
 
     def run_config(self, env: str) -> Config:
-        """Return the settings with which the policy acts, as those of a run; a flow acts as FPO's does."""
+        """Return the run settings with which the policy acts; a flow acts as an FPO policy."""
         flow = FPO(num_steps=self.num_steps, encoder_sizes=self.sizes, head_sizes=self.sizes, hidden_sizes=self.sizes)
         return Config(
             env=env,
             seed=self.seed,
+            num_timesteps=self.num_chunks * self.updates_per_chunk,
             method=flow if self.policy == "flow" else Gaussian(hidden_sizes=self.sizes),
             networks=NetworksConfig(value_sizes=self.sizes, activation=self.activation),
             env_options=EnvConfig(squash="clip", chunk=self.chunk, executed=self.executed),

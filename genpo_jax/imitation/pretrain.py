@@ -1,10 +1,8 @@
-"""Train a policy on demonstrations, and leave a run that `genpo_jax.load` opens."""
+"""Train a policy on demonstrations; the result is a run folder that `genpo_jax.load` opens."""
 
 import hashlib
-import io
 import json
-import time
-from contextlib import ExitStack
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +18,23 @@ from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.config import build_settings
 from genpo_jax.data import Demonstrations
+from genpo_jax.envs import Environment
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.losses import demonstration_losses
-from genpo_jax.policy import PolicySpec
-from genpo_jax.runs.checkpoint import Checkpointer
+from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
+from genpo_jax.runs.callbacks import Callback
+from genpo_jax.runs.curve import LOSS_LINES
 from genpo_jax.runs.folder import (
-    CHECKPOINTS,
     FORMAT,
     check_run_dir,
-    identity_of,
-    locked,
+    new_run_dir,
     read_json,
-    run_id_of,
     write_config,
     write_json,
-    write_policy,
+    write_policy_spec,
 )
-from genpo_jax.runs.metrics import MetricsWriter
-from genpo_jax.runs.progress import Progress
-from genpo_jax.runs.run import stop_requests
+from genpo_jax.runs.session import Plan, Session
+from genpo_jax.runtime import configure_jax
 from genpo_jax.training.agent import ACTOR_OBS
 from genpo_jax.training.normalizer import MIN_STD, RunningMoments
 from genpo_jax.training.ppo import Learner
@@ -46,17 +42,17 @@ from genpo_jax.training.ppo import Learner
 PRETRAIN_FILE = "pretrain.json"
 FINAL_RATE = 0.01
 MAX_GRAD_NORM = 1.0
-# Held-out steps that the validation loss is a mean over.
-MOST_VALIDATED = 4096
+# Largest number of held-out steps in the validation loss.
+MAX_VALIDATED = 4096
 
 
 class PretrainState(PyTreeNode):
-    """Everything needed to go on bit for bit; what acts lies where a run's policy does.
+    """Everything needed to continue bit for bit. Outside of a chunk, all leaves have a leading axis of one seed.
 
     Attributes:
-        learner: the moving average of the parameters, and the optimizer of `params`.
+        learner: the moving average of the parameters, which acts, and the optimizer of `params`.
         obs_moments: of the demonstrations.
-        params: what the gradient moves.
+        params: the parameters that the gradient moves.
         key: typed PRNG key.
         num_updates: int32 scalar.
     """
@@ -68,109 +64,118 @@ class PretrainState(PyTreeNode):
     num_updates: Array
 
 
-class Pretraining:
-    """One policy, its demonstrations and the folder that it leaves.
+class Pretraining(Session):
+    """One pretraining run and the folder it writes.
 
     Args:
         demonstrations: with actions in [-1, 1].
-        config: all settings.
+        settings: all settings.
         run_dir: folder of the run.
-        resume: go on from the newest checkpoint in the folder, bit for bit.
-        progress: show progress on standard output.
-        source: the file that the demonstrations are from, to be recorded.
-
-    Attributes:
-        metrics: the last values, by name.
-        stopped: whether the run was asked to stop before its end.
+        source: the file of the demonstrations, to be recorded.
+        options: of `Session`.
 
     Raises:
         ValueError: if the demonstrations do not fit the environment, or actions are out of bounds.
     """
 
+    unit = "updates"
+    curve_lines = LOSS_LINES
+
     def __init__(
         self,
         demonstrations: Demonstrations,
-        config: PretrainConfig,
-        run_dir: str | Path,
+        settings: PretrainConfig,
+        run_dir: Path,
         *,
-        resume: bool = False,
-        progress: bool = True,
         source: str = "",
+        **options: Any,
     ) -> None:
         self.demonstrations = demonstrations.with_bounded_actions()
-        self.config, self.run_dir, self.resume = config, Path(run_dir), resume
-        self.show_progress, self.source = progress, source
-        self.env = config.env or demonstrations.env
-        if self.env:
-            _check_sizes(demonstrations, envs.make(self.env))
-        self.run_config = config.run_config(self.env or "demonstrations")
+        self.settings, self.source = settings, source
+        name = settings.env or demonstrations.env
+        self._env = envs.make(name) if name else None
+        if self._env is not None:
+            _check_sizes(demonstrations, self._env)
+        config = settings.run_config(name or "demonstrations")
         self.spec = PolicySpec(
-            env=self.run_config.env,
-            seed=config.seed,
+            env=config.env,
+            seed=settings.seed,
             obs_size=demonstrations.obs_size,
             obs_name=ACTOR_OBS,
-            action_size=config.chunk * demonstrations.action_size,
-            squash=self.run_config.env_options.squash,
-            method=self.run_config.method,
-            networks=self.run_config.networks,
+            action_size=settings.chunk * demonstrations.action_size,
+            squash=config.env_options.squash,
+            method=config.method,
+            networks=config.networks,
             normalized=True,
-            chunk=config.chunk,
-            executed=config.executed or config.chunk,
+            chunk=settings.chunk,
+            executed=settings.executed or settings.chunk,
         )
-        train, held_out = self.demonstrations.split(config.valid_share, config.seed)
-        obs = self.demonstrations.observations(train)
-        self.moments = moments_of(obs, config.normalization)
+        train, held_out = self.demonstrations.split(settings.valid_share, settings.seed)
+        self.moments = moments_of(self.demonstrations.observations(train), settings.normalization)
         self.train_set = self._prepared(train)
-        self.valid_set = jax.tree.map(lambda x: x[:MOST_VALIDATED], self._prepared(held_out)) if held_out else None
+        self.valid_set = jax.tree.map(lambda x: x[:MAX_VALIDATED], self._prepared(held_out)) if held_out else None
         self.graph = nnx.graphdef(nnx.eval_shape(self.spec.build))
         self.schedule = optax.cosine_decay_schedule(
-            config.learning_rate, config.num_chunks * config.updates_per_chunk, FINAL_RATE
+            settings.learning_rate, settings.num_chunks * settings.updates_per_chunk, FINAL_RATE
         )
         self.optimizer = optax.chain(
             optax.clip_by_global_norm(MAX_GRAD_NORM),
-            optax.adamw(self.schedule, weight_decay=config.weight_decay),
+            optax.adamw(self.schedule, weight_decay=settings.weight_decay),
         )
-        self.metrics: dict[str, float] = {}
-        self.stopped = False
+        plan = Plan(settings.updates_per_chunk, settings.num_chunks, 0, settings.checkpoint_minutes)
+        super().__init__(config, plan, run_dir, **options)
 
-    def train(self) -> None:
-        """Train to the end, or until interrupted; what is left can be loaded, evaluated and fine-tuned.
+    @property
+    def env(self) -> Environment | None:
+        """The environment of the demonstrations; None if they name none."""
+        return self._env
 
-        Raises:
-            ValueError: if the folder holds a run that `resume` does not ask for, or another run.
-        """
-        with ExitStack() as stack:
-            stack.enter_context(locked(self.run_dir))
-            check_run_dir(self.run_dir, self.resume)
-            run_id = run_id_of(self.run_dir)
-            checkpointer = Checkpointer(self.run_dir / CHECKPOINTS, identity=identity_of(run_id, self.config.seed))
-            stack.callback(checkpointer.close)
-            state = self._start(checkpointer, run_id)
-            stop = stack.enter_context(stop_requests())
-            total = self.config.num_chunks * self.config.updates_per_chunk
-            stream = None if self.show_progress else io.StringIO()
-            done = int(state.num_updates)
-            progress = stack.enter_context(Progress(total, start=done, stream=stream))
-            resume_at = (done or -1) if self.resume else None
-            writer = stack.enter_context(MetricsWriter(self.run_dir, resume_at, self.config.updates_per_chunk))
-            program = jax.jit(self._chunk, donate_argnums=0)
-            started = saved = time.monotonic()
-            while done < total and not self.stopped:
-                began = time.monotonic()
-                state, metrics = program(state, self.train_set, self.valid_set)
-                self.metrics = {name: float(value) for name, value in jax.device_get(metrics).items()}
-                self.metrics["time/steps_per_second"] = self.config.updates_per_chunk / (time.monotonic() - began)
-                done = int(state.num_updates)
-                writer.write(done, time.monotonic() - started, self.metrics)
-                progress.update(done, self.metrics)
-                self.stopped = bool(stop)
-                if done == total or self.stopped or time.monotonic() > saved + 60 * self.config.checkpoint_minutes:
-                    self._save(checkpointer, state)
-                    saved = time.monotonic()
+    def init_state(self) -> PretrainState:
+        """Return the state of a new run, leaves `[1, ...]`."""
+        return jax.tree.map(lambda x: x[None], self.init())
+
+    def abstract_state(self) -> PretrainState:
+        """Return shapes and types of the state."""
+        return jax.eval_shape(self.init_state)
+
+    def program(self) -> tuple[Any, tuple[Any, ...]]:
+        """Return the program of a chunk, and the data."""
+
+        def chunk(state: PretrainState, data: Any, held_out: Any) -> tuple[PretrainState, dict[str, Array]]:
+            state, metrics = self._chunk(jax.tree.map(lambda x: x[0], state), data, held_out)
+            return jax.tree.map(lambda x: x[None], state), metrics
+
+        return jax.jit(chunk, donate_argnums=0), (self.train_set, self.valid_set)
+
+    def policies_of(self, state: PretrainState) -> dict[int, TrainedPolicy]:
+        """Return the policy of the averaged parameters."""
+        return {self.settings.seed: policy_of(self.spec, state, 0)}
+
+    def check_resumed(self) -> None:
+        """Raise `ValueError` where the run was trained on other demonstrations."""
+        saved = read_json(self.run_dir / PRETRAIN_FILE, "data")["data"]
+        same = saved["sha256"] == _fingerprint(self.demonstrations)
+        require(same, f"those of {saved['source']}", "demonstrations of a resumed run", self.source or "others")
+
+    def write_settings(self) -> None:
+        """Write `pretrain.json`, `policy_spec.json` and `config.json`."""
+        described = {
+            "source": self.source,
+            "sha256": _fingerprint(self.demonstrations),
+            "episodes": len(self.demonstrations),
+            "steps": self.demonstrations.num_steps,
+            "obs_keys": self.demonstrations.obs_keys,
+        }
+        contents = {"format": FORMAT, "settings": self.settings.to_dict(), "data": described}
+        write_json(self.run_dir / PRETRAIN_FILE, contents)
+        write_policy_spec(self.run_dir, self.spec.to_dict())
+        device = jax.devices()[0].device_kind, jax.device_count()
+        factory = envs.factory_path(self.config.env)
+        write_config(self.run_dir, self.config, *device, run_id=self.run_id, env_factory=factory)
 
     def init(self) -> PretrainState:
         """Return the state of a new run."""
-        key, params_key = jax.random.split(jax.random.key(self.config.seed))
+        key, params_key = jax.random.split(jax.random.key(self.settings.seed))
         policy = self.spec.method.build(
             self.spec.obs_size, self.spec.action_size, self.spec.networks, nnx.Rngs(params_key)
         )
@@ -183,7 +188,7 @@ class Pretraining:
     def update(self, state: PretrainState, data: tuple[Array, Array]) -> tuple[PretrainState, Array]:
         """Take one step on a random batch; return the next state and the loss."""
         key, batch_key, loss_key = jax.random.split(state.key, 3)
-        index = jax.random.randint(batch_key, (self.config.batch_size,), 0, len(data[0]))
+        index = jax.random.randint(batch_key, (self.settings.batch_size,), 0, len(data[0]))
         obs, action = data[0][index], data[1][index]
 
         def loss(params: Any) -> Array:
@@ -192,20 +197,20 @@ class Pretraining:
         value, gradient = jax.value_and_grad(loss)(state.params)
         updates, opt_state = self.optimizer.update(gradient, state.learner.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # Until there is much to average, the last parameters count for more.
-        decay = jnp.minimum(self.config.average, (1 + state.num_updates) / (10 + state.num_updates))
+        # The first averages give more weight to the last parameters.
+        decay = jnp.minimum(self.settings.average, (1 + state.num_updates) / (10 + state.num_updates))
         average = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, state.learner.params, params)
         learner = Learner(average, opt_state, jnp.float32(self.schedule(state.num_updates)))
         return state.replace(learner=learner, params=params, key=key, num_updates=state.num_updates + 1), value
 
     def _chunk(self, state: PretrainState, data: Any, held_out: Any) -> tuple[PretrainState, dict[str, Array]]:
         state, losses = jax.lax.scan(
-            lambda state, _: self.update(state, data), state, length=self.config.updates_per_chunk
+            lambda state, _: self.update(state, data), state, length=self.settings.updates_per_chunk
         )
         metrics = {"train/loss": losses.mean(), "train/learning_rate": state.learner.learning_rate}
         if held_out is not None:
-            # The same noise and times for ever, so that its course is that of the policy alone.
-            policy, key = self._policy(state.learner.params), jax.random.key(self.config.seed)
+            # Always the same noise and times, so that changes of the loss come from the policy alone.
+            policy, key = self._policy(state.learner.params), jax.random.key(self.settings.seed)
             obs, action = held_out
             metrics["valid/loss"] = demonstration_losses(policy, obs, action, key).mean()
         return state, metrics
@@ -216,50 +221,60 @@ class Pretraining:
     def _prepared(self, numbers: list[int]) -> tuple[Array, Array]:
         """Return standardized observations and chunks of actions of these episodes."""
         obs = self.moments.standardize(jnp.asarray(self.demonstrations.observations(numbers)))
-        return obs, jnp.asarray(self.demonstrations.chunks(numbers, self.config.chunk))
+        return obs, jnp.asarray(self.demonstrations.chunks(numbers, self.settings.chunk))
 
-    def _start(self, checkpointer: Checkpointer, run_id: str) -> PretrainState:
-        state = self.init()
-        if self.resume:
-            saved = read_json(self.run_dir / PRETRAIN_FILE, "data")["data"]
-            same = saved["sha256"] == _fingerprint(self.demonstrations)
-            require(same, f"those of {saved['source']}", "demonstrations of a resumed run", self.source or "others")
-            # As in every run, a state has a leading axis of seeds.
-            abstract = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None], state))
-            _, restored, _ = checkpointer.restore(abstract)
-            return jax.tree.map(lambda x: x[0], restored)
-        self._save(checkpointer, state)
-        described = {
-            "source": self.source,
-            "sha256": _fingerprint(self.demonstrations),
-            "episodes": len(self.demonstrations),
-            "steps": self.demonstrations.num_steps,
-            "obs_keys": self.demonstrations.obs_keys,
-        }
-        write_json(
-            self.run_dir / PRETRAIN_FILE,
-            {"format": FORMAT, "settings": self.config.to_dict(), "data": described},
-        )
-        write_policy(self.run_dir, self.spec.to_dict())
-        device = jax.devices()[0].device_kind, jax.device_count()
-        write_config(
-            self.run_dir, self.run_config, *device, run_id=run_id, env_factory=envs.factory_path(self.run_config.env)
-        )
-        return state
 
-    def _save(self, checkpointer: Checkpointer, state: PretrainState) -> None:
-        checkpointer.save(int(state.num_updates), jax.tree.map(lambda x: x[None], state), {"wall_seconds": 0.0})
+def pretrain(
+    demonstrations: Demonstrations,
+    settings: PretrainConfig | None = None,
+    run_dir: str | Path | None = None,
+    *,
+    resume: bool = False,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+    source: str = "",
+) -> Pretraining:
+    """Train a policy on demonstrations, leave everything in `run_dir`, and return the run.
+
+        run = genpo_jax.pretrain(genpo_jax.read_demonstrations("demos.hdf5"), run_dir="runs/flow")
+        action = run.policy(obs)
+
+    Args:
+        demonstrations: from `genpo_jax.read_demonstrations`, with actions in [-1, 1].
+        settings: all settings; None for the defaults.
+        run_dir: folder of the run; None makes one under `runs/`.
+        resume: continue from the newest checkpoint in `run_dir`, bit for bit.
+        progress: show progress on standard output.
+        callbacks: called during training.
+        source: the file of the demonstrations, to be recorded.
+
+    Raises:
+        ValueError: if the demonstrations do not fit the environment, actions are out of bounds, or `run_dir` holds a
+            run that `resume` does not ask for, or another run.
+    """
+    if resume and run_dir is None:
+        raise ValueError("resume=True needs run_dir, the folder of the run to continue")
+    configure_jax()
+    settings = settings or PretrainConfig()
+    if run_dir is None:
+        run_dir = new_run_dir(settings.run_config(settings.env or demonstrations.env or "demonstrations"))
+    path = Path(run_dir)
+    check_run_dir(path, resume)
+    options: dict[str, Any] = {"resume": resume, "progress": progress, "callbacks": callbacks}
+    run = Pretraining(demonstrations, settings, path, source=source, **options)
+    run.train()
+    return run
 
 
 def saved_settings(run_dir: str | Path) -> tuple[PretrainConfig, str]:
-    """Return the settings of a pretraining run, and the file of its demonstrations.
+    """Return the settings of a pretraining run and the file of its demonstrations.
 
     Raises:
         FileNotFoundError: if `run_dir` holds none.
     """
     path = Path(run_dir) / PRETRAIN_FILE
     if not path.exists():
-        raise FileNotFoundError(f"{run_dir} holds no {PRETRAIN_FILE}: it is no run of pretraining; check the path")
+        raise FileNotFoundError(f"{run_dir} holds no {PRETRAIN_FILE}: it is not a pretraining run; check the path")
     contents = read_json(path, "settings", "data")
     return build_settings(PretrainConfig, contents["settings"]), contents["data"]["source"]
 
@@ -267,7 +282,7 @@ def saved_settings(run_dir: str | Path) -> tuple[PretrainConfig, str]:
 def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:
     """Return moments that standardize observations `[N, n]`, or bring them to [-1, 1] (`min-max`).
 
-    A coordinate that never changes is only shifted.
+    A constant coordinate is only shifted.
     """
     if normalization == "min-max":
         low, high = obs.min(axis=0), obs.max(axis=0)
@@ -280,14 +295,14 @@ def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:
 
 
 def _check_sizes(demonstrations: Demonstrations, env: envs.Environment) -> None:
-    found = (demonstrations.obs_size, demonstrations.action_size)
-    wanted = (env.observation_sizes.get(ACTOR_OBS), env.action_size)
-    rule = f"of {wanted[0]} observed numbers and {wanted[1]} of action, as {env.name} has"
-    require(found == wanted, rule, "demonstrations", found, "choose other obs_keys, or another env")
+    sizes = (demonstrations.obs_size, demonstrations.action_size)
+    expected = (env.observation_sizes.get(ACTOR_OBS), env.action_size)
+    rule = f"of observation size {expected[0]} and action size {expected[1]}, as {env.name}"
+    require(sizes == expected, rule, "demonstrations", sizes, "choose other obs_keys, or another env")
 
 
 def _fingerprint(demonstrations: Demonstrations) -> str:
-    """Return what tells demonstrations apart, wherever their file is."""
+    """Return a hash of the contents of demonstrations."""
     digest = hashlib.sha256(json.dumps(demonstrations.valid).encode())
     for episode in demonstrations.episodes:
         for array in (episode.obs, episode.action):

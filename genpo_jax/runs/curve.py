@@ -12,7 +12,7 @@ from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 
 CURVE_FILE = "curve.png"
 # Metric, label and style; the colors can be told apart with any color vision (Okabe and Ito).
-LINES = (
+RETURN_LINES = (
     (
         "train/episode_return",
         "training (sampled actions)",
@@ -21,6 +21,10 @@ LINES = (
     ("eval/return_random", "evaluation, random base", {"color": "#0072B2", "linewidth": 2.0, "zorder": 4}),
     ("eval/return_zero", "evaluation, zero base", {"color": "#D55E00", "linewidth": 2.0, "zorder": 3}),
 )
+LOSS_LINES = (
+    ("train/loss", "training loss", {"color": "#8a8a8a", "linewidth": 0.9, "zorder": 2}),
+    ("valid/loss", "validation loss", {"color": "#0072B2", "linewidth": 2.0, "zorder": 3}),
+)
 
 
 class Curve:
@@ -28,16 +32,19 @@ class Curve:
 
     Args:
         run_dir: folder of the run.
+        lines: metric, label and style of each line.
+        unit: unit of the horizontal axis.
 
     Raises:
         FileNotFoundError: `run_dir` has no `metrics.jsonl`.
         ValueError: it is damaged.
     """
 
-    def __init__(self, run_dir: str | Path) -> None:
+    def __init__(self, run_dir: str | Path, lines: Any = RETURN_LINES, unit: str = "env steps") -> None:
         self.run_dir = Path(run_dir)
+        self.lines, self.unit = lines, unit
         # Env steps, minutes and values of each metric, packed: 24 bytes a point.
-        self._points = {metric: (array("d"), array("d"), array("d")) for metric, _, _ in LINES}
+        self._points = {metric: (array("d"), array("d"), array("d")) for metric, _, _ in self.lines}
         for record in read_metrics(self.run_dir / METRICS_FILE):
             self.add(record)
 
@@ -59,9 +66,9 @@ class Curve:
         by_steps, by_time = figure.subplots(1, 2, sharey=True)
         self._draw_panel(by_steps, 0, 1.0)
         self._draw_panel(by_time, 1, 1 / 60)
-        by_steps.set_xlabel("environment steps")
+        by_steps.set_xlabel(self.unit)
         by_steps.xaxis.set_major_formatter(EngFormatter(sep=""))
-        by_steps.set_ylabel("episode return")
+        by_steps.set_ylabel("episode return" if self.lines is RETURN_LINES else "loss")
         by_time.set_xlabel("wall time (minutes)")
         if by_steps.lines:
             by_steps.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
@@ -72,14 +79,14 @@ class Curve:
         return self.run_dir / CURVE_FILE
 
     def _draw_panel(self, axes: Any, axis: int, scale: float) -> None:
-        for metric, label, style in LINES:
+        for metric, label, style in self.lines:
             points = self._points[metric]
             x, y = [scale * value for value in points[axis]], points[2]
             if x:
-                few = len(x) <= 30 and (metric.startswith("eval/") or len(x) == 1)
+                few = len(x) <= 30 and (not metric.startswith("train/") or len(x) == 1)
                 axes.plot(x, y, label=label, marker="o" if few else "", markersize=4, **style)
         if not axes.lines:
-            axes.text(0.5, 0.5, "no finished episode yet", transform=axes.transAxes, ha="center", color="#8a8a8a")
+            axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color="#8a8a8a")
             axes.set(xticks=[], yticks=[])
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.set_axisbelow(True)

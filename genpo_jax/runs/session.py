@@ -147,10 +147,10 @@ class Session(ABC):
         del state
         return {}
 
-    def check_resumed(self) -> None:
+    def check_resumed(self) -> None:  # noqa: B027
         """Raise `ValueError` where the folder holds another run than the one to continue."""
 
-    def observe(self, metrics: dict[str, Any]) -> None:
+    def observe(self, metrics: dict[str, Any]) -> None:  # noqa: B027
         """Look at the metrics `[S]` of a chunk."""
 
     @property

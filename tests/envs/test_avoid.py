@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genpo_jax.data.collect import record, scripted
+from genpo_jax.data.collect import record_demonstrations, scripted_actor
 from genpo_jax.envs import make
 
 AVOID = make("avoid")
@@ -53,7 +53,7 @@ def test_the_way_is_the_gap_of_the_last_column(height, way):
 
 
 def test_the_expert_takes_every_way_equally_often_and_never_fails():
-    recorded = record(AVOID, scripted(AVOID, 400), 400, jax.random.key(0))
+    recorded = record_demonstrations(AVOID, scripted_actor(AVOID, 400), 400, jax.random.key(0))
     assert recorded.metrics["success"].all()
     shares = [recorded.metrics[f"way_{k}"].mean() for k in range(4)]
     # Four standard errors of a quarter.

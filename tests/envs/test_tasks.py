@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from genpo_jax.data.collect import record, scripted
+from genpo_jax.data.collect import record_demonstrations, scripted_actor
 from genpo_jax.envs import make
 from genpo_jax.envs.registry import TASKS
 from genpo_jax.envs.tasks import panda
@@ -103,7 +103,9 @@ def test_the_error_of_a_t_counts_a_tenth_of_its_angle_the_short_way(tasks, turne
 
 @pytest.mark.ci
 def test_the_expert_pushes_a_box_there_by_both_sides_equally_often(tasks):
-    recorded = record(tasks["panda_push"], scripted(tasks["panda_push"], 64), 64, jax.random.key(0))
+    recorded = record_demonstrations(
+        tasks["panda_push"], scripted_actor(tasks["panda_push"], 64), 64, jax.random.key(0)
+    )
     ways = np.stack([recorded.metrics[f"way_{k}"] for k in range(2)])
     assert recorded.metrics["success"].mean() > 0.9
     np.testing.assert_array_equal(ways.sum(axis=0), recorded.metrics["success"])

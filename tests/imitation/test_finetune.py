@@ -1,3 +1,4 @@
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +12,13 @@ from probes import TargetEnv
 from settings import raw_leaves
 
 import genpo_jax
-from experiments.finetune import Options, make_config
+from genpo_jax.commands import collect, pretrain
+from genpo_jax.commands import finetune as finetune_command
+from genpo_jax.commands.finetune import FinetuneOptions, layer_of
 from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.avoid import Avoid
+from genpo_jax.imitation import finetune
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.fidelity import (
     Fidelity,
@@ -24,6 +28,7 @@ from genpo_jax.imitation.fidelity import (
     fidelity,
     mode_entropy,
 )
+from genpo_jax.imitation.finetune import check_sampler, finetune_config
 from genpo_jax.intervals import Interval
 from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlow
 from genpo_jax.policy import PolicySpec, TrainedPolicy
@@ -96,7 +101,7 @@ def test_a_gaussian_cannot_start_from_a_flow():
     with pytest.raises(ValueError, match="method must be a flow, or gaussian, as what it starts from is"):
         as_method(flow_of(), Gaussian())
     with pytest.raises(ValueError, match="initial_kl_coef must be 0 for a method without a density"):
-        make_config(Options(source="a", run_dir="b", method="fpo", initial_kl_coef=0.1), PRETRAINED)
+        finetune_config(PRETRAINED, "fpo", {"ppo": {"initial_kl_coef": 0.1}})
 
 
 def differ(before, tree):
@@ -176,12 +181,13 @@ def test_fidelity_needs_success():
 
 
 def test_options_reach_the_settings_of_the_run():
-    options = Options(source=Path("a"), run_dir=Path("b"), num_timesteps=4096, num_envs=32, num_seeds=2, seed=7)
-    config = make_config(options, PRETRAINED)
+    options = FinetuneOptions(source=Path("a"), run_dir=Path("b"), num_timesteps=4096, num_envs=32, num_seeds=2, seed=7)
+    config = finetune_config(PRETRAINED, options.method, layer_of(options))
     assert (config.num_timesteps, config.env_options.num_envs) == (4096, 32)
     assert list(config.seeds) == [7, 8]
     assert config.env_options.reward == "success"
-    assert make_config(replace(options, num_envs=None), PRETRAINED).env_options.num_envs == 64
+    preset_sizes = finetune_config(PRETRAINED, "genpo++", layer_of(replace(options, num_envs=None)))
+    assert preset_sizes.env_options.num_envs == 64
 
 
 @pytest.mark.parametrize(("chunk", "unroll", "num_minibatches"), [(1, 64, 8), (4, 32, 8), (8, 16, 4), (64, 16, 4)])
@@ -191,62 +197,49 @@ def test_a_rollout_of_long_actions_is_of_fewer(chunk, unroll, num_minibatches):
     assert config.ppo.gamma == 0.99**chunk
 
 
-def measure_as(success, monkeypatch):
-    """Let samplers have these successes by label, without an episode; return the labels as they are measured."""
-    from genpo_jax.imitation import fidelity as measuring
-
-    measured = []
-
-    def fake(label, *_, **__):
-        measured.append(label)
-        return Fidelity(label, 1, 0.0, success[label], success[label], None)
-
-    monkeypatch.setattr(measuring, "fidelity", fake)
-    monkeypatch.setattr(measuring, "visited", lambda *_: None)
-    monkeypatch.setattr(genpo_jax, "load", lambda _: None)
-    return measured
+def measured(label, success):
+    return Fidelity(label, 1, 0.0, success, success, None)
 
 
 @pytest.mark.parametrize(("can", "refused"), [((0.4, 0.36, 0.44), True), ((0.4, 0.3, 0.5), False)])
-def test_a_sampler_is_refused_only_for_what_its_episodes_show(monkeypatch, can, refused):
-    from experiments import finetune
-
-    found = {"pretrained": Interval(0.5, 0.45, 0.55), "sampler": Interval(*can)}
-    measure_as(found, monkeypatch)
-    options = Options(source=Path("flow"), run_dir=Path("tuned"))
-    tuned = replace(PRETRAINED, method=SAFlow())
+def test_a_sampler_is_refused_only_where_its_interval_shows_the_loss(can, refused):
+    before, sampler = measured("pretrained", Interval(0.5, 0.45, 0.55)), measured("sampler", Interval(*can))
     with pytest.raises(ValueError, match="up to 0.450 within its interval") if refused else nullcontext():
-        assert finetune.before(options, PRETRAINED, tuned, None)["sampler"]["success"] == can
+        check_sampler(before, sampler, anyway=False)
+    check_sampler(before, sampler, anyway=True)
 
 
-def test_a_sampler_that_is_the_pretrained_one_is_measured_once(monkeypatch):
-    from experiments import finetune
+def test_a_sampler_that_equals_the_pretrained_one_is_measured_once(monkeypatch):
+    labels = []
 
-    measured = measure_as({"pretrained": Interval(0.5, 0.4, 0.6)}, monkeypatch)
-    found = finetune.before(Options(source=Path("flow"), run_dir=Path("tuned")), PRETRAINED, PRETRAINED, None)
-    assert measured == ["pretrained"]
+    def fake(label, *_, **__):
+        labels.append(label)
+        return measured(label, Interval(0.5, 0.4, 0.6))
+
+    monkeypatch.setattr(finetune, "fidelity", fake)
+    monkeypatch.setattr(finetune, "visited", lambda *_: None)
+    found = finetune.measure_before(None, PRETRAINED, PRETRAINED, None, False, 10, False)
+    assert labels == ["pretrained"]
     assert found["sampler"] == found["pretrained"] | {"label": "sampler"}
 
 
 @pytest.mark.ci
 def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
-    from experiments import avoid_paths, collect, finetune, finetuned, pretrain
+    from experiments import avoid_paths, finetuned
 
     data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
-    collect.collect(collect.Options(env="avoid", episodes=20, data=data))
+    collect.collect(collect.CollectOptions(env="avoid", episodes=20, data=data))
     small = {"sizes": (16,), "num_updates": 40, "updates_per_chunk": 20, "episodes": 20}
-    pretrain.pretrain(pretrain.Options(data=data, run_dir=start, **small))
-    options = finetune.Options(source=start, run_dir=tuned, num_timesteps=4096, episodes=20)
+    pretrain.pretrain(pretrain.PretrainOptions(data=data, run_dir=start, **small))
+    options = FinetuneOptions(source=start, run_dir=tuned, num_timesteps=4096, episodes=20)
     with pytest.raises(ValueError, match="pretrained success must be above 0|success of the sampler"):
-        finetune.finetune(options)
-    finetune.finetune(replace(options, anyway=True, bc_coef=0.1))
+        finetune_command.finetune(options)
+    finetune_command.finetune(replace(options, anyway=True, bc_coef=0.1))
     assert np.isfinite(read_metrics(tuned / "metrics.jsonl")[-1]["train/bc_loss"])
-    assert {"pretrained", "sampler", "after", "from"} <= set(
-        finetune.json.loads((tuned / "finetuned.json").read_text())
-    )
+    assert {"pretrained", "sampler", "after", "from"} <= set(json.loads((tuned / "finetuned.json").read_text()))
     assert genpo_jax.load(tuned)(jnp.zeros(2)).shape == (2,)
     found = finetuned.read(tuned)
-    assert found.before.value == finetuned.json.loads((tuned / "finetuned.json").read_text())["sampler"]["success"][0]
+    assert found.before.value == json.loads((tuned / "finetuned.json").read_text())["sampler"]["success"][0]
     # One chunk is the least.
     assert found.on_the_way.shape == (1, 2) and found.env_steps.tolist() == [0, 4 * 64 * 64]
     assert found.first_ratio_error is not None and found.first_ratio_error < 5e-3
@@ -254,7 +247,7 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
     finetuned.compare(finetuned.Options((tuned, tuned), tmp_path / "out"))
     assert "| tuned | 1 |" in (tmp_path / "out/table.md").read_text()
     assert {"table.json", "finetuned.png"} < {path.name for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(ValueError, match="a folder must be that of a run of experiments.finetune that has ended"):
+    with pytest.raises(ValueError, match="a folder must be a finished fine-tuning run"):
         finetuned.read(start)
     avoid_paths.picture(avoid_paths.Options((start, tuned), tmp_path / "paths.png", episodes=3))
     assert (tmp_path / "paths.png").stat().st_size > 10_000

@@ -9,14 +9,14 @@ import pytest
 from settings import raw_leaves
 
 import genpo_jax
-from experiments.pretrain import Options, settings
+from genpo_jax.commands.pretrain import PretrainOptions, settings
 from genpo_jax.data import Demonstrations, Episode
-from genpo_jax.data.collect import record, scripted, trained
+from genpo_jax.data.collect import record_demonstrations, scripted_actor, trained_actor
 from genpo_jax.envs import make
-from genpo_jax.imitation import pretrain
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.losses import matching_losses
 from genpo_jax.imitation.pretrain import Pretraining, moments_of
+from genpo_jax.runs import session
 from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.evaluate import evaluate
 from genpo_jax.runs.folder import read_json
@@ -28,14 +28,13 @@ TINY = PretrainConfig(sizes=(8,), num_updates=6, updates_per_chunk=2, batch_size
 @pytest.fixture(scope="module")
 def demonstrations():
     env = make("avoid")
-    episodes = record(env, scripted(env, 10), 10, jax.random.key(0)).episodes
+    episodes = record_demonstrations(env, scripted_actor(env, 10), 10, jax.random.key(0)).episodes
     return Demonstrations(tuple(episodes), {"state": 2}, "avoid")
 
 
 def bits(run_dir):
     run = Pretraining(others(), TINY, run_dir)
-    abstract = jax.eval_shape(lambda: jax.tree.map(lambda x: x[None], run.init()))
-    _, state, _ = Checkpointer(run_dir / "checkpoints").restore(abstract)
+    _, state, _ = Checkpointer(run_dir / "checkpoints").restore(run.abstract_state())
     return [np.asarray(x).tobytes() for x in raw_leaves(state)]
 
 
@@ -60,7 +59,7 @@ def test_a_run_of_pretraining_is_loaded_evaluated_and_recorded(tmp_path, demonst
     assert written["data"]["source"] == "demos.hdf5" and written["data"]["episodes"] == 10
     # What a policy in chunks does is recorded step by step.
     env = make("avoid")
-    recorded = record(env, trained(policy, 3, "zero", 1), 3, jax.random.key(1), length=3).episodes[0]
+    recorded = record_demonstrations(env, trained_actor(policy, 3, "zero", 1), 3, jax.random.key(1), 3).episodes[0]
     expected = np.asarray(policy(recorded.obs[0])).reshape(4, 2)[:2]
     np.testing.assert_allclose(recorded.action[:2], expected, atol=1e-6)
     np.testing.assert_allclose(recorded.action[2], np.asarray(policy(recorded.obs[2]))[:2], atol=1e-6)
@@ -75,7 +74,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, demonstrations, mo
         yield [2]
 
     with monkeypatch.context() as patch:
-        patch.setattr(pretrain, "stop_requests", at_once)
+        patch.setattr(session, "stop_requests", at_once)
         stopped = Pretraining(demonstrations, TINY, tmp_path / "parts", progress=False)
         stopped.train()
         assert stopped.stopped
@@ -111,7 +110,9 @@ def test_moments_standardize_or_bring_to_one_and_only_shift_what_never_changes()
 
 
 def test_demonstrations_of_another_size_are_refused(tmp_path, demonstrations):
-    with pytest.raises(ValueError, match=r"2 observed numbers and 2 of action, as multigoal|choose other obs_keys"):
+    with pytest.raises(
+        ValueError, match="of observation size 2 and action size 2, as multigoal, got .*; choose other obs_keys"
+    ):
         Pretraining(
             Demonstrations((Episode(np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1)),), {"state": 3}),
             replace(TINY, env="multigoal"),
@@ -121,9 +122,9 @@ def test_demonstrations_of_another_size_are_refused(tmp_path, demonstrations):
 
 def test_a_resumed_run_keeps_its_settings(tmp_path, demonstrations):
     Pretraining(demonstrations, replace(TINY, num_updates=2), tmp_path, progress=False).train()
-    assert settings(Options(run_dir=tmp_path, resume=True)) == replace(TINY, num_updates=2)
+    assert settings(PretrainOptions(run_dir=tmp_path, resume=True)) == replace(TINY, num_updates=2)
     with pytest.raises(ValueError, match="keeps its settings, but batch_size: saved 16, given 32"):
-        settings(Options(run_dir=tmp_path, resume=True, batch_size=32))
+        settings(PretrainOptions(run_dir=tmp_path, resume=True, batch_size=32))
 
 
 @pytest.mark.ci

@@ -1,0 +1,24 @@
+"""The commands of `genpo-jax`, one file each. Free of jax until one runs.
+
+To add one: a file with a dataclass of options and a function, and a line in `COMMANDS`.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from genpo_jax.commands import collect, deploy, envs, eval, export, fidelity, finetune, play, pretrain, report, train
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "train": train.train,
+    "eval": eval.COMMAND,
+    "play": play.COMMAND,
+    "report": report.COMMAND,
+    "export": export.COMMAND,
+    "deploy": deploy.COMMAND,
+    "collect": collect.COMMAND,
+    "pretrain": pretrain.COMMAND,
+    "finetune": finetune.COMMAND,
+    "fidelity": fidelity.COMMAND,
+    "envs": envs.ENVS,
+    "methods": envs.METHODS_COMMAND,
+}

@@ -1,0 +1,101 @@
+"""What the commands share: parse options, check them, start jax, write results."""
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
+
+from genpo_jax.checks import check_types, require
+from genpo_jax.config import LARGEST_COUNT
+from genpo_jax.methods import method_of
+
+Options = TypeVar("Options")
+RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+RunFolders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+# Exit code of a run that was asked to stop before its end: as in sysexits.h, it can be tried again.
+STOPPED = 75
+
+
+class Command(Generic[Options]):
+    """A command whose options are a dataclass; the docstring of the dataclass is its help.
+
+    Args:
+        options: the dataclass.
+        run: `options -> None`.
+        jax: whether it needs jax.
+    """
+
+    def __init__(self, options: type[Options], run: Callable[[Options], None], *, jax: bool = True) -> None:
+        self.options = options
+        self.run = run
+        self.jax = jax
+        self.summary = (options.__doc__ or "").partition("\n")[0]
+
+    def __call__(self, arguments: Sequence[str], prog: str) -> None:
+        """Parse the arguments, check them, and run the command."""
+        options = tyro.cli(self.options, args=list(arguments), prog=prog)
+        check_options(options)
+        if self.jax:
+            from genpo_jax.runtime import configure_jax
+
+            configure_jax()
+        self.run(options)
+
+
+def check_options(options: Any) -> None:
+    """Check what all commands, studies and benchmarks have in common: names, counts, and paths of output files.
+
+    A count must be at least 1, or at least 0 where its default contains a 0. A list must not be empty unless its
+    default is empty or the class lists it in `MAY_BE_EMPTY`. `out` is a folder unless the class lists it in `FILES`.
+
+    Raises:
+        ValueError: at the first option with an invalid value.
+    """
+    from genpo_jax.runs.files import check_writable
+
+    files = ("json", "file", *getattr(options, "FILES", ()))
+    check_types(options)
+    for field_ in dataclasses.fields(options):
+        name, value = field_.name, getattr(options, field_.name)
+        default: Any = field_.default
+        values, defaults = (x if isinstance(x, tuple) else (x,) for x in (value, default))
+        if isinstance(value, tuple) and default != () and name not in getattr(options, "MAY_BE_EMPTY", ()):
+            require(len(value) > 0, "a list of at least one", name, value)
+        low = 0 if any(type(x) is int and x == 0 for x in defaults) else 1
+        for item in values:
+            if item is None:
+                continue
+            if type(item) is int:
+                require(low <= item <= LARGEST_COUNT, f"in [{low}, {LARGEST_COUNT}]", name, item)
+            elif name in ("env", "envs"):
+                from genpo_jax import envs
+
+                envs.check(item, getattr(options, "backend", None))
+            elif name in ("method", "methods") and item not in defaults:
+                method_of(item.partition(":")[0])
+            elif isinstance(item, Path) and (name in files or name == "out"):
+                check_writable(item)
+                if name in files:
+                    require(not item.is_dir(), "a file", name, str(item), "name a file in it")
+                else:
+                    require(item.is_dir() or not item.exists(), "a folder", name, str(item), "name another")
+
+
+def leave(code: int) -> None:
+    """End the process with this code, even where the rest of standard output cannot be written."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    sys.exit(code)
+
+
+def write_json(path: Path | None, results: Any) -> None:
+    """Write results as a JSON file; None writes nothing."""
+    if path is not None:
+        path.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,92 @@
+"""`genpo-jax collect`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from genpo_jax.checks import require
+from genpo_jax.commands.base import Command
+
+if TYPE_CHECKING:
+    from genpo_jax.envs import Environment
+
+EXPERT = "expert"
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """Record demonstrations of a scripted expert or of trained policies."""
+
+    demonstrators: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|expert")] = (EXPERT,)
+    """Run folders, or `expert` for the scripted expert of --env. Several take turns."""
+    env: str | None = None
+    """Environment. None: that of the first run."""
+    episodes: int = 100
+    """Episodes to record, in all."""
+    noise: float = 0.0
+    """Standard deviation of noise added to every action; the executed action is recorded."""
+    policy_noise: Literal["random", "zero"] = "random"
+    """Actions of a policy: random (sampled) or zero (deterministic)."""
+    keep: Literal["all", "success"] = "all"
+    """Keep all episodes, or only those that end with the metric `success` above 0."""
+    seed: int = 0
+    """Seed of initial states, plans and noise."""
+    form: Literal["robomimic", "minari"] = "robomimic"
+    """Format: one robomimic .hdf5 file, or a Minari folder, whose name ends in -v0."""
+    data: Path = Path("demonstrations.hdf5")
+    """File or folder to write."""
+
+
+def collect(options: CollectOptions) -> None:
+    """Record and write."""
+    import jax
+
+    from genpo_jax.data import write
+    from genpo_jax.data.collect import mixed, record_demonstrations, scripted_actor, trained_actor, with_noise
+    from genpo_jax.runs.folder import saved_config
+    from genpo_jax.runs.load import load
+    from genpo_jax.training.play import Actor
+
+    require(not options.data.exists(), "a new file or folder", "data", str(options.data), "name another, or remove it")
+    runs = {name: load(name) for name in options.demonstrators if name != EXPERT}
+    env = _environment(options, runs)
+    counts = [len(range(i, options.episodes, len(options.demonstrators))) for i in range(len(options.demonstrators))]
+    require(min(counts) > 0, "at least one for each demonstrator", "episodes", options.episodes)
+
+    def actor_of(name: str, count: int) -> Actor:
+        if name == EXPERT:
+            return scripted_actor(env, count)
+        return trained_actor(runs[name], count, options.policy_noise, saved_config(name).env_options.action_repeat)
+
+    keys = jax.random.split(jax.random.key(options.seed), len(counts))
+    parts = [
+        record_demonstrations(env, with_noise(actor_of(name, count), options.noise), count, key)
+        for name, count, key in zip(options.demonstrators, counts, keys, strict=True)
+    ]
+    demonstrations, means = mixed(parts, env, options.keep == "success")
+    write(options.data, demonstrations, options.form)
+    described = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
+    print(f"{len(demonstrations)} episodes of {demonstrations.num_steps} steps in {options.data}; {described}")
+
+
+def _environment(options: CollectOptions, runs: dict) -> "Environment":
+    """Return the environment to record in, after checking that the policies fit it."""
+    from genpo_jax import envs
+    from genpo_jax.runs.environment import environment_of
+
+    if options.env is None:
+        require(len(runs) > 0, "given, as no run has one", "env", None)
+        env = environment_of(next(iter(runs)))
+    else:
+        env = envs.make(options.env)
+    obs_size, action_size = env.observation_sizes.get("state"), env.action_size
+    for name, policy in runs.items():
+        sizes = (policy.spec.obs_size, policy.spec.action_size // policy.spec.chunk)
+        rule = f"a policy with observation size {obs_size} and action size {action_size}"
+        require(sizes == (obs_size, action_size), rule, name, sizes)
+    return env
+
+
+COMMAND = Command(CollectOptions, collect)

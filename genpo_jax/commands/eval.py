@@ -1,0 +1,49 @@
+"""`genpo-jax eval`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from genpo_jax.commands.base import Command, RunFolder, write_json
+
+
+@dataclass(frozen=True)
+class EvalOptions:
+    """Evaluate a policy over many episodes, with 95 % intervals."""
+
+    run: RunFolder
+    """Folder of the run."""
+    episodes: int = 64
+    """Episodes for each kind of noise."""
+    noise: tuple[Literal["zero", "random", "fixed"], ...] = ("zero", "random")
+    """Noise of the policy: zero (deterministic), random (sampled at each call), fixed (drawn once per episode)."""
+    start_seed: int = 1_000_003
+    """Seed of initial states and noise."""
+    env: str | None = None
+    """Evaluate in another environment of the same sizes. None: the run's."""
+    backend: str | None = None
+    """Evaluate on another backend. None: the run's."""
+    randomize: bool = False
+    """Evaluate with randomized physics. Default: nominal physics."""
+    step: int | None = None
+    """Env steps of the checkpoint. None: the newest."""
+    seed: int | None = None
+    """Seed of a run with several seeds."""
+    out: Path | None = None
+    """JSON file for the results. None: none."""
+
+    FILES = ("out",)
+
+
+def evaluate(options: EvalOptions) -> None:
+    """Print a table, and write it if asked."""
+    from genpo_jax.runs.evaluate import evaluate, table
+
+    results = evaluate(
+        options.run, **{name: value for name, value in vars(options).items() if name not in ("run", "out")}
+    )
+    print(table(results))
+    write_json(options.out, results)
+
+
+COMMAND = Command(EvalOptions, evaluate)

@@ -1,0 +1,34 @@
+"""`genpo-jax export`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from genpo_jax.commands.base import Command, RunFolder
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Export a policy as ONNX and StableHLO, with a description for the robot."""
+
+    run: RunFolder
+    """Folder of the run."""
+    out: Path | None = None
+    """Folder to write. None: `exported` in the run folder."""
+    step: int | None = None
+    """Env steps of the checkpoint. None: the newest."""
+    seed: int | None = None
+    """Seed of a run with several seeds."""
+    overwrite: bool = False
+    """Replace what was exported to this folder before."""
+
+
+def export(options: ExportOptions) -> None:
+    """Write the folder."""
+    from genpo_jax.export.folder import export
+
+    out = options.out or options.run / "exported"
+    folder = export(options.run, out, step=options.step, seed=options.seed, overwrite=options.overwrite)
+    print(f"exported to {folder}; {folder / 'policy.json'} describes inputs and outputs")
+
+
+COMMAND = Command(ExportOptions, export)

@@ -1,0 +1,67 @@
+"""`genpo-jax fidelity`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from genpo_jax.commands.base import Command, RunFolder, write_json
+
+SAMPLERS = (
+    "fpo:num_steps=10",
+    "fpo:num_steps=5",
+    "genpo++:base=standard",
+    "genpo++:base=standard,history_coef=0.5",
+    "genpo++:base=correlated,tau=0.3",
+    "genpo++:solver=multistep-1,history_coef=0.65,base=correlated,tau=0.3",
+    "genpo++:solver=euler-start,base=standard,tau=0.1",
+    "genpo++:solver=euler-start,base=standard,tau=0.3",
+    "genpo++:solver=euler-start,base=standard,tau=0.1,num_steps=10",
+    "genpo++:solver=euler-start,base=standard,history_coef=0.5,tau=0.1",
+    "saflow:num_steps=3,base=correlated,tau=0.1",
+)
+COLUMNS = ("sampler", "calls", "success, sampled", "success, deterministic", "mode entropy", "energy distance")
+
+
+@dataclass(frozen=True)
+class FidelityOptions:
+    """Measure how well each sampler reproduces a pretrained flow before fine-tuning."""
+
+    run: RunFolder
+    """Folder of the pretrained run."""
+    samplers: tuple[str, ...] = SAMPLERS
+    """Methods with the settings of their samplers."""
+    episodes: int = 1000
+    """Episodes for each kind of noise. Episodes end with success, as in fine-tuning."""
+    json: Path | None = None
+    """File for the numbers. None: none."""
+
+
+def measure(options: FidelityOptions) -> None:
+    """Measure every sampler and print a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    import genpo_jax
+    from genpo_jax.imitation.fidelity import fidelity, visited
+    from genpo_jax.imitation.finetune import episodes_of
+    from genpo_jax.presets import finetune_preset, method_with
+    from genpo_jax.runs.folder import saved_config
+    from genpo_jax.runtime import compiler_options
+
+    methods = [method_with(sampler) for sampler in options.samplers]
+    policy, config = genpo_jax.load(options.run), saved_config(options.run)
+    env = episodes_of(finetune_preset(config, config.method.name))
+    obs, xla_options = visited(policy, env), compiler_options(config.fusion_emitters)
+    table = Table(title=f"{options.run}: {options.episodes} episodes, 95 % intervals")
+    for column in COLUMNS:
+        table.add_column(column)
+    rows = []
+    for sampler, method in zip(options.samplers, methods, strict=True):
+        row = fidelity(sampler, policy, method, env, obs, episodes=options.episodes, compiler_options=xla_options)
+        modes = "-" if row.modes is None else f"{row.modes:.2f}"
+        table.add_row(sampler, str(row.calls), str(row.success), str(row.success_zero), modes, f"{row.energy:.4f}")
+        rows.append(row._asdict())
+    Console(width=150).print(table)
+    write_json(options.json, rows)
+
+
+COMMAND = Command(FidelityOptions, measure)

@@ -1,0 +1,59 @@
+"""`genpo-jax play`."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from genpo_jax.commands.base import Command, RunFolder
+
+
+@dataclass(frozen=True)
+class PlayOptions:
+    """Write a page that plays a policy: deterministic and sampled actions side by side; a film if asked."""
+
+    run: RunFolder
+    """Folder of the run."""
+    episodes: int = 1
+    """Episodes for each kind of noise."""
+    steps: int | None = None
+    """Longest episode in env steps. None: the time limit of the environment."""
+    start_seed: int = 0
+    """Seed of initial states and noise."""
+    step: int | None = None
+    """Env steps of the checkpoint. None: the newest."""
+    seed: int | None = None
+    """Seed of a run with several seeds."""
+    out: Path | None = None
+    """Page to write. None: play.html in the run folder."""
+    video: Path | None = None
+    """Also write an MP4 of the first deterministic episode to this file."""
+    strip: Path | None = None
+    """Also write eight moments of the first deterministic episode to this PNG file."""
+
+    FILES = ("out", "video", "strip")
+
+
+def play(options: PlayOptions) -> None:
+    """Record episodes and write the page."""
+    # MuJoCo reads the variable when it is imported. Other systems choose their own renderer.
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")
+    from genpo_jax.viewing.episodes import record
+    from genpo_jax.viewing.page import PLAY_FILE, play_page
+
+    names = ("episodes", "steps", "start_seed", "step", "seed")
+    recording = record(options.run, **{name: getattr(options, name) for name in names})
+    out = options.out or options.run / PLAY_FILE
+    out.write_text(play_page(recording), encoding="utf-8")
+    print(f"open {out} in a browser")
+    if options.video or options.strip:
+        from genpo_jax.viewing.pictures import write_strip, write_video
+
+        for path, write in ((options.video, write_video), (options.strip, write_strip)):
+            if path is not None:
+                write(recording, path)
+                print(f"wrote {path}")
+
+
+COMMAND = Command(PlayOptions, play)

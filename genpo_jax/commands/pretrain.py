@@ -1,0 +1,77 @@
+"""`genpo-jax pretrain`."""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from genpo_jax.commands.base import STOPPED, Command, leave, write_json
+from genpo_jax.imitation.config import PretrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainOptions(PretrainConfig):
+    """Train a policy on demonstrations: a flow by flow matching, or a Gaussian by maximum likelihood."""
+
+    data: Path | None = None
+    """Demonstrations: a robomimic .hdf5, a Minari or LeRobot folder, or DPPO's train.npz."""
+    run_dir: Path
+    """Folder of the run."""
+    resume: bool = False
+    """Resume the run in --run-dir, bit for bit, with its settings and data."""
+    obs_keys: tuple[str, ...] = ()
+    """Observations to concatenate, in this order. Default: the only one, or the one with the usual name."""
+    actions: Literal["refuse", "clip"] = "refuse"
+    """Treatment of actions outside [-1, 1]."""
+    episodes: int = 1000
+    """Episodes of the final evaluation, for each kind of noise; 0 for none."""
+
+    MAY_BE_EMPTY = ("obs_keys",)
+
+
+def settings(options: PretrainOptions) -> PretrainConfig:
+    """Return the settings of the run: those on the command line, or those of the run to resume.
+
+    Raises:
+        ValueError: if a resumed run is asked for other settings.
+    """
+    from genpo_jax.imitation.pretrain import saved_settings
+
+    names = [f.name for f in dataclasses.fields(PretrainConfig)]
+    given = PretrainConfig(**{name: getattr(options, name) for name in names})
+    if not options.resume:
+        return given
+    saved, default = saved_settings(options.run_dir)[0], PretrainConfig()
+    for name in names:
+        value = getattr(given, name)
+        if value not in (getattr(default, name), getattr(saved, name)):
+            raise ValueError(
+                f"a resumed run keeps its settings, but {name}: saved {getattr(saved, name)!r}, given {value!r}; leave "
+                "it out, or start a new run"
+            )
+    return saved
+
+
+def pretrain(options: PretrainOptions) -> None:
+    """Train, evaluate, and leave both in the folder."""
+    import genpo_jax
+    from genpo_jax.imitation.pretrain import saved_settings
+    from genpo_jax.runs.evaluate import evaluate, table
+
+    config, data = settings(options), options.data
+    if data is None:
+        if not options.resume:
+            raise ValueError("data must name the file or folder of the demonstrations, got None")
+        data = Path(saved_settings(options.run_dir)[1])
+    demonstrations = genpo_jax.read_demonstrations(data, options.obs_keys or None).with_bounded_actions(options.actions)
+    run = genpo_jax.pretrain(demonstrations, config, options.run_dir, resume=options.resume, source=str(data))
+    if run.stopped:
+        leave(STOPPED)
+    if run.env is not None and options.episodes:
+        results = evaluate(options.run_dir, episodes=options.episodes)
+        write_json(options.run_dir / "evaluation.json", results)
+        print(table(results))
+    print(f"everything is in {options.run_dir}")
+
+
+COMMAND = Command(PretrainOptions, pretrain)

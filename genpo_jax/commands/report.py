@@ -1,0 +1,41 @@
+"""`genpo-jax report`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from genpo_jax.commands.base import Command, RunFolders
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Write a page that says whether runs learned, with curves, diagnostics, faults and settings."""
+
+    runs: RunFolders
+    """Folders of the runs; several are compared."""
+    players: int = 3
+    """Embed players if at most this many runs are compared; 0 for none. Each compiles its physics."""
+    out: Path | None = None
+    """Page to write. None: report.html in the first run folder."""
+
+    FILES = ("out",)
+
+
+def report(options: ReportOptions) -> None:
+    """Read the runs and write the page."""
+    from genpo_jax.reporting.page import player_of, report_page
+    from genpo_jax.reporting.records import read_records
+
+    # Unreadable runs are refused before any physics is compiled.
+    read_records(options.runs)
+    players = []
+    if len(options.runs) <= options.players:
+        from genpo_jax.runtime import configure_jax
+
+        configure_jax()
+        players = [player_of(run) for run in options.runs]
+    out = options.out or options.runs[0] / "report.html"
+    out.write_text(report_page(options.runs, players), encoding="utf-8")
+    print(f"open {out} in a browser")
+
+
+COMMAND = Command(ReportOptions, report, jax=False)

@@ -1,0 +1,214 @@
+"""`genpo-jax train`."""
+
+import argparse
+import contextlib
+import dataclasses
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import tyro
+
+from genpo_jax.checks import check_types, require, require_between
+from genpo_jax.commands.base import STOPPED, leave
+from genpo_jax.config import Config
+from genpo_jax.methods import METHODS, Method
+from genpo_jax.presets import has_accelerator, preset
+
+if TYPE_CHECKING:
+    from genpo_jax.runs.run import Run
+
+MAX_PORT = 65535
+MethodName = Literal[tuple(METHODS)]  # type: ignore[valid-type]
+DESCRIPTION = (
+    "Train a policy on one environment. The defaults shown are the preset of this environment and method for a machine "
+    "without an accelerator; on a GPU or TPU they are larger. Method options are those of the chosen method; "
+    "--method NAME --help shows another method's."
+)
+
+
+@dataclass(frozen=True)
+class HostsConfig:
+    """Processes that train one run together, each with its own devices."""
+
+    coordinator: str | None = None
+    """Address and port of process 0, as 10.0.0.1:1234, or auto on Slurm, Kubernetes and TPU pods. None: one process."""
+    num_processes: int | None = None
+    """Number of processes; needed with an address."""
+    process_id: int | None = None
+    """Number of this process, from 0; needed with an address."""
+    host_timeout: float = 300.0
+    """Seconds to wait for the other processes, at the start and at every synchronization."""
+
+    def __post_init__(self) -> None:
+        """Check types and ranges, and that the options of a process come together."""
+        check_types(self)
+        require_between(self, 1, 1e6, "host_timeout")
+        numbers = (self.num_processes, self.process_id)
+        if self.coordinator in (None, "auto"):
+            if numbers != (None, None):
+                raise ValueError(
+                    f"num_processes and process_id need a coordinator address, got coordinator {self.coordinator!r}; "
+                    "name the address and port of process 0"
+                )
+            return
+        host, _, port = self.coordinator.rpartition(":")
+        good = bool(host) and port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= MAX_PORT
+        require(good, f"an address with a port from 1 to {MAX_PORT}, or auto", "coordinator", self.coordinator)
+        if self.num_processes is None or self.process_id is None:
+            raise ValueError("a coordinator address needs num_processes and process_id; give both, or use auto")
+        require(self.num_processes >= 1, ">= 1", "num_processes", self.num_processes)
+        require(0 <= self.process_id < self.num_processes, "in [0, num_processes)", "process_id", self.process_id)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """The options of `train`."""
+
+    config: Config
+    method: MethodName = "genpo++"  # pyright: ignore[reportInvalidTypeForm]
+    """Exact ratios: genpo++, genpo, saflow (flows), gaussian. Surrogate ratios: fpo, fpo++, policyflow. Noise in every
+    flow step: dppo, reinflow. `genpo-jax methods` describes each."""
+    run_dir: str | None = None
+    """Folder that the run writes. None: runs/<env>-<method>-seed<seed>-<time>."""
+    resume: bool = False
+    """Continue from the newest intact checkpoint in --run-dir, with the settings saved there."""
+    wandb: str | None = None
+    """Log metrics to this Weights & Biases project; offline if not logged in."""
+    play_every: int | None = None
+    """Write play.html, a page that plays the policy, every N evaluations. None: never."""
+    hosts: HostsConfig = field(default_factory=HostsConfig)
+
+    def __post_init__(self) -> None:
+        """Check the options that are not settings of the run."""
+        require(self.play_every is None or self.play_every >= 1, ">= 1", "play_every", self.play_every)
+        require(self.wandb != "", "the name of a project", "wandb", self.wandb)
+
+
+def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> TrainOptions:
+    """Parse a command line. Defaults come from the preset, or from the run to resume.
+
+    Raises:
+        ValueError: if a setting is out of range, or changes a setting of a resumed run.
+    """
+    seen = _peek(arguments)
+    asks_help = any(argument in ("-h", "--help") for argument in arguments)
+    hosts = HostsConfig(seen.coordinator, seen.num_processes, seen.process_id, seen.host_timeout)
+    saved = None
+    if not asks_help:
+        _check_folder(seen.run_dir, seen.resume)
+        saved = _saved(seen.run_dir) if seen.resume else None
+        _start_jax(hosts)
+    if saved is not None:
+        config = saved
+    else:
+        config = preset(seen.env, seen.method, accelerator=not asks_help and has_accelerator())
+    _refuse_foreign_options(arguments, config.method)
+    command = tyro.cli(
+        tyro.conf.OmitArgPrefixes[TrainOptions],
+        args=list(arguments),
+        default=TrainOptions(config, method=config.method.name),
+        prog=prog,
+        description=DESCRIPTION,
+    )
+    if saved is not None:
+        if command.method != saved.method.name:
+            raise ValueError(f"a resumed run keeps its method, {saved.method.name!r}; leave --method out")
+        from genpo_jax.runs.run import refuse_changes
+
+        refuse_changes(saved, command.config)
+    return command
+
+
+def _peek(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the options that decide which other options and defaults exist."""
+    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    peek.add_argument("--env", default="humanoid")
+    peek.add_argument("--method", choices=[*METHODS], default="genpo++")
+    peek.add_argument("--run-dir", "--run_dir")
+    peek.add_argument("--resume", action="store_true")
+    peek.add_argument("--coordinator")
+    peek.add_argument("--num-processes", "--num_processes", type=int)
+    peek.add_argument("--process-id", "--process_id", type=int)
+    peek.add_argument("--host-timeout", "--host_timeout", type=float, default=HostsConfig.host_timeout)
+    try:
+        return peek.parse_known_args(list(arguments))[0]
+    except argparse.ArgumentError as error:
+        raise ValueError(str(error)) from error
+
+
+def _refuse_foreign_options(arguments: Sequence[str], method: Method) -> None:
+    """Raise `ValueError` at the first option that belongs to other methods only."""
+    own = {f.name for f in dataclasses.fields(method)}
+    for argument in arguments:
+        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
+        owners = [key for key, other in METHODS.items() if name in {f.name for f in dataclasses.fields(other)}]
+        if argument.startswith("--") and owners and name not in own:
+            option = argument.partition("=")[0]
+            raise ValueError(
+                f"{option} is no option of method {method.name!r}, only of {', '.join(owners)}; leave it out"
+            )
+
+
+def _check_folder(run_dir: str | None, resume: bool) -> None:
+    """Raise `ValueError` where nothing can be written or resumed, before jax and physics are imported."""
+    from genpo_jax.runs.files import check_writable
+    from genpo_jax.runs.folder import DEFAULT_PARENT, check_run_dir
+
+    if run_dir is not None:
+        check_run_dir(Path(run_dir), resume)
+    elif resume:
+        raise ValueError("--resume needs --run-dir, the folder of the run to continue")
+    else:
+        check_writable(DEFAULT_PARENT)
+
+
+def _saved(run_dir: str) -> Config:
+    from genpo_jax.runs.folder import saved_config
+
+    return saved_config(run_dir)
+
+
+def _start_jax(hosts: HostsConfig) -> None:
+    from genpo_jax.runtime import configure_jax
+
+    configure_jax()
+    if hosts.coordinator is not None:
+        from genpo_jax.runs.hosts import connect
+
+        connect(hosts.coordinator, hosts.num_processes, hosts.process_id, hosts.host_timeout)
+
+
+def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
+    """Train a policy on one environment."""
+    command = parse_train(arguments, prog)
+    from genpo_jax.runs import run
+    from genpo_jax.runs.hosts import is_writer
+
+    # A resumed run makes its environment again from its own settings.
+    env = None if command.resume else command.config.env
+    finished = run.train(env, command.config, command.run_dir, resume=command.resume, callbacks=_callbacks(command))
+    if is_writer():
+        # The terminal may be closed by now.
+        with contextlib.suppress(OSError, ValueError):
+            print(f"everything is in {finished.run_dir}", flush=True)
+    if finished.stopped:
+        leave(STOPPED)
+    return finished
+
+
+def _callbacks(command: TrainOptions) -> list[Any]:
+    callbacks: list[Any] = []
+    if command.wandb is not None:
+        from genpo_jax.runs.callbacks import WandbLogger
+
+        if importlib.util.find_spec("wandb") is None:
+            raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
+        callbacks.append(WandbLogger(command.wandb))
+    if command.play_every is not None:
+        from genpo_jax.viewing.during_training import PlayPages
+
+        callbacks.append(PlayPages(command.play_every))
+    return callbacks

@@ -1,0 +1,167 @@
+"""Fine-tune a pretrained policy by reinforcement learning on success, and measure it before and after."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from genpo_jax import envs
+from genpo_jax.checks import require
+from genpo_jax.config import Config
+from genpo_jax.envs import EpisodeEnv
+from genpo_jax.imitation.fidelity import Fidelity, fidelity, mode_entropy, visited
+from genpo_jax.methods import Method
+from genpo_jax.policy import TrainedPolicy
+from genpo_jax.presets import Layer, apply, finetune_preset, parse_method
+from genpo_jax.runs.callbacks import Callback
+from genpo_jax.runs.evaluate import evaluate_policy, table
+from genpo_jax.runs.folder import check_run_dir, saved_config, seed_folders, write_json
+from genpo_jax.runs.load import folder_of, load
+from genpo_jax.runs.run import Run, train
+from genpo_jax.runtime import compiler_options, configure_jax
+from genpo_jax.training.play import Noise
+from genpo_jax.training.transfer import with_networks_of
+
+FINETUNED_FILE = "finetuned.json"
+# Largest loss of success that the sampler may cause before training.
+MAX_LOSS = 0.05
+NOISES: tuple[Noise, ...] = ("random", "fixed", "zero")
+
+
+def finetune(
+    source: str | Path,
+    run_dir: str | Path,
+    *,
+    method: str = "genpo++",
+    settings: Layer | None = None,
+    resume: bool = False,
+    anyway: bool = False,
+    episodes: int = 1000,
+    progress: bool = True,
+    callbacks: Sequence[Callback] = (),
+) -> Run:
+    """Fine-tune a pretrained policy on success, leave everything in `run_dir`, and return the run.
+
+        run = genpo_jax.finetune("runs/flow", "runs/tuned", method="genpo++:target_kl=0.02")
+
+    The folder is an ordinary run folder. Its `finetuned.json` has the success of the pretrained policy, of the sampler
+    before training, and of the policy after it.
+
+    Args:
+        source: folder of the pretrained run.
+        run_dir: folder of the new run.
+        method: name of the method, perhaps with settings, `NAME:setting=value,...`.
+        settings: further settings over those of `genpo_jax.presets.finetune_preset`, by name, nested as in `Config`.
+        resume: continue from the newest checkpoint in `run_dir`.
+        anyway: start even if the sampler loses success before training, or if nothing succeeds.
+        episodes: of every evaluation, for each kind of noise.
+        progress: show progress on standard output.
+        callbacks: called during training.
+
+    Raises:
+        ValueError: before training, if a setting is bad, nothing succeeds, or the sampler loses more than `MAX_LOSS` of
+            success beyond what its interval leaves open; if `run_dir` holds a run that `resume` does not ask for.
+    """
+    configure_jax()
+    run_dir = Path(run_dir)
+    check_run_dir(run_dir, resume)
+    source = folder_of(Path(source), None)
+    pretrained = saved_config(source)
+    config = finetune_config(pretrained, method, settings)
+    env, path = episodes_of(config), run_dir / FINETUNED_FILE
+    record: dict[str, Any] = {"from": str(source)}
+    if resume and path.exists():
+        record = json.loads(path.read_text())
+    else:
+        record |= measure_before(load(source), pretrained, config, env, anyway, episodes, progress)
+        write_json(path, record)
+    start = None if resume else load(source)
+    run = train(config.env, config, run_dir, resume=resume, start=start, progress=progress, callbacks=callbacks)
+    if not run.stopped:
+        record["after"] = _after(run_dir, config, env, episodes, progress)
+        write_json(path, record)
+    return run
+
+
+def finetune_config(pretrained: Config, method: str, settings: Layer | None = None) -> Config:
+    """Return the settings of a fine-tuning run.
+
+    Args:
+        pretrained: settings of the pretrained run.
+        method: `NAME` or `NAME:setting=value,...`.
+        settings: further settings by name, nested as in `Config`.
+    """
+    name, layer = parse_method(method)
+    config = apply(finetune_preset(pretrained, name), layer)
+    config = replace(config, method=with_networks_of(config.method, pretrained.method))
+    return apply(config, settings or {})
+
+
+def episodes_of(config: Config) -> EpisodeEnv:
+    """Return the episodes of a run."""
+    return EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options)
+
+
+def measure_before(
+    policy: TrainedPolicy,
+    pretrained: Config,
+    config: Config,
+    env: EpisodeEnv,
+    anyway: bool,
+    episodes: int,
+    progress: bool,
+) -> dict[str, Any]:
+    """Return the success of the pretrained policy and of the new sampler, before training; raises as `finetune`."""
+    xla_options = compiler_options(config.fusion_emitters)
+    obs = visited(policy, env)
+
+    def measure(label: str, method: Method) -> Fidelity:
+        return fidelity(label, policy, method, env, obs, episodes=episodes, compiler_options=xla_options)
+
+    measured = {"pretrained": measure("pretrained", pretrained.method)}
+    # The sampler of a Gaussian is the same before and after pretraining.
+    same = config.method == pretrained.method
+    measured["sampler"] = (
+        measured["pretrained"]._replace(label="sampler") if same else measure("sampler", config.method)
+    )
+    for one in measured.values() if progress else ():
+        print(f"{one.label:12} success {one.success} (deterministic {one.success_zero})", flush=True)
+    check_sampler(measured["pretrained"], measured["sampler"], anyway)
+    return {name: one._asdict() for name, one in measured.items()}
+
+
+def check_sampler(pretrained: Fidelity, sampler: Fidelity, anyway: bool) -> None:
+    """Raise `ValueError` where nothing succeeds, or the sampler loses success; never if `anyway`."""
+    before, after = pretrained.success.value, sampler.success
+    remedy = "or start with --anyway"
+    require(anyway or before > 0, "above 0, to have successes to learn from", "pretrained success", before, remedy)
+    require(
+        anyway or after.high >= before - MAX_LOSS,
+        f"up to {before - MAX_LOSS:.3f} within its interval, as the pretrained policy has {before:.3f}",
+        "success of the sampler",
+        str(after),
+        f"choose another solver, base or tau (docs/demonstrations.md), {remedy}",
+    )
+
+
+def _after(run_dir: Path, config: Config, env: EpisodeEnv, episodes: int, progress: bool) -> list[dict[str, Any]]:
+    """Return the success of the fine-tuned policy of every seed, with every kind of noise."""
+    xla_options, rows = compiler_options(config.fusion_emitters), []
+    for folder in seed_folders(run_dir, config):
+        loaded = load(folder)
+        # With one seed in the spec, one program serves all seeds.
+        policy = TrainedPolicy(replace(loaded.spec, seed=config.seed), loaded.params, loaded.moments)
+        row = {
+            "run": str(folder),
+            "env": env.env.name,
+            "episodes": episodes,
+            "noise": evaluate_policy(policy, env, episodes, NOISES, compiler_options=xla_options),
+            "modes": mode_entropy(policy, env, compiler_options=xla_options),
+        }
+        if progress:
+            print(table(row))
+            if row["modes"] is not None:
+                print(f"  entropy of the modes from one initial state {row['modes']:.2f}")
+        rows.append(row)
+    return rows
