@@ -14,10 +14,12 @@ ROOT = Path(__file__).parents[1]
 def test_every_command_of_the_page_runs_one_after_another(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "demonstrations.md").read_text(), flags=re.DOTALL)
     commands = [line for block in blocks for line in block.splitlines()]
-    assert [line.split()[2].split(".")[1] for line in commands] == ["collect", "pretrain", "fidelity", "finetune"]
+    assert [line.split()[:2] for line in commands] == [
+        ["genpo-jax", name] for name in ("collect", "pretrain", "fidelity", "finetune")
+    ]
     for line in commands:
         done = subprocess.run(
-            [sys.executable, *shlex.split(line)[1:]],
+            [sys.executable, "-m", "genpo_jax", *shlex.split(line)[1:]],
             cwd=tmp_path,
             capture_output=True,
             text=True,
