@@ -1,1 +1,1 @@
-"""Scripts that each measure one thing and print one table."""
+"""Benchmarks; each script measures one thing and prints one table."""

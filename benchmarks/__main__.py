@@ -1,9 +1,9 @@
-"""Run a short form of every benchmark, one after another, and keep their results in one folder.
+"""Run a short form of every benchmark, one after another, and write the results to one folder.
 
     python -m benchmarks --out benchmark-results
 
-Sizes are small enough for a laptop: they show that everything works and roughly what it costs. Each script's own
-defaults give the figures worth recording.
+The sizes are small enough for a laptop. They check that every script works and estimate its cost; the default sizes of
+the scripts give the numbers to report.
 """
 
 import subprocess
@@ -38,19 +38,19 @@ SHORT = {
 
 @dataclass(frozen=True)
 class ShortOptions:
-    """What to run."""
+    """Options of the short form."""
 
     out: Path = Path("benchmark-results")
     """Folder for the results."""
     only: tuple[str, ...] = tuple(SHORT)
-    """Scripts to run."""
+    """Benchmarks to run."""
 
 
 def main(options: ShortOptions) -> None:
-    """Run the scripts one after another."""
+    """Run the benchmarks one after another."""
     if unknown := sorted(set(options.only) - set(SHORT)):
-        raise ValueError(f"unknown scripts {', '.join(unknown)}; choose from {', '.join(SHORT)}")
-    took = Table("script", "seconds", "result", title="benchmarks, short form")
+        raise ValueError(f"unknown benchmarks {', '.join(unknown)}; choose from {', '.join(SHORT)}")
+    table = Table("benchmark", "seconds", "result", title="benchmarks, short form")
     failed = False
     for name in options.only:
         start = time.perf_counter()
@@ -58,8 +58,8 @@ def main(options: ShortOptions) -> None:
         command = [sys.executable, "-m", f"benchmarks.{name}", *SHORT[name].split(), "--json", str(result)]
         code = subprocess.run(command).returncode
         failed |= code != 0
-        took.add_row(name, f"{time.perf_counter() - start:.0f}", str(result) if code == 0 else f"failed ({code})")
-    Console().print(took)
+        table.add_row(name, f"{time.perf_counter() - start:.0f}", str(result) if code == 0 else f"failed ({code})")
+    Console().print(table)
     sys.exit(failed)
 
 

@@ -1,10 +1,10 @@
-"""Measure our training step against that of Brax's own PPO, and our environment layer against its wrappers.
+"""Compare our training step with Brax's PPO, and our environment layer with Brax's wrappers.
 
     python -m benchmarks.against_brax --env ant --backend spring --num-envs 256
 
-Both train in one process, with the same networks (swish), environments, unroll, minibatches and epochs, and take
-turns: Brax calls back after each of its epochs, evaluation being off, and ours runs there. Brax's time is what it
-reports itself, so the callback does not count. Two epochs of Brax are warm-up.
+Both train in one process, in turn, with the same networks (swish), environments, unroll, minibatches and epochs. Brax
+runs without evaluation and calls back after each of its epochs; our step runs in this callback. Brax reports its own
+time, which excludes the callback. The first two epochs of Brax are warm-up.
 """
 
 from dataclasses import dataclass, replace
@@ -20,31 +20,31 @@ from genpo_jax import envs
 from genpo_jax.envs.brax import BraxEnvironment
 
 WARM_UP = 2
-STEP, ROLLOUT = "training step", "bare rollout"
+STEP, ROLLOUT = "training step", "rollout without a policy"
 
 
 @dataclass(frozen=True)
 class AgainstOptions(Options):
-    """What to measure."""
+    """Options of the comparison."""
 
     methods: tuple[str, ...] = ("gaussian",)
-    """Our contenders."""
+    """Our methods to compare with Brax's PPO."""
     updates: int = 4
-    """Updates per program, ours and Brax's."""
+    """Updates per timed program, ours and Brax's."""
     rollouts: bool = True
-    """Also compare bare rollouts, by `env_overhead`."""
+    """Also compare rollouts without a policy, by `env_overhead`."""
 
     def __post_init__(self) -> None:
-        """Check what Brax cannot do."""
+        """Check the limits of Brax."""
         if self.num_envs % self.num_minibatches:
             raise ValueError(
-                f"Brax deals whole unrolls: num_envs = {self.num_envs} is not divisible by num_minibatches = "
-                f"{self.num_minibatches}; change one of the two"
+                f"Brax does not split unrolls: num_envs = {self.num_envs} is not divisible by num_minibatches = "
+                f"{self.num_minibatches}; change one of them"
             )
 
 
 def measure(options: AgainstOptions) -> tuple[list[float], dict[str, Contender]]:
-    """Return Brax's seconds per program, and ours of each method, in turn."""
+    """Time Brax and our methods in turn; return Brax's seconds per program and our contenders."""
     from brax.training.agents.ppo.networks import make_ppo_networks
 
     env = BraxEnvironment(options.env, envs.check(options.env, options.backend))
@@ -89,9 +89,9 @@ def measure(options: AgainstOptions) -> tuple[list[float], dict[str, Contender]]
 
 
 def main(options: AgainstOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     if options.num_seeds != 1:
-        raise ValueError("Brax trains one seed at a time; leave --num-seeds out")
+        raise ValueError("Brax trains one seed at a time; leave out --num-seeds")
     brax_samples, contenders = measure(options)
     steps = options.steps * options.updates
     rows = [_row(STEP, "brax", steps, brax_samples, brax_samples)]

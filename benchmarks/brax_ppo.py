@@ -1,11 +1,11 @@
-"""Train Brax's own PPO as a yardstick: how far does it come in the same number of env steps?
+"""Train Brax's own PPO for the same number of env steps, as a reference return.
 
     python -m benchmarks.brax_ppo --env ant --num-timesteps 800000 --seeds 0 1 2
 
-Settings are those of Brax's training notebook, with environments and batch divided by 8 to suit a small budget; for
-environments that the notebook trains with SAC (hopper) those of ant are taken. The return is that of sampled actions
-over whole episodes. Brax 0.14.2 does not start on jax >= 0.10, which dropped `jax.device_put_replicated`; a stand-in
-for one device is put in its place here.
+The settings are those of Brax's training notebook, with environments and batch divided by 8 for a small budget. The
+notebook trains hopper with SAC; hopper takes the settings of ant here. The return is measured with sampled actions over
+whole episodes. jax 0.10 dropped `jax.device_put_replicated`, which Brax 0.14.2 needs; a replacement for one device is
+installed here.
 """
 
 import json
@@ -67,36 +67,36 @@ NOTEBOOK = {
 
 @dataclass(frozen=True)
 class Config:
-    """What to train."""
+    """Options of the training."""
 
     env: str = "ant"
-    """Brax environment, one of those in the notebook."""
+    """Brax environment with settings in the notebook."""
     backend: str = "spring"
     """Brax backend."""
     num_timesteps: int = 800_000
-    """Env steps to train for; Brax rounds up to whole batches."""
+    """Env steps per seed; Brax rounds up to whole batches."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds, trained one after another."""
     json: Path | None = None
-    """Where to write the result."""
+    """File for the result."""
 
 
-def stand_in_for_device_put_replicated(tree, devices):
-    """Give leaves the leading device axis that Brax's pmap expects."""
+def device_put_replicated(tree, devices):
+    """Replace jax's removed function: give leaves the leading device axis that Brax's pmap expects."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), tree)
 
 
 def import_brax_ppo() -> Any:
-    """Return the module of Brax's PPO, in a state in which it starts."""
+    """Import Brax's PPO, after installing the function that newer versions of jax lack."""
     from brax.training.agents.ppo import train
 
     if not hasattr(jax, "device_put_replicated"):
-        jax.device_put_replicated = stand_in_for_device_put_replicated
+        jax.device_put_replicated = device_put_replicated
     return train
 
 
 def train(config: Config, seed: int) -> dict[str, float]:
-    """Return final return, its standard deviation over episodes, and the env steps that were taken."""
+    """Train one seed; return the final return, its standard deviation over episodes, and the env steps."""
     from brax import envs
 
     last: dict[str, float] = {}
@@ -123,9 +123,9 @@ def train(config: Config, seed: int) -> dict[str, float]:
 
 
 def main(config: Config) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     if config.env not in NOTEBOOK:
-        raise ValueError(f"no settings for {config.env!r}; choose one of {', '.join(NOTEBOOK)}")
+        raise ValueError(f"env {config.env!r} has no settings here; choose from {', '.join(NOTEBOOK)}")
     results = [train(config, seed) for seed in config.seeds]
     table = Table("seed", "env steps", "return", "wall s", title=f"Brax PPO, {config.env}, {config.backend}")
     for result in results:

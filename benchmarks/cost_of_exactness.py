@@ -1,10 +1,10 @@
-"""Measure what an exact ratio costs: flow policies against the Gaussian, all else being equal.
+"""Measure the cost of an exact ratio: flow policies against the Gaussian, under equal conditions.
 
     python -m benchmarks.cost_of_exactness --env humanoid --backend spring --num-envs 256
 
-`full` is the training program, `update` all epochs of minibatches, `gradient` the derivative of mean(ratio *
-advantage) on one minibatch. `concat` and `genpo-concat` are GenPO++ and GenPO with the published velocity
-field, run whole at every solver step.
+`full` is the training program, `update` all epochs of minibatches, `gradient` the derivative of mean(ratio * advantage)
+on one minibatch. `concat` and `genpo-concat` are GenPO++ and GenPO with the published velocity field, which evaluates
+the whole network at every solver step.
 """
 
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ METHODS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class CostOptions(Options):
-    """What to measure."""
+    """Options of the benchmark."""
 
     methods: tuple[str, ...] = tuple(METHODS)
-    """gaussian, genpo++, genpo++-2 and -4 (the ratio averaged over so many histories), genpo, concat, genpo-concat."""
+    """gaussian, genpo++, genpo++-2 and genpo++-4 (2 and 4 histories in the ratio), genpo, concat, genpo-concat."""
 
 
 def measure(options: CostOptions) -> dict[tuple[str, Part], Contender]:
@@ -47,7 +47,7 @@ def measure(options: CostOptions) -> dict[tuple[str, Part], Contender]:
 
 
 def summarize(options: CostOptions, contenders: dict[tuple[str, Part], Contender]) -> list[dict[str, Any]]:
-    """Return a row for each part and method, with its time over the Gaussian's, and over GenPO's with its network."""
+    """Return a row per part and method, with its time over the Gaussian's and over GenPO's with the same network."""
 
     def over(name: str, part: Part) -> Any:
         base = contenders.get((name, part))
@@ -69,7 +69,7 @@ def summarize(options: CostOptions, contenders: dict[tuple[str, Part], Contender
 
 
 def main(options: CostOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     if unknown := sorted(set(options.methods) - set(METHODS)):
         raise ValueError(f"unknown methods {', '.join(unknown)}; choose from {', '.join(METHODS)}")
     report(options.title, options, summarize(options, measure(options)))

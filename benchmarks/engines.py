@@ -1,9 +1,9 @@
-"""Measure MuJoCo's C engine against MJX, inside a rollout and alone.
+"""Compare MuJoCo's C engine with MJX, alone and inside a rollout.
 
     python -m benchmarks.engines --envs push_t panda_reach panda_push --num-envs 64
 
-`batch` is `mujoco.batch.Batch` by itself in a Python loop, the most that the C engine could give; `c` and `mjx` are
-scans of T steps of the environments with random actions, `c, policy` and `mjx, policy` the rollout of training.
+`batch` is `mujoco.batch.Batch` in a Python loop, an upper bound for the C engine. `c` and `mjx` are scans of T steps of
+the environments with random actions; `c, policy` and `mjx, policy` are the rollout of training.
 """
 
 from dataclasses import dataclass, replace
@@ -27,18 +27,18 @@ BASELINE = "batch"
 
 @dataclass(frozen=True)
 class EngineOptions(Options):
-    """What to measure."""
+    """Options of the benchmark."""
 
     envs: tuple[str, ...] = ("push_t", "panda_reach", "panda_push")
-    """Environments; of Playground's `c` is compared with `jax`, which is MJX."""
+    """Environments. For Playground's, `c` is compared with `jax`, which is MJX."""
     num_envs: int = 64
-    """Environments side by side."""
+    """Parallel environments."""
     mjx: bool = True
-    """Measure MJX too, which compiles for minutes on some models."""
+    """Measure MJX too; it compiles for minutes on some models."""
 
 
 def alone(env: Any, num_envs: int, unroll: int) -> Contender:
-    """Return a Python loop over the batch, with random controls."""
+    """Return a Python loop that steps the batch with random controls."""
     model = mj_model_of(env)
     assert model is not None
     raw = getattr(env, "raw", env)
@@ -47,9 +47,9 @@ def alone(env: Any, num_envs: int, unroll: int) -> Contender:
     states = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), num_envs))[0]
     fields = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(states)}
     for name in ("qpos", "qvel", "mocap_pos", "mocap_quat"):
-        found = [leaf for path, leaf in fields.items() if path.endswith(f".{name}")]
-        if found and found[0].size:
-            batch.bind(name)[:] = np.asarray(found[0])
+        leaves = [leaf for path, leaf in fields.items() if path.endswith(f".{name}")]
+        if leaves and leaves[0].size:
+            batch.bind(name)[:] = np.asarray(leaves[0])
     first = batch.state.copy()
     low, high = model.actuator_ctrlrange.T
     controls = np.random.default_rng(0).uniform(low, high, (unroll, num_envs, model.nu))
@@ -65,7 +65,7 @@ def alone(env: Any, num_envs: int, unroll: int) -> Contender:
 
 
 def contenders_of(options: EngineOptions, name: str) -> dict[str, Contender]:
-    """Compile all programs of one environment."""
+    """Compile the programs of one environment."""
     contenders = {}
     for label in ("c", "mjx") if options.mjx else ("c",):
         backend = "jax" if label == "mjx" and name in PLAYGROUND else label
@@ -74,19 +74,19 @@ def contenders_of(options: EngineOptions, name: str) -> dict[str, Contender]:
         if label == "c":
             contenders[BASELINE] = alone(env, options.num_envs, options.unroll)
         episodes = EpisodeEnv(env, env.default_episode_length)
-        start = jax.jit(episodes.init, compiler_options=xla_options)(
+        state = jax.jit(episodes.init, compiler_options=xla_options)(
             jax.random.split(jax.random.key(0), options.num_envs)
         )
         actions = jax.random.normal(jax.random.key(1), (options.unroll, options.num_envs, env.action_size))
         scan = jax.jit(env_scan(episodes, False), donate_argnums=0, compiler_options=xla_options)
-        contenders[label] = compiled(scan, start, actions)
+        contenders[label] = compiled(scan, state, actions)
         config = replace(options.config("genpo++"), fusion_emitters=False)
         contenders[f"{label}, policy"] = Programs(env, config).make("rollout")
     return contenders
 
 
 def main(options: EngineOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     rows: list[dict[str, Any]] = []
     for name in options.envs:
         print(f"{name} ...", flush=True)

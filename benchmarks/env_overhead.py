@@ -1,8 +1,8 @@
-"""Measure what `EpisodeEnv` costs over Brax's own wrappers, and what fresh resets cost.
+"""Compare the time of `EpisodeEnv` with Brax's own wrappers, with and without fresh resets.
 
     python -m benchmarks.env_overhead --env ant --backend spring --num-envs 64
 
-All contenders run the same jitted scan of T steps with the same random actions, in turn, in one process.
+All contenders run the same jitted scan of T steps with equal random actions, in turn, in one process.
 """
 
 from dataclasses import dataclass
@@ -25,33 +25,33 @@ BASELINE = "brax"
 
 @dataclass(frozen=True)
 class Config:
-    """What to measure."""
+    """Options of the benchmark."""
 
     env: str = "ant"
     """Brax environment."""
     backend: str = "spring"
     """Brax backend."""
     num_envs: int = 64
-    """Environments side by side."""
+    """Parallel environments."""
     unroll: int = 32
     """Steps per scan."""
     rounds: int = 40
-    """Timed samples of each contender."""
+    """Timed samples per contender."""
     sample_seconds: float = 0.1
-    """Shortest sample; scans are repeated to fill it."""
+    """Minimum seconds per sample; scans are repeated to fill it."""
     json: Path | None = None
-    """Where to write the result."""
+    """File for the result."""
 
 
 def ours(config: Config, env: BraxEnvironment, actions: Array, refresh: bool) -> Contender:
-    """Compile a rollout of `EpisodeEnv`, with or without a new pool at its start."""
+    """Compile a rollout of `EpisodeEnv`, with or without a new pool of initial states."""
     episodes = EpisodeEnv(env, EPISODE_LENGTH)
-    start = jax.jit(episodes.init)(jax.random.split(jax.random.key(0), config.num_envs))
-    return compiled(env_scan(episodes, refresh), start, actions)
+    state = jax.jit(episodes.init)(jax.random.split(jax.random.key(0), config.num_envs))
+    return compiled(env_scan(episodes, refresh), state, actions)
 
 
 def brax_wrappers(config: Config, env: BraxEnvironment, actions: Array) -> Contender:
-    """Compile a rollout of Brax's own `EpisodeWrapper` and `AutoResetWrapper`."""
+    """Compile a rollout of Brax's `EpisodeWrapper` and `AutoResetWrapper`."""
     from brax.envs import training
 
     wrapped = training.wrap(env.raw, episode_length=EPISODE_LENGTH, action_repeat=1)
@@ -64,7 +64,7 @@ def brax_wrappers(config: Config, env: BraxEnvironment, actions: Array) -> Conte
         return jax.lax.scan(step, state, actions)
 
     keys = jax.random.key_data(jax.random.split(jax.random.key(0), config.num_envs))
-    # Some rewards and metrics change from strong to weak types in the first step; scan wants one type.
+    # Some rewards and metrics change from strong to weak types in the first step; scan needs one type.
     state = jax.jit(wrapped.reset)(keys)
     carry = jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), state)
     return compiled(rollout, carry, jnp.tanh(actions))
@@ -84,7 +84,7 @@ def measure(config: Config) -> dict[str, Contender]:
 
 
 def summarize(contenders: dict[str, Contender], steps: int) -> list[dict[str, Any]]:
-    """Return a row for each contender, with its time relative to Brax's; `steps` is env steps per call."""
+    """Return a row per contender, with its time divided by Brax's; `steps` is the env steps per call."""
     return [
         {
             "rollout": name,
@@ -97,7 +97,7 @@ def summarize(contenders: dict[str, Contender], steps: int) -> list[dict[str, An
 
 
 def main(config: Config) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     rows = summarize(measure(config), config.unroll * config.num_envs)
     report(f"{config.env} ({config.backend}), {config.num_envs} envs, T = {config.unroll}", config, rows)
 

@@ -1,9 +1,9 @@
-"""Try every environment that can be named: does it load, does it train, how fast?
+"""Check for every environment name that it loads and trains, and how fast.
 
     python -m benchmarks.names --json names.json
 
-Each is made, its training program compiled and one update of few small environments timed: a name that fails late, or a
-task that no engine here can simulate, shows as its message.
+Makes each environment, compiles its training program and times one small update. A failure appears as its message in
+the table.
 """
 
 import json
@@ -24,14 +24,14 @@ EVERY_NAME = (*TOYS, *TASKS, *BRAX, *PLAYGROUND)
 
 @dataclass(frozen=True)
 class NameOptions(Options):
-    """What to try."""
+    """Options of the check."""
 
     envs: tuple[str, ...] = EVERY_NAME
     """Environments."""
     engine: str = "c"
-    """Backend of all that offer it; the others have their default."""
+    """Backend where an environment offers it; elsewhere the default backend."""
     num_envs: int = 32
-    """Environments side by side."""
+    """Parallel environments."""
     unroll: int = 16
     """Steps per rollout."""
     num_epochs: int = 1
@@ -43,11 +43,11 @@ class NameOptions(Options):
     head_sizes: tuple[int, ...] = (32, 32)
     """Hidden layers of the velocity head."""
     rounds: int = 3
-    """Timed updates of each."""
+    """Timed updates per environment."""
 
 
-def tried(options: NameOptions, name: str) -> dict[str, Any]:
-    """Return the row of one environment."""
+def check(options: NameOptions, name: str) -> dict[str, Any]:
+    """Check one environment; return its row."""
     row: dict[str, Any] = dict.fromkeys(("env", "engine", "loaded_s", "compiled_s", "env_steps_per_s"))
     row |= {"env": name, "trains": "yes"}
     try:
@@ -59,7 +59,7 @@ def tried(options: NameOptions, name: str) -> dict[str, Any]:
         row["compiled_s"] = program.compile_seconds
         row["env_steps_per_s"] = options.steps / float(np.median([program.run() for _ in range(options.rounds)]))
     except Exception as error:
-        # Whatever it is: the point is to find it.
+        # Any failure is a result here.
         row["trains"] = f"{type(error).__name__}: {error}"[:80]
     print(json.dumps(row), flush=True)
     return row
@@ -74,8 +74,8 @@ def _offers(name: str, backend: str) -> bool:
 
 
 def main(options: NameOptions) -> None:
-    """Try one after the other, print one table, write JSON where asked."""
-    rows = [tried(options, name) for name in options.envs]
+    """Check one environment after another, print one table, and write JSON if requested."""
+    rows = [check(options, name) for name in options.envs]
     report(f"every name, {options.num_envs} environments, T = {options.unroll}", options, rows)
 
 

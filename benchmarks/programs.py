@@ -1,4 +1,4 @@
-"""The training program and its parts, each compiled by itself, ready to be timed."""
+"""The training program and its parts, each compiled separately for timing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,14 +27,14 @@ Part = Literal["env", "rollout", "update", "full", "gradient"]
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure; the sizes of networks and batch are the published ones."""
+    """Options of a benchmark; the default sizes of networks and batch are the published ones."""
 
     env: str = "humanoid"
-    """Environment, of Brax or MuJoCo Playground."""
+    """Environment of this package, Brax or MuJoCo Playground."""
     backend: str | None = None
-    """Physics backend; None: the environment's default."""
+    """Physics backend. None: the environment's default."""
     num_envs: int = 256
-    """Environments side by side."""
+    """Parallel environments."""
     unroll: int = 32
     """Steps per rollout."""
     num_minibatches: int = 4
@@ -42,19 +42,19 @@ class Options:
     num_epochs: int = 5
     """Epochs per update."""
     num_seeds: int = 1
-    """Runs side by side."""
+    """Seeds trained in parallel."""
     hidden_sizes: tuple[int, ...] = (400, 200, 100)
-    """Hidden layers of the Gaussian mean, of the concat velocity field and of the value network."""
+    """Hidden layers of the Gaussian mean, the concat velocity field and the value network."""
     encoder_sizes: tuple[int, ...] = (400, 200)
     """Layers of the observation encoder."""
     head_sizes: tuple[int, ...] = FlowMethod.head_sizes
     """Hidden layers of the velocity head."""
     rounds: int = 10
-    """Timed samples of each contender."""
+    """Timed samples per contender."""
     sample_seconds: float = 0.2
-    """Shortest sample; calls are repeated to fill it."""
+    """Minimum seconds per sample; calls are repeated to fill it."""
     json: Path | None = None
-    """Where to write the result."""
+    """File for the result."""
 
     @property
     def steps(self) -> int:
@@ -63,7 +63,7 @@ class Options:
 
     @property
     def title(self) -> str:
-        """What was measured, for a table."""
+        """Title of the table."""
         return f"{self.env} ({envs.check(self.env, self.backend)}), {self.num_envs} envs, T = {self.unroll}"
 
     def make_env(self) -> Environment:
@@ -71,7 +71,7 @@ class Options:
         return envs.make(self.env, self.backend)
 
     def config(self, method: str, activation: Activation = "mish", **settings: Any) -> Config:
-        """Return the settings of a training run of one update per chunk; `settings` are the method's."""
+        """Return the config of a run with one update per chunk; `settings` are settings of the method."""
         sizes = {
             "hidden_sizes": self.hidden_sizes,
             "encoder_sizes": self.encoder_sizes,
@@ -91,7 +91,7 @@ class Options:
 
 
 def env_scan(env: EpisodeEnv, refresh: bool = True) -> Callable[[EpisodeState, Array], Any]:
-    """Return a rollout of given actions `[T, B, d]`, with or without a new pool at its start."""
+    """Return a rollout of given actions `[T, B, d]`, with or without a new pool of initial states."""
 
     def step(state: EpisodeState, action: Array) -> tuple[EpisodeState, Any]:
         state, timestep = env.step(state, action)
@@ -104,9 +104,9 @@ def env_scan(env: EpisodeEnv, refresh: bool = True) -> Callable[[EpisodeState, A
 
 
 class Programs:
-    """Contenders made from one trainer: each call of one is one update's worth of that part.
+    """Contenders made from one trainer; each call of a contender runs its part of one update.
 
-    Every contender has a state of its own, as it consumes it.
+    A contender consumes its state, so no two contenders share one.
     """
 
     def __init__(self, env: Environment, config: Config) -> None:
@@ -114,7 +114,7 @@ class Programs:
         self.config = config
 
     def make(self, part: Part) -> Contender:
-        """Return the contender of that part."""
+        """Return the contender of one part."""
         makers = {
             "env": self.env,
             "rollout": self.rollout,
@@ -129,7 +129,7 @@ class Programs:
         return compiled(self.trainer.program, self._state(), self.trainer.hyper)
 
     def env(self) -> Contender:
-        """Step the environments with random actions, no policy."""
+        """Step the environments with random actions, without a policy."""
         trainer, options = self.trainer, self.config.env_options
         run = sharding.locally(env_scan(trainer.env), trainer.mesh, (0, 1), out_axes=(0, 1))
         shape = (self.config.ppo.unroll, options.num_envs, trainer.env.env.action_size)
@@ -146,12 +146,12 @@ class Programs:
         return replace(self._rollout, carry=self._state(), samples=[])
 
     def update(self) -> Contender:
-        """Run all epochs of minibatches, on the same batch and from the same parameters in every call."""
+        """Run all epochs of minibatches, with the same batch and initial parameters in every call."""
         trainer, algorithm = self.trainer, self.trainer.algorithm
 
         def improve(learner: ppo.Learner, batch: Batch, key: Array) -> Any:
-            start = jnp.zeros(())
-            return ppo.improve(learner, batch, key, start, algorithm.make_agent, trainer.hyper, algorithm.shuffle)
+            progress = jnp.zeros(())
+            return ppo.improve(learner, batch, key, progress, algorithm.make_agent, trainer.hyper, algorithm.shuffle)
 
         def call(learner: ppo.Learner, batch: Batch, key: Array) -> Any:
             return learner, jax.vmap(improve, in_axes=(0, 0, None))(learner, batch, key)
@@ -162,7 +162,7 @@ class Programs:
         )
 
     def gradient(self) -> Contender:
-        """Differentiate mean(ratio * advantage) on one minibatch: the policy alone, no value loss, no optimizer."""
+        """Differentiate mean(ratio * advantage) on one minibatch, without value loss and optimizer."""
         trainer, parts = self.trainer, self.config.ppo.num_minibatches
 
         def objective(params: Any, batch: Batch) -> Array:

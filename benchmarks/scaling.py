@@ -1,10 +1,10 @@
-"""Measure env steps per second over the number of environments, of seeds and of devices.
+"""Measure env steps per second over the numbers of environments, seeds and devices.
 
     python -m benchmarks.scaling --env ant --env-counts 64 256 1024 4096 --seed-counts 1 2 4 8 --device-counts 1 2 4
 
-Environments and seeds take turns in this process. Numbers of devices are virtual devices on a CPU, a process each,
-which share its cores: they show what the program pays for being spread, not a speed-up. An accelerator is measured with
-the devices it has.
+Numbers of environments and seeds are measured in turn in this process. On a CPU, numbers of devices are virtual devices
+that share its cores, one process per number; they show the cost of sharding, not a speed-up. An accelerator is measured
+with its own devices.
 """
 
 import json
@@ -25,7 +25,7 @@ from experiments.program import run_program
 
 @dataclass(frozen=True)
 class ScalingOptions(Options):
-    """What to measure; the other sizes stay as given. A list without numbers leaves that part out."""
+    """Options of the benchmark; an empty list skips its part."""
 
     MAY_BE_EMPTY: ClassVar = ("env_counts", "seed_counts", "device_counts")
 
@@ -40,7 +40,7 @@ class ScalingOptions(Options):
 
 
 def measure(variants: dict[int, Options], method: str) -> dict[int, Spread]:
-    """Return env steps per second of each variant, interleaved."""
+    """Measure env steps per second of each variant, interleaved."""
     if not variants:
         return {}
     first = next(iter(variants.values()))
@@ -53,7 +53,7 @@ def measure(variants: dict[int, Options], method: str) -> dict[int, Spread]:
 
 
 def measure_devices(options: ScalingOptions) -> dict[int, Spread]:
-    """Return env steps per second by number of devices."""
+    """Measure env steps per second for each number of devices."""
     if not options.device_counts:
         return {}
     if jax.default_backend() != "cpu":
@@ -77,7 +77,7 @@ def _on_virtual_devices(options: ScalingOptions, count: int) -> Spread:
 
 
 def _arguments(options: Options) -> list[str]:
-    """Return the command line that gives another script of `Options` the same ones."""
+    """Return the command line that sets these `Options` in another benchmark."""
     arguments = []
     for name in (field.name for field in fields(Options)):
         value = getattr(options, name)
@@ -88,7 +88,7 @@ def _arguments(options: Options) -> list[str]:
 
 
 def main(options: ScalingOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     measured = {
         "envs": measure({count: replace(options, num_envs=count) for count in options.env_counts}, options.method),
         "seeds": measure({count: replace(options, num_seeds=count) for count in options.seed_counts}, options.method),

@@ -1,9 +1,9 @@
-"""Measure eight seeds trained by one process against eight processes one after another.
+"""Compare eight seeds in one process with eight processes one after another.
 
     python -m benchmarks.seeds --env inverted_pendulum --num-seeds 8 --num-timesteps 100000
 
-Both are whole command lines, imports and compilation included, once with an empty cache of compiled programs and once
-with that which the first left. In an empty cache the first of the eight processes compiles for the others, too.
+Times whole command lines, including imports and compilation: first with an empty compilation cache, then with the cache
+that the first pass filled. In the empty cache the first of the eight processes compiles for the others too.
 """
 
 import os
@@ -20,22 +20,22 @@ from experiments.program import run_program
 
 @dataclass(frozen=True)
 class SeedsOptions:
-    """What to measure."""
+    """Options of the benchmark."""
 
     env: str = "inverted_pendulum"
     """Environment."""
     num_seeds: int = 8
     """Seeds."""
     num_timesteps: int = 100_000
-    """Env steps of each seed."""
+    """Env steps per seed."""
     extra: tuple[str, ...] = ("--num-evals", "0")
-    """Further options of experiments.locomotion."""
+    """Further options of `experiments.locomotion`."""
     json: Path | None = None
-    """Where to write the result."""
+    """File for the result."""
 
 
 def train(options: SeedsOptions, cache: Path, seed: int, num_seeds: int) -> None:
-    """Run one process that trains these seeds, in a folder that goes with it."""
+    """Train these seeds in one process, with a temporary run folder."""
     with tempfile.TemporaryDirectory() as run_dir:
         command = [sys.executable, "-m", "experiments.locomotion", "--env", options.env, "--seed", str(seed)]
         command += ["--num-seeds", str(num_seeds), "--num-timesteps", str(options.num_timesteps)]
@@ -48,14 +48,14 @@ def train(options: SeedsOptions, cache: Path, seed: int, num_seeds: int) -> None
 
 
 def together(options: SeedsOptions, cache: Path) -> float:
-    """Return the seconds of one process that trains all seeds."""
+    """Time one process that trains all seeds."""
     start = time.perf_counter()
     train(options, cache, 0, options.num_seeds)
     return time.perf_counter() - start
 
 
 def one_by_one(options: SeedsOptions, cache: Path) -> float:
-    """Return the seconds of one process per seed, one after another."""
+    """Time one process per seed, one after another."""
     start = time.perf_counter()
     for seed in range(options.num_seeds):
         train(options, cache, seed, 1)
@@ -63,7 +63,7 @@ def one_by_one(options: SeedsOptions, cache: Path) -> float:
 
 
 def main(options: SeedsOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     rows = []
     with tempfile.TemporaryDirectory() as first, tempfile.TemporaryDirectory() as second:
         for cache in ("cold", "warm"):

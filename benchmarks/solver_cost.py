@@ -1,12 +1,12 @@
-"""Time a solver against a bare loop of the same network calls, and the import of the solvers.
+"""Compare solvers with a plain loop of the same network calls, and time the import of the solvers.
 
     python -m benchmarks.solver_cost --batch 4096 --num-steps 5 --repeats 15
 
-The network is the published one for Humanoid: observation 244 and time embedding concatenated with the
-action (17), hidden layers 400, 200, 100, one call on the whole batch. The bare loop is `x <- x + dt v(x, t)`
-with as many calls. Loop and solver alternate, and the median of the pairwise quotients is printed, so that a
-slow moment of a shared machine hits both. The import time is the median difference between `import jax` and
-`import genpo_jax.solvers`.
+The network is the published one for Humanoid: observation (244), time embedding and action (17) are concatenated,
+hidden layers are 400, 200, 100, and one call takes the whole batch. The plain loop is `x <- x + dt v(x, t)` with the
+same number of calls. Loop and solver alternate, and the median of the pairwise quotients is printed, so that a slow
+moment of a shared machine affects both. The import time is the median additional time of `import genpo_jax.solvers`
+after `import jax`.
 """
 
 import statistics
@@ -58,7 +58,7 @@ def make_velocity(params: list, obs: jax.Array):
 
 
 def loop(num_calls: int):
-    """Return a function that makes `num_calls` network calls and nothing else worth mentioning."""
+    """Return a function that makes `num_calls` network calls and negligible other work."""
 
     def run(params: list, obs: jax.Array, x: jax.Array) -> jax.Array:
         velocity = make_velocity(params, obs)
@@ -70,7 +70,7 @@ def loop(num_calls: int):
 
 
 def import_seconds(repeats: int = 5) -> float:
-    """Return the median extra seconds of `import genpo_jax.solvers` after `import jax`."""
+    """Return the median additional seconds of `import genpo_jax.solvers` after `import jax`."""
     code = "import jax, time; t = time.perf_counter(); import genpo_jax.solvers; print(time.perf_counter() - t)"
     runs = [
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True) for _ in range(repeats)
@@ -80,22 +80,22 @@ def import_seconds(repeats: int = 5) -> float:
 
 @dataclass(frozen=True)
 class SolverCostOptions:
-    """What to time."""
+    """Options of the benchmark."""
 
     only: tuple[str, ...] = ()
-    """Names of solvers; none: all."""
+    """Solvers. Empty: all."""
     batch: int = 4096
-    """Observations in one call of the network."""
+    """Observations per network call."""
     num_steps: int = 5
     """Solver steps M."""
     repeats: int = 15
     """Timed pairs of solver and loop."""
     json: Path | None = None
-    """Where to write the result."""
+    """File for the result."""
 
 
 def solvers(num_steps: int) -> dict[str, StepSolver]:
-    """Return the solvers that are timed."""
+    """Return the timed solvers."""
     return {
         "history": HistorySolver(num_steps),
         "multistep-1": MultistepSolver(num_steps, 1),
@@ -122,7 +122,7 @@ def row(name: str, what: str, calls: int, base: list[float], mine: list[float]) 
 
 
 def in_turn(base: Any, mine: Any, repeats: int) -> tuple[list[float], list[float]]:
-    """Return the seconds of two calls that alternate, after one of each that compiles."""
+    """Time two calls in alternation, after one call of each for compilation; return their seconds."""
     for call in (base, mine):
         seconds(call)
     pairs = [(seconds(base), seconds(mine)) for _ in range(repeats)]
@@ -130,36 +130,36 @@ def in_turn(base: Any, mine: Any, repeats: int) -> tuple[list[float], list[float
 
 
 def time_solver(name: str, solver: StepSolver, options: SolverCostOptions, params: list, obs: jax.Array) -> list[dict]:
-    """Return a row for each direction, against the bare loop."""
+    """Time both directions against the plain loop; return a row for each."""
     state = jax.random.normal(jax.random.key(2), (options.batch, solver.num_states, ACTION))
     calls = len(solver.evaluation_times)
-    bare, rows = jax.jit(loop(calls)), []
+    plain, rows = jax.jit(loop(calls)), []
     for direction in ("forward", "inverse"):
         method = getattr(solver, direction)
         run = jax.jit(lambda params, obs, state, method=method: method(make_velocity(params, obs), state))
         samples = in_turn(
-            lambda: bare(params, obs, state[:, 0]), lambda run=run: run(params, obs, state), options.repeats
+            lambda: plain(params, obs, state[:, 0]), lambda run=run: run(params, obs, state), options.repeats
         )
         rows.append(row(name, direction, calls, *samples))
     return rows
 
 
 def time_constant_memory(options: SolverCostOptions, params: list, obs: jax.Array) -> dict[str, Any]:
-    """Return what constant memory costs: the gradient of the inverse against that of a plain scan."""
+    """Time the gradient of the inverse with constant memory against a plain scan; return its row."""
     state = jax.random.normal(jax.random.key(2), (len(obs), 2, ACTION))
-    plain, walked = (
+    plain, constant = (
         jax.jit(jax.grad(lambda p, o, s, solver=solver: solver.inverse(make_velocity(p, o), s).sum()))
         for solver in (
             HistorySolver(options.num_steps, unroll=False),
             HistorySolver(options.num_steps, constant_memory=True),
         )
     )
-    samples = in_turn(lambda: plain(params, obs, state), lambda: walked(params, obs, state), options.repeats)
+    samples = in_turn(lambda: plain(params, obs, state), lambda: constant(params, obs, state), options.repeats)
     return row("history", "gradient, constant memory", options.num_steps, *samples)
 
 
 def main(options: SolverCostOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     available = solvers(options.num_steps)
     if unknown := sorted(set(options.only) - set(available)):
         raise ValueError(f"unknown solvers {', '.join(unknown)}; choose from {', '.join(available)}")

@@ -1,13 +1,17 @@
-"""Measure which history coefficient σ each order of `MultistepSolver` should use.
+"""Find the best history coefficient σ for each order of `MultistepSolver`.
 
     python -m benchmarks.solver_sigma
 
-For each order and σ: the root-mean-square error of the action over three families of velocities (random
-networks, the flow to a narrow normal, contraction to a moving target) and M = 3, 5, 10, started from equal
-iterates; its geometric mean; the standard deviation of the action at zero velocity from independent N(0, 1)
-iterates; and the predicted float32 round trip at M = 20. The recommended σ has the smallest mean error among
-those whose round trip at M = 20 is within the guard and whose zero-velocity action is no wider than the
-noise.
+The table has, for each order and σ:
+
+- the root-mean-square error of the action, from equal iterates, for M = 3, 5, 10 and three families of velocities:
+  random networks, the flow to a narrow normal, contraction to a moving target;
+- the geometric mean of these errors;
+- the standard deviation of the action at zero velocity, from independent N(0, 1) iterates;
+- the predicted float32 round-trip error at M = 20.
+
+The recommended σ has the smallest mean error among those whose round-trip error at M = 20 is within the guard and whose
+zero-velocity action is no wider than the noise.
 """
 
 import functools
@@ -29,7 +33,7 @@ SIGMAS = (-0.5, -0.3, -0.1, *(round(0.05 * i, 2) for i in range(1, 21)))
 
 
 def velocities() -> dict:
-    """Return the velocities, each batched over 64 random instances."""
+    """Return the families of velocities, each a batch of 64 random instances."""
     rng = np.random.default_rng(0)
     w1, w2 = 0.8 * rng.normal(size=(BATCH, WIDTH, SIZE)), 0.5 * rng.normal(size=(BATCH, SIZE, WIDTH))
     wt, bias, target = (
@@ -68,13 +72,13 @@ def zero_velocity_std(solver) -> float:
 
 
 def build(num_steps: int, order: int, sigma: float):
-    """Return the solver, with no guard on its round trip."""
+    """Return the solver, without a guard on its round trip."""
     return MultistepSolver(num_steps, order, sigma, unroll=False, max_error=math.inf)
 
 
 @dataclass(frozen=True)
 class SolverSigmaOptions:
-    """What to try."""
+    """Options of the search."""
 
     orders: tuple[int, ...] = (1, 2, 3)
     """Orders of the solver."""
@@ -83,11 +87,11 @@ class SolverSigmaOptions:
     step_counts: tuple[int, ...] = (3, 5, 10)
     """Numbers of steps over which the error is averaged."""
     json: Path | None = None
-    """Where to write the result."""
+    """File for the result."""
 
 
 def main(options: SolverSigmaOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     jax.config.update("jax_enable_x64", True)
     start = jnp.asarray(np.random.default_rng(1).normal(size=(BATCH, SIZE)))
     fields = velocities()
@@ -95,7 +99,7 @@ def main(options: SolverSigmaOptions) -> None:
     targets = {name: integrate(exact, velocity, start) for name, velocity in fields.items()}
     rows = []
     for order in options.orders:
-        tried = []
+        results = []
         for sigma in options.sigmas:
             try:
                 solvers = {m: build(m, order, sigma) for m in (*options.step_counts, 20)}
@@ -109,7 +113,7 @@ def main(options: SolverSigmaOptions) -> None:
                 for m in options.step_counts
             }
             round_trip, std = solvers[20].round_trip_error(jnp.float32), zero_velocity_std(solvers[5])
-            tried.append(
+            results.append(
                 {
                     "order": order,
                     "sigma": sigma,
@@ -120,13 +124,15 @@ def main(options: SolverSigmaOptions) -> None:
                 }
                 | errors
             )
-        allowed = [r for r in tried if r["round_trip_at_20"] <= MAX_ROUND_TRIP_ERROR and r["std_at_zero_velocity"] <= 1]
+        allowed = [
+            r for r in results if r["round_trip_at_20"] <= MAX_ROUND_TRIP_ERROR and r["std_at_zero_velocity"] <= 1
+        ]
         if allowed:
             min(allowed, key=lambda r: r["mean_error"])["best"] = "*"
-        rows += tried
+        rows += results
     if not rows:
-        raise ValueError(f"no rule is zero-stable for sigmas = {options.sigmas}; try some in (0, 1)")
-    report("errors of the multistep rules", options, rows)
+        raise ValueError(f"no solver is zero-stable for sigmas = {options.sigmas}; choose values in (0, 1)")
+    report("errors of the multistep solvers", options, rows)
 
 
 if __name__ == "__main__":

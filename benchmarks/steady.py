@@ -1,8 +1,8 @@
-"""Check that the hundredth chunk of a run is as quick as the first, and that nothing piles up.
+"""Check that time, compiled programs and live arrays stay constant over the chunks of a run.
 
     python -m benchmarks.steady --env ant --num-envs 256 --chunks 100
 
-The first chunk, which compiles, counts apart. Time per chunk, compiled programs and live arrays of the process.
+Compares the first and the last chunks. The chunk that compiles has a separate row.
 """
 
 import time
@@ -19,7 +19,7 @@ from genpo_jax.training.trainer import Trainer
 
 @dataclass(frozen=True)
 class SteadyOptions(Options):
-    """What to measure."""
+    """Options of the check."""
 
     method: str = "genpo++"
     """Method to train."""
@@ -28,16 +28,16 @@ class SteadyOptions(Options):
     updates_per_chunk: int = 1
     """Updates per chunk."""
     window: int = 20
-    """Chunks at either end that are compared."""
+    """Chunks to compare at each end of the run."""
 
     def __post_init__(self) -> None:
-        """Check that there is something to compare."""
+        """Check the window."""
         if not 1 <= self.window <= self.chunks:
             raise ValueError(f"window must be in [1, chunks] = [1, {self.chunks}], got {self.window}")
 
 
 def measure(options: SteadyOptions) -> list[dict[str, Any]]:
-    """Return time, compiled programs and live arrays after each chunk."""
+    """Train; return time, compiled programs and live arrays for each chunk."""
     config = replace(options.config(options.method), updates_per_chunk=options.updates_per_chunk)
     trainer = Trainer(options.make_env(), config)
     state = trainer.init(config.seeds)
@@ -52,7 +52,7 @@ def measure(options: SteadyOptions) -> list[dict[str, Any]]:
 
 
 def main(options: SteadyOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     compiling, *history = measure(options)
     ends = {"first": history[: options.window], "last": history[-options.window :]}
     base = spread([chunk["seconds"] for chunk in history[: options.window]]).median
@@ -67,7 +67,7 @@ def main(options: SteadyOptions) -> None:
 
 
 def _live() -> dict[str, int]:
-    # A function of its own: a list that outlives this call would keep what it counts alive.
+    # A separate function: the list of arrays must not outlive it, because it keeps them alive.
     sizes = [array.nbytes for array in jax.live_arrays()]
     return {"live_arrays": len(sizes), "live_bytes": sum(sizes)}
 

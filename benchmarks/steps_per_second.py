@@ -2,8 +2,8 @@
 
     python -m benchmarks.steps_per_second --env ant --num-envs 256 --methods genpo++ gaussian
 
-`env` steps the environments with given actions, `rollout` lets the policy act, `update` is all epochs of minibatches
-on one batch, `full` is the training program. All run in turn, in one process.
+`env` steps the environments with given actions, `rollout` collects with the policy, `update` is all epochs of
+minibatches on one batch, `full` is the training program. All parts run in turn in one process.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from experiments.program import run_program
 
 @dataclass(frozen=True)
 class StepsOptions(Options):
-    """What to measure."""
+    """Options of the benchmark."""
 
     methods: tuple[str, ...] = ("genpo++", "gaussian")
-    """Methods to compare."""
+    """Methods."""
     parts: tuple[Part, ...] = ("env", "rollout", "update", "full")
     """Parts of the training program."""
 
 
 def measure(options: StepsOptions) -> dict[tuple[str, Part], Contender]:
-    """Time the parts of all methods, interleaved; stepping the environments is the same for all and timed once."""
+    """Time the parts of all methods, interleaved; `env` does not depend on the method and is timed once."""
     env = options.make_env()
     contenders: dict[tuple[str, Part], Contender] = {}
     for method in options.methods:
@@ -39,7 +39,7 @@ def measure(options: StepsOptions) -> dict[tuple[str, Part], Contender]:
 
 
 def main(options: StepsOptions) -> None:
-    """Measure, print one table, write JSON where asked."""
+    """Measure, print one table, and write JSON if requested."""
     contenders = measure(options)
     bare = contenders.get(("any", "env"))
     rows = [

@@ -1,7 +1,7 @@
 """Time programs in turn, in one process, and report medians with quartiles.
 
-A shared machine is now fast and now slow. Contenders therefore run round by round, and what is compared is the ratio
-within a round: a slow moment hits both.
+The speed of a shared machine changes. Contenders therefore run in rounds, and times are compared within a round, where
+a slow moment affects all of them.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def spread(samples: Sequence[float]) -> Spread:
 
 def ratios(samples: Sequence[float], base: Sequence[float]) -> Spread:
     """Return median and quartiles of `samples / base`, paired by round."""
-    return spread([mine / theirs for mine, theirs in zip(samples, base, strict=True)])
+    return spread([sample / reference for sample, reference in zip(samples, base, strict=True)])
 
 
 def rates(amount: float, seconds: Sequence[float]) -> Spread:
@@ -47,7 +47,7 @@ def rates(amount: float, seconds: Sequence[float]) -> Spread:
 
 
 def seconds(function: Callable, *args: Any) -> float:
-    """Return the wall time of one call, its outputs included."""
+    """Return the wall time of one call, until its outputs are ready."""
     start = time.perf_counter()
     jax.block_until_ready(function(*args))
     return time.perf_counter() - start
@@ -55,13 +55,13 @@ def seconds(function: Callable, *args: Any) -> float:
 
 @dataclass
 class Contender:
-    """A compiled program `(carry, *inputs) -> (carry, outputs)` that has run once, and its samples.
+    """A compiled program `(carry, *inputs) -> (carry, outputs)` that has run once, and its timed samples.
 
     Attributes:
         executable: the program; it may consume its carry.
-        carry: what one call hands to the next.
-        inputs: the same in every call.
-        compile_seconds: time to trace and compile it, or to load it from JAX's compilation cache.
+        carry: output of one call and input of the next.
+        inputs: equal in every call.
+        compile_seconds: time to trace and compile, or to load from JAX's compilation cache.
         samples: seconds per call.
     """
 
@@ -72,7 +72,7 @@ class Contender:
     samples: list[float] = field(default_factory=list)
 
     def run(self, calls: int = 1) -> float:
-        """Return the seconds per call of that many calls."""
+        """Time a number of calls; return seconds per call."""
         start = time.perf_counter()
         for _ in range(calls):
             self.carry, outputs = self.executable(self.carry, *self.inputs)
@@ -89,7 +89,7 @@ def compiled(
 ) -> Contender:
     """Compile `function(carry, *inputs) -> (carry, outputs)` with a donated carry, and run it once.
 
-    A function that is jitted already is compiled as it is.
+    A jitted function keeps its own options.
     """
     start = time.perf_counter()
     jitted: Any = function
@@ -102,18 +102,18 @@ def compiled(
 
 
 def interleave(contenders: Mapping[Any, Contender], rounds: int, sample_seconds: float = 0.0) -> None:
-    """Take `rounds` samples of each contender in turn, each of calls that fill `sample_seconds`."""
+    """Take `rounds` samples of each contender in turn, each with enough calls to fill `sample_seconds`."""
     calls = {name: max(1, round(sample_seconds / contender.run())) for name, contender in contenders.items()}
     order = list(contenders)
     for _ in range(rounds):
-        # Each goes first in turn, so that none profits from what runs before it.
+        # The order rotates, so that every contender goes first equally often.
         order.append(order.pop(0))
         for name in order:
             contenders[name].samples.append(contenders[name].run(calls[name]))
 
 
 def machine() -> dict[str, Any]:
-    """Say what was measured on, when, and which version of this package."""
+    """Return machine, date, versions and commit of a measurement."""
     commit, dirty = git_state()
     settings: Any = jax.config
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
@@ -133,29 +133,32 @@ def machine() -> dict[str, Any]:
 
 
 def report(title: str, options: Any, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as one table, and write them, with options and machine, to `options.json` where it is set.
+    """Print rows as one table; if `options.json` is set, write rows, options and machine to that file.
 
     Args:
-        title: of the table.
-        options: dataclass of the command line.
-        rows: values by column, the same columns in each; a `Spread` shows as median (low-high).
+        title: title of the table.
+        options: options of the command line, a dataclass.
+        rows: values by column, with equal columns in each row; a `Spread` shows as median (low-high).
+
+    Raises:
+        ValueError: if there are no rows.
     """
     if not rows:
-        raise ValueError("there is nothing to measure with these options; name at least one thing")
-    where = machine()
-    view = Table(
+        raise ValueError("these options leave nothing to measure; choose at least one item")
+    info = machine()
+    table = Table(
         title=title,
-        caption=f"{where['devices']} x {where['device']}, {where['cpus']} CPUs, jax {where['versions']['jax']}, "
-        f"{where['date']}, commit {where['commit']}",
+        caption=f"{info['devices']} x {info['device']}, {info['cpus']} CPUs, jax {info['versions']['jax']}, "
+        f"{info['date']}, commit {info['commit']}",
     )
     for name in rows[0]:
-        view.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
+        table.add_column(name.replace("_", " "), justify="left" if isinstance(rows[0][name], str) else "right")
     for row in rows:
-        view.add_row(*map(_cell, row.values()))
-    Console(width=max(150, Console().width)).print(view)
+        table.add_row(*map(_cell, row.values()))
+    Console(width=max(150, Console().width)).print(table)
     if options.json is not None:
         settings = {key: value for key, value in dataclasses.asdict(options).items() if key != "json"}
-        result = {"machine": where, "options": settings, "rows": [_plain(row) for row in rows]}
+        result = {"machine": info, "options": settings, "rows": [_plain(row) for row in rows]}
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 

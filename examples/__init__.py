@@ -1,1 +1,1 @@
-"""Environments of one's own, to start from."""
+"""Examples to copy and change."""

@@ -1,4 +1,4 @@
-"""A task of one's own: an arm from an MJCF file, simulated by MuJoCo's C engine or by MJX.
+"""A custom task: an arm from an MJCF file, simulated by MuJoCo's C engine or by MJX.
 
 Train it: `genpo-jax train --env examples.reach_arm:ReachArm --num-timesteps 400000`.
 """
@@ -12,7 +12,7 @@ from genpo_jax import MjcfTask, Start
 
 
 class ReachArm(MjcfTask):
-    """Bring the tool of a planar arm to a random target; an episode lasts four seconds."""
+    """A planar arm that moves its tool to a random target; an episode lasts four seconds."""
 
     model = Path(__file__).with_name("reach_arm.xml")
     control_dt = 0.04
@@ -27,25 +27,25 @@ class ReachArm(MjcfTask):
         return Start(qpos=jax.random.uniform(posture_key, (2,), minval=-1.0, maxval=1.0), goal=target)
 
     def observe(self, s):
-        """Return angles, speeds, and where tool and target are."""
-        return jnp.concatenate([jnp.sin(s.qpos), jnp.cos(s.qpos), 0.2 * s.qvel, s.goal, self.way(s)])
+        """Return joint angles and speeds, the target, and the vector from tool to target."""
+        return jnp.concatenate([jnp.sin(s.qpos), jnp.cos(s.qpos), 0.2 * s.qvel, s.goal, self.to_target(s)])
 
     def reward(self, s, action):
-        """The nearer the tool, the better, and the less effort."""
+        """Reward a small distance and a small action."""
         return 1 - jnp.tanh(4 * self.distance(s)) - 0.01 * jnp.square(action).sum()
 
     def success(self, s):
-        """Whether the tool is there."""
+        """Return whether the tool is at the target."""
         return self.distance(s) < 0.03
 
     def metrics(self, s, action):
-        """Report the distance."""
+        """Return the distance as a metric."""
         return {"distance": self.distance(s)}
 
-    def way(self, s):
-        """Return the way from the tool to the target."""
+    def to_target(self, s):
+        """Return the vector from the tool to the target."""
         return s.goal - s.sensor("tool")[:2]
 
     def distance(self, s):
-        """Return its length in meters."""
-        return jnp.linalg.norm(self.way(s))
+        """Return the distance from the tool to the target in meters."""
+        return jnp.linalg.norm(self.to_target(s))

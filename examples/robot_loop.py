@@ -1,6 +1,6 @@
-"""The loop on a robot's side: an exported policy behind a clamp, a limit on change, and a stop. No JAX, no simulator.
+"""A control loop for a robot: an exported policy with a clamp, a limit on change and a stop, without JAX or simulator.
 
-Run it on a robot that only says zeros: `python -m examples.robot_loop runs/hopper/exported --seconds 2`.
+Run it without a robot: `python -m examples.robot_loop runs/hopper/exported --seconds 2`.
 """
 
 import argparse
@@ -11,30 +11,30 @@ import numpy as np
 
 from genpo_jax.export.standalone import OnnxPolicy  # on the robot: `from standalone import OnnxPolicy`
 
-MOST_CHANGE = 0.3  # of an action, of its range of 2, from one step to the next
-FARTHEST = 8.0  # standard deviations from what training saw; beyond, nothing is known of the policy
+MAX_CHANGE = 0.3  # largest change of an action from one step to the next; its range is 2
+MAX_DEVIATIONS = 8.0  # largest distance of an observation from the training mean, in standard deviations
 
 
 class Robot(Protocol):
-    """What a driver must do."""
+    """Interface of a robot driver."""
 
     def observe(self) -> np.ndarray:
-        """Return the numbers of the task's observation, in its order."""
+        """Return the observation, in the order of the task."""
         ...
 
     def command(self, action: np.ndarray) -> None:
-        """Take an action in [-1, 1] for each joint, in the order of policy.json, and scale it to the actuators."""
+        """Scale an action in [-1, 1], in the joint order of policy.json, to the actuators and send it."""
         ...
 
 
-class Silent:
-    """Stands in for a robot."""
+class DummyRobot:
+    """A replacement for a robot that observes a constant and ignores commands."""
 
     def __init__(self, policy: OnnxPolicy):
         self.obs = np.asarray(policy.description["observation"]["seen_mean"], np.float32)
 
     def observe(self) -> np.ndarray:
-        """Return what training saw in the mean."""
+        """Return the mean observation of training."""
         return self.obs
 
     def command(self, action: np.ndarray) -> None:
@@ -42,21 +42,21 @@ class Silent:
 
 
 def run(policy: OnnxPolicy, robot: Robot, period: float, seconds: float) -> int:
-    """Act every `period` seconds; return how many deadlines were missed.
+    """Act every `period` seconds; return the number of missed deadlines.
 
     Raises:
-        RuntimeError: if an observation is not finite, or far from all that training saw.
+        RuntimeError: if an observation is not finite or too far from the training mean.
     """
-    seen = policy.description["observation"]
-    mean, std = np.asarray(seen["seen_mean"]), np.asarray(seen["seen_std"])
+    description = policy.description["observation"]
+    mean, std = np.asarray(description["seen_mean"]), np.asarray(description["seen_std"])
     previous = np.zeros(policy.description["action"]["shape"][1], np.float32)
     missed, due = 0, time.monotonic()
     for _ in range(round(seconds / period)):
         obs = robot.observe()
-        if not np.isfinite(obs).all() or (np.abs(obs - mean) > FARTHEST * std).any():
+        if not np.isfinite(obs).all() or (np.abs(obs - mean) > MAX_DEVIATIONS * std).any():
             robot.command(np.zeros_like(previous))
-            raise RuntimeError(f"stopped: the observation {obs} is far from what the policy was trained on")
-        change = np.clip(policy(obs) - previous, -MOST_CHANGE, MOST_CHANGE)
+            raise RuntimeError(f"stopped: the observation {obs} is too far from the observations of training")
+        change = np.clip(policy(obs) - previous, -MAX_CHANGE, MAX_CHANGE)
         previous = np.clip(previous + change, -1, 1)  # joints in the order of policy.json
         robot.command(previous)
         due += period
@@ -72,4 +72,5 @@ if __name__ == "__main__":
     arguments = options.parse_args()
     policy = OnnxPolicy(arguments.folder)
     period = policy.description["task"].get("control_seconds", 0.02)
-    print(run(policy, Silent(policy), period, arguments.seconds), "deadlines missed of one every", period, "s")
+    missed = run(policy, DummyRobot(policy), period, arguments.seconds)
+    print(f"missed {missed} deadlines at a control period of {period} s")

@@ -1,1 +1,1 @@
-"""Command lines and presets."""
+"""Studies that compare methods, settings and samplers; they run from a clone."""

@@ -1,9 +1,9 @@
-"""Change one setting at a time: which of them holds a method back, and where?
+"""Change one setting at a time and compare the final returns.
 
     python -m experiments.ablation --method genpo++ --envs reacher hopper ant --num-seeds 3
 
-Every variant is the preset of its environment with one difference (`VARIANTS`); all seeds of a variant and an
-environment train in one program. What is done already is not done again.
+Each variant is the preset of its environment with one difference (`VARIANTS`). All seeds of a variant and an
+environment train in one program. Finished runs are not repeated.
 """
 
 import dataclasses
@@ -25,7 +25,9 @@ def _method(**values: Any) -> Change:
     def change(config: Config) -> Config:
         known = {f.name for f in dataclasses.fields(config.method)}
         if missing := sorted(set(values) - known):
-            raise ValueError(f"method {config.method.name!r} has no {', '.join(missing)} to be varied; leave it out")
+            raise ValueError(
+                f"method {config.method.name!r} has no setting {', '.join(missing)}; leave this variant out"
+            )
         return replace(config, method=replace(config.method, **values))
 
     return change
@@ -39,7 +41,9 @@ def _scaled_ppo(name: str, factor: float) -> Change:
     def change(config: Config) -> Config:
         value = getattr(config.ppo, name)
         if value is None:
-            raise ValueError(f"{name} must be a number to be varied, got None for {config.method.name!r}; leave it out")
+            raise ValueError(
+                f"{name} is None for method {config.method.name!r} and cannot be scaled; leave this variant out"
+            )
         return replace(config, ppo=replace(config.ppo, **{name: factor * value}))
 
     return change
@@ -66,20 +70,20 @@ VARIANTS: dict[str, Change] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to vary."""
+    """Options of the ablation."""
 
     method: str = "genpo++"
     """Method."""
     envs: tuple[str, ...] = ("reacher", "hopper", "ant")
     """Environments."""
     variants: tuple[str, ...] = tuple(VARIANTS)
-    """Which variants; the first is the one that the others are compared with."""
+    """Variants; the others are compared with the first."""
     num_seeds: int = 3
-    """Seeds of each variant, trained in one program."""
+    """Seeds per variant, trained in one program."""
     num_timesteps: int | None = None
-    """Env steps of each seed. None: the preset's."""
+    """Env steps per seed. None: the preset's."""
     num_evals: int = 5
-    """Evaluations of each seed, beside one before training."""
+    """Evaluations during training, evenly spaced, plus one before it."""
     out: Path = Path("results/ablation")
     """Folder for the runs, table.md and table.json."""
 
@@ -106,23 +110,23 @@ def summarize(finals: dict[str, list[float]], env: str) -> list[dict[str, Any]]:
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return final returns, and the probability to beat the first variant, as a Markdown table."""
+    """Return a Markdown table: final returns and the probability of beating the first variant."""
     envs = list(dict.fromkeys(row["env"] for row in rows))
     cells = {(row["env"], row["variant"]): row for row in rows}
     lines = ["| variant | " + " | ".join(f"{env} | P" for env in envs) + " |", "|---" * (1 + 2 * len(envs)) + "|"]
     for variant in dict.fromkeys(row["variant"] for row in rows):
-        found = [cells[env, variant] for env in envs if (env, variant) in cells]
-        cell = " | ".join(f"{row['final']} | {row['improvement_over_first'].value:.2f}" for row in found)
+        rows_of_variant = [cells[env, variant] for env in envs if (env, variant) in cells]
+        cell = " | ".join(f"{row['final']} | {row['improvement_over_first'].value:.2f}" for row in rows_of_variant)
         lines.append(f"| {variant} | {cell} |")
     return "\n".join(lines) + "\n"
 
 
 def study(options: Options) -> None:
-    """Train what is not trained yet, and report on all of it."""
+    """Train the missing runs and report on all runs."""
     check_methods([options.method])
     if unknown := [variant for variant in options.variants if variant not in VARIANTS]:
         raise ValueError(f"unknown variants {', '.join(unknown)}; choose from {', '.join(VARIANTS)}")
-    # All of them before the first is trained: a variant that the method does not know would end the study midway.
+    # Make every config before the first training, so that an invalid variant cannot end the study midway.
     configs = {(env, name): make_config(env, name, options) for env in options.envs for name in options.variants}
     rows: list[dict[str, Any]] = []
     for env in options.envs:

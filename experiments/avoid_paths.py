@@ -1,8 +1,8 @@
-"""Draw the modes that policies take through `avoid`, all from one start: how many are left?
+"""Draw the paths of policies through `avoid` from one initial position, to show which modes are left.
 
     python -m experiments.avoid_paths runs/flow runs/tuned/seed-0 --file paths.png
 
-Folders are those of runs of `experiments.pretrain` and `experiments.finetune`.
+The folders are run folders of `genpo-jax pretrain` and `genpo-jax finetune`.
 """
 
 from dataclasses import dataclass
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Whose modes."""
+    """Runs to draw."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]]
-    """Folders of runs on avoid."""
+    """Run folders on avoid."""
     file: Path = Path("paths.png")
-    """Picture to write."""
+    """Figure to write."""
     episodes: int = 80
-    """Episodes of each, with random noise."""
+    """Episodes per run, with sampled actions."""
     start: float = 0.0
-    """Height at which all of them start."""
+    """Initial height of all episodes."""
 
 
 def paths(run: Path, env: "Avoid", start: float, episodes: int) -> "Recorded":
-    """Return episodes of a run's policy that start at one height.
+    """Record episodes of a run's policy from one initial height.
 
     Raises:
-        ValueError: if the run is of another environment.
+        ValueError: if the run used another environment.
     """
     import jax
     import jax.numpy as jnp
@@ -57,14 +57,14 @@ def paths(run: Path, env: "Avoid", start: float, episodes: int) -> "Recorded":
             return state.replace(position=position), {"state": position}
 
     policy = genpo_jax.load(run)
-    require(policy.spec.env == env.name, f"of {env.name}", f"the run {run}", policy.spec.env)
+    require(policy.spec.env == env.name, env.name, f"the environment of the run {run}", policy.spec.env)
     return record_demonstrations(
         FromOneStart(), trained_actor(policy, episodes, "random", 1), episodes, jax.random.key(0)
     )
 
 
 def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:
-    """Draw posts, walls and paths: those of successes in the color of their gap, others gray."""
+    """Draw posts, walls and paths; a successful path has the color of its gap, a failed one is gray."""
     from matplotlib.patches import Circle
 
     from genpo_jax.config import MODE, SUCCESS
@@ -83,8 +83,8 @@ def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:
     axes.set(xticks=[], yticks=[], xlabel=f"success {recorded.metrics[SUCCESS].mean():.2f}")
 
 
-def picture(options: Options) -> None:
-    """Write a panel for each run."""
+def study(options: Options) -> None:
+    """Write a figure with one panel per run."""
     from matplotlib.figure import Figure
 
     from genpo_jax.envs.avoid import Avoid
@@ -101,8 +101,8 @@ def picture(options: Options) -> None:
         axes.set_axis_off()
     options.file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.file, dpi=120)
-    print(f"the picture is {options.file}")
+    print(f"wrote {options.file}")
 
 
 if __name__ == "__main__":
-    run_program(Options, picture, __doc__)
+    run_program(Options, study, __doc__)

@@ -1,10 +1,10 @@
-"""Compare methods: methods x environments x seeds, resumable, with intervals, tables and pictures.
+"""Compare methods over environments and seeds, with intervals, tables and figures.
 
     python -m experiments.compare --envs reacher hopper ant --methods gaussian genpo++ --num-seeds 5
 
-Every method trains with the preset of its environment (genpo_jax/presets.py); all seeds of a method and an
-environment train in one program. What is done already is not done again, so that the same command goes on where it was
-stopped, and a call with one environment and method makes a single row.
+Every method trains with the preset of its environment (genpo_jax/presets.py). All seeds of a method and an environment
+train in one program. Finished runs are not repeated: the same command resumes a stopped comparison, and a call with one
+environment and one method adds a single row.
 """
 
 import json
@@ -21,39 +21,39 @@ from experiments.statistics import interquartile_mean, probability_of_improvemen
 from experiments.study import Curve, check_methods, read_curves, study_config, train
 from genpo_jax.runs.metrics import METRICS_FILE
 
-# What else the last evaluation says, where it does: under its key in a row, and its heading.
+# Further metrics of the last evaluation, where present, and their headings.
 LAST = {
-    "eval/return_zero": "final, zero noise",
+    "eval/return_zero": "final return, deterministic",
     "eval/success_random": "success",
-    "eval/success_zero": "success, zero noise",
+    "eval/success_zero": "success, deterministic",
 }
-# Part of the best method's improvement over the untrained policy that a seed must reach to be counted as there.
+# The threshold, as a share of the best method's improvement over the untrained policy.
 THRESHOLD = 0.8
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to compare."""
+    """Options of the comparison."""
 
     envs: tuple[str, ...] = ("inverted_pendulum", "reacher", "hopper", "ant")
-    """Environments, of Brax, MuJoCo Playground or our own."""
+    """Environments of this package, Brax or MuJoCo Playground."""
     methods: tuple[str, ...] = ("gaussian", "genpo++")
-    """Methods, each with the settings of its preset or with others: `genpo++:num_histories=8,target_kl=0.04`. The first
-    is the one that the others are compared with."""
+    """Methods with the settings of their presets, or with changed ones: `genpo++:num_histories=8,target_kl=0.04`. The
+    others are compared with the first."""
     num_seeds: int = 5
-    """Seeds of every method, trained in one program."""
+    """Seeds per method, trained in one program."""
     first_seed: int = 0
-    """The first of them."""
+    """First seed."""
     backend: str | None = None
-    """Physics backend; None: the preset's."""
+    """Physics backend. None: the preset's."""
     num_timesteps: int | None = None
-    """Env steps of each seed. None: the preset's."""
+    """Env steps per seed. None: the preset's."""
     num_evals: int = 10
-    """Evaluations of each seed, beside one before training."""
+    """Evaluations during training, evenly spaced, plus one before it."""
     out: Path = Path("results/compare")
     """Folder for the runs (runs/ENV/METHOD), returns.jsonl, table.md, table.json, learning.png and ratios.png."""
     only_report: bool = False
-    """Train nothing; report on the runs that are there."""
+    """Report on the finished runs in --out without training."""
 
 
 def area_under(curve: Curve) -> float:
@@ -62,7 +62,7 @@ def area_under(curve: Curve) -> float:
 
 
 def first_above(curve: Curve, threshold: float) -> tuple[float, float]:
-    """Return env steps and seconds of the first evaluation at or above a return; NaN if there is none."""
+    """Return env steps and seconds of the first evaluation at or above a return, or NaN if none reaches it."""
     above = np.flatnonzero(curve.returns >= threshold)
     return (float(curve.env_steps[above[0]]), float(curve.seconds[above[0]])) if len(above) else (np.nan, np.nan)
 
@@ -70,35 +70,35 @@ def first_above(curve: Curve, threshold: float) -> tuple[float, float]:
 def summarize(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str, Any]]:
     """Return a row of statistics for each method of one environment."""
     by_method = {method: [curve for curve in curves if curve.method == method] for method in methods}
-    by_method = {method: found for method, found in by_method.items() if found}
-    finals = {method: [float(curve.returns[-1]) for curve in found] for method, found in by_method.items()}
-    start = float(np.mean([curve.returns[0] for curve in curves]))
+    by_method = {method: seeds for method, seeds in by_method.items() if seeds}
+    finals = {method: [float(curve.returns[-1]) for curve in seeds] for method, seeds in by_method.items()}
+    untrained = float(np.mean([curve.returns[0] for curve in curves]))
     best = max(interquartile_mean(final).value for final in finals.values())
-    threshold = start + THRESHOLD * (best - start)
+    threshold = untrained + THRESHOLD * (best - untrained)
     reference = next(iter(finals))
     rows = []
-    for method, found in by_method.items():
-        # Seeds that never get there count as later than all others.
-        reached = np.nan_to_num([first_above(curve, threshold) for curve in found], nan=np.inf)
+    for method, seeds in by_method.items():
+        # A seed that never reaches the threshold counts as later than all others.
+        reached = np.nan_to_num([first_above(curve, threshold) for curve in seeds], nan=np.inf)
         steps, seconds = (float(x) if np.isfinite(x) else None for x in np.median(reached, axis=0))
         rows.append(
             {
-                "env": found[0].env,
+                "env": seeds[0].env,
                 "method": method,
-                "seeds": len(found),
-                "env_steps": int(found[0].env_steps[-1]),
+                "seeds": len(seeds),
+                "env_steps": int(seeds[0].env_steps[-1]),
                 "final": interquartile_mean(finals[method]),
-                "area": interquartile_mean([area_under(curve) for curve in found]),
+                "area": interquartile_mean([area_under(curve) for curve in seeds]),
                 "threshold": threshold,
                 "steps_to_threshold": steps,
                 "seconds_to_threshold": seconds,
-                "seconds": float(np.mean([curve.seconds[-1] for curve in found])),
+                "seconds": float(np.mean([curve.seconds[-1] for curve in seeds])),
                 "improvement_over_first": probability_of_improvement(finals[method], finals[reference]),
                 "finals": finals[method],
                 **{
-                    name: interquartile_mean([curve.last[name] for curve in found])
+                    name: interquartile_mean([curve.last[name] for curve in seeds])
                     for name in LAST
-                    if all(curve.last.get(name) is not None for curve in found)
+                    if all(curve.last.get(name) is not None for curve in seeds)
                 },
             }
         )
@@ -106,10 +106,10 @@ def summarize(curves: Sequence[Curve], methods: Sequence[str]) -> list[dict[str,
 
 
 def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """Return the table as Markdown."""
+    """Return a Markdown table."""
     last = {name: heading for name, heading in LAST.items() if any(name in row for row in rows)}
     headings = ["environment", "method", "seeds", "final return", *last.values(), "mean return", "threshold"]
-    headings += ["steps to it", "s to it", "s in all", f"P(better than {rows[0]['method']})"]
+    headings += ["steps to threshold", "s to threshold", "s in total", f"P(better than {rows[0]['method']})"]
     lines = [f"| {' | '.join(headings)} |", "|---" * len(headings) + "|"]
     for row in rows:
         steps, seconds = row["steps_to_threshold"], row["seconds_to_threshold"]
@@ -124,7 +124,7 @@ def to_markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def report(curves: Sequence[Curve], options: Options) -> list[dict[str, Any]]:
-    """Write raw returns, tables and pictures; return the rows."""
+    """Write raw returns, tables and figures; return the rows."""
     options.out.mkdir(parents=True, exist_ok=True)
     with open(options.out / "returns.jsonl", "w", encoding="utf-8") as file:
         for curve in curves:
@@ -148,21 +148,21 @@ def _folders(options: Options) -> Iterable[tuple[str, str, Path]]:
 
 
 def study(options: Options) -> None:
-    """Train what is not trained yet, and report on all of it."""
+    """Train the missing runs and report on all runs."""
     check_methods(options.methods)
     sizes = (options.num_seeds, options.num_timesteps, options.num_evals, options.first_seed, options.backend)
-    # All of them before the first is trained: one that cannot be would end the study midway.
+    # Make every config before the first training, so that an invalid one cannot end the study midway.
     configs = [study_config(env, method, *sizes) for env, method, _ in _folders(options)]
     for config, (env, method, folder) in zip(configs, _folders(options), strict=True):
         if not options.only_report:
             print(f"{env}, {method}: {folder}", flush=True)
             train(config, folder)
-    found = [(folder, method) for _, method, folder in _folders(options) if (folder / METRICS_FILE).exists()]
-    curves = [curve for folder, method in found for curve in read_curves(folder, method) if len(curve.returns) > 1]
+    present = [(folder, method) for _, method, folder in _folders(options) if (folder / METRICS_FILE).exists()]
+    curves = [curve for folder, method in present for curve in read_curves(folder, method) if len(curve.returns) > 1]
     if not curves:
-        raise ValueError(f"there are no runs with evaluations in {options.out / 'runs'}; train them first")
+        raise ValueError(f"{options.out / 'runs'} has no runs with evaluations; train them first")
     print(to_markdown(report(curves, options)))
-    print(f"tables and pictures are in {options.out}")
+    print(f"wrote tables and figures to {options.out}")
 
 
 if __name__ == "__main__":

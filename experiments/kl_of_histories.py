@@ -1,11 +1,11 @@
-"""How much of the KL divergence that the learning rate follows is the history's, and not the action's?
+"""Measure the history's share of the KL divergence that the learning rate follows.
 
     python -m experiments.kl_of_histories runs/ant-genpo++-seed0
 
-Goes on with a run of several histories for one update, and estimates the divergence of the policy after it from the one
-before by the ratio over K histories, for several K, on the same actions: K = 1 is that of action and history together
-(the published one), K to infinity that of the action. A run with K = 1 that is to move its actions as far as one with
-more needs a target that is larger by the quotient of the two.
+Makes one more update of a run with several histories. Estimates the KL divergence between the policies before and after
+it from the ratio over K histories, for several K, on the same actions. K = 1 gives the divergence of action and history
+together (the published one); large K gives the divergence of the action alone. To move its actions as far as a run with
+more histories, a run with K = 1 needs a KL target that is larger by the quotient of both.
 """
 
 from dataclasses import dataclass
@@ -28,24 +28,24 @@ from genpo_jax.training.agent import ACTOR_OBS
 from genpo_jax.training.algorithm import Algorithm, TrainState
 from genpo_jax.training.ppo import Hyperparameters
 
-# Transitions of the rollout that are looked at, of each seed.
+# Transitions of the rollout used per seed.
 SAMPLE = 2048
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which run to look at."""
+    """Run to measure."""
 
     run_dir: tyro.conf.Positional[Path]
-    """Folder of a run that has num_histories > 1."""
+    """Folder of a run with num_histories > 1."""
     histories: tuple[int, ...] = (1, 2, 4, 8, 16, 64)
-    """Histories K to estimate with."""
+    """Numbers K of histories to estimate with."""
 
 
 def divergences(
     algorithm: Algorithm, hyper: Hyperparameters, counts: tuple[int, ...], state: TrainState
 ) -> dict[int, Array]:
-    """Return the KL divergence of one update, by K."""
+    """Return the KL divergence of one update for each K."""
     then = algorithm.make_agent(state.learner.params).policy
     _, _, rollout = algorithm.collect(state)
     now = algorithm.make_agent(algorithm.update(state, hyper)[0].learner.params).policy
@@ -57,17 +57,17 @@ def divergences(
     assert isinstance(record, HistoriesRecord)
     own = StateRecord(then.solver.join(record.action, record.rest[..., 0, :, :]), jnp.zeros(len(obs)))
     then.num_histories = max(counts)
-    most = then.complete(obs, own, jax.random.fold_in(state.key, 1))
-    assert isinstance(most, HistoriesRecord)
-    log_ratios = {count: now.log_ratio(obs, most.first(count)) for count in counts}
+    completed = then.complete(obs, own, jax.random.fold_in(state.key, 1))
+    assert isinstance(completed, HistoriesRecord)
+    log_ratios = {count: now.log_ratio(obs, completed.first(count)) for count in counts}
     return {count: (jnp.exp(x) - 1 - x).mean() for count, x in log_ratios.items()}
 
 
 def study(options: Options) -> None:
-    """Print a line for each number of histories."""
+    """Print one row per number of histories."""
     config = saved_config(options.run_dir)
     if getattr(config.method, "num_histories", 1) == 1:
-        raise ValueError(f"{options.run_dir} has no model of the history; name a run with num_histories > 1")
+        raise ValueError(f"{options.run_dir} has no model of the history; choose a run with num_histories > 1")
     check_histories(options.histories)
     run = Run(make(config.env, config.backend), config, options.run_dir, progress=False)
     env_steps, state = run.restore()
@@ -77,10 +77,10 @@ def study(options: Options) -> None:
         one = lambda state: divergences(run.trainer.algorithm, run.trainer.hyper, options.histories, state)  # noqa: E731
         return jax.vmap(one)(state)
 
-    found = jax.device_get(of_all_seeds(state))
+    by_count = jax.device_get(of_all_seeds(state))
     print(f"{config.env} after {env_steps:,} env steps, {config.num_seeds} seeds\n")
     print("| K | KL divergence of one update, mean and standard error over the seeds |\n|---|---|")
-    for count, values in found.items():
+    for count, values in by_count.items():
         print(f"| {count} | {values.mean():.4f} ({values.std() / np.sqrt(len(values)):.4f}) |")
 
 

@@ -1,4 +1,4 @@
-"""Train a policy on one environment: `python -m experiments.locomotion --env humanoid`, as `genpo-jax train` does."""
+"""Train a policy on one environment, as `genpo-jax train` does: `python -m experiments.locomotion --env humanoid`."""
 
 import sys
 

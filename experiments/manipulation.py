@@ -1,7 +1,7 @@
-"""Train a manipulation policy, and say how often it succeeds: `python -m experiments.manipulation --env panda_push`.
+"""Train a manipulation policy and measure its success rate: `python -m experiments.manipulation --env panda_push`.
 
-Options are those of `genpo-jax train`. At the end 1000 episodes are played with zero and with random noise; fewer of a
-task that says nothing of success.
+Takes the options of `genpo-jax train`. After training it evaluates 1000 episodes with deterministic and with sampled
+actions, or 64 if the task reports no success.
 """
 
 import sys
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from genpo_jax.cli import run_command, train
 
 EPISODES = 1000
-# Enough for a mean return: episodes of a hand are long.
+# Enough for a mean return; the episodes of the hand tasks are long.
 EPISODES_WITHOUT_SUCCESS = 64
 
 
 def manipulation(arguments: Sequence[str], prog: str) -> None:
-    """Train, and evaluate each seed."""
+    """Train, then evaluate each seed."""
     named = any(argument.partition("=")[0] in ("--env", "--resume") for argument in arguments)
     run = train([*arguments] if named else ["--env", "panda_push", *arguments], prog)
     from genpo_jax.runs.evaluate import evaluate, table
@@ -28,7 +28,7 @@ def manipulation(arguments: Sequence[str], prog: str) -> None:
     episodes = EPISODES if succeeds else EPISODES_WITHOUT_SUCCESS
     results = []
     for seed in run.config.seeds:
-        print(f"playing {episodes} episodes of seed {seed} with each kind of noise ...", flush=True)
+        print(f"evaluating seed {seed}: {episodes} episodes, deterministic and sampled ...", flush=True)
         results.append(evaluate(run.run_dir, episodes=episodes, seed=seed))
         print(f"seed {seed}: {table(results[-1])}", flush=True)
     write_json(run.run_dir / "evaluation.json", results)

@@ -1,11 +1,11 @@
-"""Do policies keep several equal optima? Train them on the toys, with and without a bonus on the action's entropy.
+"""Measure which of several equal optima policies keep on the toys, with and without an entropy bonus.
 
     python -m experiments.multimodality --envs ring moons multigoal --num-seeds 5
 
-Coverage is the entropy of the optima that are reached, over the logarithm of their number: of the six goals, or of six
-equal parts of the bandit's curve in each context. Maximizing reward alone keeps no modes, however expressive the
-policy; with the bonus the optimum is known, p*(a) ~ exp(R(a) / alpha), and the total variation from it is reported for
-the bandits. What is trained already is not trained again.
+Coverage is the entropy of the reached optima, divided by the logarithm of their number: six goals, or six equal parts
+of the bandit's curve in each context. Reward alone does not keep several modes, however expressive the policy is. With
+the bonus on the entropy of the action the optimum is known, p*(a) ~ exp(R(a) / alpha); for bandits the total variation
+from it is reported. Finished runs are not repeated.
 """
 
 import itertools
@@ -42,28 +42,28 @@ NUM_ACTIONS, NUM_EPISODES = 50_000, 2000
 
 @dataclass(frozen=True)
 class Options:
-    """What to train, and where to leave table, pictures and raw numbers."""
+    """Options of the study."""
 
     envs: tuple[str, ...] = ("ring", "moons", "multigoal")
     """Toys: ring, moons, multigoal."""
     methods: tuple[str, ...] = ("gaussian", "genpo++", "genpo", "saflow")
-    """Methods, each with and without the bonus; with settings of their own as in `genpo++:num_histories=8`."""
+    """Methods, each with and without the bonus; settings are changed as in `genpo++:num_histories=8`."""
     num_seeds: int = 5
-    """Seeds, trained in one program."""
+    """Seeds per variant, trained in one program."""
     first_seed: int = 0
-    """The first of them."""
+    """First seed."""
     num_timesteps: int | None = None
-    """Env steps of each seed. None: the preset's."""
+    """Env steps per seed. None: the preset's."""
     alpha: float = 0.2
-    """Weight of the bonus at the start: all optima are found."""
+    """Initial coefficient of the entropy bonus; large, so that all optima are found."""
     final_alpha: float = 0.1
-    """Weight of the bonus at the end: few actions miss them."""
+    """Final coefficient of the entropy bonus; small, so that few actions miss the optima."""
     base: tuple[str, ...] = ("learned-scale", "standard")
     """Base densities of the reversible flows."""
     num_steps: int | None = None
     """Solver steps of the flows. None: as published."""
     out: Path = Path("results/multimodality")
-    """Folder for the runs, and numbers and a picture per environment."""
+    """Folder for the runs, and for numbers and a figure per environment."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Variant:
 
     @property
     def label(self) -> str:
-        """A short name."""
+        """Name of the row."""
         base = "" if self.method == "gaussian" or self.base == "learned-scale" else f", {self.base} base"
         bonus = ", bonus" if self.bonus else ""
         return f"{self.method}{base}{bonus}"
@@ -87,7 +87,7 @@ def variants(options: Options) -> list[Variant]:
     rows = []
     for method in options.methods:
         cls = method_of(parse_method(method)[0])
-        # The methods without a density of the action know no bonus, and those without a solver no other base.
+        # The bonus needs a density of the action, and the base a reversible solver.
         bonuses = (False, True) if cls.has_density else (False,)
         bases = options.base if issubclass(cls, ReversibleMethod) else ("learned-scale",)
         rows += [Variant(method, base, bonus) for base in bases for bonus in bonuses]
@@ -108,7 +108,7 @@ def make_config(env: str, variant: Variant, options: Options) -> Config:
 
 
 def evaluate_bandit(env: Bandit, trainer: Trainer, states: TrainState, alpha: float) -> list[dict[str, Any]]:
-    """Return coverage, return and distance from the soft optimum of each seed, and its density in the first context."""
+    """Return coverage, return, distance from the soft optimum and density in the first context, for each seed."""
     centers = (np.arange(BINS) + 0.5) / BINS * 2 - 1
     cells = jnp.asarray(np.stack(np.meshgrid(centers, centers, indexing="ij"), axis=-1), jnp.float32)
     angles = 2 * np.pi * np.arange(NUM_CONTEXTS) / NUM_CONTEXTS / env.NUM_ARCS
@@ -136,14 +136,14 @@ def evaluate_bandit(env: Bandit, trainer: Trainer, states: TrainState, alpha: fl
                 "return": float(rewards.mean()),
                 "entropy": float(entr(densities).sum(axis=(1, 2)).mean() + np.log(4 / BINS**2)),
                 "total_variation": 0.5 * float(np.abs(densities - targets).sum(axis=(1, 2)).mean()),
-                "picture": (densities[0], targets[0]),
+                "figure": (densities[0], targets[0]),
             }
         )
     return results
 
 
 def evaluate_multigoal(env: MultiGoal, trainer: Trainer, states: TrainState) -> list[dict[str, Any]]:
-    """Return coverage and return of each seed over whole episodes, and some of their ways `[T, n, 2]`."""
+    """Return coverage and return over whole episodes, and some paths `[T, n, 2]`, for each seed."""
     episodes = EpisodeEnv(env, env.default_episode_length, squash=trainer.config.env_options.squash)
 
     @jax.jit
@@ -163,22 +163,22 @@ def evaluate_multigoal(env: MultiGoal, trainer: Trainer, states: TrainState) -> 
 
         start = episodes.init(jax.random.split(key, NUM_EPISODES))
         carry = (start, jnp.zeros(NUM_EPISODES, bool), jnp.full(NUM_EPISODES, -1), jnp.zeros(NUM_EPISODES))
-        (_, _, goal, total), ways = jax.lax.scan(step, carry, jax.random.split(key, env.default_episode_length))
-        return ways, goal, total
+        (_, _, goal, total), paths = jax.lax.scan(step, carry, jax.random.split(key, env.default_episode_length))
+        return paths, goal, total
 
     return [
         {
             "coverage": coverage(np.bincount(goals[goals >= 0], minlength=env.NUM_GOALS)),
             "return": float(returns.mean()),
             "reached": float((goals >= 0).mean()),
-            "picture": ways[:, :60],
+            "figure": paths[:, :60],
         }
-        for ways, goals, returns in zip(*jax.device_get(walk(states, jax.random.key(1))), strict=True)
+        for paths, goals, returns in zip(*jax.device_get(walk(states, jax.random.key(1))), strict=True)
     ]
 
 
 def coverage(counts: np.ndarray) -> float:
-    """Return the entropy of the shares over the logarithm of their number: 1 if all are equal, 0 for one alone."""
+    """Return the entropy of the shares divided by the logarithm of their number: 1 if all are equal, 0 for one."""
     if not counts.sum():
         return 0.0
     share = counts[counts > 0] / counts.sum()
@@ -206,11 +206,11 @@ def train_and_evaluate(env_name: str, options: Options) -> list[dict[str, Any]]:
 
 
 def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print means and smallest values over the seeds."""
+    """Print means, smallest and largest values over the seeds."""
     env = make(rows[0]["env"])
     best = f", best {env.best_return:.2f}" if isinstance(env, MultiGoal) else ""
     table = Table(title=f"{rows[0]['env']}{best}: means over seeds (smallest, largest)")
-    names = [name for name in rows[0]["seeds"][0] if name != "picture"]
+    names = [name for name in rows[0]["seeds"][0] if name != "figure"]
     table.add_column("policy")
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
@@ -221,11 +221,11 @@ def show(rows: Sequence[dict[str, Any]], console: Console) -> None:
 
 
 def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw what the first seed of every variant does; for a bandit beside the soft optimum."""
+    """Draw paths or density of the first seed of every variant; for a bandit beside the soft optimum."""
     from matplotlib.figure import Figure
 
     env = make(rows[0]["env"])
-    panels = [(row["variant"].label, row["seeds"][0]["picture"]) for row in rows]
+    panels = [(row["variant"].label, row["seeds"][0]["figure"]) for row in rows]
     if isinstance(env, Bandit):
         soft = f"optimum of reward + {rows[0]['alpha']:g} entropy"
         panels = [(soft, (panels[0][1][1],) * 2), *panels]
@@ -233,16 +233,16 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     lines = -(-len(panels) // columns)
     figure = Figure(figsize=(2.6 * columns, 2.8 * lines), layout="constrained")
     axes = np.atleast_1d(figure.subplots(lines, columns)).ravel()
-    for axis, (label, picture) in zip(axes, panels, strict=False):
+    for axis, (label, data) in zip(axes, panels, strict=False):
         axis.set_title(label.replace(", ", "\n", 1), fontsize=8)
         axis.set(xticks=[], yticks=[], aspect="equal")
         if isinstance(env, MultiGoal):
-            start = np.zeros((1, picture.shape[1], 2))
-            axis.plot(*np.moveaxis(np.concatenate([start, picture]), -1, 0), color="#0072B2", linewidth=0.6, alpha=0.5)
+            start = np.zeros((1, data.shape[1], 2))
+            axis.plot(*np.moveaxis(np.concatenate([start, data]), -1, 0), color="#0072B2", linewidth=0.6, alpha=0.5)
             axis.plot(*env.goals.T, "o", color="#D55E00")
             axis.set(xlim=(-6.5, 6.5), ylim=(-6.5, 6.5))
         else:
-            axis.imshow(np.sqrt(picture[0].T), origin="lower", extent=(-1, 1, -1, 1), cmap="viridis")
+            axis.imshow(np.sqrt(data[0].T), origin="lower", extent=(-1, 1, -1, 1), cmap="viridis")
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,12 +250,12 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
 
 def report(rows: Sequence[dict[str, Any]], console: Console, out: Path) -> None:
-    """Print the table of one environment and write its numbers and its picture."""
+    """Print the table of one environment and write its numbers and its figure."""
     env = rows[0]["env"]
     show(rows, console)
     draw(rows, out / f"{env}.png")
     numbers = [
-        asdict(row["variant"]) | {"seeds": [{k: v for k, v in s.items() if k != "picture"} for s in row["seeds"]]}
+        asdict(row["variant"]) | {"seeds": [{k: v for k, v in s.items() if k != "figure"} for s in row["seeds"]]}
         for row in rows
     ]
     (out / f"{env}.json").write_text(json.dumps(numbers, indent=2) + "\n")
@@ -266,13 +266,13 @@ def study(options: Options) -> None:
     check_methods(options.methods)
     if unknown := [name for name in options.envs if not isinstance(make(name), Bandit | MultiGoal)]:
         raise ValueError(f"envs must be toys, got {', '.join(unknown)}; choose from ring, moons, multigoal")
-    # All of them before the first is trained: one that cannot be would end the study midway.
+    # Make every config before the first training, so that an invalid one cannot end the study midway.
     for env, variant in itertools.product(options.envs, variants(options)):
         make_config(env, variant, options)
     console = Console(width=150)
     for env in options.envs:
         report(train_and_evaluate(env, options), console, options.out)
-    console.print(f"pictures and numbers are in {options.out}")
+    console.print(f"wrote figures and numbers to {options.out}")
 
 
 if __name__ == "__main__":

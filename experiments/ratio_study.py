@@ -1,11 +1,11 @@
-"""How far is the ratio that PPO sees from the true one? Bias and spread, as two policies drift apart.
+"""Measure bias and spread of each method's ratio against the true one, for two policies at growing distance.
 
     python -m experiments.ratio_study --env moons --num-seeds 3
 
-Each method trains a policy for a while, draws a batch of actions in one state, and makes one more update. Along the
-straight line from the parameters before to those after, and beyond, at the same distances for all methods, the ratio
-that the method reports is set against the true one, p_now(a) / p_then(a) of the executed action
-(experiments/true_density.py). Methods that are done already are not done again.
+Each method trains a policy, draws a batch of actions in one state, and makes one more update. The second policy moves
+along the straight line through the parameters before and after the update, to the same distances for all methods. There
+the ratio that the method reports is compared with the true one, p_now(a) / p_then(a) of the executed action
+(experiments/true_density.py). Finished methods are not repeated.
 """
 
 import json
@@ -34,43 +34,45 @@ from genpo_jax.training.trainer import Trainer
 TYPICAL_DISTANCE = 0.2
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0)
 SEARCH_STEPS = 6
-# Below 1, as the distance grows faster than the drift where the noise of a policy shrinks.
+# Below 1, because the distance grows faster than the drift when the noise of a policy shrinks.
 SEARCH_GAIN = 0.7
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to study."""
+    """Options of the study."""
 
     env: str = "moons"
-    """An environment with two action coordinates: ring, moons or multigoal."""
+    """Environment with two action coordinates: ring, moons or multigoal."""
     methods: tuple[str, ...] = ALL_METHODS
-    """Methods to study."""
+    """Methods."""
     histories: tuple[int, ...] = (1,)
-    """Histories K that the ratios of reversible methods are averaged over: all on one policy, trained with two."""
+    """Numbers K of histories averaged in the ratio of reversible methods, all for one policy trained with two."""
     num_seeds: int = 3
     """Seeds."""
     num_timesteps: int = 200_000
-    """Env steps before the update that is studied."""
+    """Env steps before the studied update."""
     batch_size: int = 1024
-    """Actions."""
+    """Actions per comparison."""
     out: Path = Path("results/ratio_study")
     """Folder for ratios.png, table.md and the numbers, METHOD.json."""
 
 
-def resume(method: str, options: Options) -> list[dict[str, Any]]:
-    """Return the rows of a method, from its file if it is there.
+def saved_or_measured(method: str, options: Options) -> list[dict[str, Any]]:
+    """Read the rows of a method from its file, or measure them and write the file.
 
     Raises:
-        ValueError: if the file has other settings.
+        ValueError: if the file was made with different settings.
     """
     path = options.out / f"{method}.json"
-    # As they come back from the file, where tuples are lists.
+    # JSON turns tuples into lists.
     settings = json.loads(json.dumps({k: v for k, v in vars(options).items() if k not in ("methods", "out")}))
     if path.exists():
         saved = json.loads(path.read_text())
         if saved["settings"] != settings:
-            raise ValueError(f"{path} has other settings, {saved['settings']}; name another --out, or remove it")
+            raise ValueError(
+                f"{path} was made with different settings, {saved['settings']}; choose another --out, or remove it"
+            )
         return saved["rows"]
     rows = measure(method, options)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -79,10 +81,10 @@ def resume(method: str, options: Options) -> list[dict[str, Any]]:
 
 
 def measure(method: str, options: Options) -> list[dict[str, Any]]:
-    """Return one row per seed and distance."""
+    """Return one row per seed, distance and number of histories."""
     config = replace(study_config(options.env, method, 1, options.num_timesteps), updates_per_chunk=1)
     if isinstance(config.method, ReversibleMethod) and options.histories != (1,):
-        # The model of the history learns from the true ones alone, so that two teach it what many would.
+        # The model of the history learns from the true histories only, so training with two suffices for any K.
         config = replace(config, method=replace(config.method, num_histories=2))
     env = make(options.env)
     if env.action_size != 2:
@@ -92,23 +94,23 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
 
     @jax.jit
     def compare(before: Any, after: Any, drift: Array, obs: Array, key: Array) -> dict[int, dict[str, Array]]:
-        """Set reported against true ratios at a point of the line through `before` (0) and `after` (1).
+        """Compare reported and true ratios at the point `drift` of the line through `before` (0) and `after` (1).
 
-        Returns errors by the number of histories, 0 where there are none.
+        Returns errors by the number of histories, 0 for a method without histories.
         """
         then = algorithm.make_agent(before).policy
         now = algorithm.make_agent(jax.tree.map(lambda a, b: a + drift * (b - a), before, after)).policy
-        many = jnp.broadcast_to(obs, (options.batch_size, *obs.shape))
-        action, record = then.sample(many, key)
+        obs_batch = jnp.broadcast_to(obs, (options.batch_size, *obs.shape))
+        action, record = then.sample(obs_batch, key)
         true = true_log_ratio(now, then, obs, action, key)
         if isinstance(then, ReversiblePolicy):
             then.num_histories = max(options.histories)
-        record = then.complete(many, record, jax.random.fold_in(key, 1))
+        record = then.complete(obs_batch, record, jax.random.fold_in(key, 1))
         if isinstance(record, HistoriesRecord):
-            return {count: _errors(true, now.log_ratio(many, record.first(count))) for count in options.histories}
-        reported = now.log_ratio(many, record)
+            return {count: _errors(true, now.log_ratio(obs_batch, record.first(count))) for count in options.histories}
+        reported = now.log_ratio(obs_batch, record)
         if isinstance(now, ChainPolicy) and reported.ndim > 1:
-            # The ratio of the chain is the product of those of its steps.
+            # The ratio of a chain is the product of the ratios of its steps.
             reported = reported.sum(axis=-1)
         return {0: _errors(true, reported)}
 
@@ -138,7 +140,7 @@ def measure(method: str, options: Options) -> list[dict[str, Any]]:
 
 
 def _errors(true: Array, reported: Array) -> dict[str, Array]:
-    """Compare log-ratios: `true` `[N]` and `reported` `[N]` or, one for each sample of the method, `[N, n]`."""
+    """Compare log-ratios: `true` `[N]` with `reported` `[N]`, or `[N, n]` for n samples of the method per action."""
     by_action = reported.reshape(len(true), -1)
     ratio, expected = jnp.exp(by_action), jnp.exp(true)[:, None]
     return {
@@ -155,12 +157,12 @@ def _errors(true: Array, reported: Array) -> dict[str, Array]:
 
 
 def bias_error(row: dict[str, Any], batch_size: int) -> float:
-    """Return two standard errors of a bias that is the mean over a batch of actions."""
+    """Return two standard errors of a bias over a batch of actions."""
     return 2 * np.sqrt((row["spread"] ** 2 - row["bias"] ** 2) / batch_size)
 
 
 def draw(rows: list[dict[str, Any]], batch_size: int, path: Path) -> None:
-    """Draw errors of the ratio against the distance of the policies."""
+    """Draw errors of the ratio over the distance of the policies."""
     from matplotlib.figure import Figure
 
     titles = {
@@ -172,9 +174,9 @@ def draw(rows: list[dict[str, Any]], batch_size: int, path: Path) -> None:
     figure = Figure(figsize=(16.5, 4), layout="constrained")
     for axis, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
         for i, method in enumerate(dict.fromkeys(row["method"] for row in rows)):
-            here = [[r for r in rows if r["method"] == method and r["multiple"] == m] for m in MULTIPLES]
-            points = [[np.median([r[key] for r in seeds]) for seeds in here] for key in ("distance", name)]
-            errors = [np.median([bias_error(r, batch_size) for r in seeds]) for seeds in here]
+            by_multiple = [[r for r in rows if r["method"] == method and r["multiple"] == m] for m in MULTIPLES]
+            points = [[np.median([r[key] for r in seeds]) for seeds in by_multiple] for key in ("distance", name)]
+            errors = [np.median([bias_error(r, batch_size) for r in seeds]) for seeds in by_multiple]
             style = {"marker": "o", "markersize": 3, "elinewidth": 0.5, "color": COLORS[i % len(COLORS)]}
             axis.errorbar(*points, errors if name == "bias" else None, label=method, **style)
         axis.set_title(title, fontsize=9)
@@ -195,30 +197,30 @@ def draw(rows: list[dict[str, Any]], batch_size: int, path: Path) -> None:
 
 
 def to_markdown(rows: list[dict[str, Any]], batch_size: int) -> str:
-    """Return medians over the seeds, at the typical distance, as a Markdown table."""
+    """Return a Markdown table of medians over the seeds, at the typical distance."""
     names = ("drift", "distance", "true_kl", "kl", "bias", "bias_error", "spread", "slope", "correlation")
     lines = ["| method | " + " | ".join(names).replace("_", " ") + " |", "|---" * (len(names) + 1) + "|"]
     rows = [row | {"bias_error": bias_error(row, batch_size)} for row in rows if row["multiple"] == 1.0]
     for method in dict.fromkeys(row["method"] for row in rows):
-        here = [row for row in rows if row["method"] == method]
-        lines.append(f"| {method} | " + " | ".join(f"{np.median([row[n] for row in here]):.3g}" for n in names) + " |")
+        seeds = [row for row in rows if row["method"] == method]
+        lines.append(f"| {method} | " + " | ".join(f"{np.median([row[n] for row in seeds]):.3g}" for n in names) + " |")
     return "\n".join(lines) + "\n"
 
 
 def study(options: Options) -> None:
-    """Measure every method that is not measured yet, and report on all of them."""
+    """Measure the missing methods and report on all methods."""
     check_methods(options.methods)
     check_histories(options.histories)
     rows: list[dict[str, Any]] = []
     for method in options.methods:
-        found = resume(method, options)
-        rows += found
-        print("\n".join(to_markdown(found, options.batch_size).splitlines()[2:]), flush=True)
+        new_rows = saved_or_measured(method, options)
+        rows += new_rows
+        print("\n".join(to_markdown(new_rows, options.batch_size).splitlines()[2:]), flush=True)
     table = to_markdown(rows, options.batch_size)
     draw(rows, options.batch_size, options.out / "ratios.png")
     (options.out / "table.md").write_text(table)
     print(table)
-    print(f"picture and numbers are in {options.out}")
+    print(f"wrote figure and numbers to {options.out}")
 
 
 if __name__ == "__main__":

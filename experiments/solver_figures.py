@@ -2,8 +2,7 @@
 
     python -m experiments.solver_figures [--only NAME ...]
 
-Everything is measured with the solvers of this package; nothing is read from disk. Takes a few minutes on a
-CPU.
+Measures the solvers of this package and reads nothing from disk. Takes a few minutes on a CPU.
 """
 
 import argparse
@@ -50,7 +49,7 @@ FAMILY = {
     "RK4": lambda m, **options: RungeKuttaSolver(m, RK4, **options),
 }
 CALLS = {"coupled": 2, "Verlet": 2, "RK midpoint": 4, "RK4": 8}
-# One color and dash for each family of rules, so that lines are told apart without color too.
+# One color per family and one dash per member, so that lines are distinguishable without color.
 STYLE = {
     "history": ("#1b1b1b", "-"),
     "multistep 1": ("#0072b2", "-"),
@@ -65,17 +64,17 @@ STYLE = {
 
 
 def build(name: str, num_steps: int, **options):
-    """Build a solver for measurement: scanned, and with no guard on the round trip."""
+    """Build a solver for measurement: scanned, without a guard on the round trip."""
     return FAMILY[name](num_steps, unroll=False, max_error=math.inf, **options)
 
 
 def velocity(x: jax.Array, t: jax.Array) -> jax.Array:
-    """A nonlinear velocity with coupled coordinates that depends on time."""
+    """Evaluate a nonlinear, time-dependent velocity with coupled coordinates."""
     return jnp.sin(3 * t) * jnp.cos(x) - 0.7 * x * jnp.roll(x, 1, -1) + 0.3
 
 
 def network(seed: int, size: int, dtype=jnp.float32, scale: float = 1.0):
-    """Return a random network velocity with Lipschitz constant at most `scale` in x."""
+    """Return the velocity of a random network, with Lipschitz constant at most `scale` in x."""
     rng = np.random.default_rng(seed)
     first, last = rng.normal(size=(size, 64)), rng.normal(size=(64, size))
     first, last = first / np.linalg.norm(first, 2), scale * last / np.linalg.norm(last, 2)
@@ -85,7 +84,7 @@ def network(seed: int, size: int, dtype=jnp.float32, scale: float = 1.0):
 
 
 def copies(solver, x: jax.Array) -> jax.Array:
-    """Return the state whose iterates all equal x."""
+    """Return the state with all iterates equal to x."""
     return jnp.broadcast_to(x[..., None, :], (*x.shape[:-1], solver.num_states, x.shape[-1]))
 
 
@@ -97,13 +96,13 @@ def save(figure, name: str) -> None:
 
 
 def label_ticks(axis, values) -> None:
-    """Label a logarithmic axis at the values measured, and nowhere else."""
+    """Label a logarithmic axis only at the measured values."""
     axis.set_xticks(values, [str(value) for value in values])
     axis.xaxis.minorticks_off()
 
 
 def draw_order() -> None:
-    """Plot the error of the action against network calls, on equal and on uneven steps."""
+    """Plot the error of the action over network calls, on equal and on uneven steps."""
     starts = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, size=(16, 3)))
     exact = RungeKuttaSolver(2000, RK4, 1.0, unroll=False)
     target = exact.output(exact.forward(velocity, copies(exact, starts)))
@@ -135,7 +134,7 @@ def draw_order() -> None:
 
 
 def draw_round_trip() -> None:
-    """Plot the float32 round trip against M for the family, and against σ for the history solver."""
+    """Plot the float32 round-trip error over M, for all solvers and for the history solver with several σ."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2))
     field = network(0, 17)
 
@@ -177,7 +176,7 @@ def draw_round_trip() -> None:
 
 
 def measure_bound() -> None:
-    """Print the largest quotient of measured and predicted round trip over sizes, steps and dtypes."""
+    """Print the largest quotient of measured and predicted round-trip error over sizes, steps and dtypes."""
     worst = (0.0, "", 0, 0)
     for dtype in (jnp.float32, jnp.float64):
         for size in (1, 3, 17, 64):
@@ -194,14 +193,14 @@ def measure_bound() -> None:
 
 
 def stability(name: str, real: np.ndarray, imag: np.ndarray) -> np.ndarray:
-    """Return the spectral radius of one late step on x' = μ x, over a grid of μ h."""
+    """Return the spectral radius of one step after the first ones on x' = μ x, over a grid of μ h."""
     solver = build(name, 12)
     width = solver.num_states + (solver.order - 1 if isinstance(solver, MultistepSolver) else 0)
     row = tuple(np.asarray(coef)[8].tolist() for coef in solver.coefs())
     step = solver.times.steps[0]
 
     def radius(re: jax.Array, im: jax.Array) -> jax.Array:
-        # A complex number is a 2 x 2 real matrix, so that the real solver sees a rotation and a decay.
+        # The 2 x 2 real matrix of a complex number lets the real solver step x' = μ x.
         matrix = jnp.array([[re, im], [-im, re]]) / step
         flat = jnp.eye(2 * width).reshape(2 * width, width, 2)
         carry = solver.step(lambda x, t: x @ matrix, row, tuple(flat[:, j] for j in range(width)))
@@ -212,7 +211,7 @@ def stability(name: str, real: np.ndarray, imag: np.ndarray) -> np.ndarray:
 
 
 def draw_stability() -> None:
-    """Plot the regions of μ h where a step of x' = μ x does not grow."""
+    """Plot the regions of μ h in which a step of x' = μ x does not grow."""
     real, imag = np.linspace(-2.6, 0.6, 161), np.linspace(-1.8, 1.8, 181)
     figure, axes = plt.subplots(2, 4, figsize=(12, 6), sharex=True, sharey=True)
     names = [name for name in FAMILY if name != "multistep 1"]
@@ -236,7 +235,7 @@ def draw_stability() -> None:
 
 
 def draw_log_det() -> None:
-    """Plot the difference between log |det| of the autodiff Jacobian and the closed form."""
+    """Plot the difference between log |det| of the autodiff Jacobian and its closed form."""
     figure, axis = plt.subplots(figsize=(6, 4.2))
     shapes = [(1, 2), (3, 5), (3, 9), (17, 5), (17, 12), (64, 5), (64, 20)]
     worst = {}
@@ -263,7 +262,7 @@ def draw_log_det() -> None:
 
 
 def draw_memory() -> None:
-    """Plot the memory of the compiled gradient against M, with and without stored iterates."""
+    """Plot the memory of the compiled gradient over M, with and without stored iterates."""
     figure, axis = plt.subplots(figsize=(5.2, 4.0))
     steps, batch, size = [4, 8, 16, 32, 64], 2048, 17
     first, last = jnp.ones((size, 256), jnp.float32), jnp.ones((256, size), jnp.float32)
@@ -277,10 +276,10 @@ def draw_memory() -> None:
         return (memory.temp_size_in_bytes + memory.argument_size_in_bytes + memory.output_size_in_bytes) / 1e6
 
     for name in ("history", "multistep 3", "coupled"):
-        for walked, marker in ((False, "o"), (True, "s")):
-            sizes = [megabytes(build(name, m, constant_memory=walked)) for m in steps]
-            label = f"{name}, {'constant memory' if walked else 'stored'}"
-            axis.loglog(steps, sizes, marker=marker, color=STYLE[name][0], ls="-" if walked else "--", label=label)
+        for constant, marker in ((False, "o"), (True, "s")):
+            sizes = [megabytes(build(name, m, constant_memory=constant)) for m in steps]
+            label = f"{name}, {'constant memory' if constant else 'stored'}"
+            axis.loglog(steps, sizes, marker=marker, color=STYLE[name][0], ls="-" if constant else "--", label=label)
             print(f"memory: {label}: M=4 {sizes[0]:.1f} MB, M=64 {sizes[-1]:.1f} MB")
     label_ticks(axis, steps)
     axis.set_xlabel("number of steps M")
@@ -291,7 +290,7 @@ def draw_memory() -> None:
 
 
 def draw_ratio() -> None:
-    """Plot the effective sample size of the state ratio and of the action ratio as the velocity changes."""
+    """Plot the effective sample size of state ratio and action ratio over the change of the velocity."""
     figure, axis = plt.subplots(figsize=(5.2, 4.0))
     size, changes = 3, (0.05, 0.1, 0.2, 0.4)
     print("ratio: effective sample size of the state ratio, of the action ratio, efficiency of the estimate")
@@ -332,7 +331,7 @@ def draw_ratio() -> None:
 
 
 def measure_bfloat16() -> None:
-    """Print what a bfloat16 velocity does to the first-minibatch ratio of float32 states."""
+    """Print the error that a bfloat16 velocity causes in the first-minibatch ratio of float32 states."""
     size, batch = 17, 8192
     layers = [
         np.random.default_rng(i).normal(size=s) / s[0] ** 0.5
@@ -366,7 +365,7 @@ def measure_bfloat16() -> None:
 
 
 def main() -> None:
-    """Draw what `--only` names, or everything."""
+    """Draw the figures that `--only` names, or all."""
     jobs = {
         "order": draw_order,
         "round_trip": draw_round_trip,

@@ -1,4 +1,4 @@
-"""Statistics of returns over a few seeds, as rliable recommends them (Agarwal et al. 2021, arXiv:2108.13264)."""
+"""Statistics of returns over a few seeds, as recommended by Agarwal et al. 2021 (rliable, arXiv:2108.13264)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,12 +9,12 @@ from genpo_jax.intervals import Interval, bootstrap
 
 
 def iqm(scores: Any, axis: int = -1) -> Any:
-    """Return the interquartile mean: that of the middle half, along one axis."""
+    """Return the mean of the middle half of the scores along one axis."""
     return stats.trim_mean(scores, 0.25, axis=axis)
 
 
 def interquartile_mean(scores: Sequence[float]) -> Interval:
-    """Return the interquartile mean of scores, one a seed; with a single seed the interval is a point."""
+    """Return the interquartile mean of one score per seed; with a single seed the interval is a point."""
     return bootstrap((scores,), iqm)
 
 

@@ -1,4 +1,4 @@
-"""What the studies share: train or go on, read curves, refuse bad input before anything trains."""
+"""Shared by the studies: make configs, train or resume runs, read their curves."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ ALL_METHODS = tuple(METHODS)
 
 
 class Curve(NamedTuple):
-    """The evaluations of one seed, in order, its training metrics, and all that its last evaluation measured."""
+    """The evaluations of one seed in order, its training metrics, and all metrics of its last evaluation."""
 
     env: str
     method: str
@@ -34,13 +34,13 @@ class Curve(NamedTuple):
 
 
 def check_methods(method_names: Iterable[str]) -> None:
-    """Raise `ValueError` where a method does not exist, or not with these settings (`parse_method`)."""
+    """Raise `ValueError` if a method or one of its settings does not exist (`parse_method`)."""
     for name in method_names:
         method_with(name)
 
 
 def check_histories(counts: Iterable[int]) -> None:
-    """Raise `ValueError` where a ratio cannot be averaged over one of these numbers of histories."""
+    """Raise `ValueError` if one of these numbers of histories is not allowed."""
     for count in counts:
         GenPOPlusPlus(num_histories=count)
 
@@ -54,9 +54,9 @@ def study_config(
     first_seed: int = 0,
     backend: str | None = None,
 ) -> Config:
-    """Return the preset of a method, which may have settings of its own (`parse_method`), with the sizes of a study.
+    """Return the preset of a method, with the changed settings that `parse_method` reads and the sizes of a study.
 
-    None keeps the preset's.
+    None keeps the preset's value.
     """
     name, layer = parse_method(method)
     config = apply(preset(env, name), layer)
@@ -71,29 +71,30 @@ def study_config(
 
 
 def train(config: Config, folder: Path) -> None:
-    """Train, or go on training, unless it is done.
+    """Train a run or resume it; do nothing if it is finished.
 
     Raises:
-        ValueError: if the folder holds a run with other settings.
-        SystemExit: with the code of a stopped run, if it was asked to stop before its end.
+        ValueError: if the folder contains a run with different settings.
+        SystemExit: with the exit code of a stopped run, if the run was stopped before its end.
     """
     if (folder / CONFIG_FILE).exists():
-        saved, asked = read_config(folder)["config"], json.loads(json.dumps(config.to_dict()))
-        if saved != asked:
-            different = sorted(name for name, value in asked.items() if saved.get(name) != value)
+        saved, requested = read_config(folder)["config"], json.loads(json.dumps(config.to_dict()))
+        if saved != requested:
+            different = sorted(name for name, value in requested.items() if saved.get(name) != value)
             raise ValueError(
-                f"{folder} holds a run with other {', '.join(different)}; name another --out, or remove it"
+                f"{folder} contains a run with different settings: {', '.join(different)}; choose another --out, or "
+                "remove the folder"
             )
-        done = read_metrics(folder / METRICS_FILE)
-        if done and done[-1]["env_steps"] >= config.num_timesteps:
+        lines = read_metrics(folder / METRICS_FILE)
+        if lines and lines[-1]["env_steps"] >= config.num_timesteps:
             return
     if start_run(config.env, config, folder, resume=(folder / CONFIG_FILE).exists()).stopped:
-        print(f"stopped within {folder}; the same command goes on from there", file=sys.stderr)
+        print(f"stopped in {folder}; run the same command again to resume", file=sys.stderr)
         leave(STOPPED)
 
 
 def read_curves(folder: Path, method: str | None = None) -> list[Curve]:
-    """Return the curves of all seeds of a run, under the name of its method or another."""
+    """Return the curves of all seeds of a run, labelled by `method` or by the name of its method."""
     config = saved_config(folder)
     curves = []
     for seed, path in zip(config.seeds, seed_folders(folder, config), strict=True):
@@ -105,7 +106,7 @@ def read_curves(folder: Path, method: str | None = None) -> list[Curve]:
                 config.method.name if method is None else method,
                 seed,
                 np.array([line["env_steps"] for line in evals]),
-                # Seeds in one program share its time.
+                # The seeds of one program share its time.
                 np.array([line["wall_seconds"] for line in evals]) / config.num_seeds,
                 np.array([line["eval/return_random"] for line in evals]),
                 [line for line in lines if "train/kl" in line],

@@ -2,10 +2,10 @@
 
     python -m experiments.sweep --methods gaussian genpo++ fpo --envs reacher hopper --num-trials 8
 
-Trial 0 is the preset. The others draw a value of each setting in `SPACE` at random, no two alike and the same for every
-method, and keep the rest of the preset. A trial's score is the mean over environments of its improvement over the
-preset's untrained policy, divided by that of the method's best trial there. Trials that are done already are not done
-again.
+Trial 0 is the preset. Every other trial draws a value of each setting in `SPACE` at random and keeps the rest of the
+preset. No two trials are equal, and all methods have the same trials. The improvement of a trial is its final return
+minus the return of the preset's untrained policy. Its score is this improvement divided by the best trial's
+improvement, averaged over environments. Finished trials are not repeated.
 """
 
 import itertools
@@ -23,7 +23,7 @@ from experiments.study import check_methods, read_curves, study_config, train
 from genpo_jax.config import Config
 from genpo_jax.presets import scale_update
 
-# What a trial varies. Bounds and steps are factors on the preset's value, as those of the methods differ tenfold.
+# Settings of a trial. Clip range and step are factors on the preset's value, which differs tenfold between methods.
 SPACE: dict[str, tuple[float, ...]] = {
     "initial_std": (0.25, 0.5, 1.0, 1.5),
     "clip_range": (0.5, 1.0, 1.5),
@@ -33,31 +33,31 @@ SPACE: dict[str, tuple[float, ...]] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What to search."""
+    """Options of the search."""
 
     methods: tuple[str, ...] = ("gaussian", "genpo++")
-    """Methods, each with the same number of trials."""
+    """Methods, each with the same trials."""
     envs: tuple[str, ...] = ("reacher", "hopper")
     """Environments; every trial trains on all of them."""
     num_trials: int = 8
-    """Trials of each method, the preset included."""
+    """Trials per method, including the preset."""
     num_seeds: int = 2
-    """Seeds of each trial, trained in one program."""
+    """Seeds per trial, trained in one program."""
     num_timesteps: int | None = None
-    """Env steps of each seed. None: the preset's."""
+    """Env steps per seed. None: the preset's."""
     out: Path = Path("results/sweep")
     """Folder for the runs and table.json."""
 
 
 def draw(num_trials: int) -> list[dict[str, float]]:
-    """Return the settings of the trials: none for trial 0, then different ones at random.
+    """Return the settings of the trials: empty for trial 0, then distinct random ones.
 
     Raises:
-        ValueError: if there are not as many.
+        ValueError: if `SPACE` has fewer combinations.
     """
     largest = 1 + prod(len(values) for values in SPACE.values())
     if not 1 <= num_trials <= largest:
-        raise ValueError(f"num_trials must be from 1 to {largest}, the preset and all of SPACE; got {num_trials}")
+        raise ValueError(f"num_trials must be from 1 to {largest} (the preset and all of SPACE), got {num_trials}")
     trials: list[dict[str, float]] = [{}]
     for seed in itertools.count(1):
         if len(trials) == num_trials:
@@ -70,7 +70,7 @@ def draw(num_trials: int) -> list[dict[str, float]]:
 
 
 def make_config(env: str, method: str, settings: dict[str, float], options: Options) -> Config:
-    """Return the preset with the settings of a trial in it."""
+    """Return the preset with the settings of a trial."""
     config = study_config(env, method, options.num_seeds, options.num_timesteps, num_evals=2)
     if not settings:
         return config
@@ -79,7 +79,7 @@ def make_config(env: str, method: str, settings: dict[str, float], options: Opti
 
 
 def search(method: str, options: Options) -> list[dict[str, Any]]:
-    """Run all trials of one method; return them with their scores, the best first."""
+    """Run all trials of one method; return them with their scores, best first."""
     trials, untrained = [], {}
     for trial, settings in enumerate(draw(options.num_trials)):
         gains = {}
@@ -88,7 +88,7 @@ def search(method: str, options: Options) -> list[dict[str, Any]]:
             print(f"{method}, trial {trial}, {env}: {settings or 'the preset'}", flush=True)
             train(make_config(env, method, settings, options), folder)
             curves = read_curves(folder)
-            # Of the preset for all trials: one with more noise begins lower, and would seem to improve more.
+            # The preset's return for all trials: a noisier trial has a lower untrained return and would seem to improve more.
             untrained.setdefault(env, np.mean([curve.returns[0] for curve in curves]))
             gains[env] = float(iqm([curve.returns[-1] for curve in curves]) - untrained[env])
         trials.append({"method": method, "trial": trial, "settings": settings, "improvement": gains})
@@ -99,7 +99,7 @@ def search(method: str, options: Options) -> list[dict[str, Any]]:
 
 
 def to_markdown(trials: list[dict[str, Any]]) -> str:
-    """Return trials as a Markdown table."""
+    """Return a Markdown table of trials."""
     envs = list(trials[0]["improvement"])
     lines = ["| method | trial | settings | " + " | ".join(envs) + " | score |", "|---" * (4 + len(envs)) + "|"]
     for trial in trials:
@@ -110,9 +110,9 @@ def to_markdown(trials: list[dict[str, Any]]) -> str:
 
 
 def study(options: Options) -> None:
-    """Search for every method what is not searched yet."""
+    """Run the missing trials of every method and report on all trials."""
     check_methods(options.methods)
-    # All of them before the first is trained: one that cannot be would end the study midway.
+    # Make every config before the first training, so that an invalid one cannot end the study midway.
     for method, env, settings in itertools.product(options.methods, options.envs, draw(options.num_trials)):
         make_config(env, method, settings, options)
     trials: list[dict[str, Any]] = []

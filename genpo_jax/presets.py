@@ -252,12 +252,12 @@ def finetune_preset(pretrained: Config, method: str) -> Config:
 
 
 def parse_method(text: str) -> tuple[str, Layer]:
-    """Return the method, and what is set otherwise than its preset, in `NAME` or `NAME:setting=value,setting=value`.
+    """Parse `NAME` or `NAME:setting=value,setting=value` into the method's name and its changed settings.
 
-    Settings are the method's own or those of its update, `genpo++:num_histories=8,target_kl=0.04`.
+    A setting belongs to the method or to its update: `genpo++:num_histories=8,target_kl=0.04`.
 
     Raises:
-        ValueError: if there is no such method, or no such setting.
+        ValueError: if the method or a setting does not exist.
     """
     name, _, assignments = text.partition(":")
     parts = {"method": method_of(name), "ppo": PPOConfig}

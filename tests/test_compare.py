@@ -39,7 +39,7 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
     assert table.count("| ring, ") == 2 and "better than gaussian" in table
     for picture in ("learning.png", "ratios.png"):
         assert (tmp_path / picture).stat().st_size > 10_000
-    with pytest.raises(SystemExit, match="other --num-evals"):
+    with pytest.raises(SystemExit, match="different settings: --num-evals"):
         run_main(compare, monkeypatch, *arguments[:5], 3, *arguments[6:], "--methods", "gaussian")
 
     # A run of several histories says how much of its divergence is theirs; one without a model of them cannot.
@@ -50,7 +50,7 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
     rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines()[-2:]]
     assert [int(count) for count, _ in rows] == [1, 8]
     assert all(float(value.split()[0]) > 0 for _, value in rows)
-    with pytest.raises(SystemExit, match="has no model of the history; name a run with --num-histories > 1"):
+    with pytest.raises(SystemExit, match="has no model of the history; choose a run with --num-histories > 1"):
         run_main(kl_of_histories, monkeypatch, runs / "gaussian")
     with pytest.raises(SystemExit, match="num-histories must be 1 or even, .*, got 3"):
         run_main(kl_of_histories, monkeypatch, runs / "genpo++:num_histories=2", "--histories", 1, 3)
@@ -63,7 +63,7 @@ def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(
     with pytest.raises(SystemExit) as ended:
         run_main(compare, monkeypatch, "--envs", "ring", "--num-timesteps", 512, "--out", tmp_path)
     assert ended.value.code == STOPPED
-    assert re.search("stopped within .*gaussian; the same command goes on", capsys.readouterr().err)
+    assert re.search("stopped in .*gaussian; run the same command again to resume", capsys.readouterr().err)
     assert not (tmp_path / "table.md").exists()
 
 
@@ -74,7 +74,7 @@ def test_a_table_says_how_often_a_task_succeeds_where_it_can():
     heading, _, first, second = (line.split(" | ") for line in compare.to_markdown(rows).splitlines())
     assert len({len(heading), len(first), len(second)}) == 1
     column = heading.index("success")
-    assert heading[column + 1] == "success, zero noise" and "final, zero noise" not in heading
+    assert heading[column + 1] == "success, deterministic" and "final return, deterministic" not in heading
     assert (first[column], first[column + 1], second[column]) == ("0.25 [0.25, 0.25]", "0.50 [0.50, 0.50]", "-")
 
 
@@ -171,8 +171,8 @@ def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_preset
 @pytest.mark.parametrize(
     ("method", "variant", "message"),
     [
-        ("gaussian", "sigma 0.5", "method 'gaussian' has no --history-coef to be varied"),
-        ("fpo", "target KL x 2", "--target-kl must be a number to be varied, got None for 'fpo'"),
+        ("gaussian", "sigma 0.5", "method 'gaussian' has no setting --history-coef"),
+        ("fpo", "target KL x 2", "--target-kl is None for method 'fpo'"),
     ],
 )
 def test_an_ablation_is_refused_whole_where_the_method_lacks_a_setting(monkeypatch, tmp_path, method, variant, message):

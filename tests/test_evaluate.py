@@ -75,7 +75,7 @@ def test_manipulation_plays_many_episodes_only_of_what_can_succeed(run, monkeypa
     for metrics, episodes in (({"eval/return_zero": 1.0}, 3), ({"eval/success_zero": 0.5}, 5)):
         monkeypatch.setattr(run, "metrics", metrics)
         manipulation.manipulation(["--env", "target"], "program")
-        assert f"playing {episodes} episodes of seed 0" in capsys.readouterr().out
+        assert f"evaluating seed 0: {episodes} episodes" in capsys.readouterr().out
         (found,) = json.loads((run.run_dir / "evaluation.json").read_text())
         assert found["episodes"] == episodes
 

@@ -97,7 +97,7 @@ def test_a_study_writes_numbers_and_pictures_and_trains_nothing_twice(tiny_prese
     before = {path: path.read_bytes() for path in tmp_path.rglob("metrics.jsonl")}
     main()
     assert before == {path: path.read_bytes() for path in tmp_path.rglob("metrics.jsonl")}
-    with pytest.raises(SystemExit, match="other --num-timesteps"):
+    with pytest.raises(SystemExit, match="different settings: --num-timesteps"):
         main("--num-timesteps", "1024")
 
 

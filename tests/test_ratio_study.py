@@ -52,7 +52,7 @@ def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_pa
 
     monkeypatch.setattr(ratio_study, "measure", lambda *_: pytest.fail("the study was repeated"))
     main(*arguments)
-    with pytest.raises(SystemExit, match="has other settings"):
+    with pytest.raises(SystemExit, match="made with different settings"):
         main(*arguments, "--num-seeds", 2)
 
 

@@ -241,15 +241,15 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
     found = finetuned.read(tuned)
     assert found.before.value == json.loads((tuned / "finetuned.json").read_text())["sampler"]["success"][0]
     # One chunk is the least.
-    assert found.on_the_way.shape == (1, 2) and found.env_steps.tolist() == [0, 4 * 64 * 64]
+    assert found.during.shape == (1, 2) and found.env_steps.tolist() == [0, 4 * 64 * 64]
     assert found.first_ratio_error is not None and found.first_ratio_error < 5e-3
     assert found.modes is not None and found.modes_before == found.modes.value == 0
-    finetuned.compare(finetuned.Options((tuned, tuned), tmp_path / "out"))
+    finetuned.study(finetuned.Options((tuned, tuned), tmp_path / "out"))
     assert "| tuned | 1 |" in (tmp_path / "out/table.md").read_text()
     assert {"table.json", "finetuned.png"} < {path.name for path in (tmp_path / "out").iterdir()}
-    with pytest.raises(ValueError, match="a folder must be a finished fine-tuning run"):
+    with pytest.raises(ValueError, match="a folder must be the run folder of a finished `genpo-jax finetune`"):
         finetuned.read(start)
-    avoid_paths.picture(avoid_paths.Options((start, tuned), tmp_path / "paths.png", episodes=3))
+    avoid_paths.study(avoid_paths.Options((start, tuned), tmp_path / "paths.png", episodes=3))
     assert (tmp_path / "paths.png").stat().st_size > 10_000
     walk = avoid_paths.paths(tuned, Avoid(), 0.05, 3)
     assert [episode.obs[0].tolist() for episode in walk.episodes] == [[0.0, np.float32(0.05)]] * 3
