@@ -51,7 +51,7 @@ class HistoryProposal:
         expected = (*action.shape[:-1], *self.mean.shape)
         if rest.shape[1:] != expected:
             raise ValueError(
-                f"rests must be [n, {', '.join(map(str, expected))}], got {rest.shape}; `sample` returns this shape"
+                f"rests must be [n, {', '.join(map(str, expected))}], got {rest.shape}; pass samples of this proposal"
             )
         flat_rest = rest.reshape(*rest.shape[:-2], -1)
         deviation = flat_rest - jnp.broadcast_to(self._center(action), flat_rest.shape)
