@@ -220,7 +220,7 @@ class Config:
         return self.num_chunks * self.updates_per_chunk
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values for JSON; those of the method include its `name`."""
+        """Return nested plain values for JSON; the values of `method` include its `name`."""
         values = dataclasses.asdict(self)
         return values | {"method": method_to_dict(self.method)}
 

@@ -295,7 +295,7 @@ class NoisyFlowMethod(FlowMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyFlow(NoisyFlowMethod):
-    """PolicyFlow (arXiv:2602.01156): a flow policy whose ratio is that of Gaussian perturbations of the sample."""
+    """PolicyFlow (arXiv:2602.01156): a flow policy whose ratio compares Gaussian perturbations of a sample."""
 
     name = "policyflow"
     policy = "policyflow:PolicyFlowPolicy"

@@ -234,8 +234,8 @@ FINETUNE_METHOD: dict[str, Layer] = {
 def finetune_preset(pretrained: Config, method: str) -> Config:
     """Return settings that fine-tune the policy of a pretraining run with a method.
 
-    Action chunks keep their pretrained length. The discount per policy call is that of the h executed actions. With
-    chunks, a rollout has fewer policy calls, so that a run still has many updates.
+    Action chunks keep their pretrained length. The discount per policy call is the default discount to the power
+    of its env steps. With chunks, a rollout has fewer policy calls, so that a run still has many updates.
 
     Args:
         pretrained: settings of the run to start from.

@@ -19,7 +19,7 @@ class Policy(nnx.Module):
         action_size: number d of action coordinates.
         noise_rows: number n of rows of the standard normal noise `[n, d]` from which an action is computed.
         ratio_evaluations: velocity evaluations that the gradient of a ratio keeps in memory at once.
-        regressions: attributes that only `auxiliary_loss` trains. Their learning rate is that of the value network,
+        regressions: attributes that only `auxiliary_loss` trains. They use the learning rate of the value network,
             which does not adapt to the KL divergence, and their gradients are clipped separately.
     """
 
@@ -52,8 +52,8 @@ class Policy(nnx.Module):
     def mirrored(self, record: Any, mirror: Callable[[Array], Array]) -> Any:
         """Return records `[..., *]` of the mirrored actions, with the densities of the original actions.
 
-        Mirroring preserves volume, so the density of a mirrored action among mirrored actions is that of the original.
-        The ratio is therefore an exact importance weight, and 1 at unchanged parameters if the policy is symmetric.
+        Mirroring preserves volume, so a mirrored action was drawn with the density of its original. The ratio is
+        therefore an exact importance weight; it is 1 at unchanged parameters if the policy is symmetric.
 
         Args:
             record: the result of `sample` or `complete`. The fields listed in its `COORDINATES` are mirrored.
@@ -69,7 +69,7 @@ class Policy(nnx.Module):
         raise NotImplementedError
 
     def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the deterministic actions `[..., d]`, those of zero noise."""
+        """Return the deterministic actions `[..., d]`, computed from zero noise."""
         return self.action_of(obs, jnp.zeros((*obs.shape[:-1], self.noise_rows, self.action_size)))
 
     def entropy(self) -> Scalar:

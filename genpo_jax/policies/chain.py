@@ -65,7 +65,7 @@ class ChainPolicy(Policy):
         return jnp.stack(states, axis=-2)
 
     def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the deterministic actions `[..., d]`, those of zero noise in every step."""
+        """Return the deterministic actions `[..., d]`, computed from zero noise in every step."""
         start = jnp.zeros((*obs.shape[:-1], self.action_size))
         return euler(self.velocity.condition(obs, grid(self.num_steps)), start, self.num_steps)
 

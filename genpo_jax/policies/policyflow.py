@@ -90,7 +90,7 @@ class PolicyFlowPolicy(Policy):
         return DiagonalNormal(self.log_std[...][None]).entropy()
 
     def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
-        """Return the Brownian regularizer, which pulls the velocity towards that of heat diffusion."""
+        """Return the Brownian regularizer, which pulls the velocity towards heat diffusion."""
         t = record.time[..., None]
         velocity = self.velocity.condition(obs)(record.point, record.time)
         residual = (1 - t) * velocity - (record.point - t * record.velocity)

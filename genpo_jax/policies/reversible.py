@@ -165,7 +165,7 @@ class ReversiblePolicy(Policy):
         return flow.action(flow.forward(self._base(obs).from_standard(noise)))
 
     def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the deterministic actions `[..., d]`, those of zero noise."""
+        """Return the deterministic actions `[..., d]`, computed from zero noise."""
         flow = self.flow(obs)
         return flow.action(flow.forward(self._zero_noise(obs)))
 

@@ -55,7 +55,7 @@ class BelmSolver(StepSolver):
         return 2 * math.log(h[-1] / h[0])
 
     def coefs(self) -> Coefs:
-        """Return for each step its time, the weight of the previous iterate and that of the velocity: `[M]` each."""
+        """Return time, weight of the previous iterate and weight of the velocity for each step: `[M]` each."""
         h = self.times.steps
         ratio = h / np.concatenate([h[:1], h[:-1]])
         weight = h * (1 + ratio)

@@ -29,7 +29,7 @@ class BaseDensity(Protocol):
         ...
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
-        """Draw states `[*batch_shape, k, d]`; `batch_shape` must end with that of the density."""
+        """Draw states `[*batch_shape, k, d]`; `batch_shape` must end with `self.batch_shape`."""
         ...
 
     def log_prob(self, state: State) -> Numbers:
@@ -60,7 +60,7 @@ class _ScaledDensity:
         return self.log_scale.shape[:-2]
 
     def _check_sample(self, batch_shape: tuple[int, ...]) -> None:
-        """Raise `ValueError` unless `batch_shape` ends with that of the density."""
+        """Raise `ValueError` unless `batch_shape` ends with `self.batch_shape`."""
         own = self.batch_shape
         if own and tuple(batch_shape[-len(own) :]) != own:
             raise ValueError(f"batch_shape must end with {own}, as the density's does, got {batch_shape}; append it")
@@ -85,7 +85,7 @@ class DiagonalNormal(_ScaledDensity):
     Attributes:
         log_scale: `[..., k, d]`, log standard deviations; zeros give the published N(0, I). Leading dimensions are
             batch dimensions, e.g. for a scale that depends on an observation.
-        mean: `[..., d]`, the mean of every iterate, with batch dimensions like those of `log_scale`; None for 0.
+        mean: `[..., d]`, the mean of every iterate, with batch dimensions like `log_scale`; None for 0.
 
     """
 
