@@ -127,7 +127,7 @@ class FlowMethod(Method):
     head_sizes: tuple[int, ...] = (128,)
     """Sizes of the hidden layers of the velocity head."""
     hidden_sizes: tuple[int, ...] = (400, 200, 100)
-    """Sizes of the hidden layers of the concat velocity field, and of the mean network of base=conditioned."""
+    """Sizes of the hidden layers of the concat velocity field and of the mean network (base=conditioned)."""
     time_embedding: int = 32
     """Number of sinusoidal features of the flow time t; must be even."""
 

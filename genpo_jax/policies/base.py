@@ -41,7 +41,7 @@ class Policy(nnx.Module):
         raise NotImplementedError
 
     def action_of(self, obs: Obs, noise: Noise) -> Action:
-        """Return the actions `[..., d]` for standard normal noise `[..., n, d]`; `sample` draws the same actions."""
+        """Return the actions `[..., d]` for given standard normal noise `[..., n, d]`."""
         raise NotImplementedError
 
     def complete(self, obs: Obs, record: Any, key: Array) -> Any:
