@@ -1,4 +1,7 @@
-"""Checks of settings: the rule, the value received, and what to do. Free of jax."""
+"""Checks of settings and arguments; each error has the rule, the value received and a remedy.
+
+This module does not import jax.
+"""
 
 import dataclasses
 import math
@@ -14,47 +17,47 @@ def require(condition: bool, rule: str, name: str, value: object, remedy: str = 
 
 
 def require_between(settings: Any, low: float, high: float, *names: str) -> None:
-    """Check that the named settings are in [low, high], or None where their type allows it."""
+    """Check that each named setting is None or in [low, high]."""
     for name in names:
         value = getattr(settings, name)
         require(value is None or low <= value <= high, f"in [{low:g}, {high:g}]", name, value)
 
 
 def require_one_shape(ndim: int, **arrays: Any) -> None:
-    """Check that the named arrays have one shape, of `ndim` dimensions: what merely broadcasts is a wrong number."""
+    """Check that the named arrays have the same shape with `ndim` dimensions; broadcasting would give wrong values."""
     shapes = {name: tuple(array.shape) for name, array in arrays.items()}
     one = len(set(shapes.values())) == 1 and len(next(iter(shapes.values()))) == ndim
-    require(one, f"of one shape with {ndim} dimensions", ", ".join(shapes), shapes)
+    require(one, f"arrays of one shape with {ndim} dimensions", ", ".join(shapes), shapes)
 
 
 def require_flags(**arrays: Any) -> None:
-    """Check that the named arrays are boolean: `~` and `|` of other types mean something else."""
+    """Check that the named arrays are boolean, because `~` and `|` act bitwise on integers."""
     for name, array in arrays.items():
         require(array.dtype == bool, "boolean", name, array.dtype, "compare with 0")
 
 
 def require_fraction(**numbers: Any) -> None:
-    """Check that the named numbers are in [0, 1]; of arrays, which may be traced, only that they are one number."""
+    """Check that the named numbers are in [0, 1]; an array, which may be traced, must only be a scalar."""
     for name, number in numbers.items():
         known, shape = isinstance(number, int | float), getattr(number, "shape", ())
         require(not known or 0 <= number <= 1, "in [0, 1]", name, number)
-        require(shape == (), "one number", name, f"shape {shape}")
+        require(shape == (), "a scalar", name, f"shape {shape}")
 
 
 def require_count(**numbers: Any) -> None:
-    """Check that the named numbers are positive integers that int32 holds."""
+    """Check that the named numbers are positive integers that fit int32."""
     for name, number in numbers.items():
         whole = isinstance(number, int) and not isinstance(number, bool)
         require(whole and 1 <= number < 2**31, "an integer in [1, 2^31)", name, number)
 
 
 def check_types(settings: Any) -> None:
-    """Check every field of a dataclass of settings against its annotation, and that numbers are finite.
+    """Check that every field of a settings dataclass matches its annotation, and that numbers are finite.
 
-    A command line does so by itself; values from Python and from a file have nothing else that would.
+    The command line parser checks types itself; values from Python or from a file are checked only here.
 
     Raises:
-        ValueError: names the first field whose value its annotation does not allow.
+        ValueError: if the value of a field does not match its annotation; the first such field is named.
     """
     hints = typing.get_type_hints(type(settings))
     for field in dataclasses.fields(settings):
@@ -78,7 +81,7 @@ def _fits(value: Any, annotation: Any) -> bool:
 
 
 def _rule(annotation: Any) -> str:
-    names = {int: "an integer", float: "a finite number", str: "a text", bool: "True or False", NoneType: "None"}
+    names = {int: "an integer", float: "a finite number", str: "a string", bool: "True or False", NoneType: "None"}
     arguments = get_args(annotation)
     if get_origin(annotation) is Literal:
         return f"one of {', '.join(map(str, arguments))}"

@@ -220,7 +220,7 @@ class Config:
         return self.num_chunks * self.updates_per_chunk
 
     def to_dict(self) -> dict[str, Any]:
-        """Return nested plain values for JSON; those of the method include its `name`."""
+        """Return nested plain values for JSON; the values of `method` include its `name`."""
         values = dataclasses.asdict(self)
         return values | {"method": method_to_dict(self.method)}
 
@@ -249,14 +249,43 @@ def method_from_dict(values: dict[str, Any]) -> Method:
     return build_settings(method_of(rest.pop("name", GenPOPlusPlus.name)), rest)
 
 
+# Settings of earlier versions that run folders may still hold, and why they are gone.
+REMOVED_SETTINGS = {
+    "base=action-scale": "was removed in 0.2.0 because its gain did not repeat on other seeds; use base=learned-scale",
+    "history_scale": "was removed in 0.2.0 together with base=action-scale; leave it out",
+}
+# A removed setting with this value changed nothing, so it is ignored.
+REMOVED_DEFAULTS = {"history_scale": 4.0}
+
+
+def without_removed_settings(values: dict[str, Any], known: set[str]) -> dict[str, Any]:
+    """Return the values without removed settings at their old defaults.
+
+    Raises:
+        ValueError: if a removed setting, or a removed choice of a setting, is in use.
+    """
+    kept = {}
+    for name, value in values.items():
+        if (choice := f"{name}={value}") in REMOVED_SETTINGS:
+            raise ValueError(f"{choice} {REMOVED_SETTINGS[choice]}")
+        if name in known or name not in REMOVED_SETTINGS:
+            kept[name] = value
+        elif value != REMOVED_DEFAULTS[name]:
+            raise ValueError(f"{name}={value} {REMOVED_SETTINGS[name]}")
+    return kept
+
+
 def build_settings(cls: type, values: Any) -> Any:
     """Build a dataclass of settings from plain values; lists become tuples.
+
+    Removed settings at their old defaults are ignored, so that old run folders still load.
 
     Raises:
         ValueError: if a setting is unknown or its value is not allowed.
     """
     require(isinstance(values, dict), "a table of settings", cls.__name__, values)
     known = {f.name for f in dataclasses.fields(cls)}
+    values = without_removed_settings(values, known)
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown settings {unknown} for {cls.__name__}; known are {sorted(known)}")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})

@@ -1,4 +1,7 @@
-"""Estimates with intervals, of means, shares and other statistics. Free of jax."""
+"""Confidence intervals of means, shares and other statistics.
+
+This module does not import jax.
+"""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,31 +14,33 @@ RESAMPLES = 5000
 
 
 class Interval(NamedTuple):
-    """An estimate and the ends of its 95 % interval."""
+    """Estimate with the ends of its 95 % interval."""
 
     value: float
     low: float
     high: float
 
     def __str__(self) -> str:
-        """As `12.3 [10.1, 14.0]`."""
+        """Format as `12.3 [10.1, 14.0]`."""
         digits = 2 if abs(self.value) < 10 else 0
         return f"{self.value:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
 
 
 def bootstrap(samples: Sequence[Sequence[float] | np.ndarray], statistic: Callable[..., Any]) -> Interval:
-    """Return a statistic of samples, by the percentile bootstrap (Efron 1979); of single values a point.
+    """Return a statistic with its interval from the percentile bootstrap (Efron 1979).
+
+    If a sample has only one value, the interval is a point.
 
     Args:
-        samples: one or more of them.
-        statistic: of as many arrays, along `axis`.
+        samples: one or more samples.
+        statistic: function of as many arrays as there are samples, with an argument `axis`.
     """
     arrays = tuple(np.asarray(sample, float) for sample in samples)
     value = float(statistic(*arrays, axis=-1))
     if min(len(array) for array in arrays) < 2:
         return Interval(value, value, value)
     with warnings.catch_warnings():
-        # Equal scores have an interval that is a point, of which scipy warns.
+        # If all scores are equal, the interval is a point and scipy warns.
         warnings.simplefilter("ignore")
         result = stats.bootstrap(
             arrays, statistic, n_resamples=RESAMPLES, vectorized=True, method="percentile", rng=np.random.default_rng(0)
@@ -45,11 +50,11 @@ def bootstrap(samples: Sequence[Sequence[float] | np.ndarray], statistic: Callab
 
 
 def mean(values: Sequence[float] | np.ndarray) -> Interval:
-    """Return the mean of values, bootstrapped."""
+    """Return the mean of values with a bootstrap interval."""
     return bootstrap((values,), np.mean)
 
 
 def share(hits: int, count: int) -> Interval:
-    """Return the share `hits / count`, with Wilson's interval."""
+    """Return the share `hits / count` with Wilson's interval."""
     low, high = stats.binomtest(hits, count).proportion_ci(method="wilson")
     return Interval(hits / count, float(low), float(high))

@@ -1,6 +1,7 @@
-"""One frozen dataclass per method: its own numbers, its checks, and the policy it builds. Free of jax, for `--help`.
+"""Settings of each method: one frozen dataclass per method, with its checks and the policy that it builds.
 
-To add a method: a dataclass here, listed in `METHODS`, and a file in `genpo_jax/policies` with the policy.
+This module does not import jax, so that `--help` is quick. To add a method, write a dataclass here, list it in
+`METHODS`, and put its policy in a file of `genpo_jax/policies`.
 """
 
 from dataclasses import dataclass
@@ -12,29 +13,27 @@ from genpo_jax.checks import check_types, require, require_between
 if TYPE_CHECKING:
     from flax import nnx
 
-    from genpo_jax.policies import Policy
-
-LARGEST_LAYER = 65_536
-MOST_STEPS = 1000
-MOST_HISTORIES = 1024
+MAX_LAYER_SIZE = 65_536
+MAX_STEPS = 1000
+MAX_HISTORIES = 1024
 
 
 def check_sizes(settings: Any, *names: str) -> None:
-    """Check that the named settings are sizes of one or more layers."""
+    """Check that each named setting is a tuple of one or more layer sizes."""
     for name in names:
         sizes = getattr(settings, name)
-        valid = len(sizes) > 0 and all(1 <= size <= LARGEST_LAYER for size in sizes)
-        require(valid, f"one or more sizes in [1, {LARGEST_LAYER}]", name, sizes)
+        valid = len(sizes) > 0 and all(1 <= size <= MAX_LAYER_SIZE for size in sizes)
+        require(valid, f"one or more sizes in [1, {MAX_LAYER_SIZE}]", name, sizes)
 
 
 @dataclass(frozen=True)
 class NetworksConfig:
-    """The networks: what actor and critic share, and the layers of the critic."""
+    """Settings that actor and critic networks share, and the layers of the critic."""
 
     value_sizes: tuple[int, ...] = (400, 200, 100)
-    """Hidden layers of the value network."""
+    """Sizes of the hidden layers of the value network."""
     activation: Literal["mish", "elu", "swish", "tanh"] = "mish"
-    """Activation of every network."""
+    """Activation function of every network."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the matrix products of every network; parameters, solver state and ratios stay float32."""
 
@@ -46,13 +45,13 @@ class NetworksConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """What every method has.
+    """Settings of any method; the base class of all methods.
 
     Attributes:
-        name: on the command line and in files.
-        policy: `module:class` in `genpo_jax.policies`, which is imported when the policy is built.
-        published_update: settings of PPO that its paper has otherwise than PPO's.
-        has_density: whether it knows the density of its actions, or a bound of it.
+        name: name of the method on the command line and in files.
+        policy: `module:class` in `genpo_jax.policies`, imported when the policy is built.
+        published_update: PPO settings in which the paper of the method differs from the defaults.
+        has_density: whether the method can compute the density of its actions, or a bound of it.
     """
 
     name: ClassVar[str]
@@ -61,18 +60,18 @@ class Method:
     has_density: ClassVar[bool] = False
 
     initial_std: float = 1.0
-    """Initial standard deviation of the action, before the squash; a standard base does not know it."""
+    """Initial standard deviation of the action before the squash. Ignored by base=standard and base=correlated."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
         check_types(self)
         require_between(self, 1e-4, 1e3, "initial_std")
 
-    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> "Policy":
-        """Return the policy for observations `[..., obs_size]` and actions `[..., action_size]`.
+    def build(self, obs_size: int, action_size: int, networks: NetworksConfig, rngs: "nnx.Rngs") -> Any:
+        """Return the `genpo_jax.policies.Policy` for observations `[..., obs_size]` and actions `[..., action_size]`.
 
         Raises:
-            ValueError: if its solver refuses the settings.
+            ValueError: if the solver refuses the settings.
         """
         module, _, name = self.policy.partition(":")
         return getattr(import_module(f"genpo_jax.policies.{module}"), name)(obs_size, action_size, self, networks, rngs)
@@ -80,15 +79,15 @@ class Method:
 
 @dataclass(frozen=True, kw_only=True)
 class EntropyBonus(Method):
-    """A method that knows the density of its actions, or a bound of it, so that their entropy can be paid for."""
+    """Settings of a method whose action entropy, or a bound of it, can be added to the reward."""
 
     has_density = True
 
     action_entropy_coef: float = 0.0
-    """Add this times the entropy of the executed action to the reward, for exploration (maximum-entropy RL). Exact for
-    gaussian; for genpo++, genpo and saflow a lower bound, by a learned model of the solver's history."""
+    """Coefficient of a reward bonus on the entropy of the executed action (maximum-entropy RL).
+    The entropy is exact for gaussian and a lower bound for genpo++, genpo and saflow."""
     final_action_entropy_coef: float | None = None
-    """Move action_entropy_coef linearly to this value over the run; None: keep it."""
+    """Final value of action_entropy_coef, reached linearly over the run. None: constant."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -101,13 +100,13 @@ class EntropyBonus(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Gaussian(EntropyBonus):
-    """The usual Gaussian policy of PPO: a mean that follows the observation, a learned scale that does not."""
+    """Gaussian policy of standard PPO: a mean that depends on the observation and a learned scale that does not."""
 
     name = "gaussian"
     policy = "gaussian:GaussianPolicy"
 
     hidden_sizes: tuple[int, ...] = (400, 200, 100)
-    """Hidden layers of the mean."""
+    """Sizes of the hidden layers of the mean network."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -117,19 +116,20 @@ class Gaussian(EntropyBonus):
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMethod(Method):
-    """A method that integrates a learned velocity."""
+    """Settings of a method that integrates a learned velocity."""
 
     network: Literal["encoder", "concat"] = "encoder"
-    """Velocity field: an encoder run once per observation and a small head run M times, or one network on the
-    concatenation of observation, time and action, run M times (as published; several times slower)."""
+    """Architecture of the velocity field:
+    - encoder: an encoder runs once per observation, a small head runs M times per action;
+    - concat: one network on observation, time and action runs M times (as published, several times slower)."""
     encoder_sizes: tuple[int, ...] = (400, 200)
-    """Layers of the observation encoder."""
+    """Sizes of the layers of the observation encoder."""
     head_sizes: tuple[int, ...] = (128,)
-    """Hidden layers of the velocity head, evaluated M times per action."""
+    """Sizes of the hidden layers of the velocity head."""
     hidden_sizes: tuple[int, ...] = (400, 200, 100)
-    """Hidden layers of the concat velocity field, and of the networks beside the velocity."""
+    """Sizes of the hidden layers of the concat velocity field and of the mean network (base=conditioned)."""
     time_embedding: int = 32
-    """Number of sinusoidal features of the flow time t (even)."""
+    """Number of sinusoidal features of the flow time t; must be even."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -139,45 +139,43 @@ class FlowMethod(Method):
         require(even, "even and in [2, 1024]", "time_embedding", self.time_embedding)
         for name in ("num_steps", "num_samples"):
             if hasattr(self, name):
-                require_between(self, 1, MOST_STEPS, name)
+                require_between(self, 1, MAX_STEPS, name)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReversibleMethod(EntropyBonus, FlowMethod):
-    """A flow whose solver inverts in closed form, so that its ratio is exact."""
+    """Settings of a flow whose solver has a closed-form inverse, so that the ratio is exact."""
 
     policy = "reversible:ReversiblePolicy"
 
     num_steps: int = 5
-    """Solver steps M from noise to action."""
-    base: Literal["standard", "learned-scale", "action-scale", "conditioned", "correlated"] = "learned-scale"
-    """Density of the noise: N(0, I); independent normals with a learned scale per coordinate of each iterate; a learned
-    scale of what reaches the action and a fixed one of what reaches the history alone; independent normals about a mean
-    that follows the observation (a network of hidden_sizes), so that zero velocity is a Gaussian policy; or one normal
-    draw about which all iterates lie, at the distance tau, for a flow that was trained elsewhere."""
-    history_scale: float = 4.0
-    """Standard deviation, in units of initial_std, of the noise that reaches the history alone, for the base
-    action-scale: with a larger one the history counts less in the ratio (docs/methods.md)."""
+    """Number of solver steps M from noise to action."""
+    base: Literal["standard", "learned-scale", "conditioned", "correlated"] = "learned-scale"
+    """Base density of the noise:
+    - standard: N(0, I);
+    - learned-scale: independent normals with a learned scale per coordinate of each iterate;
+    - conditioned: learned-scale around a mean that depends on the observation;
+    - correlated: iterates at distance tau from one draw of N(0, I), for pretrained flows."""
     tau: float = 0.1
-    """Scale of what keeps the iterates of a pretrained flow apart, for the base correlated and the solver euler-start:
-    a smaller one is nearer to the flow, and makes ratios steeper (docs/demonstrations.md)."""
+    """Standard deviation between the solver's iterates, for base=correlated and solver=euler-start.
+    A smaller value is closer to the pretrained flow but makes ratios steeper (docs/demonstrations.md)."""
     num_histories: int = 1
-    """Histories K that the ratio is averaged over: 1 is the published ratio, exact for action and history together;
-    2, 4, 6, ... bring it nearer to that of the action alone, unbiased for every K (docs/methods.md)."""
+    """Number K of solver histories averaged in the ratio: 1 (published), or even (antithetic pairs).
+    The ratio is unbiased for every K; a larger K brings it closer to the ratio of the action alone."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
         super().__post_init__()
-        require_between(self, 1, MOST_HISTORIES, "num_histories")
+        require_between(self, 1, MAX_HISTORIES, "num_histories")
         in_pairs = self.num_histories == 1 or self.num_histories % 2 == 0
-        require(in_pairs, "1 or even, as a history comes with its reflection", "num_histories", self.num_histories)
+        require(in_pairs, "1 or even, because histories come in antithetic pairs", "num_histories", self.num_histories)
         require_between(self, 1e-4, 10, "tau")
-        require_between(self, 0.01, 100, "history_scale")
-        with_model = self.num_histories > 1 or self.action_entropy_coef > 0
-        remedy = "leave num_histories at 1 and action_entropy_coef at 0"
-        require(
-            not (with_model and self.base == "correlated"), "one with a model of the history", "base", self.base, remedy
-        )
+        if self.base == "correlated" and (self.num_histories > 1 or self.action_entropy_coef > 0):
+            raise ValueError(
+                "base=correlated does not support num_histories > 1 or an entropy bonus, got num_histories = "
+                f"{self.num_histories} and action_entropy_coef = {self.action_entropy_coef}; choose another base, or "
+                "leave them at 1 and 0"
+            )
 
     def make_solver(self) -> Any:
         """Return the solver from noise to action."""
@@ -186,18 +184,20 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class GenPOPlusPlus(ReversibleMethod):
-    """GenPO++ (arXiv:2606.06967): the history solver keeps one earlier iterate."""
+    """GenPO++ (arXiv:2606.06967): a flow policy whose solver keeps the previous iterate in its state."""
 
     name = "genpo++"
 
     solver: Literal["history", "multistep-1", "multistep-2", "multistep-3", "euler-start"] = "history"
-    """The published history solver, a multistep solver of order 1, 2 or 3 (docs/solvers.md), or the history solver
-    after an Euler step, for a flow that was trained elsewhere."""
+    """Solver from noise to action (docs/solvers.md):
+    - history: as published;
+    - multistep-1, multistep-2, multistep-3: multistep solver of order 1, 2 or 3;
+    - euler-start: history solver whose first step is an Euler step, for pretrained flows."""
     history_coef: float = 0.75
-    """Coefficient sigma, the weight of the oldest iterate; multistep-1, -2 and -3 do best with 0.65, 0.45 and 0.3."""
+    """Coefficient sigma of the oldest iterate. Recommended for multistep-1, -2 and -3: 0.65, 0.45 and 0.3."""
 
     def make_solver(self) -> Any:
-        """Return the history solver, that after an Euler step, or the multistep solver."""
+        """Return the solver that `solver` names."""
         from genpo_jax.solvers import EulerStartSolver, HistorySolver, MultistepSolver
 
         if self.solver == "euler-start":
@@ -209,15 +209,15 @@ class GenPOPlusPlus(ReversibleMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class GenPO(ReversibleMethod):
-    """GenPO (arXiv:2505.18763): two coupled flows, whose mean is the action.
+    """GenPO (arXiv:2505.18763): a flow policy of two coupled flows, whose mean is the action.
 
-    Its published cost comes partly from Jacobians; their determinant is a constant, and here none is computed.
+    The published implementation computes Jacobians. Their determinant is a constant, so none is computed here.
     """
 
     name = "genpo"
 
     mix: float = 0.95
-    """Weight of an iterate in its mix with the other, which ends each step of the coupled solver."""
+    """Weight of each iterate when the coupled solver mixes the two at the end of a step."""
 
     def make_solver(self) -> Any:
         """Return the coupled solver."""
@@ -228,7 +228,7 @@ class GenPO(ReversibleMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class SAFlow(ReversibleMethod):
-    """A flow by the self-adjoint Verlet solver, whose map keeps volumes."""
+    """SAFlow: a flow policy with the self-adjoint Verlet solver, which preserves volume."""
 
     name = "saflow"
 
@@ -241,7 +241,7 @@ class SAFlow(ReversibleMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class FPO(FlowMethod):
-    """FPO (arXiv:2507.21053): the flow-matching loss stands in for the likelihood."""
+    """FPO (arXiv:2507.21053): a flow policy whose ratio uses the flow-matching loss instead of the likelihood."""
 
     name = "fpo"
     policy = "fpo:FPOPolicy"
@@ -254,32 +254,32 @@ class FPO(FlowMethod):
     }
 
     num_steps: int = 10
-    """Euler steps from noise to action."""
+    """Number of Euler steps from noise to action."""
     num_samples: int = 8
-    """Samples per action of the flow-matching loss."""
+    """Samples of the flow-matching loss per action."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FPOPlusPlus(FPO):
-    """FPO++ (arXiv:2602.02481): one ratio per sample of the flow-matching loss, bounded on both sides."""
+    """FPO++ (arXiv:2602.02481): FPO with one bounded ratio per sample of the flow-matching loss."""
 
     name = "fpo++"
     policy = "fpo_plus:FPOPlusPolicy"
     published_update = {**FPO.published_update, "objective": "aspo", "learning_rate": 1e-4}
 
     num_steps: int = 64
-    """Euler steps from noise to action."""
+    """Number of Euler steps from noise to action."""
     num_samples: int = 16
-    """Samples per action of the flow-matching loss."""
+    """Samples of the flow-matching loss per action."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisyFlowMethod(FlowMethod):
-    """A flow whose action gets noise beside that which it starts from."""
+    """Settings of a flow that adds noise after the initial noise."""
 
     noise_std: float | None = None
-    """Standard deviation of the noise that is added on the way, in all, to a flow that starts from initial_std; for a
-    flow that was trained elsewhere. None: start and noise share initial_std equally."""
+    """Total standard deviation of the noise added to a pretrained flow, which then starts from initial_std.
+    None: initial noise and added noise have equal variance and together give initial_std."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -288,21 +288,21 @@ class NoisyFlowMethod(FlowMethod):
 
     @property
     def stds(self) -> tuple[float, float]:
-        """Standard deviations of the noise that the flow starts from, and of that which is added."""
+        """Standard deviations of the initial noise and of the added noise."""
         shared = self.initial_std / 2**0.5
         return (shared, shared) if self.noise_std is None else (self.initial_std, self.noise_std)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyFlow(NoisyFlowMethod):
-    """PolicyFlow (arXiv:2602.01156): the ratio of Gaussian perturbations of a flow sample."""
+    """PolicyFlow (arXiv:2602.01156): a flow policy whose ratio compares Gaussian perturbations of a sample."""
 
     name = "policyflow"
     policy = "policyflow:PolicyFlowPolicy"
     published_update = {"entropy_coef": 0.0025}
 
     num_steps: int = 10
-    """Midpoint steps from noise to action, two evaluations of the velocity each."""
+    """Number of midpoint steps from noise to action; each evaluates the velocity twice."""
     brownian_coef: float = 0.0025
     """Weight of the Brownian regularizer."""
 
@@ -314,24 +314,24 @@ class PolicyFlow(NoisyFlowMethod):
 
 @dataclass(frozen=True, kw_only=True)
 class DPPO(NoisyFlowMethod):
-    """DPPO (arXiv:2409.00588): every denoising step is a decision with noise of fixed scale."""
+    """DPPO (arXiv:2409.00588): a flow policy with fixed noise and one ratio in every step."""
 
     name = "dppo"
     policy = "dppo:DPPOPolicy"
 
     num_steps: int = 10
-    """Euler steps from noise to action, each with noise."""
+    """Number of Euler steps from noise to action; each adds noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReinFlow(NoisyFlowMethod):
-    """ReinFlow (arXiv:2505.22094): a flow with learned noise in every step."""
+    """ReinFlow (arXiv:2505.22094): a flow policy with learned noise in every step."""
 
     name = "reinflow"
     policy = "reinflow:ReinFlowPolicy"
 
     num_steps: int = 4
-    """Euler steps from noise to action, each with noise."""
+    """Number of Euler steps from noise to action; each adds noise."""
 
 
 METHODS: dict[str, type[Method]] = {
@@ -344,7 +344,7 @@ def method_of(name: str) -> type[Method]:
     """Return the settings class of a method.
 
     Raises:
-        ValueError: if there is no such method.
+        ValueError: if the name is unknown.
     """
     if name not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")

@@ -1,4 +1,4 @@
-"""A trained policy on its own: observation in, action out. Needs no physics library and no environment."""
+"""Trained policy: maps observations to actions, without a physics library or an environment."""
 
 import dataclasses
 from collections.abc import Callable
@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from genpo_jax.checks import require
 from genpo_jax.config import Config, build_settings, method_from_dict, method_to_dict
 from genpo_jax.envs import Environment, Observation, bounded
 from genpo_jax.methods import Method, NetworksConfig
@@ -22,20 +21,20 @@ from genpo_jax.training.normalizer import RunningMoments
 
 @dataclass(frozen=True)
 class PolicySpec:
-    """What it takes to act with a checkpoint's parameters, and what they were trained on.
+    """Description of a policy: all that is needed to act with the parameters of a checkpoint.
 
     Attributes:
         env: name of the environment.
-        seed: of the run.
-        obs_size: numbers in the observation.
-        obs_name: what the observation is called, where an environment has several.
-        action_size: number d of action coordinates, of a whole chunk.
-        squash: how an unbounded action is brought into [-1, 1].
+        seed: seed of the run.
+        obs_size: size of the observation.
+        obs_name: name of the observation in environments with several.
+        action_size: number d of action coordinates, for a whole action chunk.
+        squash: how unbounded actions are mapped to [-1, 1].
         method: settings of the method.
         networks: settings of the networks.
         normalized: whether observations are standardized.
-        chunk: number of the environment's actions that one action of the policy consists of, one after another.
-        executed: how many of them are meant to be executed before it is asked again.
+        chunk: action chunk length H, the number of actions that the policy outputs per call.
+        executed: actions h of a chunk to execute before the policy is called again.
     """
 
     env: str
@@ -72,18 +71,21 @@ class PolicySpec:
         return self.method.build(self.obs_size, self.action_size, self.networks, nnx.Rngs(0))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
+        """Return plain values for JSON."""
         return dataclasses.asdict(self) | {"method": method_to_dict(self.method)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "PolicySpec":
-        """Build a spec from what `to_dict` returned, after a way through JSON.
+        """Build a spec from the values of `to_dict`, also after a round trip through JSON.
 
         Raises:
-            ValueError: if a part is missing or wrong.
+            ValueError: if a setting is missing or wrong.
         """
         missing = {"method", "networks"} - values.keys()
-        require(not missing, "with method and networks", "a policy's description", sorted(values), "restore the file")
+        if missing:
+            raise ValueError(
+                f"the description of a policy must have method and networks, got {sorted(values)}; restore the file"
+            )
         method = method_from_dict(values["method"])
         networks = build_settings(NetworksConfig, values["networks"])
         return build_settings(cls, values | {"method": method, "networks": networks})
@@ -91,20 +93,20 @@ class PolicySpec:
 
 @cache
 def _graph(spec: PolicySpec) -> nnx.GraphDef[Policy]:
-    """Return what, with parameters, makes a policy; found by tracing, so that acting again costs nothing of it."""
+    """Return the graph definition of a policy; it is traced once per spec and cached."""
     return nnx.graphdef(nnx.eval_shape(spec.build))
 
 
 @jax.tree_util.register_pytree_node_class
 class TrainedPolicy:
-    """A policy with its parameters and its normalizer: observation in, action out.
+    """Trained policy: a function from observations to actions, with its parameters and observation normalizer.
 
-    It is a function that `jax.jit` and `jax.vmap` take, and a pytree whose leaves are all its arrays.
+    It works under `jax.jit` and `jax.vmap`, and it is a pytree whose leaves are its arrays.
 
     Args:
-        spec: what it is.
+        spec: description of the policy.
         params: parameters of the policy.
-        moments: of the observations; None where they are not standardized.
+        moments: running moments of the observations; None if observations are not standardized.
     """
 
     def __init__(self, spec: PolicySpec, params: Any, moments: RunningMoments | None) -> None:
@@ -113,20 +115,20 @@ class TrainedPolicy:
         self.moments = moments
 
     def __call__(self, obs: Observation | Any, key: Array | None = None, *, noise: Array | None = None) -> Array:
-        """Return actions `[..., d]` in [-1, 1], as the environment takes them.
+        """Return actions `[..., d]` in [-1, 1], as the environment expects them.
 
         Args:
-            obs: observations `[..., obs_size]` as the environment gives them, or a dict that has them under their name.
-            key: typed PRNG key of a sampled action; None gives the action of zero noise.
-            noise: standard normal noise `[..., n, d]` in place of a key, see `noise_shape`.
+            obs: observations `[..., obs_size]` as the environment returns them, or a dict with them under `obs_name`.
+            key: typed PRNG key for sampled actions; None for deterministic actions.
+            noise: standard normal noise `[..., n, d]` instead of a key; see `noise_shape`.
 
         Raises:
-            ValueError: if the observation has another size, or a dict lacks it.
+            ValueError: if the observation has the wrong size or is missing from the dict.
         """
         return bounded(self.unbounded(obs, key, noise=noise), self.spec.squash)
 
     def unbounded(self, obs: Observation | Any, key: Array | None = None, *, noise: Array | None = None) -> Array:
-        """Return actions before the squash, which batched episodes do by themselves; see `__call__`."""
+        """Return actions before the squash, for `EpisodeEnv`, which squashes them; see `__call__`."""
         obs = self.standardized(obs)
         policy = nnx.merge(_graph(self.spec), self.params)
         if jax.tree.leaves(policy.initial_carry(1)):
@@ -153,21 +155,23 @@ class TrainedPolicy:
 
     @property
     def noise_shape(self) -> tuple[int, int]:
-        """Rows n and coordinates d of the noise that an action is made of."""
+        """Shape `(n, d)` of the noise for one action: n rows of d coordinates."""
         policy = nnx.merge(_graph(self.spec), self.params)
         return policy.noise_rows, policy.action_size
 
     def standardized(self, obs: Observation | Any) -> Array:
-        """Return observations as the network sees them, float32 `[..., obs_size]`; see `__call__`."""
+        """Return the standardized observations, float32 `[..., obs_size]`; see `__call__`."""
         if isinstance(obs, dict):
             if self.spec.obs_name not in obs:
-                raise ValueError(f"the policy needs an observation called '{self.spec.obs_name}', got {sorted(obs)}")
+                raise ValueError(
+                    f"observations must include '{self.spec.obs_name}', got {sorted(obs)}; rename or add it"
+                )
             obs = obs[self.spec.obs_name]
         obs = jnp.asarray(obs, jnp.float32)
         if obs.ndim < 1 or obs.shape[-1] != self.spec.obs_size:
             raise ValueError(
                 f"observations of {self.spec.env} must be [..., {self.spec.obs_size}], got {obs.shape}; "
-                "pass them as the environment gives them"
+                "pass them as the environment returns them"
             )
         return obs if self.moments is None else self.moments.standardize(obs)
 
@@ -177,25 +181,25 @@ class TrainedPolicy:
 
     @classmethod
     def tree_unflatten(cls, spec: PolicySpec, arrays: tuple[Any, Any]) -> "TrainedPolicy":
-        """Put arrays and spec together."""
+        """Build the policy from spec and arrays."""
         return cls(spec, *arrays)
 
 
 def policy_of(spec: PolicySpec, state: Any, index: int) -> TrainedPolicy:
-    """Return the policy of one seed of a `TrainState`; its arrays are copies on the default device."""
+    """Return the policy of one seed of a `TrainState`, with its arrays copied to the default device."""
     moments = state.obs_moments.get(spec.obs_name) if spec.normalized else None
     arrays = jax.tree.map(lambda x: jnp.asarray(jax.device_get(x[index])), (state.learner.params["policy"], moments))
     return TrainedPolicy(spec, *arrays)
 
 
 def make_inference_fn(policy: TrainedPolicy, deterministic: bool = False) -> Callable[..., tuple[Array, dict]]:
-    """Return a policy in the form that Brax's trainers return: `(obs, key) -> (action, {})`.
+    """Return a policy in the form of Brax's trainers: `(obs, key) -> (action, {})`.
 
-    Brax's `make_inference_fn(params, deterministic)` takes its parameters where this takes a policy, which is a pytree
-    of its parameters; so what renders or evaluates a policy of Brax takes one of ours.
+    It has the signature of Brax's `make_inference_fn(params, deterministic)`, with the policy in place of the
+    parameters. Code that renders or evaluates Brax policies can therefore use it.
 
     Args:
-        policy: from `genpo_jax.load` or `Run.policy`.
-        deterministic: act with zero noise.
+        policy: policy from `genpo_jax.load` or `Run.policy`.
+        deterministic: return deterministic actions and ignore the key.
     """
     return lambda obs, key: (policy(obs, None if deterministic else key), {})

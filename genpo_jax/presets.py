@@ -1,12 +1,13 @@
-"""Settings per environment and method. Free of jax, so that `--help` is quick.
+"""Presets: settings per environment and method.
 
-`FULL` is for accelerators: the published settings of GenPO++ (arXiv:2606.06967), which were found on Isaac Lab, with
-the environment's own time limit. `CPU` is sized for two cores: smaller networks, a run of minutes, and few environments
-with long rollouts and small minibatches. At budgets of a million env steps that learns far faster than hundreds of
-environments with short rollouts do (docs/results.md).
+`FULL` is for accelerators: the published settings of GenPO++ (arXiv:2606.06967), which were tuned on Isaac Lab, with
+the environment's own time limit. `CPU` is for two cores: smaller networks, runs of minutes, and few environments with
+long rollouts and small minibatches. For a million env steps this learns much faster than hundreds of environments with
+short rollouts (docs/results.md).
 
-A preset is made of layers, each a table of settings that replaces some of the one below: all environments, this
-environment, flows on this environment, what the method's paper does otherwise, what a search found.
+A preset is built from layers. Each layer is a table of settings that overrides earlier layers: all environments, this
+environment, flows on this environment, the method's paper, a search. This module does not import jax, so that `--help`
+is quick.
 """
 
 import ast
@@ -19,7 +20,7 @@ from genpo_jax.methods import FlowMethod, Method, method_of
 
 Layer = dict[str, Any]
 
-# Long rollouts, small minibatches, and more KL than the published settings: both methods gain by them.
+# Both methods gain from long rollouts, small minibatches and a larger KL than published.
 CPU_BASE: Layer = {
     "num_timesteps": 1_000_000,
     "env_options": {"num_envs": 32},
@@ -28,33 +29,35 @@ CPU_BASE: Layer = {
     "ppo": {"unroll": 128, "num_minibatches": 32, "target_kl": 0.03},
 }
 FULL_BASE: Layer = {"num_timesteps": 50_000_000, "updates_per_chunk": 8}
-# Rewards are bounded, and a bonus on the entropy is in the same units. From noise to a thin curve is far.
+# Rewards stay unscaled, because they are bounded and in the same units as an entropy bonus. The targets are thin
+# curves, far from the initial noise, so the learning rate may rise higher.
 TOY: Layer = {
     "env_options": {"num_envs": 64},
     "ppo": {"unroll": 64, "num_minibatches": 8, "max_learning_rate": 3e-3, "normalize_rewards": False},
 }
 
-# Short episodes with a reward in each step: what is far ahead does not matter.
+# Short episodes with a reward in each step need only a short horizon.
 TASK: Layer = {
     "env_options": {"num_envs": 64},
-    # Settle down at the end: a hand that still explores misses its goal.
+    # A smaller KL at the end of the run: a hand that still explores misses its goal.
     "ppo": {"unroll": 64, "num_minibatches": 16, "gamma": 0.97, "target_kl": 0.03, "final_kl": 0.003},
 }
 
-# Env steps and what else differs; chosen from runs recorded in docs/results.md. A strong actuator needs little noise:
-# ant and humanoid fall over by a standard deviation of 1.
+# Env steps and other differences, chosen from the runs in docs/results.md. Strong actuators need little noise: with a
+# standard deviation of 1, ant and humanoid fall over.
 CPU: dict[str, Layer] = {
     "inverted_pendulum": {
         "backend": "spring",
         "num_timesteps": 491_520,
-        # The cart swings out to the end of its rail over hundreds of steps of 20 ms, in which one action among others
-        # does nothing that could be told from noise. Held for four steps it does.
+        # The cart drifts to the end of its rail over hundreds of steps of 20 ms. The effect of a single action is lost
+        # in the noise; held for four steps, it is measurable.
         "env_options": {"num_envs": 32, "action_repeat": 4},
         "method": {"initial_std": 0.5},
-        # With a shorter horizon a policy that lasts that long has nothing left to learn from. Settle down at the end.
+        # With a shorter horizon, a policy that balances for that long gets no further signal. The KL is smaller at the
+        # end of the run.
         "ppo": {"unroll": 32, "num_minibatches": 8, "target_kl": 0.02, "final_kl": 0.002, "gamma": 0.992},
     },
-    # Brax's own test of its PPO: 2^15 steps, episodes of 128.
+    # As in Brax's test of its PPO: 2^15 steps, episodes of 128 steps.
     "fast": {
         "num_timesteps": 2**15,
         "env_options": {"num_envs": 64, "episode_length": 128},
@@ -70,14 +73,15 @@ CPU: dict[str, Layer] = {
         "num_timesteps": 800_000,
         "method": {"initial_std": 0.25},
         "fusion_emitters": False,
-        # With so little noise ant does not lose it too early, as hopper does, and goes faster with wider bounds.
+        # With so little initial noise, ant does not lose its noise too early (hopper does), and it learns faster with a
+        # wider clip range.
         "ppo": {"target_kl": 0.04, "clip_range": 0.3},
     },
     "humanoid": {
         "backend": "spring",
         "method": {"initial_std": 0.25},
         "fusion_emitters": False,
-        # About where the rate settles: from 5e-4 the first updates go ten times as far as the KL target allows.
+        # Close to where the rate settles. From 5e-4, the KL of the first updates is ten times the target.
         "ppo": {"learning_rate": 1e-4},
     },
     "halfcheetah": {"fusion_emitters": False},
@@ -89,8 +93,8 @@ CPU: dict[str, Layer] = {
         "num_timesteps": 20_000_000,
         "fusion_emitters": False,
         "env_options": {"num_envs": 512},
-        # Nothing is earned by closing the fingers alone. With smaller batches and without the bonus the hand stays open
-        # around the cube; so it grasps after some 8 M steps.
+        # Closing the fingers is not rewarded by itself. With smaller batches or without the bonus, the hand stays open
+        # around the cube; with these settings it grasps after about 8 M steps.
         "ppo": {
             "unroll": 40,
             "num_minibatches": 16,
@@ -104,15 +108,15 @@ CPU: dict[str, Layer] = {
 }
 FULL: dict[str, Layer] = {
     "humanoid": {"backend": "mjx", "num_timesteps": 100_000_000},
-    # The C engine is the CPU's.
+    # The C engine runs only on the CPU.
     **{name: {"backend": "mjx", "ppo": {"gamma": 0.97}} for name in ("panda_reach", "panda_push", "push_t")},
 }
-# Where a flow does best with other settings than a Gaussian.
+# Environments in which flows need other settings than a Gaussian.
 CPU_FLOW: dict[str, Layer] = {
     "hopper": {"method": {"initial_std": 1.5}},
 }
-# Factors on the clip range and the step of an update (see `scale_update`) where a search with the same budget for every
-# family found better ones than the published on two cores (docs/studies/settings.md).
+# Factors on the clip range and on the size of an update (see `scale_update`), for methods where a search on two cores
+# found better values than the published ones. All families had the same search budget (docs/studies/settings.md).
 CPU_UPDATE: dict[str, tuple[float, float]] = {
     "fpo": (0.5, 0.5),
     "policyflow": (1.5, 2.0),
@@ -125,12 +129,12 @@ def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -
     """Return settings for an environment and a method.
 
     Args:
-        env: name of an environment; one without settings of its own gets those that suit most.
-        method: `genpo++`, `gaussian`, ...: a name in `genpo_jax.methods.METHODS`.
-        accelerator: whether the machine has one; None looks, by asking jax.
+        env: name of an environment. Environments without a preset get the common settings.
+        method: name in `genpo_jax.methods.METHODS`, e.g. `genpo++` or `gaussian`.
+        accelerator: whether the machine has an accelerator. None: ask jax.
 
     Raises:
-        ValueError: if there is no such method.
+        ValueError: if the method is unknown.
     """
     if accelerator is None:
         accelerator = has_accelerator()
@@ -148,14 +152,14 @@ def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -
 
 
 def has_accelerator() -> bool:
-    """Whether jax finds anything but a CPU."""
+    """Return whether jax finds a device other than a CPU."""
     import jax
 
     return jax.default_backend() != "cpu"
 
 
 def apply(config: Config, layer: Layer) -> Config:
-    """Return a config with the settings of a layer in it; of a method's, those that this method has."""
+    """Return a config with the settings of a layer; method settings that this method lacks are skipped."""
     changed = {}
     for name, value in layer.items():
         part: Any = getattr(config, name)
@@ -166,7 +170,7 @@ def apply(config: Config, layer: Layer) -> Config:
 
 
 def scale_update(ppo: PPOConfig, clip_range: float, step: float) -> PPOConfig:
-    """Scale the clip range and how far an update may go: the KL that the rate follows, or the rate if it is fixed."""
+    """Scale the clip range by `clip_range`, and the KL target, or the learning rate if it is fixed, by `step`."""
     ppo = replace(ppo, clip_range=ppo.clip_range * clip_range)
     if ppo.target_kl is None:
         return replace(ppo, learning_rate=ppo.learning_rate * step)
@@ -174,8 +178,8 @@ def scale_update(ppo: PPOConfig, clip_range: float, step: float) -> PPOConfig:
     return replace(ppo, target_kl=ppo.target_kl * step, final_kl=final)
 
 
-# Fine-tuning a policy that can do something already: a sparse reward for success, its own observations' statistics for
-# good, a critic that learns first, and small steps.
+# Fine-tuning of a pretrained policy: a sparse success reward, a fixed observation normalizer, initial updates of only
+# the critic, and small steps.
 FINETUNE: Layer = {
     "num_timesteps": 500_000,
     "eval_envs": 64,
@@ -192,8 +196,8 @@ FINETUNE: Layer = {
         "normalize_rewards": False,
     },
 }
-# How the methods' papers, or their public code, fine-tune otherwise; and of the samplers that are true to a pretrained
-# flow the one that learns most (docs/studies/finetuning.md).
+# Differences of the methods' papers or public code in fine-tuning. For reversible methods, the sampler that learns most
+# among those that reproduce a pretrained flow (docs/studies/finetuning.md).
 FINETUNE_METHOD: dict[str, Layer] = {
     "genpo++": {"method": {"base": "standard", "history_coef": 0.5}},
     "genpo": {"method": {"base": "correlated"}},
@@ -229,23 +233,23 @@ FINETUNE_METHOD: dict[str, Layer] = {
 
 
 def finetune_preset(pretrained: Config, method: str) -> Config:
-    """Return settings that fine-tune the policy of a pretraining run by a method.
+    """Return settings that fine-tune the policy of a pretraining run with a method.
 
-    Chunks stay as they were pretrained, the discount of an action that consists of h is that of h steps, and a rollout
-    of long actions is of fewer of them, or a run would be of a few updates.
+    Action chunks keep their pretrained length. The discount per policy call is the default discount to the power
+    of its env steps. With chunks, a rollout has fewer policy calls, so that a run still has many updates.
 
     Args:
         pretrained: settings of the run to start from.
-        method: a name in `genpo_jax.methods.METHODS`.
+        method: name in `genpo_jax.methods.METHODS`.
 
     Raises:
-        ValueError: if there is no such method.
+        ValueError: if the method is unknown.
     """
     config = replace(pretrained, method=method_of(method)())
     for layer in (FINETUNE, FINETUNE_METHOD.get(method, {})):
         config = apply(config, layer)
     steps = config.env_options.steps_per_action
-    # 128 env steps, if that is 16 actions at least.
+    # 128 env steps, but at least 16 policy calls.
     unroll = min(config.ppo.unroll, max(128 // steps, 16))
     minibatches = min(config.ppo.num_minibatches, unroll // 4)
     return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps, "unroll": unroll, "num_minibatches": minibatches}})

@@ -1,4 +1,4 @@
-"""What training asks of jax and of the system."""
+"""Settings of jax and of the C library for training."""
 
 import ctypes
 import os
@@ -6,18 +6,18 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-# Of other systems, each says in a way of its own that it has no such function.
+# Errors by which systems without glibc report a missing function; each raises a different one.
 NO_GLIBC = (OSError, AttributeError, TypeError)
-# Parameters of glibc's mallopt: from how many bytes on a buffer is a mapping of its own, and how many heaps there are.
+# Parameters of glibc's mallopt: the size in bytes above which a buffer is a separate mapping, and the number of heaps.
 MMAP_THRESHOLD, ARENA_MAX = -3, -8
 LARGE_BUFFER = 2**20
 
 
 def configure_jax() -> None:
-    """Keep compiled programs between processes and multiply matrices in full float32.
+    """Enable the persistent compilation cache and full float32 matrix products.
 
-    On recent GPUs the default precision is TF32, whose error in the velocity differs between rollout and update and
-    shows in the ratio. What the user has set takes precedence, by `jax.config` or by the environment variables
+    On recent GPUs the default precision is TF32. Its error in the velocity differs between rollout and update, which
+    makes the ratio inexact. Settings of the user take precedence, in `jax.config` or in the environment variables
     `JAX_COMPILATION_CACHE_DIR` and `JAX_DEFAULT_MATMUL_PRECISION`.
     """
     import jax
@@ -32,7 +32,7 @@ def configure_jax() -> None:
 
 
 def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
-    """Return what the compiler is told about programs that run physics; see `Config.fusion_emitters`."""
+    """Return the compiler options of programs that run physics; see `Config.fusion_emitters`."""
     import jax
 
     if fusion_emitters or jax.default_backend() != "cpu":
@@ -73,11 +73,11 @@ def device_bytes() -> float | None:
 
 
 def keep_memory_flat() -> None:
-    """Let large buffers be mappings that end with them, in one heap for each core, where the C library can (glibc).
+    """Let glibc allocate large buffers as separate mappings and use one heap per core; elsewhere do nothing.
 
-    By itself it learns to keep them in its heaps, up to eight for each core, where the buffers of one chunk leave gaps
-    that those of the next do not fit: a MiB a minute was measured (docs/studies/faults.md). What the user has set by
-    `MALLOC_MMAP_THRESHOLD_`, `MALLOC_ARENA_MAX` or `GLIBC_TUNABLES` takes precedence.
+    By default, glibc adapts and keeps large buffers in its heaps, up to eight per core. The buffers of one chunk then
+    leave gaps that the buffers of the next chunk do not fit: memory grew by a MiB per minute (docs/studies/faults.md).
+    The user's `MALLOC_MMAP_THRESHOLD_`, `MALLOC_ARENA_MAX` and `GLIBC_TUNABLES` take precedence.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     with suppress(*NO_GLIBC):
@@ -89,9 +89,6 @@ def keep_memory_flat() -> None:
 
 
 def release_memory() -> None:
-    """Give memory that was freed back to the system, where the C library can (glibc).
-
-    By itself it keeps what lies between things still in use.
-    """
+    """Return freed memory to the system on glibc, which otherwise keeps gaps between live buffers."""
     with suppress(*NO_GLIBC):
         ctypes.CDLL(None).malloc_trim(0)

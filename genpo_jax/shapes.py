@@ -1,7 +1,7 @@
-"""Shapes in annotations: what an array is, by the dimensions it has.
+"""Array types with shapes, for annotations.
 
-The tests have them checked, by jaxtyping and beartype (tests/conftest.py). Elsewhere they are all a plain `jax.Array`,
-so that neither needs to be installed, or imported along with the solvers.
+The tests check them with jaxtyping and beartype (tests/conftest.py). Otherwise each is a plain `jax.Array`, so that
+users of the solvers need neither package.
 """
 
 import os
@@ -21,7 +21,7 @@ else:
 
     Bool = Float = _Unchecked
 
-# Batch dimensions of one call agree; k iterates of d action coordinates.
+# Batch dimensions agree within one call. A state has k iterates of d action coordinates.
 State: TypeAlias = Float[Array, "*batch k d"]
 Rest: TypeAlias = Float[Array, "*batch k_rest d"]
 Action: TypeAlias = Float[Array, "*batch d"]
@@ -31,23 +31,23 @@ ActionLike: TypeAlias = Float[Array, "*#batch d"]
 Samples: TypeAlias = Float[Array, "n *batch"]  # noqa: F821
 Numbers: TypeAlias = Float[Array, "*batch"]
 Scalar: TypeAlias = Float[Array, ""]
-# Several numbers for each, of which a method makes as many ratios.
-Several: TypeAlias = Float[Array, "*batch n"]
-# Of a rollout.
+# n ratios per action.
+LogRatios: TypeAlias = Float[Array, "*batch n"]
+# Values of a rollout.
 Steps: TypeAlias = Float[Array, "T B"]
 Flags: TypeAlias = Bool[Array, "T B"]
 
 __all__ = [
     "Action",
     "ActionLike",
-    "Noise",
     "Flags",
+    "LogRatios",
+    "Noise",
     "Numbers",
     "Obs",
     "Rest",
     "Samples",
     "Scalar",
-    "Several",
     "State",
     "Steps",
 ]

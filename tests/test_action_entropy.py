@@ -19,7 +19,7 @@ from genpo_jax.training.trainer import Trainer
 
 
 def with_history_model(method, action_size, steps=300):
-    """Return a policy with a large velocity, and its history model fitted to its own samples."""
+    """Return a policy with large velocity and fitted history model, observations, and log_prob before the fit."""
     policy = fresh(obs_size=2, action_size=action_size, method=method, action_entropy_coef=0.1)
     policy.velocity.head.output.kernel[...] *= 100.0
     obs = jnp.broadcast_to(jnp.array([[0.3, -0.5]]), (5_000, 2))
@@ -41,7 +41,7 @@ def with_history_model(method, action_size, steps=300):
 
 
 def grid_entropy(policy, obs, points):
-    """Return the entropy of the action by integrating the exact density of the state, for one action coordinate."""
+    """Return the entropy of a one-dimensional action by integration of the exact density of the state."""
     span = jnp.linspace(-6, 6, points)
     action, rest = jnp.meshgrid(span, span, indexing="ij")
 
@@ -59,7 +59,7 @@ def grid_entropy(policy, obs, points):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("method", ["genpo++", "genpo", "saflow"])
-def test_in_one_dimension_the_bound_is_below_the_entropy_and_near_it(method):
+def test_in_one_dimension_the_bound_is_close_to_the_entropy_and_below_it(method):
     policy, obs, before = with_history_model(method, 1)
     true = float(grid_entropy(policy, obs, 601))
     record = recorded(policy, obs, jax.random.key(2))
@@ -69,9 +69,9 @@ def test_in_one_dimension_the_bound_is_below_the_entropy_and_near_it(method):
 
 
 @pytest.mark.ci
-def test_in_two_dimensions_the_bound_is_below_the_entropy_and_near_it():
+def test_in_two_dimensions_the_bound_is_close_to_the_entropy_and_below_it():
     policy, obs, _ = with_history_model("genpo++", 2)
-    # Entropy of a histogram of a million actions; its bias is below the tolerance.
+    # The entropy of a histogram of a million actions; its bias is below the tolerance.
     obs = jnp.broadcast_to(obs[:1], (1_000_000, 2))
     record = recorded(policy, obs, jax.random.key(3))
     counts, *edges = np.histogram2d(*np.asarray(record.action).T, bins=100)
@@ -82,7 +82,7 @@ def test_in_two_dimensions_the_bound_is_below_the_entropy_and_near_it():
     assert true - 0.12 < bound < true + 0.02
 
 
-def test_the_gaussian_knows_its_density_exactly():
+def test_the_density_of_the_gaussian_is_exact():
     policy, obs = build(method="gaussian"), observations(50_000)
     action, record = policy.sample(obs, jax.random.key(0))
     log_prob = policy.action_log_prob(obs, record)
@@ -90,17 +90,17 @@ def test_the_gaussian_knows_its_density_exactly():
     np.testing.assert_allclose(-log_prob.mean(), policy.entropy(), atol=0.02)
 
 
-def test_without_the_bonus_there_is_no_history_model_to_ask():
+def test_without_the_bonus_the_policy_has_no_history_model():
     policy, obs = build(), observations()
     record = recorded(policy, obs, jax.random.key(0))
-    with pytest.raises(ValueError, match="a model of the history"):
+    with pytest.raises(ValueError, match="it then has a history model"):
         policy.action_log_prob(obs, record)
 
 
 def test_the_slope_of_tanh_is_computed_without_cancellation():
     x = np.array([0.0, 0.5, -2.0, 5.0])
     np.testing.assert_allclose(log_tanh_slope(jnp.asarray(x)), np.log(1 - np.tanh(x) ** 2), rtol=1e-4)
-    # Far out the slope is 4 exp(-2 |x|), which 1 - tanh^2 would round to 0.
+    # For large |x| the slope is 4 exp(-2 |x|), which 1 - tanh^2 would round to 0.
     np.testing.assert_allclose(log_tanh_slope(jnp.asarray(40.0)), np.log(4) - 80, rtol=1e-6)
 
 
@@ -130,7 +130,7 @@ def test_the_bonus_keeps_the_action_random(method):
 
 
 @pytest.mark.ci
-def test_the_weight_of_the_bonus_moves_linearly_over_the_run():
+def test_the_coefficient_of_the_bonus_changes_linearly_over_the_run():
     method = sized((8,), "gaussian", action_entropy_coef=0.4, final_action_entropy_coef=0.1)
     config = Config(
         updates_per_chunk=1,
@@ -152,6 +152,6 @@ def test_the_weight_of_the_bonus_moves_linearly_over_the_run():
 
 
 @pytest.mark.parametrize(("coef", "final"), [(0.1, -0.1), (0.0, 0.1)])
-def test_a_final_weight_needs_a_first_one_and_a_sign(coef, final):
+def test_a_final_coefficient_must_be_nonnegative_and_needs_an_initial_one(coef, final):
     with pytest.raises(ValueError, match="final_action_entropy_coef must be >= 0 with an action_entropy_coef > 0"):
         GenPOPlusPlus(action_entropy_coef=coef, final_action_entropy_coef=final)

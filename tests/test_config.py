@@ -47,25 +47,55 @@ from genpo_jax.methods import FPO, METHODS, GenPOPlusPlus, NetworksConfig
         (Config, {"ppo": PPOConfig(num_minibatches=3)}, "4096 \\* 32 = 131072 is not divisible"),
     ],
 )
-def test_a_bad_setting_is_refused_with_rule_and_value(part, options, message):
+def test_an_invalid_setting_is_refused_with_rule_and_value(part, options, message):
     with pytest.raises(ValueError, match=message):
         part(**options)
 
 
-def test_a_config_survives_json():
+def test_a_config_is_unchanged_by_json():
     config = Config(env="ant", method=GenPOPlusPlus(head_sizes=(8,)), ppo=PPOConfig(target_kl=None))
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_the_settings_of_every_method_survive_json_and_record_every_number(name):
+def test_the_settings_of_every_method_are_unchanged_by_json_and_have_no_unset_number(name):
     config = Config(method=METHODS[name]())
     values = json.loads(json.dumps(config.to_dict()))
     assert Config.from_dict(values) == config
     assert values["method"]["name"] == name
-    # Of these None is a meaning of its own.
+    # Settings for which None has a meaning.
     optional = {"final_action_entropy_coef", "noise_std"}
     assert None not in [value for key, value in values["method"].items() if key not in optional]
+
+
+@pytest.mark.parametrize("base", ["standard", "learned-scale"])
+def test_a_removed_setting_at_its_old_default_is_ignored(base):
+    config = Config(method=GenPOPlusPlus(base=base))
+    values = config.to_dict()
+    values["method"]["history_scale"] = 4.0
+    assert Config.from_dict(json.loads(json.dumps(values))) == config
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"base": "action-scale", "history_scale": 4.0},
+            "base=action-scale was removed in 0.2.0 because .*learned-scale",
+        ),
+        ({"history_scale": 3.0}, "history_scale=3.0 was removed in 0.2.0 together with base=action-scale"),
+    ],
+)
+def test_a_removed_setting_in_use_is_refused_with_the_reason(changed, message):
+    values = Config().to_dict()
+    values["method"] |= changed
+    with pytest.raises(ValueError, match=message):
+        Config.from_dict(values)
+
+
+def test_a_base_without_a_history_model_is_refused_with_several_histories():
+    with pytest.raises(ValueError, match="base=correlated does not support num_histories > 1 .* num_histories = 2"):
+        GenPOPlusPlus(base="correlated", num_histories=2)
 
 
 def test_an_unknown_setting_is_named():
@@ -74,10 +104,10 @@ def test_an_unknown_setting_is_named():
         Config.from_dict(values)
 
 
-def test_steps_and_chunks_are_counted_with_repeated_actions():
+def test_steps_and_chunks_count_repeated_actions():
     config = Config(num_timesteps=1000, updates_per_chunk=2, env_options=EnvConfig(num_envs=4, action_repeat=2))
     assert config.steps_per_update == 4 * 32 * 2
-    assert config.num_chunks == 2  # 512 steps a chunk
+    assert config.num_chunks == 2  # 512 steps per chunk
 
 
 def test_every_field_is_documented():
@@ -93,7 +123,7 @@ def test_every_field_is_documented():
                 assert after.strip().startswith('"""'), (part, field.name)
 
 
-def test_the_config_and_the_command_line_load_no_jax():
+def test_the_config_and_the_command_line_do_not_import_jax():
     code = (
         "import sys, genpo_jax, genpo_jax.config, genpo_jax.presets, genpo_jax.cli;"
         "assert 'jax' not in sys.modules, 'jax is loaded'"
@@ -101,7 +131,7 @@ def test_the_config_and_the_command_line_load_no_jax():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_every_preset_is_valid_and_differs_between_methods_only_where_it_says_so():
+def test_every_preset_is_valid_and_methods_differ_only_where_documented():
     from genpo_jax.presets import CPU, CPU_FLOW, CPU_UPDATE, FULL, preset
 
     for env in {*CPU, *FULL, "walker2d", "CartpoleBalance", "my-arm"}:

@@ -1,4 +1,4 @@
-"""The learned density of the history, and what the number of histories does to the ratio of a policy."""
+"""The history model, and the effect of the number of histories on the ratio of a policy."""
 
 import jax
 import jax.numpy as jnp
@@ -7,32 +7,31 @@ import pytest
 from flax import nnx
 from test_policies import ACTION, build, fresh, log_ratio, observations, perturbed, recorded, sampled
 
-from genpo_jax.policies.history_model import still_factor
+from genpo_jax.policies.history_model import zero_velocity_factor
 
 SOLVERS = [
     {"method": "genpo++"},
     {"method": "genpo++", "solver": "multistep-3", "history_coef": 0.3},
-    {"method": "genpo++", "base": "action-scale", "history_scale": 3.0},
     {"method": "genpo"},
     pytest.param({"method": "saflow", "base": "conditioned", "initial_std": 0.3}, marks=pytest.mark.ci),
 ]
 
 
 def density_of(policy, obs):
-    """Return q for observations, about the state that zero noise flows to."""
+    """Return q for observations, with the final state of zero noise as the anchor."""
     flow = policy.flow(obs)
     zero = jnp.zeros((*obs.shape[:-1], policy.solver.num_states, ACTION))
     return policy.history.given(obs, policy._normal(), flow.forward(zero))
 
 
 @pytest.mark.parametrize("options", SOLVERS, ids=str)
-def test_before_it_learns_the_model_is_exact_where_the_velocity_is_zero(options):
+def test_the_untrained_model_is_exact_at_zero_velocity(options):
     policy, obs = fresh(num_histories=8, **options), observations(256)
     for layer in (policy.velocity.head.output, policy.history.net.output):
         layer.kernel[...] *= 0
         layer.bias[...] *= 0
     record = recorded(policy, obs, jax.random.key(0))
-    # Every weight is p(a): that of the action alone, a normal of the initial standard deviation.
+    # Every weight is p(a), the density of the action: a normal with the initial standard deviation.
     spread = record.log_weight.max(axis=-1) - record.log_weight.min(axis=-1)
     assert spread.max() < 2e-3
     assert policy.metrics(record)["history_ess"] > 0.9999
@@ -42,13 +41,12 @@ def test_before_it_learns_the_model_is_exact_where_the_velocity_is_zero(options)
     np.testing.assert_allclose(record.log_weight[:, 0], expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("base", ["learned-scale", "action-scale"])
-def test_the_covariance_of_a_still_flow_is_that_of_its_states(base):
-    policy = fresh(num_histories=2, solver="multistep-3", history_coef=0.3, base=base)
+def test_the_covariance_at_zero_velocity_agrees_with_the_sampled_states():
+    policy = fresh(num_histories=2, solver="multistep-3", history_coef=0.3)
     policy.velocity.head.output.kernel[...] *= 0
     policy.velocity.head.output.bias[...] *= 0
     _, record = sampled(policy, observations(200_000), jax.random.key(0))
-    factor = still_factor(policy.solver, policy._normal())
+    factor = zero_velocity_factor(policy.solver, policy._normal())
     lower = np.array([[float(x[0]) for x in row] + [0.0] * (len(factor) - len(row)) for row in factor])
     action, rest = policy.solver.split(record.state)
     states = np.concatenate([action[:, None, 0], rest[:, :, 0]], axis=1)
@@ -57,8 +55,8 @@ def test_the_covariance_of_a_still_flow_is_that_of_its_states(base):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("options", SOLVERS[:2], ids=str)
-def test_the_model_draws_from_the_density_that_it_states(options):
-    """Its log density is that of the normal whose moments its draws have, coordinate by coordinate."""
+def test_the_model_samples_from_its_density(options):
+    """For each coordinate, the log density is that of the normal with the moments of the samples."""
     from scipy.stats import multivariate_normal
 
     policy, obs = build(num_histories=2, **options), observations(1)
@@ -73,15 +71,15 @@ def test_the_model_draws_from_the_density_that_it_states(options):
         multivariate_normal(rest[:, :, i].mean(axis=0), np.cov(rest[:, :, i].T)).logpdf(rest[:50, :, i])
         for i in range(ACTION)
     )
-    density, some = density_of(policy, obs), jnp.asarray(rest[:50, None])
-    found = density.log_prob(some, action)[:, 0]
-    np.testing.assert_allclose(found, expected, atol=0.05)
-    np.testing.assert_allclose(density.log_prob(density.reflect(some, action), action)[:, 0], found, atol=1e-3)
-    np.testing.assert_allclose(density.reflect(density.reflect(some, action), action), some, atol=1e-5)
+    density, first = density_of(policy, obs), jnp.asarray(rest[:50, None])
+    log_prob = density.log_prob(first, action)[:, 0]
+    np.testing.assert_allclose(log_prob, expected, atol=0.05)
+    np.testing.assert_allclose(density.log_prob(density.reflect(first, action), action)[:, 0], log_prob, atol=1e-3)
+    np.testing.assert_allclose(density.reflect(density.reflect(first, action), action), first, atol=1e-5)
 
 
 @pytest.mark.ci
-def test_more_histories_bring_the_ratio_nearer_to_that_of_the_action():
+def test_more_histories_bring_the_ratio_closer_to_that_of_the_action():
     policies = {k: build(num_histories=k, seed=1) for k in (2, 8, 32, 512)}
     obs = jnp.broadcast_to(observations(1), (2000, observations(1).shape[1]))
 
@@ -114,6 +112,6 @@ def test_no_gradient_of_the_history_model_reaches_the_policy():
 
 
 @pytest.mark.parametrize(("count", "rule"), [(0, r"in \[1, 1024\], got 0"), (3, "1 or even, .*, got 3")])
-def test_a_number_of_histories_without_meaning_is_refused(count, rule):
+def test_an_invalid_number_of_histories_is_refused(count, rule):
     with pytest.raises(ValueError, match=f"num_histories must be {rule}"):
         fresh(num_histories=count)

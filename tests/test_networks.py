@@ -13,7 +13,7 @@ def test_initial_matrices_are_orthogonal(shape):
     np.testing.assert_allclose(small, np.eye(min(shape)), atol=1e-4)
 
 
-def test_time_embeddings_tell_solver_steps_apart():
+def test_time_embeddings_of_solver_steps_are_distinct():
     features = np.stack([embed_time(jnp.float32(i / 20), 32) for i in range(20)])
     assert features.shape == (20, 32)
     distances = np.linalg.norm(features[:, None] - features[None], axis=-1) + 10 * np.eye(20)
@@ -21,12 +21,12 @@ def test_time_embeddings_tell_solver_steps_apart():
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_mish_and_its_gradient_are_those_of_jax(dtype):
+def test_mish_and_its_gradient_agree_with_jax(dtype):
     x = jnp.concatenate([jnp.linspace(-60, 60, 1001), jnp.array([0.0, 1e4, -1e4])]).astype(dtype)
     tolerance = 1e-6 if dtype == "float32" else 0.02
     for ours, reference in ((mish, jax.nn.mish), (jax.vmap(jax.grad(mish)), jax.vmap(jax.grad(jax.nn.mish)))):
-        found, expected = np.asarray(ours(x), np.float64), np.asarray(reference(x.astype("float32")), np.float64)
-        np.testing.assert_allclose(found, expected, rtol=10 * tolerance, atol=tolerance)
+        actual, expected = np.asarray(ours(x), np.float64), np.asarray(reference(x.astype("float32")), np.float64)
+        np.testing.assert_allclose(actual, expected, rtol=10 * tolerance, atol=tolerance)
         assert ours(x).dtype == x.dtype
 
 

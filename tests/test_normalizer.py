@@ -7,7 +7,7 @@ import pytest
 from genpo_jax.training.normalizer import RewardScale, RunningMoments, absorb_each, create_for, standardize_each
 
 
-def test_moments_of_batches_equal_moments_of_all_samples():
+def test_moments_of_batches_equal_the_moments_of_all_samples():
     samples = 5 + 3 * jax.random.normal(jax.random.key(0), (7, 4, 2))
     moments = RunningMoments.create((2,))
     for batch in samples:
@@ -18,18 +18,18 @@ def test_moments_of_batches_equal_moments_of_all_samples():
     np.testing.assert_allclose(moments.std, everything.std(0), rtol=1e-5)
 
 
-def test_moments_of_nothing_change_nothing():
+def test_empty_moments_leave_observations_unchanged():
     x = jnp.asarray([-9.0, 0.5])
     np.testing.assert_array_equal(RunningMoments.create((2,)).standardize(x), x)
 
 
-def test_a_constant_coordinate_does_not_blow_up():
+def test_a_constant_coordinate_stays_bounded():
     moments = RunningMoments.create((1,)).absorb(jnp.full((10, 1), 3.0))
     assert moments.standardize(jnp.asarray([3.0]))[0] == 0
     assert abs(moments.standardize(jnp.asarray([1e6]))[0]) <= 10
 
 
-def test_large_offsets_do_not_cancel_the_spread():
+def test_a_large_offset_does_not_cancel_the_standard_deviation():
     samples = 1e4 + jax.random.normal(jax.random.key(1), (100, 64, 1))
     moments = RunningMoments.create((1,))
     for batch in samples:
@@ -37,24 +37,24 @@ def test_large_offsets_do_not_cancel_the_spread():
     np.testing.assert_allclose(moments.std, 1.0, rtol=0.05)
 
 
-def test_observations_without_moments_pass_through():
+def test_observations_without_moments_are_unchanged():
     obs = {"state": jnp.ones((2, 3))}
     assert standardize_each({}, obs)["state"] is obs["state"]
 
 
-def test_the_reward_scale_follows_the_discounted_return_and_starts_over_at_episode_ends():
+def test_the_reward_scale_tracks_the_discounted_return_and_resets_at_episode_ends():
     scale = RewardScale.create(1)
     reward = jnp.asarray([[1.0], [1.0], [4.0]])
     ended = jnp.asarray([[False], [True], [False]])
     scale = scale.absorb(reward, ended, gamma=0.5)
-    # discounted returns: 1, 1.5, then 4 in a new episode
+    # Discounted returns: 1, 1.5, then 4 in a new episode.
     np.testing.assert_allclose(scale.moments.mean, (1 + 1.5 + 4) / 3, rtol=1e-6)
     np.testing.assert_allclose(scale.moments.std, np.std([1, 1.5, 4]), rtol=1e-6)
     np.testing.assert_allclose(scale.discounted_return, [4.0])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 3e38])
-def test_a_statistic_keeps_its_last_finite_value(bad):
+def test_moments_ignore_a_batch_that_is_not_finite(bad):
     moments = RunningMoments.create((2,)).absorb(jnp.array([[1.0, 2.0], [3.0, 4.0]]))
     after = moments.absorb(jnp.array([[bad, 0.0], [0.0, 0.0]]))
     chex.assert_trees_all_equal(after, moments)
@@ -62,7 +62,7 @@ def test_a_statistic_keeps_its_last_finite_value(bad):
     np.testing.assert_allclose(later.mean, [3.0, 4.0], rtol=1e-6)
 
 
-def test_a_reward_that_is_not_finite_does_not_stay_in_the_scale():
+def test_a_reward_that_is_not_finite_does_not_remain_in_the_scale():
     ended = jnp.zeros((2, 1), bool)
     scale = RewardScale.create(1).absorb(jnp.array([[1.0], [2.0]]), ended, gamma=0.5)
     bad = scale.absorb(jnp.array([[1.0], [jnp.nan]]), ended, gamma=0.5)
@@ -80,7 +80,7 @@ def test_samples_of_another_size_are_refused(size):
             call(jnp.zeros((5, size)))
 
 
-def test_observations_that_have_no_moments_are_left_out_when_absorbed_and_refused_when_standardized():
+def test_observations_without_moments_are_skipped_when_absorbed_and_refused_when_standardized():
     samples = {"state": jnp.ones((4, 2)), "camera": jnp.ones((4, 3))}
     moments = absorb_each(create_for({"state": 2}), samples)
     assert moments.keys() == {"state"} and moments["state"].count == 4

@@ -1,4 +1,4 @@
-"""The methods whose ratio is not that of the action's density, against their definitions computed in other ways."""
+"""Methods with surrogate ratios, against independent computations of their definitions."""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,7 @@ from test_policies import ACTION, build, log_ratio, observations, perturbed, sam
 
 
 @pytest.mark.parametrize(("method", "samples"), [("fpo", 8), ("fpo++", 16)])
-def test_the_flow_matching_loss_is_that_of_its_definition(method, samples):
+def test_the_flow_matching_loss_agrees_with_its_definition(method, samples):
     policy, obs = build(method=method, initial_std=0.5), observations(3)
     action, record = sampled(policy, obs, jax.random.key(0))
     assert record.noise.shape == (3, samples, ACTION)
@@ -20,7 +20,7 @@ def test_the_flow_matching_loss_is_that_of_its_definition(method, samples):
             noise = 0.5 * record.noise[b, n]
             x = (1 - t) * noise + t * action[b]
             v = velocity(x, t)
-            # fpo predicts the noise, as x - t v; fpo++ the velocity. Both in units of the noise.
+            # fpo predicts the noise as x - t v, fpo++ predicts the velocity; both losses are in units of the noise.
             error = x - t * v - noise if method == "fpo" else v - (action[b] - noise)
             np.testing.assert_allclose(record.loss[b, n], jnp.square(error / 0.5).mean(), rtol=1e-4, atol=1e-6)
 
@@ -32,12 +32,12 @@ def test_fpo_averages_losses_and_fpo_plus_plus_does_not():
         _, record = sampled(policy, obs, jax.random.key(0))
         assert log_ratio(policy, obs, record).shape == shape
         lower = log_ratio(policy, obs, record.replace(loss=record.loss - 0.5))
-        # The bound on losses that are very large swallows the difference for some.
+        # For very large losses, the bound hides the difference.
         assert jnp.all(lower <= 1e-5) and jnp.any(jnp.isclose(lower, -0.5, atol=1e-4))
 
 
 def test_fpo_is_a_biased_ratio():
-    # E[ratio] = 1 holds for every true ratio; the exact methods are tested for it.
+    # Every true ratio has E[ratio] = 1, which is tested for the exact methods.
     policy = build(method="fpo")
     obs = jnp.broadcast_to(observations(1), (50_000, observations(1).shape[-1]))
     _, record = sampled(policy, obs, jax.random.key(1))
@@ -46,7 +46,7 @@ def test_fpo_is_a_biased_ratio():
 
 
 @pytest.mark.ci
-def test_policyflow_is_exact_where_the_velocity_changes_by_a_constant():
+def test_policyflow_is_exact_if_the_velocity_changes_by_a_constant():
     policy, obs = build(method="policyflow"), observations()
     action, record = sampled(policy, obs, jax.random.key(0))
     sample = action - record.perturbation
@@ -58,11 +58,11 @@ def test_policyflow_is_exact_where_the_velocity_changes_by_a_constant():
     std = np.exp(policy.log_std[...])
     expected = (norm.logpdf(action, sample + shift, std) - norm.logpdf(action, sample, std)).sum(-1)
     np.testing.assert_allclose(policy.log_ratio(obs, record), expected, rtol=1e-3, atol=1e-4)
-    # and the same velocity moves the sample by as much
+    # The new velocity displaces the sample by the same shift.
     np.testing.assert_allclose(policy.zero_noise_action(obs), jnp.broadcast_to(before + shift, action.shape), rtol=1e-5)
 
 
-def test_the_brownian_regularizer_vanishes_at_the_velocity_of_spreading_heat():
+def test_the_brownian_regularizer_vanishes_at_the_velocity_of_heat_diffusion():
     policy, obs = build(method="policyflow"), observations()
     _, record = sampled(policy, obs, jax.random.key(0))
     assert policy.auxiliary_loss(obs, record) > 0
@@ -78,7 +78,7 @@ def test_the_brownian_regularizer_vanishes_at_the_velocity_of_spreading_heat():
 
 
 @pytest.mark.parametrize(("method", "steps"), [("dppo", 10), pytest.param("reinflow", 4, marks=pytest.mark.ci)])
-def test_the_chain_log_density_is_that_computed_by_hand(method, steps):
+def test_the_chain_log_density_agrees_with_scipy(method, steps):
     policy, obs = build(method=method, initial_std=0.5), observations(4)
     action, record = sampled(policy, obs, jax.random.key(0))
     np.testing.assert_array_equal(action, record.states[:, -1])

@@ -1,4 +1,4 @@
-"""Policies: each method is one, and the trainer does not know which it runs. `genpo_jax.methods` builds them."""
+"""Policies of all methods behind one interface. `Method.build` in `genpo_jax.methods` builds them."""
 
 from genpo_jax.policies.base import Policy
 from genpo_jax.policies.gaussian import GaussianPolicy

@@ -1,4 +1,4 @@
-"""What a policy is to the trainer: a few operations that hide the method."""
+"""Interface between the trainer and the policy of a method."""
 
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -7,21 +7,20 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from genpo_jax.shapes import Action, Noise, Numbers, Obs, Scalar, Several
+from genpo_jax.shapes import Action, LogRatios, Noise, Numbers, Obs, Scalar
 
 
 class Policy(nnx.Module):
-    """A stochastic policy.
+    """Base class of stochastic policies.
 
-    Actions are unbounded: the environment layer squashes them, and the squash cancels in every ratio.
+    Actions are unbounded. The environment layer squashes them, and the squash cancels in every ratio.
 
     Attributes:
         action_size: number d of action coordinates.
-        noise_rows: rows n of standard normal noise `[n, d]` that an action is made of.
-        ratio_evaluations: evaluations of a velocity that the gradient of a ratio keeps at once, for the prediction of
-            memory.
-        regressions: attributes that only `auxiliary_loss` trains. They learn at the rate of the value network, which
-            does not follow the KL divergence, and their gradient is clipped by itself.
+        noise_rows: number n of rows of the standard normal noise `[n, d]` from which an action is computed.
+        ratio_evaluations: velocity evaluations that the gradient of a ratio keeps in memory at once.
+        regressions: attributes that only `auxiliary_loss` trains. They use the learning rate of the value network,
+            which does not adapt to the KL divergence, and their gradients are clipped separately.
     """
 
     action_size: int
@@ -37,7 +36,7 @@ class Policy(nnx.Module):
             key: one typed PRNG key for the whole batch.
 
         Returns:
-            actions `[..., d]`, and a record: a pytree of `[..., *]` arrays with all that `log_ratio` needs later.
+            actions `[..., d]`, and a record: a pytree of arrays `[..., *]` that `log_ratio` needs later.
         """
         raise NotImplementedError
 
@@ -60,58 +59,58 @@ class Policy(nnx.Module):
         return self.zero_noise_action(obs), carry
 
     def action_of(self, obs: Obs, noise: Noise) -> Action:
-        """Return the actions `[..., d]` that `sample` makes of standard normal noise `[..., n, d]`."""
+        """Return the actions `[..., d]` for given standard normal noise `[..., n, d]`."""
         raise NotImplementedError
 
     def complete(self, obs: Obs, record: Any, key: Array) -> Any:
-        """Return records `[..., *]` with what can be added to all of a rollout at once; the policy must not change."""
+        """Add to the records `[..., *]` of a whole rollout what the update needs; parameters must not have changed."""
         del obs, key
         return record
 
     def mirrored(self, record: Any, mirror: Callable[[Array], Array]) -> Any:
-        """Return records `[..., *]` of mirrored actions, with the density that the actions themselves were drawn by.
+        """Return records `[..., *]` of the mirrored actions, with the densities of the original actions.
 
-        A mirrored action has just that density among mirrored actions, whatever the policy does on that side: its
-        ratio is an exact importance weight, and 1 at unchanged parameters where the policy is symmetric.
+        Mirroring preserves volume, so a mirrored action was drawn with the density of its original. The ratio is
+        therefore an exact importance weight; it is 1 at unchanged parameters if the policy is symmetric.
 
         Args:
-            record: as `sample` or `complete` returned it; its class names what of it has `COORDINATES` of actions.
-            mirror: a signed permutation of the last axis, of d coordinates.
+            record: the result of `sample` or `complete`. The fields listed in its `COORDINATES` are mirrored.
+            mirror: signed permutation of the last axis, which has d coordinates.
         """
         return record.replace(**{name: mirror(getattr(record, name)) for name in record.COORDINATES})
 
-    def log_ratio(self, obs: Obs, record: Any) -> Numbers | Several:
-        """Return `log p_now / p_then` of recorded actions: 0 where the parameters have not changed.
+    def log_ratio(self, obs: Obs, record: Any) -> Numbers | LogRatios:
+        """Return `log p_now / p_then` of recorded actions; it is 0 at unchanged parameters.
 
-        One number each, `[...]`, or several, `[..., n]`, each of which PPO clips by itself.
+        The shape is `[...]`, or `[..., n]` for n ratios per action, which PPO clips separately.
         """
         raise NotImplementedError
 
     def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the actions `[..., d]` that zero noise gives."""
+        """Return the deterministic actions `[..., d]`, computed from zero noise."""
         return self.action_of(obs, jnp.zeros((*obs.shape[:-1], self.noise_rows, self.action_size)))
 
     def entropy(self) -> Scalar:
-        """Return what is known of the entropy in closed form, a scalar that does not depend on the observation."""
+        """Return the part of the entropy with a closed form, a scalar that does not depend on the observation."""
         return jnp.zeros(())
 
     def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
-        """Return what the method adds to the PPO loss, a scalar."""
+        """Return the additional loss of the method, a scalar that is added to the PPO loss."""
         del obs, record
         return jnp.zeros(())
 
     def metrics(self, record: Any) -> dict[str, Array]:
-        """Return scalars to be logged of a rollout's records, by name."""
+        """Return scalar metrics of the records of a rollout, by name."""
         del record
         return {}
 
     def recorded_action(self, record: Any) -> Action:
-        """Return the actions `[..., d]` of a record, where the method knows their density."""
-        raise NotImplementedError(f"{type(self).__name__} knows no density of its actions")
+        """Return the actions `[..., d]` of a record, for methods with a density."""
+        raise NotImplementedError(f"{type(self).__name__} has no density of its actions")
 
     def action_log_prob(self, obs: Obs, record: Any) -> Numbers:
         """Return the log density `[...]` of recorded actions under the policy that drew them.
 
-        The density may be an estimate that is no lower in the mean: minus its mean then bounds the entropy from below.
+        It may be an estimate that is too high in expectation; its negative mean is then a lower bound of the entropy.
         """
-        raise NotImplementedError(f"{type(self).__name__} knows no density of its actions")
+        raise NotImplementedError(f"{type(self).__name__} has no density of its actions")

@@ -1,4 +1,4 @@
-"""Flows with noise in every step: a chain of Gaussian decisions, each with a likelihood."""
+"""Flows with noise in every step: a chain of Gaussian steps, each with a likelihood."""
 
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from genpo_jax.shapes import Action, Noise, Obs
 
 
 class ChainRecord(PyTreeNode):
-    """All states `[..., K + 1, d]` from noise to action, and the log density `[..., K]` of each step."""
+    """States `[..., K + 1, d]` from noise to action, and the log density `[..., K]` of each step."""
 
     COORDINATES: ClassVar[tuple[str, ...]] = ("states",)
 
@@ -26,7 +26,10 @@ class ChainRecord(PyTreeNode):
 
 
 class ChainPolicy(Policy):
-    """K Euler steps of a flow, `x' = x + v(x, t) / K + std * noise`; what they share and `log_std` tells apart."""
+    """Base class of policies that take K noisy Euler steps, `x' = x + v(x, t) / K + std * noise`.
+
+    Subclasses define `log_std` and `log_ratio`.
+    """
 
     def __init__(
         self, obs_size: int, action_size: int, method: DPPO | ReinFlow, networks: NetworksConfig, rngs: nnx.Rngs
@@ -37,7 +40,7 @@ class ChainPolicy(Policy):
         self.noise_rows = self.num_steps + 1
         self.ratio_evaluations = self.num_steps
         self.scale, added_std = method.stds
-        # As much in every step.
+        # Equal variance in every step.
         self.step_std = added_std / self.num_steps**0.5
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, ChainRecord]:
@@ -47,7 +50,7 @@ class ChainPolicy(Policy):
         return chain[..., -1, :], ChainRecord(chain, self._log_probs(obs, chain))
 
     def action_of(self, obs: Obs, noise: Noise) -> Action:
-        """Return the actions `[..., d]` of the first noise and that of every step."""
+        """Return the actions `[..., d]` for the initial noise and the noise of every step."""
         return self._chain(obs, noise)[..., -1, :]
 
     def _chain(self, obs: Array, noise: Array) -> Array:
@@ -62,16 +65,16 @@ class ChainPolicy(Policy):
         return jnp.stack(states, axis=-2)
 
     def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the actions `[..., d]` of zero noise at every step."""
+        """Return the deterministic actions `[..., d]`, computed from zero noise in every step."""
         start = jnp.zeros((*obs.shape[:-1], self.action_size))
         return euler(self.velocity.condition(obs, grid(self.num_steps)), start, self.num_steps)
 
     def log_std(self, obs: Array) -> Array:
-        """Return the log standard deviation `[..., K, d]`, or one that broadcasts to it, of every step."""
+        """Return the log standard deviation of every step, in a shape that broadcasts to `[..., K, d]`."""
         raise NotImplementedError
 
     def _log_probs(self, obs: Array, states: Array) -> Array:
-        """Return the log density `[..., K]` of every step of a chain, all steps at once."""
+        """Return the log density `[..., K]` of every step of a chain, evaluated in one batch."""
         earlier, later = states[..., :-1, :], states[..., 1:, :]
         velocity = self.velocity.condition(obs[..., None, :], grid(self.num_steps))
         times = jnp.asarray(grid(self.num_steps), earlier.dtype)

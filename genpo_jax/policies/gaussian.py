@@ -1,4 +1,4 @@
-"""The Gaussian policy of standard PPO."""
+"""Gaussian policy of standard PPO."""
 
 import math
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from genpo_jax.solvers import DiagonalNormal
 
 
 class GaussianRecord(PyTreeNode):
-    """The action `[..., d]` and its log density `[...]` when it was drawn."""
+    """The action `[..., d]` and its log density `[...]` at the rollout."""
 
     COORDINATES: ClassVar[tuple[str, ...]] = ("action",)
 
@@ -26,13 +26,13 @@ class GaussianRecord(PyTreeNode):
 
 
 def normal_log_prob(deviation: Action, log_std: ActionLike) -> Numbers:
-    """Return the log density `[...]` of deviations `[..., d]` under independent normals of scale `[..., d]`."""
+    """Return the log density `[...]` of deviations `[..., d]` under independent normals with log scale `[..., d]`."""
     terms = -0.5 * jnp.square(deviation * jnp.exp(-log_std)) - log_std - 0.5 * math.log(2 * math.pi)
     return terms.sum(axis=-1)
 
 
 class GaussianPolicy(Policy):
-    """Independent normals: a mean that follows the observation and a learned scale that does not."""
+    """Independent normals: a mean that depends on the observation and a learned scale that does not."""
 
     def __init__(
         self, obs_size: int, action_size: int, method: Gaussian, networks: NetworksConfig, rngs: nnx.Rngs
@@ -60,7 +60,7 @@ class GaussianPolicy(Policy):
         return self._log_prob(self.mean(obs), record.action) - record.log_prob
 
     def action_of(self, obs: Obs, noise: Noise) -> Action:
-        """Return the actions `[..., d]` of one row of noise."""
+        """Return the actions `[..., d]` for one row of noise."""
         return self.mean(obs) + jnp.exp(self.log_std[...]) * noise[..., 0, :]
 
     def entropy(self) -> Scalar:

@@ -1,4 +1,4 @@
-"""A learned density q of what a solver state holds beside the action."""
+"""Learned density q of the history (the rest of a solver state) given the action."""
 
 import math
 from dataclasses import dataclass
@@ -15,11 +15,11 @@ from genpo_jax.solvers import DiagonalNormal, ReversibleSolver, still_weights
 
 
 class HistoryModel(nnx.Module):
-    """A normal density q of a solver state's rest, given action and observation.
+    """Normal density q of the rest of a solver state, given action and observation.
 
-    Before it has learned anything it is exact for a velocity of zero, where the solver is linear in its noise: the rest
-    is then normal about a multiple of the action, coordinate by coordinate. What is learned moves its mean, and
-    multiplies the Cholesky factor of each coordinate's covariance over the k - 1 iterates.
+    At zero velocity the solver is linear in its noise, and each coordinate of the rest is normal around a multiple of
+    the action. The untrained model equals that density. Training shifts its mean and multiplies the Cholesky factor of
+    each coordinate's covariance over the k - 1 iterates.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class HistoryModel(nnx.Module):
         outputs = action_size * (rest + rest * (rest + 1) // 2)
         net = {"size_out": outputs, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
         self.net = MLP(obs_size + action_size, sizes, networks.activation, rngs, **net)
-        # Noise carries on from the rest to the action: what the velocity makes of it is nearly linear.
+        # The mean of the rest is nearly linear in the action, so a linear layer learns most of it.
         zeros = nnx.initializers.zeros
         self.slope = nnx.Linear(action_size, rest * action_size, use_bias=False, kernel_init=zeros, rngs=rngs)
 
@@ -45,20 +45,20 @@ class HistoryModel(nnx.Module):
 
         Args:
             obs: normalized observations.
-            noise: the density of the noise, but for its mean. No gradient reaches it.
-            anchor: `[..., k, d]`, a state of the flow near which its states are. No gradient reaches it.
+            noise: base density of the noise; its mean is not used. It gets no gradient.
+            anchor: `[..., k, d]`, a state at the center of the flow's states. It gets no gradient.
         """
         return HistoryDensity(self, obs, jax.lax.stop_gradient(noise), jax.lax.stop_gradient(anchor))
 
 
 @dataclass(frozen=True)
 class HistoryDensity:
-    """The density q(h | a) for given observations; a `genpo_jax.solvers.Proposal`.
+    """Density q(h | a) for given observations; a `genpo_jax.solvers.Proposal`.
 
     Attributes:
-        model: what has been learned.
+        model: the history model.
         obs: `[..., obs_size]`.
-        noise: the density of the noise, but for its mean.
+        noise: base density of the noise; its mean is not used.
         anchor: `[..., k, d]`.
     """
 
@@ -86,15 +86,15 @@ class HistoryDensity:
         return terms.sum(axis=-1)
 
     def reflect(self, rest: Array, action: Array) -> Array:
-        """Return rests `[n, ..., k-1, d]` reflected about the mean for actions `[..., d]`."""
+        """Return rests `[n, ..., k-1, d]` reflected at the mean for actions `[..., d]`."""
         return 2 * self._normal(action)[0] - rest
 
     def _normal(self, action: Array) -> tuple[Array, list[list[Array]]]:
-        """Return the mean `[..., k-1, d]` and the rows of the lower Cholesky factor, of `[..., d]` each."""
+        """Return the mean `[..., k-1, d]` and the rows of the lower Cholesky factor, whose entries are `[..., d]`."""
         solver, size = self.model.solver, action.shape[-1]
-        still = still_factor(solver, self.noise)
+        zero_velocity = zero_velocity_factor(solver, self.noise)
         anchor_action, anchor_rest = solver.split(self.anchor)
-        deviation = (action - anchor_action) / still[0][0]
+        deviation = (action - anchor_action) / zero_velocity[0][0]
         count = solver.num_states - 1
         learned = self.model.net(jnp.concatenate([self.obs, deviation], axis=-1))
         learned = learned.reshape(*action.shape[:-1], -1, size)
@@ -102,7 +102,7 @@ class HistoryDensity:
         below = iter(jnp.moveaxis(learned[..., count:, :], -2, 0))
         change = [[jnp.exp(next(below)) if i == j else next(below) for j in range(i + 1)] for i in range(count)]
         means, factor = [], []
-        for i, row in enumerate(still[1:]):
+        for i, row in enumerate(zero_velocity[1:]):
             own = row[1:]
             mean = anchor_rest[..., i, :] + row[0] * deviation + sum(own[j] * shift[..., j, :] for j in range(i + 1))
             means.append(mean)
@@ -110,17 +110,14 @@ class HistoryDensity:
         return jnp.stack(means, axis=-2), factor
 
 
-def still_factor(solver: ReversibleSolver, noise: DiagonalNormal) -> list[list[Array]]:
-    """Return the lower Cholesky factor, rows of `[d]` each, of action and rest where the velocity is zero.
+def zero_velocity_factor(solver: ReversibleSolver, noise: DiagonalNormal) -> list[list[Array]]:
+    """Return the lower Cholesky factor of action and rest at zero velocity, in rows whose entries are `[d]`.
 
-    The solver is then linear: what the noise is along each of its directions moves action and rest by fixed weights.
+    The solver is then linear in its noise, with the weights `still_weights(solver)`.
     """
-    weights = still_weights(solver)
-    if noise.directions is not None:
-        weights = weights @ noise.directions.T
-    rows = weights[..., None] * jnp.exp(noise.log_scale)
+    rows = still_weights(solver)[..., None] * jnp.exp(noise.log_scale)
     factor, basis = [], []
-    # Gram-Schmidt and not the Cholesky factor of the covariance, whose float32 would lose small variances.
+    # Gram-Schmidt, because a Cholesky factorization of the covariance in float32 would lose small variances.
     for row in rows:
         known = []
         for direction in basis:

@@ -12,13 +12,13 @@ from jax.typing import DTypeLike
 from genpo_jax.methods import FlowMethod, NetworksConfig
 from genpo_jax.solvers import Velocity
 
-# Beyond these mish is the identity, and zero, in float32.
+# In float32, mish is the identity above the first value and zero below the second.
 MISH_LINEAR, MISH_ZERO = 20.0, -40.0
 
 
 @jax.custom_jvp
 def mish(x: Array) -> Array:
-    """Return `x tanh(log(1 + exp(x)))` (Misra, arXiv:1908.08681), by one exponential.
+    """Return `x tanh(log(1 + exp(x)))` (Misra, arXiv:1908.08681), with one exponential.
 
     With e = exp(x) and n = e (e + 2), tanh(log(1 + e)) = n / (n + 2).
     """
@@ -29,10 +29,10 @@ def mish(x: Array) -> Array:
 
 @mish.defjvp
 def _mish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    """Differentiate, by an exponential of its own: one of -x.
+    """Differentiate `mish` with a separate exponential, exp(-x).
 
-    Were it that of x, XLA would compute it once for both passes, and keep that and three more arrays in between: on a
-    CPU twice the memory and time of a network's gradient.
+    With exp(x), XLA would compute it once for both passes and keep it and three more arrays in between. On a CPU this
+    doubles the memory and time of a network's gradient.
     """
     x = jnp.clip(primals[0], MISH_ZERO, -MISH_ZERO)
     u = jnp.exp(-x)
@@ -48,24 +48,24 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "tanh": jnp.tanh,
 }
 HIDDEN_GAIN = 2**0.5
-# Near zero: the flow starts as a linear map of its noise, and the Gaussian with mean 0.
+# Near zero, so that a flow is initially a linear map of its noise and a Gaussian policy has mean 0.
 OUTPUT_GAIN = 0.01
-# Turns of the slowest and the fastest time feature over t in [0, 1].
+# Number of periods of the slowest and the fastest time feature over t in [0, 1].
 FREQUENCIES = (0.5, 16.0)
 
 
 def orthogonal(gain: float) -> Callable[..., Array]:
-    """Return an initializer of matrices with orthonormal rows or columns, times `gain`.
+    """Return an initializer of `gain` times matrices with orthonormal rows or columns.
 
-    The polar factor of a normal matrix, by the Newton-Schulz iteration (Higham, Functions of Matrices, ch. 8), is
-    uniform over such matrices, as is the usual QR factor. That one is not taken as LAPACK's QR, batched by a vmap
-    over seeds, can deadlock XLA's CPU thread pool (jaxlib 0.10.2).
+    The polar factor of a normal matrix, from the Newton-Schulz iteration (Higham, Functions of Matrices, ch. 8), is
+    uniform over such matrices, like the usual QR factor. QR is not used because LAPACK's QR, batched by a vmap over
+    seeds, can deadlock XLA's CPU thread pool (jaxlib 0.10.2).
     """
 
     def init(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         tall = (max(shape), min(shape))
         x = jax.random.normal(key, tall, dtype)
-        # Singular values are at most 1 from here; small ones grow by 3/2 a step until they converge to 1.
+        # Singular values are now at most 1. Small ones grow by 3/2 per step until they converge to 1.
         x = jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x / jnp.linalg.norm(x))
         return gain * (x if shape[0] >= shape[1] else x.T)
 
@@ -75,12 +75,12 @@ def orthogonal(gain: float) -> Callable[..., Array]:
 def _dense(
     size_in: int, size_out: int, rngs: nnx.Rngs, dtype: str, gain: float = HIDDEN_GAIN, bias: bool = True
 ) -> nnx.Linear:
-    """Return a layer with float32 parameters that computes in `dtype`."""
+    """Return a linear layer with float32 parameters that computes in `dtype`."""
     return nnx.Linear(size_in, size_out, use_bias=bias, kernel_init=orthogonal(gain), dtype=jnp.dtype(dtype), rngs=rngs)
 
 
 class MLP(nnx.Module):
-    """Dense layers with an activation after each, and an optional linear output layer, all computed in `dtype`."""
+    """Dense layers with an activation after each and an optional linear output layer, computed in `dtype`."""
 
     def __init__(
         self,
@@ -100,27 +100,27 @@ class MLP(nnx.Module):
         self.activation = activation
 
     def __call__(self, x: Array) -> Array:
-        """Map `[..., size_in]` to float32 `[..., size_out]`; without an output, to the last layer, in `dtype`."""
+        """Map `[..., size_in]` to float32 `[..., size_out]`; without an output layer, to the last layer in `dtype`."""
         for layer in self.layers:
             x = ACTIVATIONS[self.activation](layer(x))
         return x if self.output is None else self.output(x).astype(jnp.float32)
 
 
 def embed_time(t: Array, size: int) -> Array:
-    """Return sines and cosines `[..., size]` of t `[...]` in [0, 1], at frequencies even in the logarithm."""
+    """Return sines and cosines `[..., size]` of t `[...]` in [0, 1], at logarithmically spaced frequencies."""
     angles = 2 * jnp.pi * jnp.expand_dims(t, -1) * jnp.geomspace(*FREQUENCIES, size // 2, dtype=jnp.result_type(t))
     return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def _at_times(embed: Callable[[Array], Array], times: Sequence[float] | None) -> Callable[[Array], Array]:
-    """Return `embed`, or, given the only times that will be asked for, the same with each of them embedded once.
+    """Return `embed`; if all times are known in advance, return a lookup that embeds each of them once.
 
-    Rows are picked by a matrix product, as the gradient of indexing is a scatter, which is slow on a CPU.
+    Rows are selected by a matrix product, because the gradient of indexing is a scatter, which is slow on a CPU.
     """
     if times is None:
         return embed
     known = np.unique(np.asarray(times, np.float64))
-    # Rounding must not matter: a time stands for all that are nearer to it than to another.
+    # A time matches its nearest known time, so that rounding has no effect.
     middles = 0.5 * (known[1:] + known[:-1])
     table = embed(jnp.asarray(known, jnp.float32))
 
@@ -132,14 +132,14 @@ def _at_times(embed: Callable[[Array], Array], times: Sequence[float] | None) ->
 
 
 class EncodedVelocity(nnx.Module):
-    """A velocity field whose observation is encoded once, however many solver steps follow.
+    """Velocity field that encodes the observation once for all solver steps.
 
-    The head's first layer is a sum of three linear maps, of the encoded observation, of x and of the embedded
-    time. The first does not change along the solver steps and is computed in `condition`; the last does not
+    The first layer of the head is a sum of three linear maps: of the encoded observation, of x and of the embedded
+    time. The first map is the same in all solver steps, so `condition` computes it once. The last map does not
     depend on the batch.
 
     Attributes:
-        units_per_call: hidden units of one evaluation; those of `encoder` are computed once per observation.
+        units_per_call: hidden units per evaluation, without the encoder.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class EncodedVelocity(nnx.Module):
     def condition(self, obs: Array, times: Sequence[float] | None = None) -> Velocity:
         """Return `v(x, t)` for observations `[..., obs_size]`: x is `[..., action_size]`, t a scalar or `[...]`.
 
-        Given `times`, the only ones that t will be, each of them is embedded once, whatever the batch.
+        If `times` lists all values that t will take, each is embedded once, independent of the batch.
         """
         from_obs = self.from_obs(self.encoder(obs))
         from_time = _at_times(lambda t: self.from_time(self.time(embed_time(t, self.time_embedding))), times)
@@ -176,10 +176,10 @@ class EncodedVelocity(nnx.Module):
 
 
 class ConcatVelocity(nnx.Module):
-    """The published velocity field: one network on (observation, x, time), all of it run at every solver step.
+    """Velocity field as published: one network on (observation, x, time) that runs in every solver step.
 
     Attributes:
-        units_per_call: hidden units of one evaluation.
+        units_per_call: hidden units per evaluation.
     """
 
     def __init__(
@@ -221,7 +221,7 @@ class ConcatVelocity(nnx.Module):
 def make_velocity(
     obs_size: int, action_size: int, method: FlowMethod, networks: NetworksConfig, rngs: nnx.Rngs
 ) -> EncodedVelocity | ConcatVelocity:
-    """Build the velocity field that `method` asks for."""
+    """Build the velocity field of a method."""
     shared = {
         "time_embedding": method.time_embedding,
         "activation": networks.activation,
@@ -234,7 +234,7 @@ def make_velocity(
 
 
 class ValueNetwork(nnx.Module):
-    """A state-value function."""
+    """State-value function."""
 
     def __init__(self, obs_size: int, networks: NetworksConfig, rngs: nnx.Rngs) -> None:
         dtype = networks.compute_dtype

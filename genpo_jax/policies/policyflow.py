@@ -1,4 +1,4 @@
-"""PolicyFlow: the ratio of Gaussian perturbations, moved by the change of the velocity at one point of the path."""
+"""PolicyFlow: ratio of Gaussian perturbations, shifted by the change of the velocity at one point of the path."""
 
 import math
 from typing import Any, ClassVar
@@ -19,13 +19,13 @@ from genpo_jax.solvers import DiagonalNormal
 
 
 class PolicyFlowRecord(PyTreeNode):
-    """What the surrogate ratio needs.
+    """Record for the surrogate ratio.
 
     Attributes:
-        point: `[..., d]`, on the straight line from noise to flow sample.
-        time: `[...]`, of the point.
-        velocity: `[..., d]`, at the point and then.
-        perturbation: `[..., d]`, of the sample: the action is the sum of both.
+        point: `[..., d]`, a point on the straight line from noise to flow sample.
+        time: `[...]`, time of the point.
+        velocity: `[..., d]`, velocity at the point at the rollout.
+        perturbation: `[..., d]`, noise that is added to the flow sample to give the action.
         log_prob: `[...]`, log density of the perturbation.
     """
 
@@ -39,10 +39,10 @@ class PolicyFlowRecord(PyTreeNode):
 
 
 class PolicyFlowPolicy(Policy):
-    """PolicyFlow (arXiv:2602.01156): a flow sample plus Gaussian noise of a learned scale.
+    """PolicyFlow (arXiv:2602.01156): a flow sample plus Gaussian noise with a learned scale.
 
-    How far the sample has moved since is estimated by the change of the velocity at one random point of the straight
-    line between noise and sample; the ratio is that of the perturbation's density about the moved sample.
+    The displacement of the sample since the rollout is estimated by the change of the velocity at one random point on
+    the straight line from noise to sample. The ratio uses the density of the perturbation around the displaced sample.
     """
 
     noise_rows = 2
@@ -78,11 +78,11 @@ class PolicyFlowPolicy(Policy):
 
     def log_ratio(self, obs: Obs, record: Any) -> Numbers:
         """Return the surrogate log-ratio `[...]` of recorded actions."""
-        moved = self.velocity.condition(obs)(record.point, record.time) - record.velocity
-        return normal_log_prob(record.perturbation - moved, self.log_std[...]) - record.log_prob
+        displacement = self.velocity.condition(obs)(record.point, record.time) - record.velocity
+        return normal_log_prob(record.perturbation - displacement, self.log_std[...]) - record.log_prob
 
     def action_of(self, obs: Obs, noise: Noise) -> Action:
-        """Return the actions `[..., d]` of the noise of the flow and that of the perturbation."""
+        """Return the actions `[..., d]` for the noise of the flow and the noise of the perturbation."""
         return self.flow(obs, self.scale * noise[..., 0, :]) + jnp.exp(self.log_std[...]) * noise[..., 1, :]
 
     def entropy(self) -> Scalar:
@@ -90,12 +90,12 @@ class PolicyFlowPolicy(Policy):
         return DiagonalNormal(self.log_std[...][None]).entropy()
 
     def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
-        """Return the Brownian regularizer, which draws the velocity towards that of heat spreading from the samples."""
+        """Return the Brownian regularizer, which pulls the velocity towards heat diffusion."""
         t = record.time[..., None]
         velocity = self.velocity.condition(obs)(record.point, record.time)
         residual = (1 - t) * velocity - (record.point - t * record.velocity)
         return self.brownian_coef * jnp.square(residual).sum(axis=-1).mean()
 
     def flow(self, obs: Obs, noise: Action) -> Action:
-        """Return the flow samples `[..., d]` of scaled noise `[..., d]`, before their perturbation."""
+        """Return the flow samples `[..., d]` of scaled noise `[..., d]`, before the perturbation."""
         return midpoint(self.velocity.condition(obs, grid(2 * self.num_steps)), noise, self.num_steps)

@@ -14,9 +14,9 @@ from genpo_jax.shapes import Numbers, Obs
 
 
 class ReinFlowPolicy(ChainPolicy):
-    """ReinFlow (arXiv:2505.22094): the noise of every step is learned and bounded; one exact ratio for the chain."""
+    """ReinFlow (arXiv:2505.22094): learned, bounded noise in every step, and one exact ratio for the chain."""
 
-    # Bounds of the noise, as multiples of its initial value.
+    # Bounds of the noise scale, as multiples of its initial value.
     BOUNDS = (0.1, 4.0)
 
     def __init__(
@@ -38,9 +38,9 @@ class ReinFlowPolicy(ChainPolicy):
         return (self._log_probs(obs, record.states) - record.log_prob).sum(axis=-1)
 
     def log_std(self, obs: Array) -> Array:
-        """Return the log standard deviation `[..., K, d]`, or one that broadcasts to it, of every step."""
+        """Return the log standard deviation `[..., K, d]` of every step."""
         low, high = (jnp.log(bound) for bound in self.BOUNDS)
-        # Zero maps to the initial value, whatever the bounds.
+        # For any bounds, an output of zero gives the initial value.
         middle = -low / (high - low)
         logits = self.noise(obs) + jnp.log(middle / (1 - middle))
         factor = low + (high - low) * jax.nn.sigmoid(logits)

@@ -1,4 +1,4 @@
-"""Flow policies whose likelihood ratio is exact, through a reversible solver."""
+"""Flow policies with an exact likelihood ratio, computed through a reversible solver."""
 
 import math
 from typing import Any, ClassVar
@@ -20,7 +20,6 @@ from genpo_jax.solvers import (
     Flow,
     ReversibleSolver,
     StoredHistories,
-    action_directions,
     action_log_prob,
     action_log_ratio,
     correlated_normal,
@@ -31,7 +30,7 @@ from genpo_jax.solvers import (
 
 
 class StateRecord(PyTreeNode):
-    """The solver's final state `[..., k, d]` and the base log density `[...]` of the noise it came from."""
+    """Final state `[..., k, d]` of the solver, and the base log density `[...]` of its noise."""
 
     COORDINATES: ClassVar[tuple[str, ...]] = ("state",)
 
@@ -40,14 +39,14 @@ class StateRecord(PyTreeNode):
 
 
 class HistoriesRecord(PyTreeNode):
-    """An action with K histories, batch dimensions first.
+    """Actions with K histories each; batch dimensions come first. See `StoredHistories`.
 
     Attributes:
         action: `[..., d]`.
-        rest: `[..., K, k-1, d]`: the action's own, its reflection, the next and its reflection, ...
+        rest: `[..., K, k-1, d]`, the histories in antithetic pairs, starting with the action's own history.
         log_proposal: `[..., K]`.
         log_weight: `[..., K]`.
-        anchor: `[..., k, d]`, where the model of the history looked for it.
+        anchor: `[..., k, d]`, the state around which the history model is centered.
     """
 
     COORDINATES: ClassVar[tuple[str, ...]] = ("action", "rest", "anchor")
@@ -60,7 +59,7 @@ class HistoriesRecord(PyTreeNode):
 
     @classmethod
     def of(cls, stored: StoredHistories, anchor: Array) -> "HistoriesRecord":
-        """Return stored histories with their axis K after those of the batch."""
+        """Build the record from stored histories, with axis K after the batch dimensions."""
         rest = jnp.moveaxis(stored.rest, 0, -3)
         return cls(
             stored.action,
@@ -71,7 +70,7 @@ class HistoriesRecord(PyTreeNode):
         )
 
     def first(self, count: int) -> "HistoriesRecord":
-        """Return the record with the first `count` histories alone, as if no more had been drawn."""
+        """Return the record with only the first `count` histories."""
         return self.replace(
             rest=self.rest[..., :count, :, :],
             log_proposal=self.log_proposal[..., :count],
@@ -80,31 +79,31 @@ class HistoriesRecord(PyTreeNode):
 
     @property
     def stored(self) -> StoredHistories:
-        """The same with axis K first."""
+        """The histories with axis K first."""
         rest = jnp.moveaxis(self.rest, -3, 0)
         log_proposal, log_weight = (jnp.moveaxis(x, -1, 0) for x in (self.log_proposal, self.log_weight))
         return StoredHistories(self.action, rest, log_proposal, log_weight)
 
 
 class ReversiblePolicy(Policy):
-    """Integrate noise to an action by a learned velocity; take the solver back to the noise for the ratio.
+    """Policy that integrates noise to an action by a learned velocity, and inverts the solver for the ratio.
 
-    With z the noise that the *stored* final state has under the present parameters,
+    Let z be the noise from which the velocity leads to the *stored* final state, and p0 its base density. Then
 
         log ratio = log p0(z_now) - log p0(z_then)
 
-    as the log-determinant of a reversible solver is a constant and cancels. That ratio is exact for the density of the
-    whole state, action and history (GenPO++, arXiv:2606.06967), which makes it unbiased for the action, with the
-    variance of the history on top. With `num_histories` K > 1 it is averaged over K histories, and K to infinity is
-    the ratio of the action alone (`genpo_jax/solvers/action_ratio.py`).
+    because the log-determinant of a reversible solver is a constant and cancels. This ratio is exact for the density
+    of the whole state, action and history (GenPO++, arXiv:2606.06967). For the action alone it is unbiased, with
+    additional variance from the history. With `num_histories` K > 1 the ratio averages over K histories; for K to
+    infinity it becomes the ratio of the action alone (`genpo_jax/solvers/action_ratio.py`).
 
     Args:
-        obs_size: numbers in an observation.
+        obs_size: size of an observation.
         action_size: number d of action coordinates.
         method: settings of the policy.
-        networks: what its networks share.
-        rngs: of the initial parameters.
-        solver: from noise to action; None for the method's.
+        networks: settings of the networks.
+        rngs: random streams for the initial parameters.
+        solver: solver from noise to action; None for the solver of the method.
     """
 
     regressions = ("history",)
@@ -125,11 +124,10 @@ class ReversiblePolicy(Policy):
         self.ratio_evaluations = len(self.solver.evaluation_times)
         self.action_size = action_size
         std = method.initial_std / float(np.linalg.norm(still_weights(self.solver)[0]))
-        self.history_std = method.history_scale * std if method.base == "action-scale" else None
-        rows = self.solver.num_states if self.history_std is None else 1
+        shape = (self.solver.num_states, action_size)
+        # A pretrained flow keeps the noise scale that it was trained with.
         fixed = method.base in ("standard", "correlated")
-        self.log_scale = None if fixed else nnx.Param(jnp.full((rows, action_size), math.log(std), jnp.float32))
-        # Of a flow that was trained elsewhere, noise keeps the scale that it was trained with.
+        self.log_scale = None if fixed else nnx.Param(jnp.full(shape, math.log(std), jnp.float32))
         self.tau = method.tau if method.base == "correlated" else None
         mean = {"size_out": action_size, "gain": OUTPUT_GAIN, "dtype": networks.compute_dtype}
         conditioned = method.base == "conditioned"
@@ -146,7 +144,7 @@ class ReversiblePolicy(Policy):
         return flow.action(state), StateRecord(state, flow.base.log_prob(noise))
 
     def complete(self, obs: Obs, record: Any, key: Array) -> StateRecord | HistoriesRecord:
-        """Return records with K histories in place of one, where there is a model of them."""
+        """Return records with K histories instead of one if the policy has a history model."""
         if self.history is None:
             return record
         flow = self.flow(obs)
@@ -162,28 +160,28 @@ class ReversiblePolicy(Policy):
         return flow.base.log_prob(flow.inverse(record.state)) - record.log_base
 
     def action_of(self, obs: Obs, noise: Noise) -> Action:
-        """Return the actions `[..., d]` that noise flows to."""
+        """Return the actions `[..., d]` for noise `[..., k, d]`."""
         flow = self.flow(obs)
         return flow.action(flow.forward(self._base(obs).from_standard(noise)))
 
     def zero_noise_action(self, obs: Obs) -> Action:
-        """Return the actions `[..., d]` that zero noise flows to."""
+        """Return the deterministic actions `[..., d]`, computed from zero noise."""
         flow = self.flow(obs)
         return flow.action(flow.forward(self._zero_noise(obs)))
 
     def entropy(self) -> Scalar:
-        """Return the entropy of the whole state, a scalar; its gradient is zero under the standard base."""
+        """Return the entropy of the whole state, a scalar; its gradient is zero for a fixed base density."""
         return self._density(None).entropy() + self.solver.log_det(self.action_size)
 
     def auxiliary_loss(self, obs: Obs, record: Any) -> Scalar:
-        """Return the loss of the history model, a scalar; it does not reach the policy itself."""
+        """Return the loss of the history model, a scalar; no gradient reaches the rest of the policy."""
         if self.history is None:
             return jnp.zeros(())
         proposal = self.history.given(obs, self._normal(), record.anchor)
         return -proposal.log_prob(record.rest[..., 0, :, :], record.action).mean()
 
     def metrics(self, record: Any) -> dict[str, Array]:
-        """Return how well the model of the history is met: the effective part of the K histories, in (1/K, 1]."""
+        """Return the effective sample size of the K histories as a fraction of K, in (1/K, 1]."""
         if self.num_histories == 1:
             return {}
         return {"history_ess": effective_sample_size(record.stored.log_weight).mean()}
@@ -193,21 +191,24 @@ class ReversiblePolicy(Policy):
         return record.action if isinstance(record, HistoriesRecord) else self.solver.output(record.state)
 
     def action_log_prob(self, obs: Obs, record: Any) -> Numbers:
-        """Return an estimate of the log density `[...]` of recorded actions, no lower in the mean.
+        """Return an estimate of the log density `[...]` of recorded actions that is too high in expectation.
 
-        With one history it is log p(a, h) - log q(h | a), too large by the KL divergence of q from p(h | a); every
-        further history brings it nearer.
+        With one history the estimate is log p(a, h) - log q(h | a), and the excess is KL(p(h | a) || q). More
+        histories reduce the excess.
 
         Raises:
-            ValueError: if the policy was built without a model of the history.
+            ValueError: if the policy was built without a history model.
         """
         del obs
         if not isinstance(record, HistoriesRecord):
-            raise ValueError("the density of an action needs a record of `complete` and a model of the history")
+            raise ValueError(
+                f"action_log_prob needs a HistoriesRecord, got {type(record).__name__}; pass a record of `complete`, "
+                "from a policy built with num_histories > 1 or action_entropy_coef > 0 (it then has a history model)"
+            )
         return action_log_prob(record.stored)
 
     def flow(self, obs: Array) -> Flow:
-        """Return the distribution of the solver's state for observations `[..., obs_size]`."""
+        """Return the distribution of the final state for observations `[..., obs_size]`."""
         return Flow(self.solver, self.velocity.condition(obs, self.solver.evaluation_times), self._base(obs))
 
     def _base(self, obs: Array) -> DiagonalNormal | CorrelatedNormal:
@@ -219,14 +220,10 @@ class ReversiblePolicy(Policy):
         return self._normal(mean)
 
     def _normal(self, mean: Array | None = None) -> DiagonalNormal:
-        """Return the density of noise about `mean`, for all bases but the correlated."""
-        shape = (self.solver.num_states, self.action_size)
+        """Return the noise density around `mean`, for every base except correlated."""
         if self.log_scale is None:
-            return DiagonalNormal(jnp.zeros(shape), mean)
-        if self.history_std is None:
-            return DiagonalNormal(self.log_scale[...], mean)
-        history = jnp.full((shape[0] - 1, shape[1]), math.log(self.history_std))
-        return DiagonalNormal(jnp.concatenate([self.log_scale[...], history]), mean, action_directions(self.solver))
+            return DiagonalNormal(jnp.zeros((self.solver.num_states, self.action_size)), mean)
+        return DiagonalNormal(self.log_scale[...], mean)
 
     def _zero_noise(self, obs: Array) -> Array:
         """Return the mean `[..., k, d]` of the noise."""

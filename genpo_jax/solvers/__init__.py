@@ -1,4 +1,4 @@
-"""Explicit, exactly invertible ODE solvers with a constant log-determinant. Needs only jax."""
+"""Explicit, exactly invertible ODE solvers with a constant log-determinant; requires only jax."""
 
 from genpo_jax.solvers.action_ratio import (
     Proposal,
@@ -31,7 +31,7 @@ from genpo_jax.solvers.marginal import (
 )
 from genpo_jax.solvers.multistep import RECOMMENDED_HISTORY_COEF, MultistepSolver
 from genpo_jax.solvers.runge_kutta import RungeKuttaSolver
-from genpo_jax.solvers.still import action_directions, still_weights
+from genpo_jax.solvers.still import still_weights
 from genpo_jax.solvers.tableau import EULER, HEUN, KUTTA3, MIDPOINT, RALSTON, RK4, Tableau
 from genpo_jax.solvers.verlet import VerletSolver
 
@@ -63,7 +63,6 @@ __all__ = [
     "TimeGrid",
     "Velocity",
     "VerletSolver",
-    "action_directions",
     "action_log_prob",
     "action_log_ratio",
     "correlated_normal",

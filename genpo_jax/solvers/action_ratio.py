@@ -1,16 +1,17 @@
-"""The likelihood ratio of the action alone, unbiased, from a few histories that are stored with it.
+"""Unbiased likelihood ratio of the action alone, from a few stored histories.
 
-A solver state is an action a and a history h (the *rest* of `solver.split`). The ratio of states, p_now(a, h) /
-p_then(a, h), is unbiased for that of actions, p_now(a) / p_then(a), but the history makes it noisy. Store with each
-action its own history h_1, a draw of p_then(h | a), others from any proposal q(h | a), and beside each of them its
-reflection about the center of q. With the weights w_k = p(a, h_k) / q(h_k | a) of all K,
+A solver state is an action a and a history h (the *rest* of `solver.split`). The ratio of states,
+p_now(a, h) / p_then(a, h), is an unbiased estimate of the ratio of actions, p_now(a) / p_then(a), but the history
+makes it noisy. To reduce the noise, K histories are stored with each action: its own history h_1, which is a draw from
+p_then(h | a), and draws from any proposal q(h | a). Each history is stored with its reflection at the center of q; the
+two are an antithetic pair. With the weights w_k = p(a, h_k) / q(h_k | a),
 
     ratio_K(a) = sum_k w_k(now) / sum_k w_k(then)
 
-has for every q the expectation p_now(a) / p_then(a), is the ratio of states for K = 1 and that of actions for K to
-infinity, and is 1 at unchanged parameters. docs/methods.md has the proof. A step of the parameters changes log p(h | a)
-nearly linearly in h, which a history and its reflection cancel: they leave about the noise of eight independent
-ones (docs/studies/histories.md).
+has the expectation p_now(a) / p_then(a) for every q. It is the ratio of states for K = 1, the ratio of actions for K to
+infinity, and 1 at unchanged parameters. docs/methods.md has the proof. A small parameter step changes log p(h | a)
+nearly linearly in h, so the two changes of an antithetic pair cancel: one pair has about the noise of eight independent
+histories (docs/studies/histories.md).
 """
 
 import math
@@ -28,7 +29,7 @@ from genpo_jax.solvers.grid import check_count
 
 @runtime_checkable
 class Proposal(Protocol):
-    """A density q of the rest given the action, and a symmetry of it."""
+    """Protocol of a density q of the rest given the action, with a reflection that preserves q."""
 
     def sample(self, key: Array, action: Array, num_samples: int) -> Array:
         """Draw rests `[num_samples, ..., k-1, d]` for actions `[..., d]`."""
@@ -39,10 +40,10 @@ class Proposal(Protocol):
         ...
 
     def reflect(self, rest: Array, action: Array) -> Array:
-        """Return rests `[n, ..., k-1, d]` reflected, as about the mean of a normal density.
+        """Return reflected rests `[n, ..., k-1, d]`, e.g. at the mean of a normal density.
 
-        Twice must be not at all, and q and volumes must stay the same. Where q has no symmetry, return the rests as
-        they are: each then counts twice.
+        The reflection must be an involution that preserves q and volume. If q has no symmetry, return the rests
+        unchanged: each then counts twice.
         """
         ...
 
@@ -50,11 +51,11 @@ class Proposal(Protocol):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class StoredHistories:
-    """Actions, each with K histories, and their weights under the flow that drew them.
+    """Actions with K histories each, and the weights of the histories under the flow that drew them.
 
     Attributes:
         action: `[..., d]`.
-        rest: `[K, ..., k-1, d]`: the action's own, its reflection, the next and its reflection, ...
+        rest: `[K, ..., k-1, d]`, the histories in antithetic pairs, starting with the action's own history.
         log_proposal: `[K, ...]`, log q(h_k | a).
         log_weight: `[K, ...]`, log w_k under the flow that drew the action.
     """
@@ -66,14 +67,14 @@ class StoredHistories:
 
 
 def store_histories(flow: Flow, proposal: Proposal, state: State, key: Array, num_histories: int) -> StoredHistories:
-    """Add K - 1 more histories to that of each state, and weigh all K.
+    """Add K - 1 histories to the history of each state, and compute the weights of all K.
 
     Args:
-        flow: that drew the states.
-        proposal: q(h | a); its tails should be no lighter than those of p(h | a), or the ratio has a large variance.
+        flow: the flow that drew the states.
+        proposal: q(h | a). If its tails are lighter than those of p(h | a), the ratio has a large variance.
         state: `[..., k, d]`, samples of the flow.
         key: typed key of the histories.
-        num_histories: K, 1 or even.
+        num_histories: K, which is 1 or even.
 
     Raises:
         ValueError: if K is below 1, or odd and not 1.
@@ -81,7 +82,7 @@ def store_histories(flow: Flow, proposal: Proposal, state: State, key: Array, nu
     check_count("num_histories", num_histories, "1 is the ratio of the whole state")
     if num_histories > 1 and num_histories % 2:
         raise ValueError(
-            f"num_histories must be 1 or even, as each history comes with its reflection, got {num_histories}; use "
+            f"num_histories must be 1 or even, because histories come in antithetic pairs, got {num_histories}; use "
             f"{num_histories + 1}"
         )
     action, own = flow.solver.split(state)
@@ -95,15 +96,15 @@ def store_histories(flow: Flow, proposal: Proposal, state: State, key: Array, nu
 
 
 def log_weights(flow: Flow, action: Action, rest: Array, log_proposal: Array) -> Array:
-    """Return `log p(a, h) - log q(h | a)` `[n, ...]` of n rests `[n, ..., k-1, d]` for each action `[..., d]`."""
+    """Return `log p(a, h) - log q(h | a)` `[n, ...]` for rests `[n, ..., k-1, d]` and actions `[..., d]`."""
     if log_proposal.shape != (len(rest), *action.shape[:-1]):
         raise ValueError(
             f"log_proposal must be [n, ...] for rests {rest.shape} and actions {action.shape}, got "
-            f"{log_proposal.shape}; pass what the proposal's log_prob returned"
+            f"{log_proposal.shape}; pass the result of the proposal's log_prob"
         )
 
-    # One history after the other, each computed again for its gradient: memory does not grow with their number, and
-    # what stays in a CPU's cache takes half the time.
+    # One history at a time, recomputed in the backward pass: memory does not grow with K, and on a CPU the working
+    # set fits the cache, which halves the time.
     @jax.checkpoint
     def log_weight(history: tuple[Array, Array]) -> Array:
         rest, log_proposal = history
@@ -113,11 +114,11 @@ def log_weights(flow: Flow, action: Action, rest: Array, log_proposal: Array) ->
 
 
 def action_log_ratio(flow: Flow, stored: StoredHistories) -> Numbers:
-    """Return the logarithm `[...]` of the unbiased ratio of actions, of `flow` to the flow that stored them."""
+    """Return the log `[...]` of the unbiased ratio of actions, `flow` over the flow that stored them."""
     if stored.log_weight.shape != stored.log_proposal.shape:
         raise ValueError(
             f"log_weight must have the shape {stored.log_proposal.shape} of log_proposal, got "
-            f"{stored.log_weight.shape}; pass what store_histories returned"
+            f"{stored.log_weight.shape}; pass the result of store_histories"
         )
     now = log_weights(flow, stored.action, stored.rest, stored.log_proposal)
     return jax.nn.logsumexp(now, axis=0) - jax.nn.logsumexp(stored.log_weight, axis=0)
@@ -126,7 +127,7 @@ def action_log_ratio(flow: Flow, stored: StoredHistories) -> Numbers:
 def action_log_prob(stored: StoredHistories) -> Numbers:
     """Return an estimate `[...]` of the log density of actions under the flow that drew them.
 
-    As the true history is among the K, it is too large in the mean, for any K and q, and less so the larger K is: minus
-    it bounds the entropy of the action from below.
+    The true history is among the K, so the estimate is too high in expectation, for any K and q. The excess shrinks
+    with K. The negative mean of the estimate is a lower bound of the action's entropy.
     """
     return jax.nn.logsumexp(stored.log_weight, axis=0) - math.log(len(stored.log_weight))

@@ -1,9 +1,9 @@
-"""What every reversible solver provides, and the numerics they share.
+"""Interface of the reversible solvers, and their common base class.
 
 A *state* is one array `[..., k, d]`: k iterates of an action-sized variable, newest first. A *velocity* is
-any callable `v(x, t) -> dx/dt` on arrays `[..., d]` with scalar `t`. Solvers map a state at the first time
-of their grid to a state at the last and back, exactly, and the log-determinant of that map is a constant
-that needs no Jacobian.
+any callable `v(x, t) -> dx/dt` on arrays `[..., d]` with scalar `t`. A solver maps a state at the first time
+of its grid to a state at the last time, and back exactly. The log-determinant of this map is a constant, so
+no Jacobian is computed.
 """
 
 import math
@@ -23,13 +23,13 @@ from genpo_jax.solvers.walk import Carry, Coefs, walk
 
 Velocity: TypeAlias = Callable[[Array, Array], Array]
 
-# Past this predicted relative error of the float32 round trip, a likelihood ratio carries no information.
+# At a larger predicted relative error of the float32 round trip, a likelihood ratio is mostly noise.
 MAX_ROUND_TRIP_ERROR = 1e-3
 
 
 @runtime_checkable
 class ReversibleSolver(Protocol):
-    """An explicit ODE solver with a closed-form inverse and a constant log-determinant."""
+    """Protocol of an explicit ODE solver with a closed-form inverse and a constant log-determinant."""
 
     @property
     def num_states(self) -> int:
@@ -51,7 +51,7 @@ class ReversibleSolver(Protocol):
         ...
 
     def inverse(self, velocity: Velocity, state: State) -> State:
-        """Recover the state `[..., k, d]` at the first time from the one at the last."""
+        """Recover the state `[..., k, d]` at the first time from the state at the last time."""
         ...
 
     def log_det(self, event_size: int) -> float:
@@ -59,7 +59,7 @@ class ReversibleSolver(Protocol):
         ...
 
     def output(self, state: State) -> Action:
-        """Return the action `[..., d]` that a state `[..., k, d]` stands for."""
+        """Return the action `[..., d]` of a state `[..., k, d]`."""
         ...
 
     def split(self, state: State) -> tuple[Action, Rest]:
@@ -73,17 +73,17 @@ class ReversibleSolver(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StepSolver:
-    """A reversible solver made of M invertible steps: the shared half of every solver of this package.
+    """Base class of reversible solvers that take M invertible steps.
 
-    A subclass is a frozen dataclass that adds its own parameters, the number of steps first. It describes one step and
-    its inverse; the base checks inputs, walks the steps (unrolled, scanned, or with constant memory) and predicts the
+    A subclass is a frozen dataclass with its own parameters, the number of steps first. It defines one step and its
+    inverse. This class checks inputs, takes the steps (unrolled, scanned, or with constant memory) and predicts the
     rounding error.
 
     Attributes:
         num_steps: number M of steps.
-        unroll: emit the M steps one after another (fastest for small M) instead of a `lax.scan`.
+        unroll: unroll the M steps (fastest for small M) instead of using `lax.scan`.
         grid: the M + 1 times; None for equal steps from 0 to 1.
-        constant_memory: differentiate by walking the solver back, with memory flat in M (implies a scan).
+        constant_memory: differentiate by inverting the steps, with memory independent of M (implies a scan).
         max_error: largest accepted prediction of the float32 round-trip error.
 
     """
@@ -116,7 +116,7 @@ class StepSolver:
 
     @property
     def _coordinate_log_det(self) -> float:
-        """What each coordinate of the action adds to the constant `log |det|` of `forward`."""
+        """The contribution of one action coordinate to the constant `log |det|` of `forward`."""
         raise NotImplementedError
 
     @property
@@ -126,11 +126,11 @@ class StepSolver:
 
     @property
     def _growth(self) -> float:
-        """The factor by which rounding errors of the last state are amplified in the first one."""
+        """The factor by which `inverse` amplifies rounding errors of the last state."""
         raise NotImplementedError
 
     def coefs(self) -> Coefs:
-        """Return numpy arrays `[M, ...]`; row i of each holds the numbers that step i needs."""
+        """Return numpy arrays `[M, ...]`; row i of each array holds the coefficients of step i."""
         raise NotImplementedError
 
     def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
@@ -139,7 +139,7 @@ class StepSolver:
         Args:
             velocity: `v(x, t)`, with x `[..., d]` and scalar t; returns `[..., d]`.
             coefs: one row of each array of `coefs()`.
-            carry: the state's k iterates `[..., d]`, newest first, and what else the solver carries from step to step.
+            carry: the k iterates `[..., d]` of the state, newest first, then any cached arrays of the solver.
 
         Returns:
             The carry after the step.
@@ -148,7 +148,7 @@ class StepSolver:
         raise NotImplementedError
 
     def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Return the carry from which `step`, with the same arguments, leads to this one."""
+        """Undo `step` with the same arguments: return the carry before it."""
         raise NotImplementedError
 
     def forward(self, velocity: Velocity, state: State) -> State:
@@ -162,24 +162,24 @@ class StepSolver:
             `[..., k, d]`, newest iterate first.
 
         Raises:
-            ValueError: if the state or what the velocity returns has the wrong shape or dtype.
+            ValueError: if the state or the returned velocity has the wrong shape or dtype.
 
         """
         velocity, carry = checked_velocity(velocity), split_state(state, self.num_states)
         return jnp.stack(self._walk(velocity, carry), axis=-2)
 
     def inverse(self, velocity: Velocity, state: State) -> State:
-        """Recover the state at the first time of the grid from the one at the last.
+        """Recover the state at the first time of the grid from the state at the last time.
 
         Args:
             velocity: the same `v(x, t)` as in `forward`.
             state: `[..., k, d]`, as returned by `forward`.
 
         Returns:
-            `[..., k, d]`, the argument of `forward`, to rounding.
+            `[..., k, d]`, the argument of `forward` up to rounding.
 
         Raises:
-            ValueError: if the state or what the velocity returns has the wrong shape or dtype.
+            ValueError: if the state or the returned velocity has the wrong shape or dtype.
 
         """
         velocity, carry = checked_velocity(velocity), split_state(state, self.num_states)
@@ -202,17 +202,17 @@ class StepSolver:
     def round_trip_error(self, dtype: DTypeLike = jnp.float32) -> float:
         """Predict the relative error of `inverse(forward(state))`: machine epsilon times the growth.
 
-        The growth is what the inverse does to rounding errors at zero velocity, e.g. `|σ|^-M` for the history
-        solver. It is infinite where it passes the floating range.
+        The growth is the factor by which the inverse amplifies rounding errors at zero velocity, e.g. `|σ|^-M`
+        for the history solver. It is infinite if it overflows.
         """
         return float(jnp.finfo(dtype).eps) * self._growth
 
     def round_trip_bound(self, dtype: DTypeLike = jnp.float32, lipschitz: float = 1.0) -> float:
         """Bound the error of the round trip, relative to the largest magnitude in its two end states.
 
-        The prediction holds at zero velocity; a velocity with Lipschitz constant L can amplify an error by a
-        further `exp(L T)` on the way there and on the way back, over a time span T. The margin of 20 is over twice
-        the largest factor that was measured at L T = 1 (docs/solvers.md).
+        `round_trip_error` predicts the error at zero velocity. Over a time span T, a velocity with Lipschitz
+        constant L can amplify an error by another `exp(L T)` in each direction. The margin of 20 is more than
+        twice the largest factor measured at L T = 1 (docs/solvers.md).
         """
         if not lipschitz >= 0:
             raise ValueError(f"lipschitz must be >= 0, got {lipschitz!r}; 1 is the default")
@@ -229,21 +229,21 @@ class StepSolver:
         return walk(step, unstep, velocity, rows, carry, unroll=self.unroll, constant_memory=self.constant_memory)
 
     def _check(self, remedy: str) -> None:
-        """Check grid and predicted float32 round trip of a new solver; `remedy` follows "use "."""
+        """Check the grid and the predicted float32 round-trip error; `remedy` completes "use ..."."""
         grid = grid_of(self.grid, self.num_steps)
         object.__setattr__(self, "grid", None if self.grid is None else grid)
         for name in ("unroll", "constant_memory"):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(
-                    f"{name} must be True or False, got {getattr(self, name)!r}; a text would count as True"
+                    f"{name} must be True or False, got {getattr(self, name)!r}; a string would count as True"
                 )
         if isinstance(self.max_error, bool) or not self.max_error > 0:
             raise ValueError(f"max_error must be > 0, got {self.max_error!r}; the default is {MAX_ROUND_TRIP_ERROR}")
         error = self.round_trip_error(jnp.float32)
         if error > self.max_error:
             raise ValueError(
-                f"the predicted float32 round-trip error must be at most {self.max_error:.0e}, or the ratio "
-                f"is noise, got {error:.1e} for {self!r}; use {self._fewer_steps()}{remedy}, "
+                f"the predicted float32 round-trip error must be at most {self.max_error:.0e}, because the ratio "
+                f"would be noise, got {error:.1e} for {self!r}; use {self._fewer_steps()}{remedy}, "
                 "or raise max_error if your states are float64"
             )
 
@@ -256,7 +256,7 @@ class StepSolver:
 
 
 class MeanOutput(StepSolver):
-    """A pair solver whose two iterates stand for the same point: the action is their mean."""
+    """Base class of solvers whose state is a pair of iterates with their mean as the action."""
 
     def output(self, state: State) -> Action:
         """Return the action `[..., d]`, the mean of the pair."""
@@ -274,16 +274,16 @@ class MeanOutput(StepSolver):
 
 
 def power(factor: float, exponent: int) -> float:
-    """Return `factor ** exponent`, or infinity where that overflows."""
+    """Return `factor ** exponent`, or infinity on overflow."""
     try:
-        # Of a Python float: a numpy scalar warns where that raises.
+        # A Python float raises on overflow; a numpy scalar would only warn.
         return float(factor) ** exponent
     except OverflowError:
         return math.inf
 
 
 def split_state(state: Array, num_states: int) -> Carry:
-    """Return the iterates of a state, or raise `ValueError` unless it is floating `[..., num_states, d]`."""
+    """Return the iterates of a state; raise `ValueError` unless it is a floating array `[..., num_states, d]`."""
     state = jnp.asarray(state)
     if state.ndim < 2 or state.shape[-2] != num_states:
         raise ValueError(
@@ -306,14 +306,14 @@ def check_rest(action: Array, rest: Array, num_states: int) -> None:
 
 
 def checked_velocity(velocity: Velocity) -> Velocity:
-    """Return `velocity` with its time and value in the dtype of x, and with its value's shape checked."""
+    """Wrap a velocity: cast its time and its value to the dtype of x, and check the shape of its value."""
 
     def checked(x: Array, t: ArrayLike) -> Array:
         value = velocity(x, jnp.asarray(t, x.dtype))
         if jnp.shape(value) != x.shape:
             raise ValueError(
                 f"velocity(x, t) must return the shape of x, got {jnp.shape(value)} for x {x.shape}; "
-                "check the last dimension of the network and what it broadcasts against"
+                "check the last dimension of the network, and whether its result broadcasts"
             )
         return jax.lax.convert_element_type(value, x.dtype)
 
@@ -321,13 +321,13 @@ def checked_velocity(velocity: Velocity) -> Velocity:
 
 
 def check_floating(dtype: DTypeLike) -> DTypeLike:
-    """Return `dtype`, or raise `ValueError` unless it is a floating dtype."""
+    """Return `dtype`; raise `ValueError` unless it is a floating dtype."""
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"dtype must be a floating dtype, got {jnp.dtype(dtype)}; use e.g. jnp.float32")
     return dtype
 
 
 def check_in_range(name: str, value: float, rule: str, valid: bool, remedy: str) -> None:
-    """Raise `ValueError` with rule, value and remedy unless `valid` and a number."""
+    """Raise `ValueError` with rule, value and remedy unless `valid` holds and `value` is not a bool."""
     if not valid or isinstance(value, bool):
         raise ValueError(f"{name} must satisfy {rule}, got {value!r}; {remedy}")

@@ -1,4 +1,4 @@
-"""The variable-step leapfrog of BELM: second order on any grid."""
+"""Variable-step leapfrog rule of BELM: second order on any grid."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +13,18 @@ from genpo_jax.solvers.grid import check_num_steps
 
 @dataclass(frozen=True)
 class BelmSolver(StepSolver):
-    """Integrate with the two-step rule whose coefficients follow the step sizes (BELM, NeurIPS 2024).
+    """Explicit two-step rule whose coefficients depend on the step sizes (BELM, NeurIPS 2024).
 
         forward   x_{i+1} = (1-σ_i) x_i + σ_i x_{i-1} + c_i v(x_i, t_i),    σ_i = (h_i / h_{i-1})²
         inverse   x_{i-1} = (x_{i+1} - (1-σ_i) x_i - c_i v(x_i, t_i)) / σ_i,    c_i = h_i + h_i² / h_{i-1}
 
-    with h_i = t_{i+1} - t_i. The two coefficients are the only ones for which the error of a step is of
-    third order. The first step takes both iterates of the state to be at t_0: σ_0 = 1, c_0 = h_0. The
-    product of the σ_i telescopes, so `log |det| = 2 d log(h_{M-1} / h_0)`, 0 on equal steps: a constant of
-    the grid.
+    with h_i = t_{i+1} - t_i. Only these two coefficients give a local error of third order. The first step
+    places both iterates of the state at t_0: σ_0 = 1, c_0 = h_0. The product of the σ_i telescopes, so
+    `log |det| = 2 d log(h_{M-1} / h_0)`, a constant of the grid that is 0 on equal steps.
 
-    Second order on any grid, one network call a step. On equal steps it is the leapfrog rule, whose spurious
-    root lies at -1: errors in the history are never damped and grow where the flow contracts. For smooth
-    flows and small M; else `MultistepSolver(order=2)`.
+    The order is 2 on any grid, with one network call per step. On equal steps the rule is the leapfrog rule,
+    whose spurious root is -1: errors in the history are not damped, and contracting flows amplify them. Use it
+    for smooth flows and small M; otherwise use `MultistepSolver(order=2)`.
 
     Attributes:
         num_steps: number M of steps, one network call each.
@@ -56,7 +55,7 @@ class BelmSolver(StepSolver):
         return 2 * math.log(h[-1] / h[0])
 
     def coefs(self) -> Coefs:
-        """Return each step's time, share of the older iterate and weight of the velocity: `[M]` each."""
+        """Return time, weight of the previous iterate and weight of the velocity for each step: `[M]` each."""
         h = self.times.steps
         ratio = h / np.concatenate([h[:1], h[:-1]])
         weight = h * (1 + ratio)
@@ -69,6 +68,6 @@ class BelmSolver(StepSolver):
         return (1 - sigma) * x + sigma * x_prev + weight * velocity(x, t), x
 
     def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Undo one step: solve it for `x_{i-1}`."""
+        """Undo one step: solve for `x_{i-1}`."""
         (t, sigma, weight), (x_next, x) = coefs, carry
         return x, (x_next - (1 - sigma) * x - weight * velocity(x, t)) / sigma

@@ -1,4 +1,4 @@
-"""The coupled solver of EDICT and GenPO: two iterates that step by each other's velocity."""
+"""Coupled solver of EDICT and GenPO: each of two iterates moves by the velocity at the other."""
 
 import math
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from genpo_jax.solvers.grid import check_num_steps
 
 @dataclass(frozen=True)
 class CoupledSolver(MeanOutput):
-    """Integrate a pair `(x, y)` by couplings and a mix (EDICT, CVPR 2023; GenPO, arXiv:2505.18763).
+    """Solver of a pair `(x, y)` by couplings and a mix (EDICT, CVPR 2023; GenPO, arXiv:2505.18763).
 
         forward   x += h v(y, t),  y += h v(x, t),  x <- p x + (1-p) y,  y <- p y + (1-p) x
         inverse   y <- (y - (1-p) x) / p,  x <- (x - (1-p) y) / p,  y -= h v(x, t),  x -= h v(y, t)
 
-    with t = t_i and h = t_{i+1} - t_i. The couplings have determinant 1 and each mix p^d, for any velocity
-    and any grid. First order; the mix draws the pair together by p² a step. The action is the mean of the
-    pair.
+    with t = t_i and h = t_{i+1} - t_i. The couplings have determinant 1 and each mix has p^d, for any velocity
+    and any grid. The order is 1. The mix multiplies the difference of the pair by p² per step. The action is
+    the mean of the pair.
 
     Attributes:
         num_steps: number M of steps, two network calls each.
-        mix: weight p of an iterate in its own mix; 0 < p <= 1. Small p magnifies rounding by `p^-2M`.
+        mix: weight p of each iterate in its own mix; 0 < p <= 1. A small p amplifies rounding errors by `p^-2M`.
 
     """
 
@@ -51,7 +51,7 @@ class CoupledSolver(MeanOutput):
 
     @property
     def evaluation_times(self) -> tuple[float, ...]:
-        """The times of all network calls of `forward`, in order: two a step."""
+        """The times of all network calls of `forward`, in order: two per step."""
         return tuple(t for t in self.times.times[:-1] for _ in range(2))
 
     @property
@@ -67,7 +67,7 @@ class CoupledSolver(MeanOutput):
         return np.asarray(self.times.times[:-1]), self.times.steps
 
     def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Take one step: each of the pair moves by the velocity at the other, then the two are mixed."""
+        """Take one step: move each iterate by the velocity at the other, then mix the two."""
         (t, h), (x, y), p = coefs, carry, self.mix
         x = x + h * velocity(y, t)
         y = y + h * velocity(x, t)

@@ -1,4 +1,4 @@
-"""Base densities: what the state at the first time is drawn from."""
+"""Base densities: distributions of the state at the first time of the grid."""
 
 import math
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -17,7 +16,7 @@ from genpo_jax.solvers.grid import check_count
 
 @runtime_checkable
 class BaseDensity(Protocol):
-    """A density over states `[*batch_shape, k, d]`."""
+    """Protocol of a density over states `[*batch_shape, k, d]`."""
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -26,11 +25,11 @@ class BaseDensity(Protocol):
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
-        """The shape of independent, differently distributed states; `()` for one density."""
+        """The batch shape of the parameters, one density for each element; `()` for one density."""
         ...
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
-        """Draw states `[*batch_shape, k, d]`; `batch_shape` ends with the density's own."""
+        """Draw states `[*batch_shape, k, d]`; `batch_shape` must end with `self.batch_shape`."""
         ...
 
     def log_prob(self, state: State) -> Numbers:
@@ -44,7 +43,7 @@ class BaseDensity(Protocol):
 
 @dataclass(frozen=True)
 class _ScaledDensity:
-    """What the densities share whose parameters are one `log_scale` `[..., k, d]`."""
+    """Base class of the densities with parameters `log_scale` `[..., k, d]`."""
 
     log_scale: Array
 
@@ -52,9 +51,7 @@ class _ScaledDensity:
     def event_shape(self) -> tuple[int, ...]:
         """The shape `(k, d)` of one state."""
         if self.log_scale.ndim < 2:
-            raise ValueError(
-                f"log_scale must be [..., k, d], got {self.log_scale.shape}; give it a row for each iterate"
-            )
+            raise ValueError(f"log_scale must be [..., k, d], got {self.log_scale.shape}; give it one row per iterate")
         return self.log_scale.shape[-2:]
 
     @property
@@ -63,13 +60,13 @@ class _ScaledDensity:
         return self.log_scale.shape[:-2]
 
     def _check_sample(self, batch_shape: tuple[int, ...]) -> None:
-        """Check that draws of that shape end with the density's own batch shape."""
+        """Raise `ValueError` unless `batch_shape` ends with `self.batch_shape`."""
         own = self.batch_shape
         if own and tuple(batch_shape[-len(own) :]) != own:
-            raise ValueError(f"batch_shape must end with the density's own {own}, got {batch_shape}; append it")
+            raise ValueError(f"batch_shape must end with {own}, as the density's does, got {batch_shape}; append it")
 
     def _check_state(self, state: Array) -> None:
-        """Check that each state has a density: what merely broadcasts gives a wrong number."""
+        """Raise `ValueError` unless each state matches one density; plain broadcasting would give wrong values."""
         event, own = self.event_shape, self.batch_shape
         batch = state.shape[:-2]
         broadcasts = all(b in (1, s) for b, s in zip(own[::-1], batch[::-1], strict=False))
@@ -83,36 +80,30 @@ class _ScaledDensity:
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class DiagonalNormal(_ScaledDensity):
-    """Normals over a state `[..., k, d]`, independent along k directions for each of the d coordinates.
+    """Independent normals over a state `[..., k, d]`.
 
     Attributes:
-        log_scale: `[..., k, d]`, log standard deviation along each direction; zeros give the published N(0, I).
-            Leading dimensions are batch dimensions, as of a scale that depends on an observation.
-        mean: `[..., d]`, the mean of every iterate, with batch dimensions as of `log_scale`; None for 0.
-        directions: `[k, k]`, orthonormal rows of a direction's weights in the iterates, as of `action_directions`;
-            None where the directions are the iterates themselves.
+        log_scale: `[..., k, d]`, log standard deviations; zeros give the published N(0, I). Leading dimensions are
+            batch dimensions, e.g. for a scale that depends on an observation.
+        mean: `[..., d]`, the mean of every iterate, with batch dimensions like `log_scale`; None for 0.
 
     """
 
     mean: Array | None = None
-    directions: Array | np.ndarray | None = None
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """The shape `(k, d)` of one state."""
         shape = super().event_shape
         if self.mean is not None and self.mean.shape[-1:] != shape[-1:]:
-            raise ValueError(f"mean must be [..., {shape[-1]}] as log_scale is, got {self.mean.shape}; it is an action")
-        if self.directions is not None and self.directions.shape != (shape[0], shape[0]):
             raise ValueError(
-                f"directions must be [k, k] = {(shape[0], shape[0])} as log_scale has k rows, got "
-                f"{self.directions.shape}; use action_directions(solver)"
+                f"mean must be [..., {shape[-1]}] to match log_scale, got {self.mean.shape}; its last axis is d"
             )
         return shape
 
     @property
     def batch_shape(self) -> tuple[Any, ...]:
-        """The leading dimensions of `log_scale` and `mean`; symbols, where `jax.export` traces for any batch."""
+        """The leading dimensions of `log_scale` and `mean`; symbolic if `jax.export` traces for any batch."""
         mean_shape = () if self.mean is None else self.mean.shape[:-1]
         return jnp.broadcast_shapes(self.log_scale.shape[:-2], mean_shape)
 
@@ -122,11 +113,9 @@ class DiagonalNormal(_ScaledDensity):
         return self.from_standard(jax.random.normal(key, (*batch_shape, *self.event_shape), self.log_scale.dtype))
 
     def from_standard(self, noise: State) -> State:
-        """Return the states `[..., k, d]` that standard normal noise is scaled and moved to."""
+        """Scale and shift standard normal noise to states `[..., k, d]` of this density."""
         self._check_state(noise)
         noise = noise * _lead(jnp.exp(self.log_scale), noise.ndim)
-        if self.directions is not None:
-            noise = _combine(self.directions.T, noise)
         return noise if self.mean is None else noise + _lead(self.mean[..., None, :], noise.ndim)
 
     def log_prob(self, state: State) -> Numbers:
@@ -134,8 +123,6 @@ class DiagonalNormal(_ScaledDensity):
         self._check_state(state)
         if self.mean is not None:
             state = state - _lead(self.mean[..., None, :], state.ndim)
-        if self.directions is not None:
-            state = _combine(self.directions, state)
         log_scale = _lead(self.log_scale, state.ndim)
         standard = state * jnp.exp(-log_scale)
         terms = -0.5 * standard**2 - log_scale - 0.5 * math.log(2 * math.pi)
@@ -150,24 +137,24 @@ class DiagonalNormal(_ScaledDensity):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class CorrelatedNormal(_ScaledDensity):
-    """A normal newest iterate x, and older iterates `x + τ ε` scattered about it.
+    """Density of a normal newest iterate x and of older iterates `x + τ ε` around it.
 
-    With a small τ all iterates of the state stand for the same noise, so that a flow trained elsewhere keeps
-    its action distribution; with τ → 0 the density degenerates and ratios become steep.
+    With a small τ all iterates are nearly the same draw, so that a pretrained flow keeps its action
+    distribution. For τ → 0 the density degenerates and ratios become steep.
 
     Attributes:
-        log_scale: `[..., k, d]`: row 0 the log standard deviation of x, rows 1 to k-1 the log τ of each older
-            iterate's deviation from x. `correlated_normal` builds it from one τ.
+        log_scale: `[..., k, d]`. Row 0 is the log standard deviation of x; rows 1 to k-1 are the log τ of the
+            older iterates' deviations from x. `correlated_normal` builds it from one τ.
 
     """
 
     def sample(self, key: Array, batch_shape: tuple[int, ...]) -> Array:
         """Draw states `[*batch_shape, k, d]`."""
-        return _scattered(DiagonalNormal(self.log_scale).sample(key, batch_shape))
+        return _around_newest(DiagonalNormal(self.log_scale).sample(key, batch_shape))
 
     def from_standard(self, noise: State) -> State:
-        """Return the states `[..., k, d]` that standard normal noise is scaled and scattered to."""
-        return _scattered(DiagonalNormal(self.log_scale).from_standard(noise))
+        """Turn standard normal noise into states `[..., k, d]` of this density."""
+        return _around_newest(DiagonalNormal(self.log_scale).from_standard(noise))
 
     def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`; the shear has determinant 1."""
@@ -181,8 +168,8 @@ class CorrelatedNormal(_ScaledDensity):
         return DiagonalNormal(self.log_scale).entropy()
 
 
-def _scattered(deviation: Array) -> Array:
-    """Add the newest iterate to the deviations of the others from it."""
+def _around_newest(deviation: Array) -> Array:
+    """Add the newest iterate to the deviations of the older ones."""
     newest = deviation[..., :1, :]
     return jnp.concatenate([newest, newest + deviation[..., 1:, :]], axis=-2)
 
@@ -194,7 +181,7 @@ def standard_normal(num_states: int, event_size: int, dtype: DTypeLike = jnp.flo
 
 
 def correlated_normal(num_states: int, event_size: int, tau: float, dtype: DTypeLike = jnp.float32) -> CorrelatedNormal:
-    """Return the density of `(x, x + τ ε_1, ..., x + τ ε_{k-1})` with x and the ε_j independent N(0, I).
+    """Return the density of `(x, x + τ ε_1, ..., x + τ ε_{k-1})` with independent x and ε_j from N(0, I).
 
     Raises:
         ValueError: unless τ is positive and finite.
@@ -207,15 +194,8 @@ def correlated_normal(num_states: int, event_size: int, tau: float, dtype: DType
     return CorrelatedNormal(jnp.broadcast_to(rows, (num_states, event_size)).astype(check_floating(dtype)))
 
 
-def _combine(weights: Array | np.ndarray, state: Array) -> Array:
-    """Return k sums `[..., k, d]` of the iterates of a state, by weights `[k, k]`."""
-    # Written out: a matrix product with so few rows is slow.
-    iterates, weights = [state[..., i, :] for i in range(len(weights))], weights.astype(state.dtype)
-    return jnp.stack([sum(w * x for w, x in zip(row, iterates, strict=True)) for row in weights], axis=-2)
-
-
 def _lead(array: Array, ndim: int) -> Array:
-    """Give `array` leading dimensions of size 1 up to `ndim`, so that it broadcasts at equal rank."""
+    """Add leading dimensions of size 1 up to `ndim`, so that `array` broadcasts at equal rank."""
     return array.reshape((1,) * (ndim - array.ndim) + array.shape)
 
 

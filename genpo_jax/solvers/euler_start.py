@@ -1,4 +1,4 @@
-"""The history solver with an Euler step in front: for a flow that was trained elsewhere."""
+"""History solver whose first step is an Euler step, for pretrained flows."""
 
 import math
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from genpo_jax.solvers.history import HistorySolver
 
 @dataclass(frozen=True)
 class EulerStartSolver(HistorySolver):
-    """Start the history solver on the trajectory of the noise instead of beside it.
+    """History solver that starts from two iterates of one trajectory instead of two draws.
 
         x_1 = x_0 + h_0 v(x_0, t_0) + τ ξ,   then the history solver from i = 1
 
-    The state at the first time is `(ξ, x_0)`, both N(0, I); the second draw ξ only blurs the first step. Both iterates
-    of the recursion thus belong to one trajectory, and a flow that was trained by flow matching keeps its actions; the
-    published pair mixes two draws, whose mean has half the variance. The first line is a shear with scale τ:
-    `log |det|` is `d (log τ + (M - 1) log |σ|)` for any velocity. A smaller τ is nearer to the flow, and makes
-    likelihood ratios steeper.
+    The state at the first time is `(ξ, x_0)`, both from N(0, I); ξ only perturbs the first step. Both iterates of the
+    recursion thus belong to one trajectory, so a flow that was pretrained by flow matching keeps its actions. The
+    published solver mixes two draws, whose mean has half the variance. The first step is affine in ξ with factor τ, so
+    `log |det|` is `d (log τ + (M - 1) log |σ|)` for any velocity. A smaller τ is closer to the pretrained flow but
+    makes likelihood ratios steeper.
 
     Attributes:
         num_steps: number M of steps, one network call each.
-        history_coef: weight σ of the earlier iterate, as in `HistorySolver`.
-        tau: scale τ > 0 of the second draw.
+        history_coef: weight σ of the previous iterate, as in `HistorySolver`.
+        tau: scale τ > 0 of the perturbation ξ.
 
     """
 
@@ -39,7 +39,7 @@ class EulerStartSolver(HistorySolver):
 
     @property
     def order(self) -> int:
-        """The order of convergence, in distribution as τ goes to 0: 1."""
+        """The order of convergence, in distribution for τ → 0: 1."""
         return 1
 
     @property
@@ -52,8 +52,8 @@ class EulerStartSolver(HistorySolver):
 
     def forward(self, velocity: Velocity, state: State) -> State:
         """Integrate a state `[..., 2, d]`, `(ξ, x_0)`, over the grid; see `StepSolver.forward`."""
-        velocity, (blur, x) = checked_velocity(velocity), split_state(state, 2)
-        first = self._euler(velocity, x) + self.tau * blur
+        velocity, (perturbation, x) = checked_velocity(velocity), split_state(state, 2)
+        first = self._euler(velocity, x) + self.tau * perturbation
         return jnp.stack(self._walk(velocity, (first, x), begin=1), axis=-2)
 
     def inverse(self, velocity: Velocity, state: State) -> State:

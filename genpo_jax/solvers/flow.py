@@ -1,4 +1,4 @@
-"""A solver, a velocity and a base density as one bijector and one distribution."""
+"""Combine a solver, a velocity and a base density into a bijector and a distribution."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,21 +13,21 @@ from genpo_jax.solvers.density import BaseDensity
 
 @dataclass(frozen=True)
 class Flow:
-    """The density of a state that noise flows to, with the methods and shape rules of distrax.
+    """Distribution of the solver's final state, with the methods and shape rules of distrax.
 
     The *event* is a whole state: the last two dimensions `(k, d)` of an array. All dimensions before them
-    are batch dimensions: methods that map states return one log-determinant or log density for each.
+    are batch dimensions; methods return one log-determinant or log density for each batch element.
     `sample_shape` counts independent draws and comes first: samples have shape `[*sample_shape,
-    *batch_shape, k, d]`, with `batch_shape` that of the base density. The executed action is
+    *batch_shape, k, d]`, where `batch_shape` is the batch shape of the base density. The executed action is
     `flow.action(state)`, `[..., d]`.
 
-    Nothing is stored and nothing is registered: build the flow inside the function that is jitted or
-    differentiated, around a velocity that closes over the traced parameters.
+    A flow is not a pytree. Build it inside the function that is jitted or differentiated, with a velocity that
+    closes over the traced parameters.
 
     Attributes:
         solver: any solver of this package.
         velocity: `v(x, t)`, x `[..., d]`, t a scalar.
-        base: density of the noise, with event shape `(solver.num_states, d)`.
+        base: density of the noise; its event shape is `(solver.num_states, d)`.
 
     """
 
@@ -69,7 +69,7 @@ class Flow:
         return self.solver.forward(self.velocity, noise)
 
     def inverse(self, state: State) -> State:
-        """Map states `[..., k, d]` to the noise `[..., k, d]` they came from."""
+        """Map states `[..., k, d]` back to their noise `[..., k, d]`."""
         self._check_event(state)
         return self.solver.inverse(self.velocity, state)
 
@@ -93,7 +93,7 @@ class Flow:
         return self.base.log_prob(noise) + log_det
 
     def sample_and_log_prob(self, *, seed: Array, sample_shape: int | tuple[int, ...] = ()) -> tuple[Array, Array]:
-        """Draw states `[*sample_shape, *batch_shape, k, d]` and their log densities, with no inversion."""
+        """Draw states `[*sample_shape, *batch_shape, k, d]` with their log densities, without an inversion."""
         noise = self.base.sample(seed, self._shape(sample_shape))
         state, log_det = self.forward_and_log_det(noise)
         return state, self.base.log_prob(noise) - log_det
@@ -110,7 +110,8 @@ class Flow:
         if jnp.shape(state)[-2:] != self.event_shape:
             event = ", ".join(map(str, self.event_shape))
             raise ValueError(
-                f"states of this flow must be [..., {event}], got {jnp.shape(state)}; see its base density"
+                f"states of this flow must be [..., {event}] as its base density, got {jnp.shape(state)}; "
+                "stack the iterates along axis -2"
             )
 
     def _log_det(self, state: Array) -> Array:
@@ -119,5 +120,5 @@ class Flow:
     def _shape(self, sample_shape: Any) -> tuple[int, ...]:
         sample_shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
         if not all(isinstance(size, int) and size >= 0 for size in sample_shape):
-            raise ValueError(f"sample_shape must hold integers >= 0, got {sample_shape}; () draws one")
+            raise ValueError(f"sample_shape must hold integers >= 0, got {sample_shape}; use () for one draw")
         return (*sample_shape, *self.base.batch_shape)

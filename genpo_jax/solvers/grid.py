@@ -1,4 +1,4 @@
-"""Time grids: when a solver evaluates the velocity, in either direction."""
+"""Time grids of the solvers, increasing or decreasing."""
 
 import math
 from collections.abc import Sequence
@@ -9,20 +9,21 @@ import numpy as np
 
 @dataclass(frozen=True)
 class TimeGrid:
-    """The times t_0, ..., t_M between which a solver takes its M steps.
+    """Times t_0, ..., t_M of the M steps of a solver.
 
-    A grid may run up (noise at t=0, as in flow matching) or down (noise at t=1, as in diffusion). It is a
-    plain hashable value, so that a solver that holds it can be a static argument of `jax.jit`.
+    A grid may increase (noise at t=0, as in flow matching) or decrease (noise at t=1, as in diffusion). It is
+    hashable, so that a solver with a grid can be a static argument of `jax.jit`.
 
     Attributes:
-        times: M + 1 strictly increasing or strictly decreasing times; noise at the first, action at the last.
+        times: M + 1 strictly increasing or strictly decreasing times. The noise is at the first time, the action
+            at the last.
 
     """
 
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Check that there is a step and that every step goes the same way."""
+        """Check that there is a step and that all steps have the same sign."""
         object.__setattr__(self, "times", tuple(float(t) for t in self.times))
         if len(self.times) < 2:
             raise ValueError(f"a time grid must have at least 2 times, got {self.times}; M steps need M + 1")
@@ -47,26 +48,26 @@ class TimeGrid:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all steps are equal, to rounding."""
+        """Whether all steps are equal up to rounding."""
         return bool(np.allclose(self.steps, self.steps[0], rtol=1e-9, atol=0))
 
     def reversed(self) -> "TimeGrid":
-        """Return the same times in the other direction."""
+        """Return the grid with its times reversed."""
         return TimeGrid(self.times[::-1])
 
 
 def uniform_grid(num_steps: int, start: float = 0.0, stop: float = 1.0) -> TimeGrid:
-    """Return M equal steps from `start` to `stop`; `uniform_grid(M, 1.0, 0.0)` runs down."""
+    """Return M equal steps from `start` to `stop`; `uniform_grid(M, 1.0, 0.0)` decreases."""
     check_num_steps(num_steps)
     return TimeGrid(tuple(start + (stop - start) * (i / num_steps) for i in range(num_steps + 1)))
 
 
 def power_grid(num_steps: int, exponent: float, start: float = 0.0, stop: float = 1.0) -> TimeGrid:
-    """Return M steps at `start + (stop - start) (i/M)^exponent`.
+    """Return the grid with times `start + (stop - start) (i/M)^exponent`.
 
     Args:
         num_steps: number M of steps.
-        exponent: > 0; above 1 the steps are small near `start`, below 1 near `stop`.
+        exponent: > 0. Above 1 the steps are small near `start`, below 1 near `stop`.
         start: time of the noise.
         stop: time of the action.
 
@@ -84,7 +85,7 @@ def grid_of(times: "TimeGrid | Sequence[float] | None", num_steps: int) -> TimeG
     """Return the grid of a solver with M = `num_steps`: `times`, or by default equal steps from 0 to 1.
 
     Raises:
-        ValueError: if `num_steps` is not a positive integer, or is not the number of steps of `times`.
+        ValueError: if `num_steps` is not a positive integer, or `times` has another number of steps.
 
     """
     check_num_steps(num_steps)

@@ -1,4 +1,4 @@
-"""The history solver of GenPO++: one earlier iterate makes an explicit step invertible."""
+"""History solver of GenPO++: the previous iterate in the state makes an explicit step invertible."""
 
 import math
 from collections.abc import Sequence
@@ -20,26 +20,27 @@ from genpo_jax.solvers.grid import check_num_steps
 
 @dataclass(frozen=True)
 class HistorySolver(StepSolver):
-    """Integrate `dx/dt = v(x, t)` in M steps, keeping one earlier iterate (GenPO++, arXiv:2606.06967).
+    """Explicit two-step rule that keeps the previous iterate (GenPO++, arXiv:2606.06967).
 
         forward   x_{i+1} = (1-σ) x_i + σ x_{i-1} + (h_i + σ h_{i-1}) v(x_i, t_i)
         inverse   x_{i-1} = (x_{i+1} - (1-σ) x_i - (h_i + σ h_{i-1}) v(x_i, t_i)) / σ
 
-    with h_i = t_{i+1} - t_i and h_{-1} = h_0; on equal steps the drift is the published (1+σ) dt v. A state
+    with h_i = t_{i+1} - t_i and h_{-1} = h_0. On equal steps the drift is (1+σ) dt v, as published. A state
     `[..., 2, d]` is `(x_i, x_{i-1})`. A step is linear in `x_{i-1}` with factor σ, so `|det|` of one step is
     `|σ|^d` for any velocity and any grid.
 
-    First order for |σ| < 1. At σ = 1 and equal steps it is the leapfrog rule, second order if `x_{-1}` lies
-    one step before `x_0` on the trajectory, but only weakly stable: see `MultistepSolver` for order 2 and 3.
+    The order is 1 for |σ| < 1. At σ = 1 and equal steps the rule is the leapfrog rule. It has order 2 if
+    `x_{-1}` lies one step before `x_0` on the trajectory, but it is only weakly stable; use `MultistepSolver`
+    for orders 2 and 3.
 
-    Both iterates are drawn from the base density, yet the first step treats `x_{-1}` as one step *old*: where
-    the two agree, the flow overshoots by σ h_0 / (1+σ) in time. `MultistepSolver(order=1)` is the same rule
-    with a first step that takes both iterates to be at t_0; prefer it for a flow trained elsewhere.
+    Both iterates are drawn from the base density, but the first step treats `x_{-1}` as one step *old*. If the
+    two iterates are equal, the flow overshoots by σ h_0 / (1+σ) in time. `MultistepSolver(order=1)` is the same
+    rule with a first step that places both iterates at t_0; prefer it for a pretrained flow.
 
     Attributes:
         num_steps: number M of steps, one network call each.
-        history_coef: weight σ of the earlier iterate; -1 < σ <= 1, not 0. Small |σ| magnifies rounding by
-            `|σ|^-M`.
+        history_coef: weight σ of the previous iterate; -1 < σ <= 1, not 0. A small |σ| amplifies rounding
+            errors by `|σ|^-M`.
 
     """
 
@@ -83,6 +84,6 @@ class HistorySolver(StepSolver):
         return (1 - sigma) * x + sigma * x_prev + weight * velocity(x, t), x
 
     def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Undo one step: solve it for `x_{i-1}`."""
+        """Undo one step: solve for `x_{i-1}`."""
         (t, weight), (x_next, x), sigma = coefs, carry, self.history_coef
         return x, (x_next - (1 - sigma) * x - weight * velocity(x, t)) / sigma

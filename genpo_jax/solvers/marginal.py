@@ -1,13 +1,13 @@
-"""The marginal density of the action, which the density of the state does not say, by importance sampling.
+"""Importance sampling of the marginal density of the action.
 
-A solver state is an action and a *rest* (the earlier iterates); `solver.split` and `solver.join` convert. The
-marginal `p(a) = ∫ p(a, h) dh` has no closed form. With histories h_n drawn from a proposal q(h | a),
+A solver state is an action and a *rest*, the history; `solver.split` and `solver.join` convert between the two
+forms. The marginal `p(a) = ∫ p(a, h) dh` has no closed form. With histories h_n drawn from a proposal q(h | a), the
+estimate
 
     p(a) ≈ mean_n p(a, h_n) / q(h_n | a)
 
-is unbiased for p (so its logarithm is a lower bound in expectation), exactly p when q is the true
-conditional, and consistent for any q whose tails are no lighter (Burda, Grosse and Salakhutdinov,
-arXiv:1509.00519).
+is unbiased, so its logarithm is a lower bound in expectation. It is exact if q is the true conditional density, and
+consistent for any q whose tails are not lighter (Burda, Grosse and Salakhutdinov, arXiv:1509.00519).
 """
 
 import math
@@ -27,7 +27,7 @@ from genpo_jax.solvers.grid import check_count
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class HistoryProposal:
-    """A normal density of the rest h given the action a, linear in the action: `h ~ N(m + a W, L L^T)`.
+    """Normal density of the rest h given the action a, with a mean linear in a: `h ~ N(m + a W, L L^T)`.
 
     Attributes:
         mean: m, `[k-1, d]`.
@@ -50,7 +50,9 @@ class HistoryProposal:
         """Return the log density `[n, ...]` of rests `[n, ..., k-1, d]` given actions `[..., d]`."""
         expected = (*action.shape[:-1], *self.mean.shape)
         if rest.shape[1:] != expected:
-            raise ValueError(f"rests must be [n, {', '.join(map(str, expected))}], got {rest.shape}; as `sample` draws")
+            raise ValueError(
+                f"rests must be [n, {', '.join(map(str, expected))}], got {rest.shape}; pass samples of this proposal"
+            )
         flat_rest = rest.reshape(*rest.shape[:-2], -1)
         deviation = flat_rest - jnp.broadcast_to(self._center(action), flat_rest.shape)
         flat = deviation.reshape(-1, deviation.shape[-1])
@@ -59,7 +61,7 @@ class HistoryProposal:
         return (-0.5 * (standard**2).sum(0) - log_scale).reshape(deviation.shape[:-1])
 
     def reflect(self, rest: Array, action: Array) -> Array:
-        """Return rests `[n, ..., k-1, d]` reflected about the mean for actions `[..., d]`."""
+        """Return rests `[n, ..., k-1, d]` reflected at the mean for actions `[..., d]`."""
         center = self._center(action).reshape(*action.shape[:-1], *self.mean.shape)
         return 2 * center[None] - rest
 
@@ -69,12 +71,12 @@ class HistoryProposal:
 
 
 class MarginalEstimate(NamedTuple):
-    """An importance-sampling estimate and how far to trust it.
+    """Importance-sampling estimate with its effective sample size.
 
     Attributes:
         value: the estimated log density or log-ratio `[...]`.
-        efficiency: effective sample size as a fraction of the samples `[...]`, in (0, 1]; near 0 the estimate
-            rests on a few samples: draw more, or fit a better proposal.
+        efficiency: effective sample size as a fraction of the samples `[...]`, in (0, 1]. Near 0 a few samples
+            dominate the estimate: draw more, or fit a better proposal.
 
     """
 
@@ -83,20 +85,20 @@ class MarginalEstimate(NamedTuple):
 
 
 def fit_history_proposal(flow: Flow, key: Array, num_samples: int = 1024, inflation: float = 1.2) -> HistoryProposal:
-    """Fit the proposal to samples of a flow by least squares; `jax.vmap` it over observations.
+    """Fit a `HistoryProposal` to samples of a flow by least squares; use `jax.vmap` for several observations.
 
     Args:
-        flow: the flow whose state is to be marginalized; its batch shape must be `()`.
+        flow: flow with batch shape `()`.
         key: typed key of the samples.
-        num_samples: states to draw; more than `(k-1) d + d + 1`, better ten times that.
-        inflation: factor on the standard deviation, against tails that are heavier than the fit's.
+        num_samples: states to draw, more than k d + 1; ten times as many are better.
+        inflation: factor on the fitted standard deviation, in case the true tails are heavier.
 
     Raises:
-        ValueError: if the flow has batch dimensions, or there are too few samples.
+        ValueError: if the flow has batch dimensions, or `num_samples` is too small.
 
     """
     if flow.batch_shape:
-        raise ValueError(f"the flow must have batch shape (), got {flow.batch_shape}; build it inside of jax.vmap")
+        raise ValueError(f"the flow must have batch shape (), got {flow.batch_shape}; build it inside jax.vmap")
     size = flow.event_shape[0] * flow.event_shape[1]
     check_count("num_samples", num_samples, f"use {10 * size} or more")
     if num_samples <= size + 1:
@@ -121,14 +123,14 @@ def marginal_log_prob(
     """Estimate the log density of the action alone.
 
     Args:
-        flow: the flow, for these actions.
+        flow: flow whose density is estimated; its batch shape must fit the actions.
         proposal: q(h | a).
         action: `[..., d]`.
         key: typed key of the histories.
         num_samples: histories for each action.
 
     Returns:
-        The estimate, with value and efficiency of shape `[...]`.
+        The estimate; value and efficiency have shape `[...]`.
 
     """
     log_weight = _log_weights(flow, proposal, action, key, num_samples)
@@ -138,29 +140,29 @@ def marginal_log_prob(
 def marginal_log_ratio(
     new: Flow, old: Flow, proposal: Proposal, action: Array, key: Array, num_samples: int = 64
 ) -> MarginalEstimate:
-    """Estimate `log p_new(a) - log p_old(a)` from the same histories for both.
+    """Estimate `log p_new(a) - log p_old(a)` with the same histories for both densities.
 
-    Shared histories make the errors of the two estimates cancel to first order in new - old. The quotient
-    equals the self-normalized average of the state ratio over histories from p_old(h | a): what the ratio of
-    the whole state averages to, given the action.
+    With shared histories the errors of the two estimates cancel to first order in new - old. The ratio equals
+    the self-normalized average of the state ratio over histories from p_old(h | a), which is the expected state
+    ratio given the action.
 
     Args:
         new: the flow in the numerator.
-        old: the flow in the denominator; both with the same solver.
+        old: the flow in the denominator, with the same solver.
         proposal: q(h | a), fitted to `old`.
         action: `[..., d]`.
         key: typed key of the histories.
         num_samples: histories for each action.
 
     Returns:
-        The estimate; its efficiency is that of the less efficient of the two densities.
+        The estimate; its efficiency is the smaller one of the two densities.
 
     """
     for name in ("event_shape", "solver"):
         if getattr(new, name) != getattr(old, name):
             raise ValueError(
-                f"both flows must have one {name}, or a history means another thing in each, got "
-                f"{getattr(new, name)} and {getattr(old, name)}; use the same solver"
+                f"both flows must have the same {name}, because they share histories, got "
+                f"{getattr(new, name)} and {getattr(old, name)}; build both with one solver"
             )
     log_new = _log_weights(new, proposal, action, key, num_samples)
     log_old = _log_weights(old, proposal, action, key, num_samples)
@@ -171,7 +173,7 @@ def marginal_log_ratio(
 def effective_sample_size(log_weight: Samples) -> Numbers:
     """Return `(Σ w)² / (n Σ w²)` in (0, 1] over the first axis of log weights `[n, ...]`.
 
-    For log-ratios of a rollout it is the share of the batch that an importance-weighted average really uses.
+    For the log-ratios of a rollout, it is the effective fraction of the batch in an importance-weighted average.
     """
     if log_weight.ndim < 1 or not len(log_weight):
         raise ValueError(f"log weights must be [n, ...] with n >= 1, got {log_weight.shape}; stack the samples first")
@@ -184,7 +186,7 @@ def _log_weights(flow: Flow, proposal: Proposal, action: Array, key: Array, num_
     if action.shape[-1:] != flow.event_shape[-1:]:
         raise ValueError(f"actions must be [..., {flow.event_shape[-1]}], got {action.shape}; pass flow.action(state)")
     rest = proposal.sample(key, action, num_samples)
-    # All at once, unlike the few of `action_ratio.log_weights`: samples are many and actions may be few.
+    # All at once, unlike in `action_ratio.log_weights`: here samples are many and actions are often few.
     actions = jnp.broadcast_to(action, (num_samples, *action.shape))
     return flow.log_prob(flow.solver.join(actions, rest)) - proposal.log_prob(rest, action)
 

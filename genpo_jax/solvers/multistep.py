@@ -1,4 +1,4 @@
-"""Reversible multistep rules of order 1, 2 and 3 at one network call a step."""
+"""Reversible multistep rules of order 1, 2 and 3, with one network call per step."""
 
 import math
 from collections.abc import Sequence
@@ -28,34 +28,36 @@ from genpo_jax.solvers.multistep_weights import (
     velocity_weights,
 )
 
-# Per order, by the measurement of benchmarks/solver_sigma.py; docs/solvers.md has its table.
+# Per order, measured by benchmarks/solver_sigma.py; docs/solvers.md has the table.
 RECOMMENDED_HISTORY_COEF = {1: 0.65, 2: 0.45, 3: 0.3}
 
 
 @dataclass(frozen=True)
 class MultistepSolver(StepSolver):
-    """Integrate with a k-step rule of order p = k - 1 whose oldest iterate enters only linearly.
+    """Explicit k-step rule of order p = k - 1 that is linear in its oldest iterate.
 
         Σ_j w_j (x_{i+1-j} - x_{i-j}) = Σ_j w_j ∫_{t_{i-j}}^{t_{i-j+1}} P_i(t) dt,   w = (1, damping..., σ)
 
-    P_i interpolates the last p velocities. Solved for x_{i+1} this is explicit, `Σ_j a_j x_{i-j} + Σ_j b_ij
-    v_{i-j}`; solved for `x_{i-k+1}`, whose factor is σ, it is the inverse, with velocities at iterates that
-    are known by then. So `|det|` of one step is `|σ|^d`. The a_j, hence stability and log-determinant, do
-    not depend on the grid; the b_ij carry the step sizes and are solved from the order conditions. At σ → 0
-    the rule is Adams-Bashforth; at p = 1 it is the history solver, up to its first step.
+    P_i interpolates the last p velocities. Solved for x_{i+1}, the rule is explicit:
+    `x_{i+1} = Σ_j a_j x_{i-j} + Σ_j b_ij v_{i-j}`. Solved for `x_{i-k+1}`, whose factor is σ, it is the inverse;
+    all velocities that it needs are at known iterates. So `|det|` of one step is `|σ|^d`. The a_j do not depend
+    on the grid, hence neither do stability and log-determinant. The b_ij depend on the step sizes and follow
+    from the order conditions. For σ → 0 the rule is Adams-Bashforth. At p = 1 it is the history solver, except
+    for the first step.
 
-    All k iterates of a state at t_0 are taken to be *at* t_0: no velocity is evaluated before it, and the
-    first steps use the velocities there are, each making up for what the lower order of the earlier ones
-    left out. A state of k equal iterates therefore converges with the full order. M network calls forward
-    and back.
+    The rule places all k iterates of the first state *at* t_0 and evaluates no velocity before t_0. The first
+    steps use the velocities known so far, and each corrects the error of the lower-order steps before it. A
+    state of k equal iterates therefore converges with the full order. Forward and inverse take M network calls
+    each.
 
-    The roots of the rule are 1 and those of `w_0 r^{k-1} + ... + σ`. With no damping these are the k-1 roots
-    of -σ, of one modulus: the smallest growth of rounding errors, `|σ|^(-M/(k-1))`, that σ allows.
+    The roots of the rule are 1 and the roots of `w_0 r^{k-1} + ... + σ`. Without damping, the latter are the
+    k-1 roots of -σ and have the same modulus. This gives the smallest possible growth of rounding errors for
+    this σ, `|σ|^(-M/(k-1))`.
 
     Attributes:
         num_steps: number M of steps, one network call each.
-        order: 1, 2 or 3; a state has k = order + 1 iterates.
-        history_coef: σ, the factor of the oldest iterate; None for the recommended value of the order.
+        order: order of convergence, 1, 2 or 3; a state has k = order + 1 iterates.
+        history_coef: factor σ of the oldest iterate; None for the recommended value of the order.
         damping: the `order - 1` weights between 1 and σ; None for zeros.
 
     """
@@ -110,8 +112,8 @@ class MultistepSolver(StepSolver):
     def inverse(self, velocity: Velocity, state: State) -> State:
         """Recover the state `[..., k, d]` that `forward` started from; see `StepSolver.inverse`.
 
-        The velocities of the last steps are evaluated first, at the iterates that the state holds; the first
-        steps need none that is not known by then.
+        It first evaluates the velocities of the last steps, at the iterates in the state. The first steps need no
+        other velocities.
         """
         velocity, states = checked_velocity(velocity), split_state(state, self.num_states)
         times, zero, last = self.times.times, jnp.zeros_like(states[0]), self.num_steps
@@ -124,7 +126,7 @@ class MultistepSolver(StepSolver):
         return jnp.stack(carry[: self.num_states], axis=-2)
 
     def coefs(self) -> Coefs:
-        """Return the times of each step and of its oldest velocity, `[M]` each, and its weights `[M, order]`."""
+        """Return for each step its time, the time of its oldest velocity (`[M]` each) and its weights `[M, order]`."""
         t = np.asarray(self.times.times)
         oldest = np.maximum(np.arange(self.num_steps) - self.order + 1, 0)
         return t[:-1], t[oldest], velocity_weights(self.weights, t)
@@ -137,12 +139,12 @@ class MultistepSolver(StepSolver):
         return (newest, *states[:-1], *cache[: self.order - 1])
 
     def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Undo one step: evaluate its oldest velocity and solve it for its oldest iterate."""
+        """Undo one step: evaluate its oldest velocity, then solve for its oldest iterate."""
         _, t_oldest, weights = coefs
         return self._solve_oldest(weights, carry, velocity(carry[self.num_states - 1], t_oldest))
 
     def _solve_oldest(self, weights: Sequence[Any] | Array, carry: Carry, oldest_velocity: Array) -> Carry:
-        """Solve a step for its oldest iterate, given the oldest velocity that the step uses."""
+        """Solve a step for its oldest iterate, given its oldest velocity."""
         k, a = self.num_states, iterate_weights(self.weights)
         (newest, *states), cache = carry[:k], (*carry[k:], oldest_velocity)
         oldest = (newest - _combine(a[:-1], states) - _combine(weights, cache)) / a[-1]

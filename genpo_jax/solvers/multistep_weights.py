@@ -1,4 +1,4 @@
-"""Coefficients of the reversible multistep rules, from the order conditions, and their stability."""
+"""Coefficients and stability of the reversible multistep rules, from the order conditions."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ def iterate_weights(weights: Sequence[float]) -> tuple[float, ...]:
 
 
 def spurious_roots(weights: Sequence[float]) -> np.ndarray:
-    """Return the k-1 roots of `w_0 r^{k-1} + ... + w_{k-1}`: those of the rule, less the principal root 1."""
+    """Return the k-1 roots of `w_0 r^{k-1} + ... + w_{k-1}`: the roots of the rule without the principal root 1."""
     return np.roots(np.asarray(weights, float))
 
 
 def check_zero_stability(weights: Sequence[float]) -> None:
-    """Raise `ValueError` unless spurious roots lie in the unit disk, those on its rim simple and not at 1."""
+    """Raise `ValueError` unless all spurious roots are in the unit disk, and simple and not 1 on its boundary."""
     roots = spurious_roots(weights)
-    on_rim = roots[np.abs(np.abs(roots) - 1) < 1e-9]
-    rim_roots = np.append(on_rim, 1.0)
-    gaps = np.abs(rim_roots[:, None] - rim_roots) + 2 * np.eye(len(rim_roots))
+    on_boundary = roots[np.abs(np.abs(roots) - 1) < 1e-9]
+    boundary_roots = np.append(on_boundary, 1.0)
+    gaps = np.abs(boundary_roots[:, None] - boundary_roots) + 2 * np.eye(len(boundary_roots))
     if np.max(np.abs(roots)) > 1 + 1e-9 or np.min(gaps) < 1e-6:
         raise ValueError(
-            "the rule must be zero-stable (roots in the unit disk, those on its rim simple), "
-            f"got roots of modulus {np.abs(roots).round(4).tolist()} beside 1 for w = {tuple(weights)}; "
+            "the rule must be zero-stable (all roots in the unit disk, simple on its boundary), "
+            f"got the root 1 and roots of modulus {np.abs(roots).round(4).tolist()} for w = {tuple(weights)}; "
             "use |history_coef| < 1 and smaller damping"
         )
 
@@ -32,10 +32,9 @@ def check_zero_stability(weights: Sequence[float]) -> None:
 def velocity_weights(weights: Sequence[float], times: np.ndarray) -> np.ndarray:
     """Solve the order conditions for the b_ij `[M, k-1]` of `x_{i+1} = Σ_j a_j x_{i-j} + Σ_j b_ij v_{i-j}`.
 
-    With `Q_i(g)` the integral of the interpolant P_i over the differences of the rule, step i adds `Q_i`
-    over its own intervals. A start-up step (i < k-1), whose interpolant has too low a degree or has only
-    just reached its degree, integrates from t_0 and subtracts what the earlier steps added, so that their
-    error is made good.
+    Step i integrates its interpolant P_i over the intervals of its differences, weighted by the w_j. The
+    interpolant of a start-up step (i < k-1) has too low a degree, or has just reached the full degree. Such a
+    step integrates from t_0 and subtracts the contributions of the earlier steps, which corrects their error.
     """
     k, num_steps = len(weights), len(times) - 1
     table = np.zeros((num_steps, k - 1))
@@ -54,7 +53,7 @@ def velocity_weights(weights: Sequence[float], times: np.ndarray) -> np.ndarray:
 
 
 def _interpolant_integral(nodes: np.ndarray, begin: float, end: float) -> np.ndarray:
-    """Return weights of node values that integrate polynomials of degree < len(nodes) over [begin, end]."""
+    """Return weights of the node values that integrate polynomials of degree < len(nodes) over [begin, end]."""
     scale = np.max(np.abs(nodes - nodes[0])) or 1.0
     s, lower, upper = ((np.asarray(t) - nodes[0]) / scale for t in (nodes, begin, end))
     powers = np.arange(len(nodes))

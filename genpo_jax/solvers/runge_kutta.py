@@ -1,4 +1,4 @@
-"""Reversible Runge-Kutta: any explicit tableau, made invertible by a second iterate."""
+"""Reversible Runge-Kutta solver: a second iterate makes any explicit tableau invertible."""
 
 import math
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ from genpo_jax.solvers.tableau import MIDPOINT, Tableau
 
 @dataclass(frozen=True)
 class RungeKuttaSolver(StepSolver):
-    """Integrate a pair `(y, z)` around an explicit Runge-Kutta method (McCallum and Foster, 2024).
+    """Solver of a pair `(y, z)` from any explicit Runge-Kutta method (McCallum and Foster, 2024).
 
         forward   y' = λ y + (1-λ) z + Ψ_h(z, t),   z' = z - Ψ_{-h}(y', t+h)
         inverse   z = z' + Ψ_{-h}(y', t+h),   y = (y' - (1-λ) z - Ψ_h(z, t)) / λ
 
-    with Ψ_h the increment of the method over a step h. `|det|` of one step is `λ^d` for any velocity, tableau
-    and grid. The order is that of the tableau. The action is y, the newest iterate.
+    where Ψ_h is the increment of the method over a step h. `|det|` of one step is `λ^d` for any velocity, tableau
+    and grid. The solver has the order of the tableau. The action is y, the newest iterate.
 
     Attributes:
-        num_steps: number M of steps, 2 s network calls each for a tableau of s stages.
+        num_steps: number M of steps, 2 s network calls each for a tableau with s stages.
         tableau: the explicit Runge-Kutta method: EULER, MIDPOINT, HEUN, RALSTON, KUTTA3, RK4 or your own.
-        coupling: λ, 0 < λ <= 1; below 1 it draws y to z. Small λ magnifies rounding by `λ^-M`.
+        coupling: λ, 0 < λ <= 1. Below 1 it pulls y towards z. A small λ amplifies rounding errors by `λ^-M`.
 
     """
 
@@ -52,12 +52,12 @@ class RungeKuttaSolver(StepSolver):
 
     @property
     def order(self) -> int:
-        """The order of convergence: that of the tableau."""
+        """The order of convergence: the order of the tableau."""
         return self.tableau.order
 
     @property
     def evaluation_times(self) -> tuple[float, ...]:
-        """The times of all network calls of `forward`, in order: the stages up and those down of each step."""
+        """The times of all network calls of `forward`, in order: the forward, then the backward stages of each step."""
         _, up, down = self.coefs()
         return tuple(np.concatenate([up, down], axis=1).ravel().tolist())
 
@@ -70,18 +70,18 @@ class RungeKuttaSolver(StepSolver):
         return self.num_steps * math.log(self.coupling)
 
     def coefs(self) -> Coefs:
-        """Return each step's length `[M]` and its stages' times up and down, `[M, stages]` each."""
+        """Return each step's length `[M]` and the times of its forward and backward stages, `[M, stages]` each."""
         t, h, c = np.asarray(self.times.times), self.times.steps, np.asarray(self.tableau.c)
         return h, t[:-1, None] + c * h[:, None], t[1:, None] - c * h[:, None]
 
     def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Take one step: y moves up by the increment from z, z by that of the reversed step from the new y."""
+        """Take one step: move y by the increment at z, then z by the increment of a backward step at the new y."""
         (h, t_up, t_down), (y, z), lam = coefs, carry, self.coupling
         y = lam * y + (1 - lam) * z + self._increment(velocity, z, h, t_up)
         return y, z - self._increment(velocity, y, -h, t_down)
 
     def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Undo one step: z first, then y, divided by the coupling."""
+        """Undo one step: recover z, then y by dividing by the coupling."""
         (h, t_up, t_down), (y, z), lam = coefs, carry, self.coupling
         z = z + self._increment(velocity, y, -h, t_down)
         return (y - (1 - lam) * z - self._increment(velocity, z, h, t_up)) / lam, z

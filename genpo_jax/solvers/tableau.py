@@ -1,4 +1,4 @@
-"""Explicit Runge-Kutta tableaus, with the order derived from the order conditions."""
+"""Explicit Runge-Kutta tableaus; the order of each follows from the order conditions."""
 
 import math
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ TOLERANCE = 1e-12
 
 @dataclass(frozen=True)
 class Tableau:
-    """The Butcher tableau of an explicit Runge-Kutta method with s stages.
+    """Butcher tableau of an explicit Runge-Kutta method with s stages.
 
         k_m = v(x + h Σ_{j<m} a_mj k_j, t + c_m h),   c_m = Σ_j a_mj,   increment = h Σ_m b_m k_m
 
     Attributes:
-        a: s rows, row m holding the m coefficients of the earlier stages (the first is empty).
+        a: s rows; row m has the m coefficients of the earlier stages (the first row is empty).
         b: the s weights; they sum to 1.
 
     """
@@ -45,12 +45,12 @@ class Tableau:
 
     @property
     def num_stages(self) -> int:
-        """The number s of network calls of one increment."""
+        """The number s of network calls per increment."""
         return len(self.b)
 
     @property
     def order(self) -> int:
-        """The order, from the conditions of the rooted trees of up to 4 nodes (higher orders report 4).
+        """The order, from the conditions of rooted trees with up to 4 nodes (higher orders report 4).
 
         Source: Hairer, Norsett and Wanner, Solving Ordinary Differential Equations I, section II.2.
         """

@@ -1,4 +1,4 @@
-"""The self-adjoint Verlet solver: two iterates that kick each other, with determinant 1."""
+"""Self-adjoint Verlet solver: a pair of iterates and determinant 1."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,17 +21,18 @@ from genpo_jax.solvers.grid import check_num_steps
 
 @dataclass(frozen=True)
 class VerletSolver(MeanOutput):
-    """Integrate a pair `(x, y)` by kick-drift-kick: Störmer-Verlet on x' = v(y), y' = v(x).
+    """Solver of a pair `(x, y)` by kick-drift-kick: Störmer-Verlet on x' = v(y), y' = v(x).
 
         y += h/2 v(x, t),   x += h v(y, t + h/2),   y += h/2 v(x, t + h)
 
-    Every line is a shear, so the determinant is 1 for any velocity and any grid, and the inverse runs the
-    lines backwards with minus signs. The last kick of a step and the first of the next use the same velocity
-    and are merged: 2 M + 1 network calls. Second order and self-adjoint. Nothing damps the difference x - y, which
-    grows where the flow contracts. The action is the mean of the pair.
+    Each update is a shear, so the determinant is 1 for any velocity and any grid. The inverse applies the
+    updates in reverse order with minus signs. The last kick of a step and the first kick of the next step use
+    the same velocity and are merged, so M steps take 2 M + 1 network calls. The solver is self-adjoint and has
+    order 2. The difference x - y is not damped and grows if the flow contracts. The action is the mean of the
+    pair.
 
     Attributes:
-        num_steps: number M of steps, two network calls each (and one more for the first kick).
+        num_steps: number M of steps, two network calls each, plus one call for the first kick.
 
     """
 
@@ -49,7 +50,7 @@ class VerletSolver(MeanOutput):
 
     @property
     def evaluation_times(self) -> tuple[float, ...]:
-        """The times of all network calls of `forward`, in order: the first kick, then a drift and a kick a step."""
+        """The times of all network calls of `forward`, in order: the first kick, then drift and kick per step."""
         middles, _, ends, _ = self.coefs()
         return (self.times.times[0], *(float(t) for pair in zip(middles, ends, strict=True) for t in pair))
 
@@ -81,13 +82,13 @@ class VerletSolver(MeanOutput):
         return t[:-1] + 0.5 * h, h, t[1:], kick
 
     def step(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Take one step: x drifts by the velocity at y, y is kicked by that at the new x."""
+        """Take one step: x drifts by the velocity at y, then y is kicked by the velocity at the new x."""
         (t_mid, h, t_next, kick), (x, y) = coefs, carry
         x = x + h * velocity(y, t_mid)
         return x, y + kick * velocity(x, t_next)
 
     def unstep(self, velocity: Velocity, coefs: Sequence[Any], carry: Carry) -> Carry:
-        """Undo one step: the kick first, then the drift."""
+        """Undo one step: undo the kick, then the drift."""
         (t_mid, h, t_next, kick), (x, y) = coefs, carry
         y = y - kick * velocity(x, t_next)
         return x - h * velocity(y, t_mid), y

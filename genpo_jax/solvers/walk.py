@@ -31,9 +31,9 @@ def walk(
         unstep: the inverse of `step` for the same row.
         velocity: `v(x, t)`.
         coefs: arrays `[M, ...]`; row i of each goes to step i.
-        carry: the iterates (and what is cached beside them).
-        unroll: emit the steps one after another; their numbers become constants.
-        constant_memory: differentiate by undoing the steps (always a scan).
+        carry: the iterates, then any cached arrays.
+        unroll: unroll the loop; the coefficients of the steps become constants.
+        constant_memory: differentiate by inverting the steps (always a scan).
 
     Returns:
         The carry after the last step.
@@ -52,10 +52,10 @@ def walk(
 
 
 def _walk_constant_memory(step: Step, unstep: Step, velocity: Callable, rows: Carry, carry: Carry) -> Carry:
-    """Scan the steps; differentiate them with memory that does not grow with their number.
+    """Scan the steps; the gradient needs memory that does not grow with the number of steps.
 
-    The backward pass starts from the *last* carry, undoes one step to recover the carry before it, takes the
-    vector-Jacobian product of that step, and goes on.
+    The backward pass starts from the *last* carry. For each step it first undoes the step to recover the carry
+    before it, and then takes the vector-Jacobian product of the step.
     """
     bind, captured = _hoist(velocity, carry[0], rows[0].ravel()[0])
     floats = [jnp.issubdtype(jnp.result_type(value), jnp.inexact) for value in captured]
@@ -96,9 +96,8 @@ def _walk_constant_memory(step: Step, unstep: Step, velocity: Callable, rows: Ca
 def _hoist(velocity: Callable, x: Array, t: Array) -> tuple[Callable, list[Any]]:
     """Return `bind` and the arrays that `velocity` closes over, so that `bind(arrays)` is the velocity.
 
-    A custom derivative sees only its arguments. `jax.closure_convert` leaves out arrays that are batched but
-    not differentiated, which then leak out of a `vmap` inside of a `grad`; here every traced array is an
-    argument.
+    A custom derivative sees only its arguments. `jax.closure_convert` omits arrays that are batched but not
+    differentiated; they then leak out of a `vmap` inside a `grad`. Here every traced array is an argument.
     """
     traced = jax.make_jaxpr(velocity)(x, t)
 

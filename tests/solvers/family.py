@@ -1,4 +1,4 @@
-"""The solvers and velocities that the tests run over."""
+"""Solvers and velocities for the tests."""
 
 import math
 from collections.abc import Callable
@@ -38,12 +38,12 @@ FAMILY: dict[str, Callable[..., StepSolver]] = {
     "rk-4": lambda num_steps, **options: RungeKuttaSolver(num_steps, RK4, **options),
 }
 NAMES = sorted(FAMILY)
-# One solver for each kind of step, where every member would be too slow.
+# One solver per kind of step, for tests that are too slow for the whole family.
 KINDS = ["history", "multistep-3", "belm", "coupled", "verlet", "rk-ralston"]
 
 
 def make(name: str, num_steps: int, **options) -> StepSolver:
-    """Build a solver of the family; scanned unless told otherwise, which compiles once for all its steps."""
+    """Build a solver of the family. By default its steps are scanned, so that one compiled step serves all."""
     return FAMILY[name](num_steps, **{"unroll": False, **options})
 
 
@@ -79,7 +79,7 @@ def mlp_velocity(params: dict[str, Array]):
 
 
 def pendulum(x: Array, t: Array) -> Array:
-    """A nonlinear velocity with coupled coordinates that depends on time."""
+    """Return a nonlinear, time-dependent velocity with coupled coordinates."""
     return jnp.sin(3 * t) * jnp.cos(x) - 0.7 * x * jnp.roll(x, 1, -1) + 0.3
 
 

@@ -1,4 +1,4 @@
-"""The ratio of actions from stored histories: unbiased for any proposal, 1 where nothing has changed."""
+"""The ratio of actions from stored histories: unbiased for any proposal, and 1 at unchanged parameters."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def flow_of(params, name="history"):
     return Flow(solver, lambda x, t: mlp(params, x, t), standard_normal(solver.num_states, size, jnp.float64))
 
 
-def linear_schedule(params, by=0.25):
+def changed(params, by=0.25):
     return params | {"bias": params["bias"] + by, "last": (1 + by) * params["last"]}
 
 
@@ -37,11 +37,11 @@ def then_flow():
 
 
 def now_flow():
-    return flow_of(linear_schedule(mlp_params(3, 1)))
+    return flow_of(changed(mlp_params(3, 1)))
 
 
-def bad_proposal(size=1):
-    """Return a proposal that knows nothing: off its center, against the slope of the truth, four times as wide."""
+def poor_proposal(size=1):
+    """Return a poor proposal: off-center, with a slope of the wrong sign, four times too wide."""
     return HistoryProposal(jnp.full((1, size), 0.5), -0.3 * jnp.eye(size), 1.5 * jnp.eye(size))
 
 
@@ -52,12 +52,12 @@ def joint_on_grid(flow):
 
 
 def true_ratio():
-    """Return p_now(a) / p_then(a) by integrating the history out."""
+    """Return p_now(a) / p_then(a) by numerical integration over the history."""
     return np.asarray(joint_on_grid(now_flow()).sum(-1) / joint_on_grid(then_flow()).sum(-1))
 
 
 def own_histories(key, count):
-    """Draw states `[count, actions, 2, 1]`: the actions above, with histories of p_then(h | a)."""
+    """Draw states `[count, actions, 2, 1]`: ACTIONS with histories from p_then(h | a)."""
     cumulative = jnp.cumsum(joint_on_grid(then_flow()), axis=-1)
     uniform = jax.random.uniform(key, (len(ACTIONS), count), jnp.float64)
     history = jax.vmap(lambda u, c: jnp.interp(u, c / c[-1], jnp.asarray(SPAN)))(uniform, cumulative)
@@ -65,24 +65,24 @@ def own_histories(key, count):
 
 
 @pytest.mark.parametrize("num_histories", [1, 2, pytest.param(8, marks=pytest.mark.ci)])
-def test_the_ratio_is_unbiased_for_each_action_however_bad_the_proposal(num_histories):
+def test_the_ratio_is_unbiased_for_each_action_with_a_poor_proposal(num_histories):
     then, now = then_flow(), now_flow()
     state = own_histories(jax.random.key(0), 40_000)
 
     @jax.jit
     def ratios(key):
-        stored = store_histories(then, bad_proposal(), state, key, num_histories)
+        stored = store_histories(then, poor_proposal(), state, key, num_histories)
         return jnp.exp(action_log_ratio(now, stored))
 
-    found = np.asarray(ratios(jax.random.key(1)))
-    error = found.std(axis=0) / np.sqrt(len(found))
+    ratio = np.asarray(ratios(jax.random.key(1)))
+    error = ratio.std(axis=0) / np.sqrt(len(ratio))
     expected = true_ratio()
-    assert (np.abs(expected - 1) > 20 * error).any(), "the test must see a ratio that is not that of the action"
-    np.testing.assert_array_less(np.abs(found.mean(axis=0) - expected), 4.5 * error)
+    assert (np.abs(expected - 1) > 20 * error).any(), "the ratios must differ from 1 for the test to be meaningful"
+    np.testing.assert_array_less(np.abs(ratio.mean(axis=0) - expected), 4.5 * error)
 
 
 @pytest.mark.ci
-def test_more_histories_of_a_good_proposal_come_near_the_ratio_of_the_action():
+def test_more_histories_from_a_good_proposal_approach_the_ratio_of_the_action():
     then, now = then_flow(), now_flow()
     proposal = fit_history_proposal(then, jax.random.key(2), 4096)
     state, expected = own_histories(jax.random.key(0), 2000), true_ratio()
@@ -97,14 +97,14 @@ def test_more_histories_of_a_good_proposal_come_near_the_ratio_of_the_action():
 
 
 class Unreflected(HistoryProposal):
-    """The same density with the symmetry that every density has: none."""
+    """The same density with the identity as its reflection."""
 
     def reflect(self, rest, action):
         return rest
 
 
 @pytest.mark.ci
-def test_a_history_and_its_reflection_are_worth_more_than_twice_as_many_without():
+def test_one_antithetic_pair_has_a_smaller_error_than_four_independent_histories():
     then, now = then_flow(), now_flow()
     proposal = fit_history_proposal(then, jax.random.key(2), 4096)
     state, expected = own_histories(jax.random.key(0), 4000), true_ratio()
@@ -113,14 +113,14 @@ def test_a_history_and_its_reflection_are_worth_more_than_twice_as_many_without(
         stored = store_histories(then, proposal, state, jax.random.key(1), num_histories)
         return np.abs(np.exp(action_log_ratio(now, stored)) - expected).mean()
 
-    # Each of four counts twice without a reflection.
+    # With the identity as reflection, each of four histories counts twice.
     independent = Unreflected(proposal.mean, proposal.slope, proposal.scale)
     assert spread(proposal, 2) < 0.8 * spread(independent, 8)
 
 
-def test_reflecting_a_history_twice_changes_nothing_and_once_not_its_density():
+def test_the_reflection_is_an_involution_that_preserves_the_density():
     state = flow_of(mlp_params(5, 2)).sample(seed=jax.random.key(0), sample_shape=16)
-    proposal, solver = bad_proposal(2), HistorySolver(5)
+    proposal, solver = poor_proposal(2), HistorySolver(5)
     action, rest = solver.split(state)
     rest = rest[None]
     reflected = proposal.reflect(rest, action)
@@ -139,18 +139,18 @@ def test_the_ratio_of_an_unchanged_flow_is_one(name):
     assert float(jnp.abs(action_log_ratio(flow, stored)).max()) < 1e-12
 
 
-def test_one_history_gives_the_ratio_of_the_state_and_needs_no_good_proposal():
-    then, now = flow_of(mlp_params(5, 2)), flow_of(linear_schedule(mlp_params(5, 2)))
+def test_one_history_gives_the_ratio_of_the_state_with_a_poor_proposal():
+    then, now = flow_of(mlp_params(5, 2)), flow_of(changed(mlp_params(5, 2)))
     state, log_prob = then.sample_and_log_prob(seed=jax.random.key(0), sample_shape=64)
-    stored = store_histories(then, bad_proposal(2), state, jax.random.key(1), 1)
+    stored = store_histories(then, poor_proposal(2), state, jax.random.key(1), 1)
     np.testing.assert_allclose(action_log_ratio(now, stored), now.log_prob(state) - log_prob, rtol=1e-9, atol=1e-12)
 
 
-def test_the_gradient_at_unchanged_parameters_is_the_mean_of_the_scores_by_their_weights():
+def test_the_gradient_at_unchanged_parameters_is_the_weighted_mean_of_the_scores():
     params = mlp_params(5, 2)
     flow = flow_of(params)
     state = flow.sample(seed=jax.random.key(0))
-    stored = store_histories(flow, bad_proposal(2), state, jax.random.key(1), 6)
+    stored = store_histories(flow, poor_proposal(2), state, jax.random.key(1), 6)
     weight = jax.nn.softmax(stored.log_weight)
     assert float(weight.max()) < 0.999
 
@@ -169,14 +169,14 @@ def test_the_gradient_at_unchanged_parameters_is_the_mean_of_the_scores_by_their
 
 
 @pytest.mark.ci
-def test_the_estimate_of_the_density_is_too_high_in_the_mean_and_less_so_with_more_histories():
+def test_the_density_estimate_is_too_high_in_expectation_and_less_so_with_more_histories():
     flow = then_flow()
     state = own_histories(jax.random.key(0), 4000)
     step = SPAN[1] - SPAN[0]
     truth = np.log(joint_on_grid(flow).sum(-1) * step)
 
     def excess(num_histories):
-        stored = store_histories(flow, bad_proposal(), state, jax.random.key(1), num_histories)
+        stored = store_histories(flow, poor_proposal(), state, jax.random.key(1), num_histories)
         return (np.asarray(action_log_prob(stored)) - truth).mean(axis=0)
 
     one, four, many = excess(1), excess(4), excess(64)
@@ -186,11 +186,11 @@ def test_the_estimate_of_the_density_is_too_high_in_the_mean_and_less_so_with_mo
 
 
 def test_batch_dimensions_of_flow_and_actions_agree():
-    """A velocity that carries a batch, as that of a policy does."""
+    # The velocity of a policy has batch dimensions too.
     shift = jnp.linspace(-1, 1, 6).reshape(3, 2)[..., None]
     flow = Flow(HistorySolver(3), lambda x, t: shift - x, standard_normal(2, 1, jnp.float64))
     state = flow.forward(flow.base.sample(jax.random.key(0), (3, 2)))
-    stored = store_histories(flow, bad_proposal(), state, jax.random.key(1), 6)
+    stored = store_histories(flow, poor_proposal(), state, jax.random.key(1), 6)
     assert stored.log_weight.shape == (6, 3, 2)
     together = action_log_prob(stored)[1, 0]
     alone = Flow(HistorySolver(3), lambda x, t: shift[1, 0] - x, standard_normal(2, 1, jnp.float64))
@@ -202,6 +202,6 @@ def test_batch_dimensions_of_flow_and_actions_agree():
 
 
 @pytest.mark.parametrize(("count", "rule"), [(0, "an integer >= 1, got 0"), (3, "1 or even, .* got 3; use 4")])
-def test_a_number_without_meaning_is_refused(count, rule):
+def test_an_invalid_number_of_histories_is_refused(count, rule):
     with pytest.raises(ValueError, match=f"num_histories must be {rule}"):
-        store_histories(then_flow(), bad_proposal(), own_histories(jax.random.key(0), 2), jax.random.key(1), count)
+        store_histories(then_flow(), poor_proposal(), own_histories(jax.random.key(0), 2), jax.random.key(1), count)

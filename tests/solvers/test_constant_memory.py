@@ -1,4 +1,4 @@
-"""Gradients that walk the solver back: as autodiff's, in memory that does not grow with the steps."""
+"""Constant-memory gradients: equal to plain autodiff, with memory that does not grow with the number of steps."""
 
 import jax
 import jax.numpy as jnp
@@ -27,22 +27,22 @@ def loss_of(solver, method):
 
 @pytest.mark.parametrize("method", ["forward", "inverse"])
 @pytest.mark.parametrize("name", KINDS)
-def test_gradients_equal_those_of_plain_autodiff_in_float64(name, method):
-    plain, walked = (make(name, 6, constant_memory=flag, grid=power_grid(6, 1.4)) for flag in (False, True))
+def test_gradients_equal_plain_autodiff_in_float64(name, method):
+    plain, constant = (make(name, 6, constant_memory=flag, grid=power_grid(6, 1.4)) for flag in (False, True))
     params, state = mlp_params(0, 3), random_state(0, plain, 3, batch=(5,))
     assert_gradients_agree(
-        jax.jit(jax.grad(loss_of(walked, method), argnums=(0, 1)))(params, state),
+        jax.jit(jax.grad(loss_of(constant, method), argnums=(0, 1)))(params, state),
         jax.jit(jax.grad(loss_of(plain, method), argnums=(0, 1)))(params, state),
         jnp.float64,
     )
 
 
 @pytest.mark.parametrize("name", ["history", "multistep-3", "coupled", "verlet", "rk-midpoint"])
-def test_gradients_equal_those_of_plain_autodiff_in_float32(name):
-    plain, walked = (make(name, 10, constant_memory=flag) for flag in (False, True))
+def test_gradients_equal_plain_autodiff_in_float32(name):
+    plain, constant = (make(name, 10, constant_memory=flag) for flag in (False, True))
     params, state = mlp_params(0, 17, jnp.float32), random_state(0, plain, 17, jnp.float32, batch=(32,))
     assert_gradients_agree(
-        jax.jit(jax.grad(loss_of(walked, "inverse"), argnums=(0, 1)))(params, state),
+        jax.jit(jax.grad(loss_of(constant, "inverse"), argnums=(0, 1)))(params, state),
         jax.jit(jax.grad(loss_of(plain, "inverse"), argnums=(0, 1)))(params, state),
         jnp.float32,
     )
@@ -101,10 +101,10 @@ def test_traced_integers_may_be_closed_over():
     assert_gradients_agree(gradient(True), gradient(False), jnp.float64)
 
 
-def test_the_value_without_a_derivative_is_that_of_the_scan():
-    plain, walked = (make("multistep-2", 6, constant_memory=flag) for flag in (False, True))
+def test_the_forward_value_is_identical_to_that_of_the_scan():
+    plain, constant = (make("multistep-2", 6, constant_memory=flag) for flag in (False, True))
     velocity, state = mlp_velocity(mlp_params(0, 3)), random_state(0, plain, 3, batch=(2,))
-    np.testing.assert_array_equal(plain.forward(velocity, state), walked.forward(velocity, state))
+    np.testing.assert_array_equal(plain.forward(velocity, state), constant.forward(velocity, state))
 
 
 def test_gradients_of_gradients_work():
@@ -119,7 +119,7 @@ def test_gradients_of_gradients_work():
 
 
 def peak_bytes(solver, method):
-    """Return the arguments, results and temporaries of the compiled gradient."""
+    """Return the bytes of arguments, results and temporaries of the compiled gradient."""
     params = mlp_params(0, 17, jnp.float32, width=64)
     state = jax.ShapeDtypeStruct((256, solver.num_states, 17), jnp.float32)
     compiled = jax.jit(jax.grad(loss_of(solver, method), argnums=(0, 1))).lower(params, state).compile()
@@ -134,6 +134,6 @@ def test_memory_of_the_compiled_gradient_is_flat_in_the_number_of_steps(name, me
     assert peak_bytes(many, method) <= 1.3 * peak_bytes(few, method)
 
 
-def test_plain_autodiff_would_need_memory_for_every_step():
+def test_memory_of_plain_autodiff_grows_with_the_number_of_steps():
     few, many = (HistorySolver(m, 0.95, unroll=False) for m in (4, 64))
     assert peak_bytes(many, "inverse") > 5 * peak_bytes(few, "inverse")

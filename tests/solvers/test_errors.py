@@ -1,4 +1,4 @@
-"""Bad input is refused with the rule, the value received and a remedy."""
+"""Invalid input is refused with the rule, the value received and a remedy."""
 
 import re
 
@@ -37,7 +37,7 @@ def flow(size=2):
     return Flow(HistorySolver(2), zero, standard_normal(2, size))
 
 
-# name: (what is called, the rule, the value, the remedy)
+# name: (call, rule, value, remedy)
 CASES = {
     "too few iterates": (
         lambda: HistorySolver().forward(zero, jnp.ones((3, 2))),
@@ -78,7 +78,7 @@ CASES = {
     "sigma too small for M": (lambda: HistorySolver(20, 0.25), "at most 1e-03", "0.25", "num_steps <= 6"),
     "multistep sigma zero": (lambda: MultistepSolver(5, 2, 0.0), "!= 0", "0.0", "divides"),
     "multistep not zero-stable": (lambda: MultistepSolver(5, 3, 1.3), "zero-stable", "1.3", "< 1"),
-    "multistep double root on the rim": (
+    "multistep double root on the unit circle": (
         lambda: MultistepSolver(5, 2, 1.0, (-2.0,)),
         "zero-stable",
         "-2.0",
@@ -176,7 +176,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", sorted(CASES))
-def test_bad_input_is_refused_with_rule_value_and_remedy(case):
+def test_invalid_input_is_refused_with_rule_value_and_remedy(case):
     call, *parts = CASES[case]
     with pytest.raises(ValueError) as caught:
         call()
@@ -184,7 +184,7 @@ def test_bad_input_is_refused_with_rule_value_and_remedy(case):
         assert re.search(re.escape(part), str(caught.value)), (part, str(caught.value))
 
 
-def test_a_solver_whose_float32_round_trip_is_too_poor_can_be_built_on_purpose():
+def test_max_error_allows_a_solver_with_a_poor_float32_round_trip():
     assert HistorySolver(40, 0.5, max_error=float("inf")).round_trip_error(jnp.float64) < 1e-3
     assert HistorySolver(40, 0.5, max_error=float("inf")).round_trip_error(jnp.float32) > 1e3
 
@@ -201,7 +201,7 @@ def test_solvers_are_hashable_values_that_can_be_static_arguments():
     assert uniform_grid(2, 1.0, 0.0) == uniform_grid(2).reversed()
 
 
-def test_growth_beyond_the_floating_range_is_infinite_and_warns_of_nothing(recwarn):
+def test_growth_that_overflows_is_infinite_without_a_warning(recwarn):
     # The root 1e-9^(1/2) to the power of -100 is 1e450.
     assert MultistepSolver(100, 2, 1e-9, max_error=float("inf")).round_trip_error() == float("inf")
     assert not recwarn.list

@@ -1,4 +1,4 @@
-"""The history solver after an Euler step: exact, with a known determinant, and true to a flow that was trained."""
+"""EulerStartSolver: exact inverse, known determinant, and the modes of a pretrained flow are kept."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from .family import mlp_params, mlp_velocity, pendulum, random_state, slope
 
 
 @pytest.mark.parametrize(("num_steps", "sigma", "tau"), [(1, 0.75, 0.1), (5, 0.75, 0.3), (4, -0.5, 2.0)])
-def test_the_determinant_is_that_of_autodiff_for_any_velocity(num_steps, sigma, tau):
+def test_the_determinant_agrees_with_autodiff_for_any_velocity(num_steps, sigma, tau):
     solver = EulerStartSolver(num_steps, sigma, tau)
     velocity, state = mlp_velocity(mlp_params(1, 3)), random_state(2, solver, 3)
     jacobian = jax.jacobian(lambda x: solver.forward(velocity, x.reshape(2, 3)).ravel())(state.ravel())
@@ -34,7 +34,7 @@ def test_two_steps_by_hand():
 
 
 @pytest.mark.ci
-def test_without_blur_it_converges_with_order_1():
+def test_without_perturbation_it_converges_with_order_1():
     steps = [8, 16, 32, 64]
     start = jnp.stack([jnp.zeros(2), jnp.array([0.3, -0.8])]).astype(jnp.float64)
     ends = [EulerStartSolver(m, 0.5, 1.0, max_error=np.inf).forward(pendulum, start)[0] for m in (*steps, 4096)]
@@ -42,8 +42,8 @@ def test_without_blur_it_converges_with_order_1():
     assert 0.85 < slope(steps, errors) < 1.25
 
 
-def test_a_trained_flow_keeps_its_modes_where_the_published_start_loses_them():
-    # The velocity of straight lines from N(0, 1) to the points -1 and 1, equally often: exact, by Bayes' rule.
+def test_a_pretrained_flow_keeps_its_modes_with_euler_start_but_not_with_the_history_solver():
+    # The exact velocity of straight lines from N(0, 1) to the points -1 and 1, by Bayes' rule; both are equally likely.
     def velocity(x, t):
         log_weight = jnp.stack([-0.5 * jnp.square((x - t * a) / (1 - t)) for a in (-1.0, 1.0)])
         weight = jax.nn.softmax(log_weight, axis=0)
@@ -54,8 +54,8 @@ def test_a_trained_flow_keeps_its_modes_where_the_published_start_loses_them():
         return float((jnp.abs(jnp.abs(action) - 1) < 0.2).mean())
 
     published = share(HistorySolver(5, 0.75), standard_normal(2, 1))
-    small = share(EulerStartSolver(5, 0.75, 0.1), standard_normal(2, 1))
-    assert small > 0.65 and small > 1.5 * published, (small, published)
+    euler_start = share(EulerStartSolver(5, 0.75, 0.1), standard_normal(2, 1))
+    assert euler_start > 0.65 and euler_start > 1.5 * published, (euler_start, published)
 
 
 def test_tau_must_be_positive():
@@ -66,6 +66,6 @@ def test_tau_must_be_positive():
         EulerStartSolver(20, 0.75, 1e-3)
 
 
-def test_standard_noise_makes_correlated_states():
+def test_correlated_states_are_computed_from_standard_noise():
     noise = jnp.array([[1.0], [2.0]], jnp.float32)
     np.testing.assert_allclose(correlated_normal(2, 1, 0.1).from_standard(noise), [[1.0], [1.2]], rtol=1e-6)

@@ -1,4 +1,4 @@
-"""What importing the solvers loads."""
+"""Importing the solvers loads only jax and numpy."""
 
 import json
 import subprocess

@@ -27,13 +27,13 @@ def linear_flow(name, rate, size=2):
 
 
 def action_scale(flow):
-    """Standard deviation of the action of a linear flow: the norm of its map from noise to action."""
+    """Return the standard deviation of a linear flow's action: the norm of its map from noise to action."""
     k = flow.solver.num_states
     return float(jnp.linalg.norm(flow.action(flow.solver.forward(flow.velocity, jnp.eye(k)[:, :, None]))))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_marginal_density_of_a_linear_flow_is_that_of_its_normal_action(name):
+def test_the_marginal_density_of_a_linear_flow_is_the_normal_density_of_its_action(name):
     flow = linear_flow(name, -0.6)
 
     @jax.jit
@@ -122,6 +122,6 @@ def test_proposals_can_be_fitted_for_each_observation_by_vmap():
         action = flow.action(flow.sample(seed=key, sample_shape=8))
         return marginal_log_prob(flow, proposal, action, key, 64).efficiency.mean()
 
-    found = jax.jit(jax.vmap(efficiency))(jax.random.split(jax.random.key(0), 3), observations)
-    assert found.shape == (3,)
-    assert float(found.min()) > 0.6
+    efficiencies = jax.jit(jax.vmap(efficiency))(jax.random.split(jax.random.key(0), 3), observations)
+    assert efficiencies.shape == (3,)
+    assert float(efficiencies.min()) > 0.6

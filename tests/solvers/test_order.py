@@ -23,19 +23,19 @@ from genpo_jax.solvers.multistep_weights import iterate_weights, velocity_weight
 
 from .family import NAMES, make, pendulum, slope
 
-# Where a solver is in its asymptotic range: the coupling of reversible Euler must have closed the pair.
+# Step counts in the asymptotic range; for reversible Euler, the coupling must have closed the gap of the pair.
 STEPS = {"rk-4": [16, 32, 64], "rk-euler": [512, 1024, 2048], "history": [128, 256, 512]}
 STARTS = np.random.default_rng(0).uniform(-1, 1, size=(16, 3))
 
 
 def riccati(x, t):
-    """dx/dt = cos(t) x^2, whose solution is x_0 / (1 - x_0 sin t)."""
+    """Return dx/dt = cos(t) x^2; the solution is x_0 / (1 - x_0 sin t)."""
     return jnp.cos(t) * x**2
 
 
 @pytest.fixture(scope="module")
 def reference(strict_numerics):
-    """Solve the pendulum velocity from t=0 to 1 by 2000 classical Runge-Kutta steps of its own."""
+    """Solve the pendulum velocity from t=0 to 1 by 2000 classical Runge-Kutta steps."""
 
     def step(x, t):
         h = 1 / 2000
@@ -66,7 +66,7 @@ def test_a_state_of_equal_iterates_converges_with_the_claimed_order(name, refere
 
 
 @pytest.mark.parametrize("name", ["history", "multistep-1", "multistep-2", "multistep-3", "belm", "verlet", "rk-4"])
-def test_the_order_survives_uneven_steps(name, reference):
+def test_the_order_holds_for_uneven_steps(name, reference):
     steps = STEPS.get(name, [64, 128, 256])
     solvers = [make(name, m, grid=power_grid(m, 1.5), max_error=np.inf) for m in steps]
     measured = slope(steps, list(errors(solvers, pendulum, jnp.asarray(STARTS), reference)))
@@ -74,7 +74,7 @@ def test_the_order_survives_uneven_steps(name, reference):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != "leapfrog"])
-def test_noise_may_lie_at_t_1_and_the_action_at_t_0(name):
+def test_the_noise_may_be_at_t_1_and_the_action_at_t_0(name):
     """Backwards from x(1): the solution of the Riccati equation at t=0 is x_1 / (1 + x_1 sin 1)."""
     x = jnp.asarray(STARTS)
     steps = STEPS.get(name, [64, 128, 256])
@@ -86,17 +86,17 @@ def test_noise_may_lie_at_t_1_and_the_action_at_t_0(name):
     assert abs(measured - solvers[0].order) < 0.1
 
 
-def test_the_history_solver_is_second_order_at_sigma_one_from_a_true_past_and_first_order_below():
+def test_the_history_solver_has_order_2_at_sigma_one_from_an_exact_previous_iterate_and_order_1_below():
     x = jnp.asarray(STARTS)[:, :1] * 0.6
     measured = {}
     for sigma in (0.75, 1.0):
-        steps, found = [32, 64, 128], []
+        steps, maximum_errors = [32, 64, 128], []
         for m in steps:
             past = x / (1 - x * jnp.sin(-1.0 / m))
             solver = HistorySolver(m, sigma, unroll=False, max_error=np.inf)
             last = solver.forward(riccati, jnp.stack([x, past], axis=-2))
-            found.append(float(jnp.abs(solver.output(last) - x / (1 - x * jnp.sin(1.0))).max()))
-        measured[sigma] = slope(steps, found)
+            maximum_errors.append(float(jnp.abs(solver.output(last) - x / (1 - x * jnp.sin(1.0))).max()))
+        measured[sigma] = slope(steps, maximum_errors)
     assert abs(measured[0.75] - 1) < 0.1
     assert abs(measured[1.0] - 2) < 0.1
     assert HistorySolver(5, 1.0).order == 2
@@ -104,7 +104,7 @@ def test_the_history_solver_is_second_order_at_sigma_one_from_a_true_past_and_fi
     assert HistorySolver(5, 1.0, grid=power_grid(5, 2.0)).order == 1
 
 
-def test_equal_iterates_make_the_history_solver_overshoot_a_constant_velocity_and_the_multistep_rule_not():
+def test_equal_iterates_make_the_history_solver_overshoot_a_constant_velocity_but_not_the_multistep_rule():
     """With v = 1 and x = 0 the action should be 1; the published first step adds about σ h / (1 + σ)."""
     overshoot = float(HistorySolver(30, 0.75).forward(lambda x, t: jnp.ones_like(x), jnp.zeros((2, 1)))[0, 0]) - 1
     assert abs(overshoot - 0.75 / 30 / 1.75) < 1e-5
@@ -150,7 +150,7 @@ def test_orders_of_the_named_tableaus_follow_from_the_order_conditions():
     assert Tableau(a=((), (0.5,)), b=(0.5, 0.5)).order == 1
 
 
-def test_belm_is_the_leapfrog_rule_on_equal_steps_and_second_order_where_leapfrog_is_not(reference):
+def test_belm_is_the_leapfrog_rule_on_equal_steps_and_its_log_det_follows_the_grid():
     _, sigma, weight = BelmSolver(5).coefs()
     np.testing.assert_allclose(sigma, 1.0)
     np.testing.assert_allclose(weight, [0.2, 0.4, 0.4, 0.4, 0.4])

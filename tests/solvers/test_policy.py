@@ -1,4 +1,4 @@
-"""Every solver serves as the solver of a flow policy."""
+"""Every solver works in a flow policy."""
 
 import jax
 import jax.numpy as jnp
@@ -34,7 +34,7 @@ def test_the_ratio_of_unchanged_parameters_is_one_and_its_gradient_is_not_zero(n
 
             return action, policy.zero_noise_action(obs), jax.value_and_grad(mean_log_ratio)(params)
 
-        action, mode, (log_ratio, grads) = value_and_grad(params)
-        assert action.shape == mode.shape == (8, 2)
+        action, deterministic, (log_ratio, grads) = value_and_grad(params)
+        assert action.shape == deterministic.shape == (8, 2)
         assert abs(float(log_ratio)) < 1e-4
         np.testing.assert_array_less(0, max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(grads)))
