@@ -88,7 +88,7 @@ def search(method: str, options: Options) -> list[dict[str, Any]]:
             print(f"{method}, trial {trial}, {env}: {settings or 'the preset'}", flush=True)
             train(make_config(env, method, settings, options), folder)
             curves = read_curves(folder)
-            # The preset's return for all trials: a noisier trial has a lower untrained return and would seem to improve more.
+            # The preset's return serves all trials: a noisier one starts lower and would seem to improve more.
             untrained.setdefault(env, np.mean([curve.returns[0] for curve in curves]))
             gains[env] = float(iqm([curve.returns[-1] for curve in curves]) - untrained[env])
         trials.append({"method": method, "trial": trial, "settings": settings, "improvement": gains})

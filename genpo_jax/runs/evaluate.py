@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.checks import require
@@ -107,7 +108,7 @@ def _episodes(policy: TrainedPolicy, env: EpisodeEnv, kind: Noise, episodes: int
 
 
 def _describe(played: Episodes) -> dict[str, Any]:
-    returns, metrics = played.returns, played.metrics
+    returns, metrics = np.asarray(played.returns), played.metrics
     values: dict[str, Any] = {
         "return": float(returns.mean()),
         "return_interval": list(intervals.mean(returns)[1:]),

@@ -44,9 +44,9 @@ class Evaluator:
             # The first half samples its actions.
             obs = algorithm.normalize(state, obs)
             first, second = (jax.tree.map(lambda x, part=part: x[part], (obs, carry)) for part in halves)
-            sampled, sampled_carry, _ = agent.act(*first, key)
-            deterministic, other_carry = agent.zero_noise_act(*second)
-            carry = jax.tree.map(lambda *both: jnp.concatenate(both), sampled_carry, other_carry)
+            sampled, carry, _ = agent.act(first[0], first[1], key)
+            deterministic, other_carry = agent.zero_noise_act(second[0], second[1])
+            carry = jax.tree.map(lambda *both: jnp.concatenate(both), carry, other_carry)
             return carry, jnp.concatenate([sampled, deterministic])
 
         halves = slice(half), slice(half, None)

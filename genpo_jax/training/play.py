@@ -84,7 +84,8 @@ def play_episodes(env: EpisodeEnv, actor: Actor, reset_keys: Array, key: Array, 
         frames = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), one)
     carry = (jnp.int32(0), episodes, memory, jnp.zeros(num, bool), results, frames, key)
     *_, results, frames, _ = jax.lax.while_loop(lambda carry: ~carry[3].all(), step, carry)
-    return Episodes(*results, frames)
+    returns, lengths, metrics, terminated = results
+    return Episodes(returns, lengths, metrics, terminated, frames)
 
 
 def policy_actor(policy: TrainedPolicy, num: int, noise: Noise = "zero") -> Actor:

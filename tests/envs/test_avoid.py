@@ -42,9 +42,9 @@ def test_walls_end_an_episode():
 
 
 @pytest.mark.parametrize(("height", "way"), [(-0.6, 0), (-0.2, 1), (0.2, 2), (0.6, 3)])
-def test_the_way_is_the_gap_of_the_last_column(height, way):
+def test_the_mode_is_the_gap_of_the_last_column(height, way):
     state, *_ = step((1.46, height), [1.0, 0.0])
-    assert int(state.way) == way
+    assert int(state.mode) == way
     state, _, reward, terminated, metrics = AVOID.step(
         state.replace(position=jnp.array([1.95, height])), jnp.array([1.0, 0.0])
     )

@@ -117,7 +117,6 @@ CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
     ),
     (solvers.DiagonalNormal(jnp.zeros(3)).log_prob, None, {"state": (STATE, jnp.ones(3))}),
     (solvers.DiagonalNormal(jnp.zeros((2, 3)), jnp.zeros(1)).log_prob, None, {"state": (STATE,)}),
-    (solvers.DiagonalNormal(jnp.zeros((2, 3)), None, jnp.eye(3)).log_prob, None, {"state": (STATE,)}),
     (
         Flow,
         {"solver": FLOW.solver, "velocity": zero, "base": FLOW.base},

@@ -1,7 +1,8 @@
 """Behavior cloning of the initial policy."""
 
+from typing import Any
+
 import jax
-from jax import Array
 
 from genpo_jax.config import Config
 from genpo_jax.shapes import Scalar
@@ -24,7 +25,7 @@ class Cloning(Extension):
 
     needs_initial_policy = True
 
-    coef: Array
+    coef: Any
 
     @classmethod
     def of(cls, config: Config) -> "Cloning | None":

@@ -1,5 +1,7 @@
 """Bonus on the entropy of the policy."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -22,9 +24,9 @@ class Entropy(Extension):
         final_action_coef: the same at the last update; None for a constant.
     """
 
-    coef: Array | None
-    action_coef: Array | None
-    final_action_coef: Array | None
+    coef: Any
+    action_coef: Any
+    final_action_coef: Any
 
     @classmethod
     def of(cls, config: Config) -> "Entropy | None":

@@ -1,7 +1,8 @@
 """Penalty on the KL divergence of the policy from the initial one."""
 
+from typing import Any
+
 import jax.numpy as jnp
-from jax import Array
 
 from genpo_jax.config import Config
 from genpo_jax.shapes import Steps
@@ -22,8 +23,8 @@ class InitialKL(Extension):
 
     needs_initial_policy = True
 
-    coef: Array
-    final_coef: Array | None
+    coef: Any
+    final_coef: Any
 
     @classmethod
     def of(cls, config: Config) -> "InitialKL | None":

@@ -1,5 +1,7 @@
 """Initial updates that train only the critic."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from jax import Array
 
@@ -14,7 +16,7 @@ class ValueWarmup(Extension):
         num_updates: how many.
     """
 
-    num_updates: Array
+    num_updates: Any
 
     @classmethod
     def of(cls, config: Config) -> "ValueWarmup | None":
