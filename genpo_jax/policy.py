@@ -164,7 +164,7 @@ class TrainedPolicy:
         if isinstance(obs, dict):
             if self.spec.obs_name not in obs:
                 raise ValueError(
-                    f"observations must include '{self.spec.obs_name}', got {sorted(obs)}; rename or add it"
+                    f"the policy needs an observation called '{self.spec.obs_name}', got {sorted(obs)}; rename one"
                 )
             obs = obs[self.spec.obs_name]
         obs = jnp.asarray(obs, jnp.float32)
