@@ -4,8 +4,8 @@
 
 Settings are those of Brax's training notebook, with environments and batch divided by 8 to suit a small budget; for
 environments that the notebook trains with SAC (hopper) those of ant are taken. The return is that of sampled actions
-over whole episodes. Brax 0.14.2 does not start on jax >= 0.10, which dropped `jax.device_put_replicated`; a stand-in
-for one device is put in its place here.
+over whole episodes. Brax 0.14.2 does not start on jax >= 0.10, which dropped `jax.device_put_replicated`; it is
+restored here for one device.
 """
 
 import json
@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from genpo_jax.cli import run_program
+from genpo_jax.envs.patches import restore_device_put_replicated
 
 SHARED = {
     "episode_length": 1000,
@@ -81,17 +80,11 @@ class Config:
     """Where to write the result."""
 
 
-def stand_in_for_device_put_replicated(tree, devices):
-    """Give leaves the leading device axis that Brax's pmap expects."""
-    return jax.tree.map(lambda x: jnp.broadcast_to(x, (len(devices), *jnp.shape(x))), tree)
-
-
 def import_brax_ppo() -> Any:
     """Return the module of Brax's PPO, in a state in which it starts."""
     from brax.training.agents.ppo import train
 
-    if not hasattr(jax, "device_put_replicated"):
-        jax.device_put_replicated = stand_in_for_device_put_replicated
+    restore_device_put_replicated()
     return train
 
 

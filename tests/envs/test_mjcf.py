@@ -47,7 +47,7 @@ def test_an_action_spans_the_range_of_its_actuators(arm):
         np.testing.assert_allclose(after.data.ctrl, ctrl)
 
 
-def test_what_a_start_leaves_out_is_as_in_the_first_keyframe():
+def test_fields_missing_from_a_start_come_from_the_first_keyframe():
     class Home(Arm):
         def initial(self, key):
             return Start(qvel=jnp.array([1.0, 2.0]), goal=0.3)
@@ -68,7 +68,7 @@ def test_sensors_are_one_physics_step_behind_the_state(arm):
     assert 0 < np.abs(seen - now).max() < 3 * 0.005
 
 
-def test_success_and_ways_are_those_of_the_last_step_and_metrics_are_sums():
+def test_success_and_modes_keep_the_last_value_and_metrics_are_sums():
     class Blinking(Arm):
         def initial(self, key):
             return replace(super().initial(key), memory=jnp.zeros(()))
@@ -94,7 +94,7 @@ def test_success_and_ways_are_those_of_the_last_step_and_metrics_are_sums():
     assert after(5) == [[0, 0], [5, 5], [15, 15], [5, 5]]
 
 
-def test_a_simulation_that_fails_ends_its_episode_alone():
+def test_a_failed_simulation_ends_only_its_own_episode():
     class Fragile(Arm):
         def control(self, s, action):
             return jnp.where(action > 0.9, jnp.nan, action)
@@ -126,7 +126,7 @@ def config(**changes):
 
 
 @pytest.mark.ci
-def test_a_run_on_it_reports_success_and_goes_on_bit_for_bit(tmp_path):
+def test_a_run_on_it_reports_success_and_resumes_bit_identically(tmp_path):
     whole = genpo_jax.train(Arm("c"), config(), tmp_path / "whole", progress=False)
     genpo_jax.train(Arm("c"), replace(config(), num_timesteps=128), tmp_path / "half", progress=False)
     half = genpo_jax.train(Arm("c"), config(), tmp_path / "half", resume=True, progress=False)
@@ -147,7 +147,7 @@ def arm_with(**members):
         ({"control_dt": 0.012}, "control_dt of arm must be a positive multiple of the model's time step of 0.005 s"),
         ({"control_dt": 0.0}, "control_dt of arm must be a positive multiple"),
         ({"model": "no/such.xml"}, "model of arm must be the path of an MJCF file, got 'no/such.xml'"),
-        ({"model": None}, "model of arm must be a path, a text or an MjSpec, got None"),
+        ({"model": None}, "model of arm must be a path, MJCF text or an MjSpec, got None"),
         ({"model": "<mujoco><worldbody><body><geom/></body></worldbody></mujoco>"}, "does not compile"),
         ({"model": ARM.replace("<worldbody>", '<asset><mesh file="hand.stl"/></asset><worldbody>')}, "hand.stl"),
         ({"model": ARM.replace('ctrlrange="-1 1"', "")}, "ctrlrange of arm must be given for all.*none for shoulder"),
@@ -160,17 +160,20 @@ def arm_with(**members):
         ({"control": lambda self, s, action: action[:1]}, r"control of arm must be of shape \(2,\), got \(1,\)"),
         ({"action_size": 3}, "action_size of arm must be the number of actuators, 2, got 3; define control"),
         ({"initial": lambda self, key: Start(qpos=jnp.zeros(3))}, r"qpos of arm's Start must be of shape \(2,\)"),
-        ({"remember": lambda self, s: s.qpos}, r"the memory of arm must be what it was, \(\), got"),
-        ({"initial": lambda self, key: jnp.zeros(2)}, "what initial of arm returns must be a Start"),
+        (
+            {"remember": lambda self, s: s.qpos},
+            r"memory that remember of arm returns must be \(\), as in Start, got",
+        ),
+        ({"initial": lambda self, key: jnp.zeros(2)}, "the result of initial of arm must be a Start"),
         ({"initial": lambda self, key: Start(qpos=jnp.full(2, jnp.nan))}, "must be finite at the start"),
     ],
 )
-def test_a_task_that_cannot_be_right_is_refused_with_what_to_do(members, message):
+def test_an_invalid_task_is_refused_with_a_remedy(members, message):
     with pytest.raises(ValueError, match=message):
         arm_with(**members)("c")
 
 
-def test_an_engine_that_lacks_a_feature_names_the_one_that_has_it():
+def test_an_engine_that_lacks_a_feature_names_the_engine_that_has_it():
     # MJX has no user sensors.
     lacking = ARM.replace("<sensor>", '<sensor><user name="mine" dim="1"/>')
     arm_with(model=lacking)("c")
@@ -195,7 +198,7 @@ def test_the_example_is_short():
     assert sum(1 for line in body.splitlines() if line.strip() and not line.strip().startswith('"""')) < 40
 
 
-def test_a_task_without_its_functions_says_which(arm):
+def test_a_missing_method_is_named(arm):
     class Bare(MjcfTask):
         model = ARM
         control_dt = 0.02
