@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from genpo_jax import explained
 from genpo_jax.checks import require
 from genpo_jax.envs.names import (
     BRAX,
@@ -89,7 +90,7 @@ def check(name: str, backend: str | None = None) -> str | None:
     factory = _factory(name)
     if backend is not None and not _takes_backend(factory):
         raise ValueError(
-            f"environment '{name}' has no backend '{backend}', because its factory takes no backend; leave it out"
+            f"environment '{name}' has no backend '{backend}'; its factory takes none: leave the backend out"
         )
     return backend
 
@@ -104,14 +105,17 @@ def make(name: str, backend: str | None = None, randomize: bool = False) -> "Env
             environments of Playground have one.
 
     Raises:
-        ImportError: if the environment is MuJoCo Playground's, and Playground is not installed.
+        ImportError: if a library that the environment needs is not installed; the message names the extra.
         ValueError: if the environment has no randomization, or the backend does not support it.
 
     """
     backend = check(name, backend)
     if randomize and backend == "c":
         raise ValueError(f"backend c simulates one model for all environments of {name}; randomize on another backend")
-    env = _make(name, backend)
+    try:
+        env = _make(name, backend)
+    except ModuleNotFoundError as error:
+        raise explained(error) from error
     if not randomize:
         return env
     from genpo_jax.envs.randomized import RandomizedEnvironment
