@@ -20,7 +20,7 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.checks import require
-from genpo_jax.envs.patches import import_mjx
+from genpo_jax.envs.patches import import_mjx, mujoco_log_ignored
 
 # State of a simulation, in the order of `mjSTATE_INTEGRATION`; a step changes the first five.
 MOVED = ("time", "qpos", "qvel", "act", "qacc_warmstart")
@@ -160,10 +160,11 @@ class CEngine:
     def _run(self, batch: Any, substeps: int) -> np.ndarray:
         """Run a batch; return the mask of simulations that failed or had a non-finite state before."""
         failed = ~np.isfinite(batch.state).all(axis=1)
-        # Otherwise MuJoCo writes a warning about each of them to a file.
+        # Their results are replaced by NaN, so simulate any valid state.
         batch.state[failed] = self._initial
         try:
-            batch.step(nstep=substeps) if substeps else batch.forward()
+            with mujoco_log_ignored():
+                batch.step(nstep=substeps) if substeps else batch.forward()
         except RuntimeError as error:
             # A SimulationError names the failed simulations; the others have finished.
             if not hasattr(error, "ids"):

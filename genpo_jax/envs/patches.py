@@ -8,6 +8,7 @@ import contextlib
 import io
 import logging
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,11 @@ import jax
 import jax.numpy as jnp
 
 logger = logging.getLogger(__name__)
+
+# MuJoCo's log configuration belongs to the process: the first of parallel calls changes it, the last one restores it.
+_log_lock = threading.Lock()
+_log_users = 0
+_log_before = (True, True)
 
 
 @contextlib.contextmanager
@@ -129,6 +135,36 @@ def import_mjx() -> Any:
     if printed.getvalue():
         logger.debug("importing mujoco.mjx: %s", printed.getvalue().strip())
     return mjx
+
+
+@contextlib.contextmanager
+def mujoco_log_ignored() -> Iterator[None]:
+    """Keep MuJoCo from logging to the console and to `MUJOCO_LOG.TXT`; another log file is kept.
+
+    Library: MuJoCo 4.0 (`MjLogConfig`, `mujoco.batch`).
+    Symptom: each unstable simulation of a batch logs its warnings, and the file grows without limit.
+    Remove: when `mujoco.batch` has an option to log nothing.
+    """
+    global _log_users, _log_before
+    from mujoco import MjLogConfig
+
+    with _log_lock:
+        _log_users += 1
+        if _log_users == 1:
+            config = MjLogConfig.get()
+            _log_before = config.logto_console, config.logto_file
+            config.logto_console = False
+            config.logto_file = config.logto_file and config.logfile != "MUJOCO_LOG.TXT"
+            config.set()
+    try:
+        yield
+    finally:
+        with _log_lock:
+            _log_users -= 1
+            if _log_users == 0:
+                config = MjLogConfig.get()
+                config.logto_console, config.logto_file = _log_before
+                config.set()
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ from arms import ARM
 
 from genpo_jax.envs import engines
 from genpo_jax.envs.engines import CEngine, MjxEngine
+from genpo_jax.envs.patches import mujoco_log_ignored
 
 SUBSTEPS = 4
 CONTROLS = np.array([[0.5, -0.2], [1.0, 1.0], [-1.0, 0.3], [0.0, 0.0], [0.2, 1.5], [-0.3, -0.5]], np.float32)
@@ -133,3 +134,23 @@ def test_an_accelerator_or_several_processes_are_refused(model, monkeypatch):
 def test_zero_substeps_are_refused(engine):
     with pytest.raises(ValueError, match="substeps must be >= 1, got 0"):
         engine.step(engine.start(), 0)
+
+
+def test_unstable_simulations_log_nothing_and_the_log_settings_are_restored(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    unstable = ARM.replace('ctrlrange="-1 1"', 'ctrlrange="-1e9 1e9" gear="1e12"')
+    engine = CEngine(mujoco.MjModel.from_xml_string(unstable))
+    ctrl = jnp.full((4, 2), 1e9)
+    jax.vmap(lambda c: engine.step(engine.start().replace(ctrl=c), 10))(ctrl).qpos.block_until_ready()
+    assert not list(tmp_path.iterdir())
+    assert "unstable" not in "".join(capfd.readouterr())
+    config = mujoco.MjLogConfig.get()
+    assert config.logto_console and config.logto_file
+
+
+def test_parallel_calls_restore_the_log_settings_once():
+    with mujoco_log_ignored():
+        with mujoco_log_ignored():
+            pass
+        assert not mujoco.MjLogConfig.get().logto_file
+    assert mujoco.MjLogConfig.get().logto_file
