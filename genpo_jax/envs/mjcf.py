@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ class MjcfTask:
             `warp` for GPUs. None selects `mjx` if jax has an accelerator or several processes, otherwise `c`.
 
     Attributes:
-        model: path of an MJCF file, its text, or an `mujoco.MjSpec`.
+        model: path of an MJCF file, its text, or an `mujoco.MjSpec`. A relative path starts at the current folder; use
+            `Path(__file__).with_name("arm.xml")` for a file beside the task.
         control_dt: seconds between actions; a multiple of the model's time step.
         episode_length: time limit in actions.
         action_size: number of action coordinates; None for one per actuator.
@@ -281,17 +283,20 @@ def _default_backend() -> str:
 
 def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:
     """Return the compiled model, and the hashes of its text and of the model."""
-    if isinstance(source, Path) or (isinstance(source, str) and "<mujoco" not in source):
-        require(Path(source).is_file(), "the path of an MJCF file", f"model of {name}", str(source))
-        spec = mujoco.MjSpec.from_file
-    elif isinstance(source, str):
+    if isinstance(source, str) and source.lstrip().startswith("<"):
         spec = mujoco.MjSpec.from_string
+    elif isinstance(source, str | os.PathLike):
+        source = os.fspath(source)
+        folder = "" if Path(source).is_absolute() else f" relative to the current folder {Path.cwd()}"
+        remedy = f"write Path(__file__).with_name({Path(source).name!r}) for a file beside the task" if folder else ""
+        require(Path(source).is_file(), f"the path of an MJCF file{folder}", f"model of {name}", source, remedy)
+        spec = mujoco.MjSpec.from_file
     elif isinstance(source, mujoco.MjSpec):
         spec = mujoco.MjSpec.copy
     else:
         raise ValueError(f"model of {name} must be a path, MJCF text or an MjSpec, got {source!r}; set it")
     try:
-        spec = spec(str(source) if isinstance(source, Path) else source)
+        spec = spec(source)
         model = spec.compile()
         text = spec.to_xml()
     except (ValueError, mujoco.FatalError) as error:

@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 from arms import ARM, Arm
+from etils import epath
 
 import genpo_jax
 from genpo_jax import MjcfTask, Start
@@ -146,7 +147,11 @@ def arm_with(**members):
     [
         ({"control_dt": 0.012}, "control_dt of arm must be a positive multiple of the model's time step of 0.005 s"),
         ({"control_dt": 0.0}, "control_dt of arm must be a positive multiple"),
-        ({"model": "no/such.xml"}, "model of arm must be the path of an MJCF file, got 'no/such.xml'"),
+        (
+            {"model": "no/such.xml"},
+            "path of an MJCF file relative to the current folder /.*, got 'no/such.xml'; write Path",
+        ),
+        ({"model": Path("/no/such.xml")}, "model of arm must be the path of an MJCF file, got '/no/such.xml'"),
         ({"model": None}, "model of arm must be a path, MJCF text or an MjSpec, got None"),
         ({"model": "<mujoco><worldbody><body><geom/></body></worldbody></mujoco>"}, "does not compile"),
         ({"model": ARM.replace("<worldbody>", '<asset><mesh file="hand.stl"/></asset><worldbody>')}, "hand.stl"),
@@ -185,7 +190,8 @@ def test_an_engine_that_lacks_a_feature_names_the_engine_that_has_it():
 
 def test_a_path_a_text_and_a_spec_are_the_same_task(tmp_path, arm):
     (tmp_path / "arm.xml").write_text(ARM)
-    for source in (tmp_path / "arm.xml", str(tmp_path / "arm.xml"), mujoco.MjSpec.from_string(ARM)):
+    path = tmp_path / "arm.xml"
+    for source in (path, str(path), epath.Path(path), mujoco.MjSpec.from_string(ARM), "\n" + ARM):
         task = arm_with(model=source)("c")
         assert task.sha256["model"] == arm.sha256["model"]
     other = arm_with(model=ARM.replace("500", "400", 1))("c")
