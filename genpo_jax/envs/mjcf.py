@@ -26,6 +26,8 @@ from genpo_jax.runtime import compiler_options
 class Start:
     """The initial state of an episode. A field that is None has its value in the first keyframe, or its default.
 
+    The first keyframe also sets the initial time.
+
     Attributes:
         qpos: positions `[nq]`.
         qvel: velocities `[nv]`.
@@ -34,6 +36,7 @@ class Start:
         mocap_quat: orientations of mocap bodies `[nmocap, 4]`.
         goal: goal of the episode, which stays constant; a tree of arrays.
         memory: initial memory, which `remember` updates in each step; a tree of arrays.
+        act: activations of actuators with internal state, such as muscles and filters, `[na]`.
     """
 
     qpos: Any = None
@@ -43,6 +46,7 @@ class Start:
     mocap_quat: Any = None
     goal: Any = ()
     memory: Any = ()
+    act: Any = None
 
 
 class TaskState(PyTreeNode):
@@ -63,9 +67,10 @@ class View:
     """Read access of a task to one simulation.
 
     Attributes:
-        time: seconds since the start of the episode.
+        time: seconds since the start of the episode, plus the time of the first keyframe.
         qpos: positions `[nq]`.
         qvel: velocities `[nv]`.
+        act: activations of actuators with internal state `[na]`.
         ctrl: current controls `[nu]`.
         goal: goal of the episode.
         memory: memory of the task.
@@ -73,7 +78,8 @@ class View:
 
     def __init__(self, task: "MjcfTask", state: TaskState) -> None:
         self.time, self.goal, self.memory = state.data.time, state.goal, state.memory
-        self.qpos, self.qvel, self.ctrl = state.data.qpos, state.data.qvel, state.data.ctrl
+        self.qpos, self.qvel = state.data.qpos, state.data.qvel
+        self.act, self.ctrl = state.data.act, state.data.ctrl
         self._sensordata, self._sensors = state.data.sensordata, task.sensors
 
     def sensor(self, name: str) -> Array:
@@ -91,7 +97,7 @@ class MjcfTask:
     """A task on an MJCF model. Derive a class, set `model` and `control_dt`, define `observe` and `reward`.
 
     All methods are pure JAX functions of one simulation. They read it through a `View`, named `s`: positions,
-    velocities, controls, the task's goal and memory, and the model's `<sensor>` elements by name.
+    velocities, activations, controls, the task's goal and memory, and the model's `<sensor>` elements by name.
 
     Args:
         backend: `c`, MuJoCo's C engine on the CPU, which compiles in seconds and supports all of MuJoCo; or `mjx` or
@@ -188,10 +194,10 @@ class MjcfTask:
         require(isinstance(start, Start), "a Start", f"the result of initial of {self.name}", type(start).__name__)
         data = self.engine.start()
         changed = {}
-        for name in ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat"):
-            value, shape = getattr(start, name), jnp.shape(getattr(data, name))
+        for name, keyframes in _KEYFRAMES.items():
+            value, shape = getattr(start, name, None), jnp.shape(getattr(data, name))
             if value is None and self.mj_model.nkey:
-                value = getattr(self.mj_model, _KEYFRAME[name])[0].reshape(shape)
+                value = getattr(self.mj_model, keyframes)[0].reshape(shape)
             if value is not None:
                 value = jnp.asarray(value, getattr(data, name).dtype)
                 require(value.shape == shape, f"of shape {shape}", f"{name} of {self.name}'s Start", value.shape)
@@ -268,9 +274,12 @@ class MjcfTask:
         return {name: value.shape[0] for name, value in obs.items()}
 
 
-_KEYFRAME = {
+# Fields of the state that a keyframe sets, with the names of their arrays in `MjModel`.
+_KEYFRAMES = {
+    "time": "key_time",
     "qpos": "key_qpos",
     "qvel": "key_qvel",
+    "act": "key_act",
     "ctrl": "key_ctrl",
     "mocap_pos": "key_mpos",
     "mocap_quat": "key_mquat",

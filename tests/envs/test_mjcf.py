@@ -59,6 +59,35 @@ def test_fields_missing_from_a_start_come_from_the_first_keyframe():
     np.testing.assert_allclose(state.data.ctrl, [0, 0.5])
 
 
+FILTERED = ARM.replace(
+    '<motor name="elbow" joint="elbow" ctrlrange="-0.5 1.5"/>',
+    '<general name="elbow" joint="elbow" ctrlrange="-0.5 1.5" dyntype="filter" dynprm="0.1"/>',
+).replace('ctrl="0 0.5"/>', 'ctrl="0 0.5" act="0.25" time="2"/>')
+
+
+@pytest.mark.parametrize("backend", ["c", pytest.param("mjx", marks=pytest.mark.ci)])
+def test_activations_are_read_set_and_restored_from_the_keyframe(backend):
+    class Filtered(Arm):
+        model = FILTERED
+        act = None
+
+        def initial(self, key):
+            return Start(act=self.act, goal=0.3)
+
+        def observe(self, s):
+            return jnp.concatenate([s.act, s.time[None]])
+
+    task = Filtered(backend)
+    np.testing.assert_allclose(task.reset(jax.random.key(0))[1]["state"], [0.25, 2.0])
+    task.act = [0.75]
+    state, obs = task.reset(jax.random.key(0))
+    np.testing.assert_allclose(obs["state"], [0.75, 2.0])
+    # A filter moves its activation towards the control at the rate 1 / dynprm.
+    data = state.data.replace(ctrl=jnp.zeros(2))
+    after = jax.jit(lambda data: task.engine.step(data, 1))(data)
+    np.testing.assert_allclose(after.act, [0.75 * (1 - 0.005 / 0.1)], rtol=1e-5)
+
+
 def test_sensors_are_one_physics_step_behind_the_state(arm):
     state, _ = arm.reset(jax.random.key(0))
     state = arm.step(state, jnp.ones(2))[0]
@@ -165,6 +194,7 @@ def arm_with(**members):
         ({"control": lambda self, s, action: action[:1]}, r"control of arm must be of shape \(2,\), got \(1,\)"),
         ({"action_size": 3}, "action_size of arm must be the number of actuators, 2, got 3; define control"),
         ({"initial": lambda self, key: Start(qpos=jnp.zeros(3))}, r"qpos of arm's Start must be of shape \(2,\)"),
+        ({"initial": lambda self, key: Start(act=[0.5])}, r"act of arm's Start must be of shape \(0,\), got \(1,\)"),
         (
             {"remember": lambda self, s: s.qpos},
             r"memory that remember of arm returns must be \(\), as in Start, got",
