@@ -19,7 +19,7 @@ from genpo_jax import envs
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.engines import CEngine
 from genpo_jax.envs.mujoco_model import mj_model_of
-from genpo_jax.envs.registry import PLAYGROUND
+from genpo_jax.envs.names import PLAYGROUND
 from genpo_jax.runtime import compiler_options
 
 BASELINE = "batch"

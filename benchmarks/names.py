@@ -17,7 +17,7 @@ from benchmarks.programs import Options, Programs
 from benchmarks.timing import report
 from experiments.program import run_program
 from genpo_jax import envs
-from genpo_jax.envs.registry import BRAX, PLAYGROUND, TASKS, TOYS
+from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS, TOYS
 
 EVERY_NAME = (*TOYS, *TASKS, *BRAX, *PLAYGROUND)
 

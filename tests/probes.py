@@ -1,11 +1,11 @@
-"""Tiny environments in which the right answer is known."""
+"""Tiny environments with a known solution."""
 
 import jax
 import jax.numpy as jnp
 
 
 class TargetEnv:
-    """One observation x in [-1, 1] a step; the reward is `-(action - x / 2)^2`, best at action = x / 2."""
+    """One observation x in [-1, 1] per step; the reward is `-(action - x / 2)^2`, best at action = x / 2."""
 
     name = "target"
     action_size = 1
@@ -34,7 +34,7 @@ class TargetEnv:
 
 
 class ConstantEnv:
-    """Reward 1 for ever; ends by time limit alone, or terminates with every step."""
+    """Constant reward 1; episodes end only by the time limit, or terminate in every step."""
 
     name = "constant"
     action_size = 1

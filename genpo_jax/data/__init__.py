@@ -1,6 +1,6 @@
-"""Demonstrations: read from the formats that robots' data comes in, checked, in one form. Needs only numpy.
+"""Demonstrations: read from common robot data formats, checked, in one form. Needs only numpy.
 
-`read` opens robomimic's and Minari's HDF5, DPPO's npz and LeRobot's Parquet; `write` makes the first two.
+`read` opens HDF5 of robomimic and Minari, npz of DPPO and Parquet of LeRobot; `write` writes the first two.
 """
 
 from genpo_jax.data.demonstrations import Demonstrations, Episode

@@ -1,4 +1,4 @@
-"""The one form of demonstrations in memory, and what must be true of them."""
+"""Demonstrations in memory, and the checks that they must pass."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from genpo_jax.checks import require
 
-# Actions may pass their bounds by rounding alone.
+# Actions may exceed their bounds by rounding errors.
 ACTION_TOLERANCE = 1e-4
 
 
@@ -17,11 +17,11 @@ class Episode:
     """One demonstration of T steps, in float32.
 
     Attributes:
-        obs: `[T, o]`, observations before each action, with all keys concatenated.
-        action: `[T, d]`.
-        reward: `[T]`.
-        last_obs: `[o]`, the observation after the last action; None where a format has none.
-        terminated: whether the task ended with the last step; otherwise it was cut off there.
+        obs: observations `[T, o]` before each action, with all keys concatenated.
+        action: actions `[T, d]`.
+        reward: rewards `[T]`.
+        last_obs: observation `[o]` after the last action; None if the format does not store it.
+        terminated: whether the task ended with the last step; otherwise the episode was truncated.
     """
 
     obs: np.ndarray
@@ -31,7 +31,7 @@ class Episode:
     terminated: bool = False
 
     def __post_init__(self) -> None:
-        """Bring everything to float32."""
+        """Convert all arrays to float32."""
         for name in ("obs", "action", "reward", "last_obs"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, np.asarray(value, np.float32))
@@ -44,16 +44,16 @@ class Episode:
 
 @dataclass(frozen=True, eq=False)
 class Demonstrations:
-    """Episodes of one task, checked when they are put together.
+    """Episodes of one task, checked on construction.
 
     Attributes:
-        episodes: one or more.
+        episodes: at least one episode.
         obs_keys: name and size of each part of the observation, in the order in which they are concatenated.
-        env: name of the environment; empty where a file does not say.
-        valid: numbers of the episodes that are held out; None where a file does not say.
+        env: name of the environment; empty if the file does not contain it.
+        valid: numbers of the held-out episodes; None if the file does not define them.
 
     Raises:
-        ValueError: names the first episode that is empty, has arrays that do not fit together, or is not finite.
+        ValueError: names the first episode that is empty, has arrays of inconsistent shapes, or is not finite.
     """
 
     episodes: tuple[Episode, ...]
@@ -62,7 +62,7 @@ class Demonstrations:
     valid: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Check that every episode is whole, and like the others."""
+        """Check that every episode is complete and has the same sizes as the others."""
         require(len(self.episodes) > 0, "one or more", "episodes", len(self.episodes), "record some")
         sizes = (sum(self.obs_keys.values()), self.episodes[0].action.shape[-1] if self.episodes[0].action.ndim else 0)
         for number, episode in enumerate(self.episodes):
@@ -76,40 +76,42 @@ class Demonstrations:
 
     @property
     def obs_size(self) -> int:
-        """Numbers in an observation."""
+        """Size of an observation."""
         return sum(self.obs_keys.values())
 
     @property
     def action_size(self) -> int:
-        """Numbers in an action."""
+        """Size of an action."""
         return self.episodes[0].action.shape[-1]
 
     @property
     def num_steps(self) -> int:
-        """Steps of all episodes."""
+        """Total number of steps."""
         return sum(map(len, self.episodes))
 
     def with_bounded_actions(self, how: Literal["refuse", "clip"] = "refuse") -> "Demonstrations":
-        """Return these with actions in [-1, 1], as an environment takes them.
+        """Return these demonstrations with actions in [-1, 1], the range of an environment's actions.
 
         Args:
-            how: what to do with others: refuse or clip them.
+            how: `refuse` actions out of bounds, or `clip` them.
 
         Raises:
-            ValueError: names the first episode with an action out of bounds, unless they are clipped.
+            ValueError: names the first episode with an action out of bounds, if `how` is `refuse`.
         """
         for number, episode in enumerate(self.episodes):
             largest = float(np.abs(episode.action).max())
             inside = how == "clip" or largest <= 1 + ACTION_TOLERANCE
-            remedy = "scale them as the environment takes them, or clip them"
+            remedy = "scale them to [-1, 1], or clip them"
             require(inside, "in [-1, 1]", f"actions of episode {number}", largest, remedy)
         clipped = (dataclasses.replace(e, action=np.clip(e.action, -1, 1)) for e in self.episodes)
         return dataclasses.replace(self, episodes=tuple(clipped))
 
     def split(self, share: float, seed: int) -> tuple[list[int], list[int]]:
-        """Return the numbers of the episodes to train on and of those held out, each at least one if there are two.
+        """Return the numbers of the training episodes and of the held-out episodes.
 
-        What a file holds out is held out; otherwise a random share of whole episodes, as steps of one are alike.
+        The file's split is used if it has one. Otherwise a random share of whole episodes is held out, because steps of
+        one episode are correlated. With two or more episodes, a positive share holds out at least one and trains on at
+        least one.
         """
         if self.valid is not None:
             held_out = sorted(set(self.valid))
@@ -125,9 +127,9 @@ class Demonstrations:
         return np.concatenate([self.episodes[number].obs for number in numbers])
 
     def chunks(self, numbers: list[int], length: int) -> np.ndarray:
-        """Return, for every step of these episodes, the action and those that follow it, `[N, length * d]`.
+        """Return the action chunk `[N, length * d]` that starts at each step of these episodes.
 
-        Past the end of an episode its last action stands.
+        Chunks that extend past the end of an episode repeat its last action.
         """
         parts = []
         for number in numbers:
@@ -140,8 +142,8 @@ class Demonstrations:
 def _check(episode: Episode, number: int, obs_size: int, action_size: int) -> None:
     steps = len(episode.action) if episode.action.ndim else 0
     require(steps > 0, "of at least one step", f"episode {number}", f"{steps} steps", "remove it")
-    wanted = {"obs": (steps, obs_size), "action": (steps, action_size), "reward": (steps,), "last_obs": (obs_size,)}
-    for name, shape in wanted.items():
+    shapes = {"obs": (steps, obs_size), "action": (steps, action_size), "reward": (steps,), "last_obs": (obs_size,)}
+    for name, shape in shapes.items():
         value = getattr(episode, name)
         if value is None:
             continue
@@ -151,5 +153,5 @@ def _check(episode: Episode, number: int, obs_size: int, action_size: int) -> No
             where = ", ".join(map(str, bad[0].tolist()))
             raise ValueError(
                 f"{name} of episode {number} must be finite, got {value[tuple(bad[0])]} at [{where}]; remove the "
-                "episode, or mend what recorded it"
+                "episode, or correct the recording"
             )

@@ -1,7 +1,8 @@
-"""DPPO's `train.npz`: all steps of all episodes one after another, scaled to [-1, 1] by `normalization.npz` beside it.
+"""DPPO's `train.npz`: the concatenated steps of all episodes, scaled to [-1, 1] by `normalization.npz`.
 
-`states [N, o]`, `actions [N, d]`, `traj_lengths`, perhaps `rewards` and `terminals`; beside it `obs_min`, `obs_max`,
-`action_min`, `action_max`. The scale is `2 (x - min) / (max - min + 1e-6) - 1`, and is undone here.
+`train.npz` has `states [N, o]`, `actions [N, d]`, `traj_lengths`, and optionally `rewards` and `terminals`.
+`normalization.npz`, in the same folder, has `obs_min`, `obs_max`, `action_min` and `action_max`. The scaling
+`2 (x - min) / (max - min + 1e-6) - 1` is inverted here.
 """
 
 from pathlib import Path
@@ -16,10 +17,10 @@ NORMALIZATION = "normalization.npz"
 
 
 def read(path: Path, obs_keys: tuple[str, ...] | None) -> Demonstrations:
-    """Read a file; see `formats.read`. Observations have no names there: `obs_keys` must be left out."""
-    require(obs_keys in (None, (USUAL_KEY,)), "left out: there is one, without a name", "obs_keys", obs_keys)
+    """Read a file; see `formats.read`. Observations have no names in this format, so `obs_keys` must be left out."""
+    require(obs_keys in (None, (USUAL_KEY,)), "left out, because DPPO names no observations", "obs_keys", obs_keys)
     beside = path.with_name(NORMALIZATION)
-    require(beside.is_file(), "beside the data, or nobody knows its scale", NORMALIZATION, str(beside))
+    require(beside.is_file(), "in the folder of the data", NORMALIZATION, str(beside), "add it: it defines the scale")
     # Pickled objects could run code.
     with np.load(path, allow_pickle=False) as file, np.load(beside, allow_pickle=False) as scale:
         obs = _unscaled(file["states"], scale["obs_min"], scale["obs_max"])
@@ -27,9 +28,9 @@ def read(path: Path, obs_keys: tuple[str, ...] | None) -> Demonstrations:
         lengths = file["traj_lengths"]
         reward = file["rewards"] if "rewards" in file else np.zeros(len(action))
         terminal = file["terminals"] if "terminals" in file else np.zeros(len(action), bool)
-    whole = lengths.sum() == len(obs) == len(action) == len(reward) == len(terminal)
+    consistent = lengths.sum() == len(obs) == len(action) == len(reward) == len(terminal)
     counts = {"traj_lengths": int(lengths.sum()), "states": len(obs), "actions": len(action), "rewards": len(reward)}
-    require(bool(whole), "of one length", "traj_lengths, summed, states, actions and rewards", counts)
+    require(bool(consistent), "of one length", "traj_lengths, summed, states, actions and rewards", counts)
     episodes, start = [], 0
     for end in np.cumsum(lengths).tolist():
         part = slice(start, end)

@@ -13,12 +13,12 @@ from genpo_jax.data.demonstrations import Demonstrations, Episode
 from genpo_jax.data.formats import joined
 
 USUAL_KEY = "observation"
-# Of the layout that is written here.
+# Version of the written layout.
 MINARI_VERSION = "0.5.4"
 
 
 def read(path: Path, obs_keys: tuple[str, ...] | None) -> Demonstrations:
-    """Read a data set; see `formats.read`. `path` is its folder, or its `main_data.hdf5`."""
+    """Read a data set; see `formats.read`. `path` is the folder, or its `main_data.hdf5`."""
     folder = path.parent if path.is_file() else path / "data"
     metadata = json.loads((folder / "metadata.json").read_bytes()) if (folder / "metadata.json").is_file() else {}
     stored = metadata.get("data_format", "hdf5")
@@ -27,22 +27,22 @@ def read(path: Path, obs_keys: tuple[str, ...] | None) -> Demonstrations:
         file: Any = opened
         names = sorted((name for name in file if name.startswith("episode_")), key=_number)
         require(len(names) > 0, "one or more", "episodes episode_i", 0)
-        read_ones = [_read_one(file[name], name, obs_keys) for name in names]
+        results = [_read_one(file[name], name, obs_keys) for name in names]
     env = metadata.get("env_name", "")
-    return Demonstrations(tuple(episode for episode, _ in read_ones), read_ones[0][1], env)
+    return Demonstrations(tuple(episode for episode, _ in results), results[0][1], env)
 
 
 def write(path: Path, demonstrations: Demonstrations) -> None:
-    """Write a data set that Minari opens as `MinariDataset(path / "data")`.
+    """Write a data set that Minari opens with `MinariDataset(path / "data")`.
 
     Raises:
-        ValueError: if its name has no version, or an episode has no observation after its last action.
+        ValueError: if the name has no version, or an episode has no observation after its last action.
     """
-    named = re.fullmatch(r"[\w.-]*\w-v\d+", path.name)
-    require(named is not None, "NAME-v0 or another version", "the name of a Minari data set", path.name)
+    versioned = re.fullmatch(r"[\w.-]*\w-v\d+", path.name)
+    require(versioned is not None, "NAME-v0 or another version", "the name of a Minari data set", path.name)
     for number, episode in enumerate(demonstrations.episodes):
-        there = episode.last_obs is not None
-        require(there, "there, for Minari", f"the observation after the last action of episode {number}", None)
+        name = f"the observation after the last action of episode {number}"
+        require(episode.last_obs is not None, "an array, because Minari requires it", name, None)
     folder = path / "data"
     folder.mkdir(parents=True)
     with h5py.File(folder / "main_data.hdf5", "w", track_order=True) as file:
@@ -65,17 +65,19 @@ def write(path: Path, demonstrations: Demonstrations) -> None:
 
 
 def _read_one(group: Any, name: str, obs_keys: tuple[str, ...] | None) -> tuple[Episode, dict[str, int]]:
-    found = group["observations"]
-    # Without keys there is one array.
-    parts = {USUAL_KEY: found[()]} if isinstance(found, h5py.Dataset) else {key: found[key][()] for key in found}
+    observations = group["observations"]
+    if isinstance(observations, h5py.Dataset):
+        parts = {USUAL_KEY: observations[()]}
+    else:
+        parts = {key: observations[key][()] for key in observations}
     obs, sizes = joined(parts, obs_keys, USUAL_KEY)
-    actions, ended = group["actions"][()], group["terminations"][()]
+    actions, terminations = group["actions"][()], group["terminations"][()]
     if len(obs) != len(actions) + 1:
         raise ValueError(
-            f"{name} must have one observation more than actions, the last after the last action, got {len(obs)} and "
-            f"{len(actions)}; record it"
+            f"{name} must have one observation more than actions, got {len(obs)} and {len(actions)}; record the "
+            "observation after the last action"
         )
-    terminated = bool(len(ended)) and bool(ended[-1])
+    terminated = bool(len(terminations)) and bool(terminations[-1])
     return Episode(obs[:-1], actions, group["rewards"][()], obs[-1], terminated), sizes
 
 
@@ -98,7 +100,7 @@ def _is_dict(obs_keys: dict[str, int]) -> bool:
 
 
 def _box(size: int, bound: float) -> dict[str, Any]:
-    """Return a space as Minari writes it."""
+    """Return the space in Minari's JSON form."""
     return {"type": "Box", "dtype": "float32", "shape": [size], "low": [-bound] * size, "high": [bound] * size}
 
 

@@ -12,29 +12,30 @@ from genpo_jax.data.demonstrations import Demonstrations, Episode
 from genpo_jax.data.formats import joined
 
 USUAL_KEY = "state"
-# robomimic's number for an environment of Gym, the nearest to ours.
+# robomimic's type number of Gym environments, the most similar type.
 GYM_TYPE = 2
 
 
 def read(path: Path, obs_keys: tuple[str, ...] | None) -> Demonstrations:
     """Read a file; see `formats.read`.
 
-    The last of `dones` says whether the task ended. Earlier ones are left alone: some files mark with them every step
-    at which the task is done.
+    The last entry of `dones` determines whether the task ended. Earlier entries are ignored, because some files mark
+    every step at which the task is solved.
     """
     with h5py.File(path, "r") as file:
-        require("data" in file, "a file of robomimic with a group 'data'", "this", sorted(file), "name another file")
+        if "data" not in file:
+            raise ValueError(f"a robomimic file must have a group 'data', got {sorted(file)}; pass another file")
         data: Any = file["data"]
         names = sorted((name for name in data if name.startswith("demo_")), key=_number)
         require(len(names) > 0, "one or more", "demonstrations demo_i", 0)
-        read_ones = [_read_one(data[name], name, obs_keys) for name in names]
+        results = [_read_one(data[name], name, obs_keys) for name in names]
         valid = _held_out(file, names)
         env = json.loads(data.attrs.get("env_args", "{}")).get("env_name", "")
-    return Demonstrations(tuple(episode for episode, _ in read_ones), read_ones[0][1], env, valid)
+    return Demonstrations(tuple(episode for episode, _ in results), results[0][1], env, valid)
 
 
 def write(path: Path, demonstrations: Demonstrations) -> None:
-    """Write a file with one data set for each key; there are no simulator states to write."""
+    """Write a file with one data set per key, and without simulator states."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
         data.attrs["total"] = demonstrations.num_steps
@@ -48,14 +49,15 @@ def write(path: Path, demonstrations: Demonstrations) -> None:
 
 
 def _read_one(demo: Any, name: str, obs_keys: tuple[str, ...] | None) -> tuple[Episode, dict[str, int]]:
-    lacking = [key for key in ("actions", "obs") if key not in demo]
-    require(not lacking, "with actions and obs", name, f"none of {', '.join(lacking)}", "see robomimic's layout")
+    missing = [key for key in ("actions", "obs") if key not in demo]
+    if missing:
+        raise ValueError(f"{name} must have actions and obs, got no {' and no '.join(missing)}; see robomimic's layout")
     actions = demo["actions"][()]
     obs, sizes = joined({key: demo["obs"][key][()] for key in demo["obs"]}, obs_keys, USUAL_KEY)
     if len(obs) != len(actions):
         raise ValueError(
-            f"{name} must have one observation for each action, got {len(obs)} and {len(actions)}; robomimic keeps the "
-            "observation after the last action in next_obs"
+            f"{name} must have one observation for each action, got {len(obs)} and {len(actions)}; robomimic stores "
+            "the observation after the last action in next_obs"
         )
     last = None
     if "next_obs" in demo and len(actions):
@@ -67,11 +69,11 @@ def _read_one(demo: Any, name: str, obs_keys: tuple[str, ...] | None) -> tuple[E
 
 
 def _held_out(file: Any, names: list[str]) -> tuple[int, ...] | None:
-    """Return the numbers of the episodes that `mask/valid` names."""
+    """Return the numbers of the episodes in `mask/valid`."""
     masks = {key: [name.decode() for name in file["mask"][key][()]] for key in file.get("mask", ())}
     for key, listed in masks.items():
         missing = sorted(set(listed) - set(names))
-        require(not missing, "of demonstrations that are there", f"mask/{key}", missing, "mend the mask")
+        require(not missing, "of demonstrations in the file", f"mask/{key}", missing, "correct the mask")
     return tuple(names.index(name) for name in masks["valid"]) if "valid" in masks else None
 
 

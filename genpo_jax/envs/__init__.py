@@ -1,9 +1,29 @@
-"""Environments: what one is, where to get them by name, and batched episodes of them."""
+"""Environments: the interface, environments by name, and batched episodes.
 
-from genpo_jax.envs.adapter import as_environment
-from genpo_jax.envs.base import Environment, Metrics, Observation
-from genpo_jax.envs.episode import EpisodeEnv, EpisodeState, Timestep, bounded, select_rows
+The names and their checks need no jax; everything else is imported at its first use.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from genpo_jax.envs.registry import check, factory_path, make, register, register_again
+
+if TYPE_CHECKING:
+    from genpo_jax.envs.adapter import as_environment
+    from genpo_jax.envs.base import Environment, Metrics, Observation
+    from genpo_jax.envs.episode import EpisodeEnv, EpisodeState, Timestep, bounded, select_rows
+
+_HOMES = {
+    "Environment": "base",
+    "EpisodeEnv": "episode",
+    "EpisodeState": "episode",
+    "Metrics": "base",
+    "Observation": "base",
+    "Timestep": "episode",
+    "as_environment": "adapter",
+    "bounded": "episode",
+    "select_rows": "episode",
+}
 
 __all__ = [
     "Environment",
@@ -21,3 +41,11 @@ __all__ = [
     "register_again",
     "select_rows",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'genpo_jax.envs' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"genpo_jax.envs.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,11 +1,9 @@
-"""What Brax and MuJoCo Playground share: turn one of their environments into an `Environment`."""
+"""Present environments of Brax and MuJoCo Playground as an `Environment`."""
 
 import contextlib
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -14,23 +12,24 @@ from jax import Array
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.mirror import Mirror
+from genpo_jax.envs.patches import deprecations_ignored, old_clip
 
-# Brax's environments have no time limit of their own; this is what its training uses.
+# Brax's environments define no time limit; Brax's training uses this one.
 BRAX_EPISODE_LENGTH = 1000
 
 
 class LibraryEnvironment:
     """Present a Brax-like environment (`reset(raw_key)`, `step(state, action)`) as an `Environment`.
 
-    The state is the library's own, so renderers and exporters can read it. Both functions are jitted here,
-    once per adapter: seconds of Python tracing are paid once, whatever the batch size and whoever calls.
+    The state is the library's state, so that renderers can read it. `reset` and `step` are jitted here, once per
+    adapter: their Python code takes seconds, and runs once for all callers and batch sizes.
 
     Args:
-        name: what error messages call the environment.
+        name: name used in error messages.
         raw: the library's environment, without its wrappers; its actions must lie in [-1, 1].
         default_episode_length: time limit in steps.
-        tracing: a context in which the environment's functions are traced, where its physics is another's.
-        success: of the library's state, whether the task is done, where the library does not say so itself.
+        tracing: context in which the environment's functions are traced; it can replace the physics.
+        success: maps the library's state to whether the task is solved; None if the library reports this itself.
 
     Attributes:
         raw: the library's environment.
@@ -60,8 +59,8 @@ class LibraryEnvironment:
 
     @property
     def mirror(self) -> Mirror | None:
-        """The symmetry of the robot, where one is known."""
-        # Late: it imports MuJoCo.
+        """The symmetry of the robot; None if none is known."""
+        # Imported here because it imports MuJoCo.
         from genpo_jax.envs.robot_mirrors import robot_mirror
 
         return robot_mirror(self.name, self)
@@ -75,13 +74,13 @@ class LibraryEnvironment:
         return self._step(state, action)
 
     def trace_reset(self, raw_key: Array) -> tuple[Any, Observation]:
-        """Reset, with a raw key, without the trace that is kept."""
+        """Reset from a raw key; traces anew, while `reset` keeps its trace."""
         with deprecations_ignored(), old_clip(), self._tracing():
             state = self.raw.reset(raw_key)
         return state, _named(state.obs)
 
     def trace_step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array, Metrics]:
-        """Step without the trace that is kept."""
+        """Step; traces anew, while `step` keeps its trace."""
         with deprecations_ignored(), old_clip(), self._tracing():
             state = self.raw.step(state, action)
         terminated = jnp.asarray(state.done).astype(bool)
@@ -102,25 +101,25 @@ class LibraryEnvironment:
 
 
 def as_environment(env: Any) -> Environment:
-    """Return an environment object of any kind we know as an `Environment`.
+    """Return an environment object of any supported kind as an `Environment`.
 
     Args:
         env: an `Environment`, or an unwrapped environment of Brax or MuJoCo Playground.
 
     Raises:
-        TypeError: if it is none of them.
+        TypeError: if the object is neither.
     """
     if isinstance(env, Environment):
         return env
     if all(hasattr(env, name) for name in ("reset", "step", "action_size", "observation_size")):
-        # Playground's environments keep their time limit in their configuration, Brax's have none.
+        # Playground stores the time limit in the configuration; Brax defines none.
         limit = getattr(getattr(env, "_config", None), "episode_length", BRAX_EPISODE_LENGTH)
         return LibraryEnvironment(type(env).__name__, env, int(limit))
     attributes = ("name", "action_size", "observation_sizes", "default_episode_length", "reset", "step")
     missing = [name for name in attributes if not hasattr(env, name)]
     raise TypeError(
         f"an environment must be an Environment of genpo_jax, Brax or MuJoCo Playground, got {type(env).__name__} "
-        f"without {', '.join(missing)}; see genpo_jax.Environment for what these are"
+        f"without {', '.join(missing)}; see genpo_jax.Environment"
     )
 
 
@@ -129,26 +128,5 @@ def _named(obs: Array | Mapping[str, Array]) -> Observation:
 
 
 def _scalars(metrics: Mapping[str, Any]) -> Metrics:
-    """Return those metrics that are one number."""
+    """Return the metrics that are scalars."""
     return {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
-
-
-@contextlib.contextmanager
-def deprecations_ignored():
-    """Silence the libraries' use of deprecated MJX names, which they report once per trace."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield
-
-
-@contextlib.contextmanager
-def old_clip() -> Iterator[None]:
-    """Let `jnp.clip` take the names of bounds that jax has dropped and some of the libraries' tasks still use."""
-    clip = jnp.clip
-
-    def with_old_names(*args: Any, a_min: Any = None, a_max: Any = None, **kwargs: Any) -> Any:
-        bounds = {key: value for key, value in (("min", a_min), ("max", a_max)) if value is not None}
-        return clip(*args, **kwargs, **bounds)
-
-    with mock.patch.object(jnp, "clip", with_old_names):
-        yield

@@ -1,4 +1,4 @@
-"""What an environment is to the trainer: two pure functions of a single, unbatched state."""
+"""The environment interface: two pure functions of a single, unbatched state."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -17,11 +17,11 @@ class Environment(Protocol):
     """One environment, without batching, time limit, reset on termination or action bounds.
 
     Attributes:
-        name: what error messages call it.
+        name: name used in error messages.
         action_size: number d of action coordinates; `step` expects each in [-1, 1].
         observation_sizes: size of each observation array by name; a plain observation is called `state`. The actor
-            sees `state`, the critic `privileged_state` where there is one.
-        default_episode_length: time limit in steps where the user names none.
+            sees `state`; the critic sees `privileged_state` if it exists, otherwise `state`.
+        default_episode_length: time limit in steps if the user sets none.
     """
 
     name: str
@@ -36,17 +36,17 @@ class Environment(Protocol):
     def step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array, Metrics]:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]` in [-1, 1].
 
-        `reward` is a scalar; `terminated` is boolean and knows no time limit. `metrics` are scalars by name, {} for
-        none: their sums over an episode appear as `train/env/NAME` and `eval/env/NAME`, means over episodes.
+        `reward` is a scalar; `terminated` is boolean and excludes the time limit. `metrics` are scalars by name, or
+        {}. Each is summed over an episode; the mean over episodes is logged as `train/env/NAME` and `eval/env/NAME`.
         """
         ...
 
 
 def mode_metrics(success: Array, modes: Sequence[Array]) -> Metrics:
-    """Return a metric `mode_k` for each of several modes to succeed: 1 for a success by that one.
+    """Return a metric `mode_k` for each mode k of a task: 1 for a success in this mode, else 0.
 
     Args:
-        success: scalar, boolean.
-        modes: which way it is, scalars, boolean.
+        success: whether the task is solved, a boolean scalar.
+        modes: whether the episode is in mode k, one boolean scalar per mode.
     """
     return {f"{MODE}{k}": jnp.float32(success & mode) for k, mode in enumerate(modes)}

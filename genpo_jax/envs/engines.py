@@ -1,8 +1,8 @@
-"""Engines that simulate an MJCF model: MuJoCo's own C engine behind a callback, and MJX.
+"""Engines that simulate an MJCF model: MuJoCo's C engine behind a callback, and MJX.
 
-Both give data with the names of `MjData` (`qpos`, `qvel`, `ctrl`, `sensordata`, ...) and `replace`, and have the same
-three functions, of a single simulation, to be jitted, scanned and vmapped at will. After `step`, what is computed from
-the state (`sensordata` among it) is one physics step behind it in both, as in `mj_step`.
+Both have the same three functions of a single simulation, which can be jitted, scanned and vmapped. Their data has the
+fields of `MjData` (`qpos`, `qvel`, `ctrl`, `sensordata`, ...) and a method `replace`. After `step`, quantities computed
+from the state, such as `sensordata`, lag by one physics step in both engines, as after `mj_step`.
 """
 
 import copy
@@ -20,30 +20,31 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.checks import require
+from genpo_jax.envs.patches import import_mjx, mujoco_log_ignored
 
-# What a simulation consists of, in the order of `mjSTATE_INTEGRATION`; a step changes the first five.
+# State of a simulation, in the order of `mjSTATE_INTEGRATION`; a step changes the first five.
 MOVED = ("time", "qpos", "qvel", "act", "qacc_warmstart")
 STATE = (*MOVED, "ctrl", "qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos", "mocap_quat")
 
 
 class Engine(Protocol):
-    """What simulates a model."""
+    """Simulates one model."""
 
     def start(self) -> Any:
-        """Return data of the model's initial state, before anything is computed from it."""
+        """Return data of the model's initial state; quantities computed from it are not filled in."""
         ...
 
     def forward(self, data: Any) -> Any:
-        """Compute what follows from the state."""
+        """Compute all quantities that depend on the state, as `mj_forward` does."""
         ...
 
     def step(self, data: Any, substeps: int) -> Any:
-        """Take that many physics steps."""
+        """Advance the simulation by `substeps` physics steps."""
         ...
 
 
 class Simulation(PyTreeNode):
-    """State of one simulation in the C engine, by the names of `MjData`, and its sensors."""
+    """State and sensors of one simulation in the C engine, with the field names of `MjData`."""
 
     time: Array
     qpos: Array
@@ -62,17 +63,17 @@ class Simulation(PyTreeNode):
 class CEngine:
     """MuJoCo's C engine on a thread pool, behind `jax.pure_callback`.
 
-    A pure function of the state: B simulations under `vmap` are one call, and the result depends neither on how many
-    threads nor on which neighbors there are. C computes in float64; between calls the state has jax's precision. A
-    simulation that MuJoCo gives up, or that is not finite, comes back as NaN throughout; the others go on.
+    The step is a pure function of the state. `vmap` over B simulations makes one call, whose result is independent of
+    the number of threads and of the other simulations. The C engine computes in float64; between calls the state has
+    jax's precision. A failed or non-finite simulation is returned as NaN in all fields; the others continue.
 
     Args:
-        model: MuJoCo's; a copy is kept.
-        computed: fields of `MjData` to bring back beside the state.
-        num_threads: None for the processors that this process may use.
+        model: MuJoCo's model; it is copied.
+        computed: fields of `MjData` to return in addition to the state.
+        num_threads: number of threads; None for all processors that this process may use.
 
     Attributes:
-        model: the copy.
+        model: the copy of the model.
 
     Raises:
         ValueError: on an accelerator, in several processes, or for a model with plugins, delays or user data.
@@ -84,7 +85,7 @@ class CEngine:
     ) -> None:
         check_c()
         self.model = copy.deepcopy(model)
-        # MuJoCo would set a simulation that blew up back to its initial state, which looks like a success.
+        # Otherwise MuJoCo resets an unstable simulation to its initial state, which looks like a success.
         self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self.computed = tuple(computed)
         self.num_threads = num_threads or _num_processors()
@@ -92,33 +93,33 @@ class CEngine:
         self._shapes = {name: np.shape(getattr(blank, name)) for name in (*STATE, *self.computed)}
         self._initial = np.zeros(mujoco.mj_stateSize(self.model, mujoco.mjtState.mjSTATE_INTEGRATION))
         mujoco.mj_getState(self.model, blank, self._initial, mujoco.mjtState.mjSTATE_INTEGRATION)
-        held = sum(self._sizes(STATE))
+        state_size = sum(self._sizes(STATE))
         require(
-            held == self._initial.size,
-            f"without plugins, delays, user data and sleep ({held} numbers of state)",
+            state_size == self._initial.size,
+            f"without plugins, delays, user data and sleep (state size {state_size})",
             "a model for backend c",
-            f"{self._initial.size} numbers",
+            f"state size {self._initial.size}",
             "use backend mjx",
         )
         self._lock = threading.Lock()
         self._batches: dict[int, Any] = {}
 
     def start(self) -> Simulation:
-        """Return the model's initial state."""
+        """Return data of the model's initial state."""
         data = mujoco.MjData(self.model)
         return Simulation(**{name: jnp.asarray(getattr(data, name), float) for name in (*STATE, "sensordata")})
 
     def forward(self, data: Any) -> Any:
-        """Compute what follows from the state."""
+        """Compute all quantities that depend on the state."""
         return self._call(data, 0)
 
     def step(self, data: Any, substeps: int) -> Any:
-        """Take that many physics steps."""
+        """Advance the simulation by `substeps` physics steps."""
         require(substeps >= 1, ">= 1", "substeps", substeps)
         return self._call(data, substeps)
 
     def batch(self, size: int) -> Any:
-        """Return the `mujoco.batch.Batch` of so many simulations, always the same."""
+        """Return the `mujoco.batch.Batch` for `size` simulations; there is one per size."""
         if size not in self._batches:
             from mujoco.batch import Batch
 
@@ -129,46 +130,47 @@ class CEngine:
         return self._batches[size]
 
     def _call(self, data: Any, substeps: int) -> Any:
-        # One array there and one back: what a callback costs goes by their number.
+        # One array in each direction, because a callback's cost grows with the number of arrays.
         sent = jnp.concatenate([jnp.ravel(jnp.asarray(getattr(data, name), float)) for name in STATE])
         names = (*MOVED, *self.computed)
         sizes = self._sizes(names)
         kind = jax.ShapeDtypeStruct((sum(sizes),), sent.dtype)
-        back = jax.pure_callback(partial(self._simulate, substeps), kind, sent, vmap_method="broadcast_all")
-        parts = jnp.split(back, np.cumsum(sizes)[:-1])
-        # MJX keeps a rotation as a matrix, MuJoCo as nine numbers.
+        received = jax.pure_callback(partial(self._simulate, substeps), kind, sent, vmap_method="broadcast_all")
+        parts = jnp.split(received, np.cumsum(sizes)[:-1])
+        # MJX stores a rotation as a 3 x 3 matrix, MuJoCo as nine numbers.
         return data.replace(
             **{n: jnp.reshape(x, jnp.shape(getattr(data, n))) for n, x in zip(names, parts, strict=True)}
         )
 
     def _simulate(self, substeps: int, sent: Any) -> np.ndarray:
-        """Do it, on the host. Nothing here may compute with jax, which waits for this."""
+        """Simulate on the host. This must not compute with jax, which waits for the result."""
         sent = np.asarray(sent)
         rows = sent.reshape(-1, sent.shape[-1])
         with self._lock:
             batch = self.batch(len(rows))
             batch.state[:] = rows
-            bad = self._run(batch, substeps)
+            failed = self._run(batch, substeps)
             moved = batch.state[:, : sum(self._sizes(MOVED))]
             computed = [batch.bind(name).reshape(len(rows), -1) for name in self.computed]
-            back = np.concatenate([moved, *computed], axis=1)
-        back[bad | ~np.isfinite(back).all(axis=1)] = np.nan
+            results = np.concatenate([moved, *computed], axis=1)
+        results[failed | ~np.isfinite(results).all(axis=1)] = np.nan
         with np.errstate(over="ignore"):
-            return back.astype(sent.dtype).reshape(*sent.shape[:-1], -1)
+            return results.astype(sent.dtype).reshape(*sent.shape[:-1], -1)
 
     def _run(self, batch: Any, substeps: int) -> np.ndarray:
-        """Run a batch; return which of its simulations MuJoCo gave up, or was not given in good order."""
-        bad = ~np.isfinite(batch.state).all(axis=1)
-        # MuJoCo would write a warning about each of them to a file.
-        batch.state[bad] = self._initial
+        """Run a batch; return the mask of simulations that failed or had a non-finite state before."""
+        failed = ~np.isfinite(batch.state).all(axis=1)
+        # Their results are replaced by NaN, so simulate any valid state.
+        batch.state[failed] = self._initial
         try:
-            batch.step(nstep=substeps) if substeps else batch.forward()
+            with mujoco_log_ignored():
+                batch.step(nstep=substeps) if substeps else batch.forward()
         except RuntimeError as error:
-            # SimulationError: the others have run to the end.
+            # A SimulationError names the failed simulations; the others have finished.
             if not hasattr(error, "ids"):
                 raise
-            bad[error.ids] = True  # pyright: ignore[reportAttributeAccessIssue]
-        return bad
+            failed[error.ids] = True  # pyright: ignore[reportAttributeAccessIssue]
+        return failed
 
     def _sizes(self, names: Sequence[str]) -> list[int]:
         return [int(np.prod(self._shapes[name])) for name in names]
@@ -178,20 +180,18 @@ class MjxEngine:
     """MuJoCo in JAX.
 
     Args:
-        model: MuJoCo's.
+        model: MuJoCo's model.
         impl: `jax`, or `warp` on an NVIDIA GPU.
 
     Attributes:
-        model: MJX's.
+        model: MJX's model.
 
     Raises:
-        ValueError: if MJX lacks something that the model has.
+        ValueError: if MJX does not support a feature of the model.
     """
 
     def __init__(self, model: mujoco.MjModel, impl: str = "jax") -> None:
-        from mujoco import mjx
-
-        self._mjx = mjx
+        self._mjx = mjx = import_mjx()
         try:
             self.model = mjx.put_model(model, impl=impl)
             self._initial = mjx.make_data(model, impl=impl)
@@ -199,25 +199,25 @@ class MjxEngine:
             raise ValueError(f"MJX cannot simulate this model ({error}); use backend c") from error
 
     def start(self) -> Any:
-        """Return the model's initial state."""
+        """Return data of the model's initial state."""
         return self._initial
 
     def forward(self, data: Any) -> Any:
-        """Compute what follows from the state."""
+        """Compute all quantities that depend on the state."""
         return self._mjx.forward(self.model, data)
 
     def step(self, data: Any, substeps: int) -> Any:
-        """Take that many physics steps."""
+        """Advance the simulation by `substeps` physics steps."""
         return jax.lax.scan(lambda data, _: (self._mjx.step(self.model, data), None), data, length=substeps)[0]
 
 
 def _num_processors() -> int:
-    """Return how many processors this process may use; not every system tells."""
+    """Return the number of processors that this process may use, if the system reports it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_c() -> None:
-    """Raise unless the C engine can be used here.
+    """Raise an error if the C engine cannot be used here.
 
     Raises:
         ValueError: if jax computes on an accelerator, or in several processes.
@@ -225,7 +225,7 @@ def check_c() -> None:
     """
     if jax.default_backend() != "cpu":
         raise ValueError(
-            f"backend c simulates on the CPU, and jax computes on {jax.default_backend()}; use backend mjx, or set "
+            f"backend c simulates on the CPU, but jax computes on {jax.default_backend()}; use backend mjx, or set "
             "JAX_PLATFORMS=cpu"
         )
     if jax.process_count() > 1:

@@ -14,22 +14,22 @@ from genpo_jax.config import SUCCESS, EnvConfig, is_outcome
 from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
 
-# Larger magnitudes count as non-finite: squares must not overflow float32 sums of the running statistics.
+# Larger magnitudes count as non-finite: their squares could overflow the float32 running statistics.
 LARGEST = 1e8
 
 
 class EpisodeState(flax.struct.PyTreeNode):
-    """Everything needed to go on, bit for bit. All leaves have a leading axis B, and no row depends on another.
+    """Everything needed to continue bit-identically. All leaves have a leading axis B; rows are independent.
 
     Attributes:
         env_state: states of the environments.
         obs: current observation, finite, each [B, size].
         episode_return: sum of rewards so far [B], float32.
         episode_length: environment steps so far [B], int32.
-        episode_metrics: sums of the environment's metrics so far, of outcomes the last value, each [B], float32.
-        time_limit: environment steps after which the present episode is truncated [B], int32.
+        episode_metrics: sums of the environment's metrics so far, or last values of outcomes, each [B], float32.
+        time_limit: environment steps after which the current episode is truncated [B], int32.
         pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends.
-        key: typed PRNG keys [B], for all that is random in each environment from here on.
+        key: typed PRNG keys [B], for all randomness of each environment from now on.
 
     """
 
@@ -44,7 +44,7 @@ class EpisodeState(flax.struct.PyTreeNode):
 
 
 class Timestep(flax.struct.PyTreeNode):
-    """What one step tells the rollout. All leaves have a leading axis B.
+    """Result of one step for the rollout. All leaves have a leading axis B.
 
     Attributes:
         next_state: states of the environments after the step, before any reset.
@@ -53,9 +53,9 @@ class Timestep(flax.struct.PyTreeNode):
         terminated: the task ended the episode; never with `truncated` [B].
         truncated: the time limit or non-finite physics ended it [B].
         nonfinite: an observation or the reward was not finite, or larger than `LARGEST` [B].
-        episode_return: including this step [B]; of the whole episode where it ended.
-        episode_length: likewise, in environment steps [B].
-        episode_metrics: likewise, sums of the environment's metrics and the last outcomes, each [B].
+        episode_return: sum of rewards up to and including this step [B].
+        episode_length: environment steps up to and including this step [B].
+        episode_metrics: sums of the environment's metrics, or last values of outcomes, including this step, each [B].
 
     """
 
@@ -72,21 +72,22 @@ class Timestep(flax.struct.PyTreeNode):
 
 @dataclasses.dataclass(frozen=True)
 class EpisodeEnv:
-    """Run environments side by side, for ever: one that ends starts again from a pool of fresh states.
+    """Environments in parallel: an environment whose episode ends restarts from a pool of fresh states.
 
-    The pool is renewed by `refresh`, once per rollout of T steps: a reset thus costs 1/T of itself per step, and only
-    an environment that ends twice within one rollout starts twice from the same state. Every environment has its own
-    key and its own entry, so that it does the same whichever others, and on whichever device, run beside it.
+    `refresh` renews the pool once per rollout of T steps, so a step costs 1/T of a reset. Only an environment that ends
+    twice within one rollout starts twice from the same state. Each environment has its own key and its own pool entry,
+    so its episodes are independent of the other environments and of the device.
 
     Attributes:
         env: one environment.
         episode_length: time limit in environment steps, repeated actions included.
         action_repeat: environment steps per action; rewards are summed until the episode ends.
         squash: maps the policy's unbounded action into [-1, 1], `tanh` or `clip`.
-        chunk: number H of the environment's actions that are one action here, of size `H * d`.
-        executed: how many of them are executed before the next is asked for; None for all. Rewards are summed as
-            over repeated actions, and an episode may end within.
-        reward: `task`; or `success`, 1 where the metric of that name is, which ends the episode, else 0.
+        chunk: number H of environment actions in one action chunk, which has size `H * d`.
+        executed: number of actions of a chunk that are executed; None for all. Rewards are summed, as with repeated
+            actions, and an episode may end within a chunk.
+        reward: `task`, the environment's reward; or `success`, 1 when the metric `success` becomes positive (this ends
+            the episode), else 0.
 
     Raises:
         ValueError: if a count is not a positive int32, or `squash` or `reward` is unknown.
@@ -112,7 +113,7 @@ class EpisodeEnv:
 
     @classmethod
     def of(cls, env: Environment, options: EnvConfig) -> "EpisodeEnv":
-        """Return the episodes of an environment as the settings of a run have them."""
+        """Return the episodes of an environment with the settings of a run."""
         return cls(
             env,
             options.episode_length or env.default_episode_length,
@@ -125,41 +126,41 @@ class EpisodeEnv:
 
     @property
     def action_size(self) -> int:
-        """Numbers in an action: those of a whole chunk."""
+        """Size of an action: `H * d` for chunks of H actions."""
         return self.chunk * self.env.action_size
 
     @cached_property
     def mirror(self) -> Mirror:
-        """The symmetry of observations and whole chunks of actions.
+        """The symmetry of observations and of action chunks.
 
         Raises:
-            ValueError: if the environment shows none.
+            ValueError: if the environment has none.
         """
         mirror = mirror_of(self.env, self.env.observation_sizes, self.env.action_size)
         return dataclasses.replace(mirror, action=each(unchanged(self.chunk), mirror.action))
 
     @property
     def steps_per_action(self) -> int:
-        """Environment steps per action, where no episode ends within."""
+        """Environment steps per action chunk, if no episode ends within it."""
         return self.action_repeat * (self.executed or self.chunk)
 
     def init(self, keys: Array, stagger: bool = False) -> EpisodeState:
         """Start B episodes, and fill the first pool, from typed keys [B].
 
-        With `stagger`, the first episodes are truncated at random times. Otherwise environments whose episodes
-        seldom terminate reach the time limit together for ever, and each rollout sees one phase of the task only.
+        With `stagger`, the first episodes are truncated at random times. Otherwise, environments whose episodes rarely
+        terminate always reach the time limit together, and each rollout contains only one phase of the task.
 
         Raises:
-            ValueError: unless there is one axis of keys.
+            ValueError: if `keys` is not a vector of typed keys.
         """
         typed = isinstance(keys, Array) and keys.ndim == 1 and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
-        require(typed, "typed keys [B], as jax.random.split(jax.random.key(0), B) returns them", "keys", keys)
+        require(typed, "typed keys [B], such as jax.random.split(jax.random.key(0), B)", "keys", keys)
         num_envs = keys.shape[0]
         keys, first_keys, pool_keys, limit_keys = _split(keys, 4)
         time_limit = jnp.full(num_envs, self.episode_length, jnp.int32)
         if stagger:
             time_limit = jax.vmap(lambda key: jax.random.randint(key, (), 1, self.episode_length + 1))(limit_keys)
-        # One reset of 2 B states, not two of B: it compiles once.
+        # One reset of 2 B states instead of two of B, so that it is compiled once.
         fresh = self._reset(jnp.concatenate([first_keys, pool_keys]))
         env_state, obs = jax.tree.map(lambda leaf: leaf[:num_envs], fresh)
         return EpisodeState(
@@ -174,7 +175,7 @@ class EpisodeEnv:
         )
 
     def refresh(self, state: EpisodeState) -> EpisodeState:
-        """Return `state` with a new pool; call it once at the start of each rollout."""
+        """Return `state` with a new pool; call this once at the start of each rollout."""
         keys, reset_keys = _split(state.key, 2)
         return state.replace(pool=self._reset(reset_keys), key=keys)
 
@@ -182,7 +183,7 @@ class EpisodeEnv:
         """Advance every environment by one action [B, action_size], unbounded; reset those that end.
 
         Raises:
-            ValueError: if the actions have another shape.
+            ValueError: if the actions have the wrong shape.
         """
         shape = (len(state.episode_length), self.action_size)
         require(action.shape == shape, f"of shape {shape}", f"actions of {self.env.name}", action.shape)
@@ -213,20 +214,20 @@ class EpisodeEnv:
         """Names of the environment's metrics.
 
         Raises:
-            ValueError: if `step` does not return what an `Environment` does, or a metric is not one number.
+            ValueError: if the environment's `step` returns another form, or a metric is not a scalar.
         """
-        # Strong types, as the steps will have: the physics is then traced once.
+        # Strong types, as in later steps, so that the physics is traced once.
         state, _ = jax.eval_shape(lambda key: _strong(self.env.reset(key)), jax.random.key(0))
         returned = jax.eval_shape(self.env.step, state, jax.ShapeDtypeStruct((self.env.action_size,), jnp.float32))
         if not (isinstance(returned, tuple) and len(returned) == 5 and isinstance(returned[4], dict)):
             raise ValueError(
                 f"step of {self.env.name} must return (state, observation, reward, terminated, metrics), got "
                 f"{len(returned) if isinstance(returned, tuple) else type(returned).__name__} values; "
-                "return {} where there are no metrics"
+                "return {} if there are no metrics"
             )
         if self.reward == "success" and SUCCESS not in returned[4]:
             raise ValueError(
-                f"reward='success' needs a metric '{SUCCESS}', and {self.env.name} has {sorted(returned[4])}"
+                f"reward='success' needs a metric '{SUCCESS}', but {self.env.name} has {sorted(returned[4])}"
             )
         for name, value in returned[4].items():
             if value.shape != ():
@@ -234,7 +235,7 @@ class EpisodeEnv:
         return tuple(sorted(returned[4]))
 
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
-        """Put pool entries in place of the episodes that ended."""
+        """Replace the episodes that ended by pool entries."""
         ended = timestep.terminated | timestep.truncated
         env_state, obs = select_rows(ended, state.pool, (env_state, timestep.next_obs))
         return state.replace(
@@ -250,25 +251,25 @@ class EpisodeEnv:
 
     def _reset(self, keys: Array) -> tuple[Any, Observation]:
         env_state, obs = jax.vmap(self.env.reset)(keys)
-        # A bad reset must not reach the policy; if the physics is bad too, the next step is caught.
+        # A non-finite observation must not reach the policy; if the physics is non-finite too, the next step resets.
         obs = {name: jnp.where(jnp.abs(leaf) <= LARGEST, leaf, 0) for name, leaf in obs.items()}
         return _strong((env_state, obs))
 
     def _advance(self, env_state: Any, action: Array, length: Array, time_limit: Array):
-        """Step one environment by the actions of a chunk, each repeated, or until its episode ends."""
+        """Step one environment through a chunk, with repeated actions, until its episode ends."""
         actions = jnp.repeat(action.reshape(self.chunk, -1)[: self.executed], self.action_repeat, axis=0)
         first = (*self._single_step(env_state, actions[0]), length + 1)
         if len(actions) == 1:
             return first
 
-        def again(carry, action):
+        def advance(carry, action):
             env_state, _, reward, terminated, metrics, length = carry
             ended = terminated | (length >= time_limit)
             env_state, obs, more, terminated, added = self._single_step(env_state, action)
             metrics = _added(metrics, added)
             return select_rows(ended, carry, (env_state, obs, reward + more, terminated, metrics, length + 1)), None
 
-        return lax.scan(again, first, actions[1:])[0]
+        return lax.scan(advance, first, actions[1:])[0]
 
     def _single_step(self, env_state: Any, action: Array):
         env_state, obs, reward, terminated, metrics = self.env.step(env_state, action)
@@ -290,7 +291,7 @@ def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
 
 
 def _added(total: Metrics, metrics: Metrics) -> Metrics:
-    """Return the metrics of an episode after one more step."""
+    """Add the metrics of one step to those of an episode."""
     return {name: value if is_outcome(name) else total[name] + value for name, value in metrics.items()}
 
 
@@ -308,7 +309,7 @@ def _split(keys: Array, count: int) -> Array:
 
 
 def _acceptable(*leaves: Array) -> Array:
-    """Tell which rows are finite and at most `LARGEST` throughout [B]."""
+    """Return the mask [B] of rows whose entries are finite and at most `LARGEST`."""
     rows = [jnp.all(jnp.abs(leaf) <= LARGEST, axis=tuple(range(1, leaf.ndim))) for leaf in leaves]
     return jnp.all(jnp.stack(rows), axis=0)
 
@@ -323,9 +324,9 @@ def select_rows(mask: Array, on_true: Any, on_false: Any) -> Any:
 
 
 def _strong(tree: Any) -> Any:
-    """Make weakly typed leaves strong: libraries mix Python scalars in, and a type that changes recompiles.
+    """Make weakly typed leaves strong, because a change of type recompiles; weak types come from Python scalars.
 
-    Strong types in the pool are enough, as every step selects between the pool and what the library returns.
+    Strong types in the pool are enough, because every step selects between the pool and the library's result.
     """
 
     def cast(leaf):

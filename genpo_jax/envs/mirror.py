@@ -1,4 +1,4 @@
-"""Mirror images: what the symmetry of a robot or a task does to its observations and actions."""
+"""Mirror symmetry of a robot or a task, as signed permutations of observations and actions."""
 
 from dataclasses import dataclass
 
@@ -10,29 +10,29 @@ from genpo_jax.checks import require
 
 @dataclass(frozen=True)
 class SignedPermutation:
-    """Exchange coordinates in pairs and turn signs: coordinate i of the image is `signs[i]` times `indices[i]`'s.
+    """A signed permutation that is an involution: `y[i] = signs[i] * x[indices[i]]`.
 
     Attributes:
-        indices: n of them.
-        signs: n of them, 1 or -1.
+        indices: the permutation, n indices.
+        signs: n signs, 1 or -1.
 
     Raises:
-        ValueError: unless twice the same is nothing at all, as it is of a mirror image.
+        ValueError: if this is no signed permutation, or no involution (its own inverse).
     """
 
     indices: tuple[int, ...]
     signs: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Check that it is an involution."""
-        places = np.arange(len(self.indices))
+        """Check that this is a signed permutation and an involution."""
+        identity = np.arange(len(self.indices))
         indices = np.asarray(self.indices, int)
-        valid = len(self.indices) == len(self.signs) and sorted(self.indices) == places.tolist()
+        valid = len(self.indices) == len(self.signs) and sorted(self.indices) == identity.tolist()
         require(valid, "each of 0 ... n - 1 once, with n signs", "indices of a mirror image", self.indices)
         signs = np.asarray(self.signs)
         require(bool((np.abs(signs) == 1).all()), "1 or -1", "signs of a mirror image", self.signs)
-        twice = (indices[indices] == places).all() and (signs * signs[indices] == 1).all()
-        require(bool(twice), "its own inverse", "a mirror image", self)
+        involution = (indices[indices] == identity).all() and (signs * signs[indices] == 1).all()
+        require(bool(involution), "an involution (its own inverse)", "a mirror image", self)
 
     def __call__(self, x: Array) -> Array:
         """Return the image of `x` `[..., n]`."""
@@ -45,13 +45,13 @@ class SignedPermutation:
 
 @dataclass(frozen=True)
 class Mirror:
-    """The symmetry of an environment: the image of a step is a step, with the same reward.
+    """The mirror symmetry of an environment: the image of each transition is a transition with the same reward.
 
-    An environment that has one shows it as its attribute `mirror`.
+    An environment with a symmetry has it as its attribute `mirror`.
 
     Attributes:
-        observations: of each observation, by name.
-        action: of the action.
+        observations: permutation of each observation, by name.
+        action: permutation of the action.
     """
 
     observations: dict[str, SignedPermutation]
@@ -63,46 +63,46 @@ class Mirror:
 
 
 def signs(*values: float) -> SignedPermutation:
-    """Turn the signs of coordinates that stay where they are."""
+    """Return the permutation that multiplies coordinates by signs and keeps their order."""
     return SignedPermutation(tuple(range(len(values))), values)
 
 
 def unchanged(size: int) -> SignedPermutation:
-    """Leave `size` coordinates as they are."""
+    """Return the identity on `size` coordinates."""
     return signs(*[1.0] * size)
 
 
 def exchanged(*indices: int) -> SignedPermutation:
-    """Exchange coordinates and leave their signs."""
+    """Return the permutation of coordinates that keeps their signs."""
     return SignedPermutation(indices, (1.0,) * len(indices))
 
 
 def together(*parts: SignedPermutation) -> SignedPermutation:
-    """Return what the parts do to the coordinates of all, one after the other."""
+    """Return the direct sum: each part acts on its own block of coordinates."""
     offsets = np.cumsum([0, *map(len, parts)])
     indices = [i + int(offset) for part, offset in zip(parts, offsets, strict=False) for i in part.indices]
     return SignedPermutation(tuple(indices), tuple(sign for part in parts for sign in part.signs))
 
 
 def each(outer: SignedPermutation, inner: SignedPermutation) -> SignedPermutation:
-    """Return what `outer` does to n things of which each has coordinates that `inner` changes, `[n * m]`."""
+    """Return the Kronecker product of two signed permutations, which acts on `len(outer)` blocks of `len(inner)`."""
     indices = [i * len(inner) + j for i in outer.indices for j in inner.indices]
     return SignedPermutation(tuple(indices), tuple(a * b for a in outer.signs for b in inner.signs))
 
 
 def mirror_of(env: object, observation_sizes: dict[str, int], action_size: int) -> Mirror:
-    """Return the symmetry that an environment shows.
+    """Return the symmetry of an environment.
 
     Raises:
-        ValueError: if it shows none, or one of other sizes.
+        ValueError: if it has none, or its sizes do not fit.
     """
     name, mirror = getattr(env, "name", type(env).__name__), getattr(env, "mirror", None)
     require(
         isinstance(mirror, Mirror),
-        "a genpo_jax.Mirror, to learn from mirror images",
+        "a genpo_jax.Mirror to train with mirror=True",
         f"the attribute mirror of {name}",
         mirror,
-        "without a symmetry leave mirror=True out",
+        "define it, or leave mirror=True out",
     )
     assert isinstance(mirror, Mirror)
     sizes = {key: len(permutation) for key, permutation in mirror.observations.items()}

@@ -1,8 +1,8 @@
-"""A task on an MJCF model: one definition, simulated by MuJoCo's C engine or by MJX."""
+"""Tasks on MJCF models: one definition, simulated by MuJoCo's C engine or by MJX."""
 
 import dataclasses
-import difflib
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +18,25 @@ from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Metrics, Observation
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine
 from genpo_jax.envs.mirror import Mirror
-from genpo_jax.envs.registry import TASK_BACKENDS
+from genpo_jax.envs.names import TASK_BACKENDS, closest
 from genpo_jax.runtime import compiler_options
 
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """How an episode starts; what is None is as in the model's first keyframe, or else its default.
+    """The initial state of an episode. A field that is None has its value in the first keyframe, or its default.
+
+    The first keyframe also sets the initial time.
 
     Attributes:
         qpos: positions `[nq]`.
-        qvel: speeds `[nv]`.
+        qvel: velocities `[nv]`.
         ctrl: controls `[nu]`.
         mocap_pos: positions of mocap bodies `[nmocap, 3]`, in meters.
-        mocap_quat: their orientations `[nmocap, 4]`.
-        goal: whatever the task aims at, kept for the episode; a tree of arrays.
-        memory: what `remember` goes on from; a tree of arrays.
+        mocap_quat: orientations of mocap bodies `[nmocap, 4]`.
+        goal: goal of the episode, which stays constant; a tree of arrays.
+        memory: initial memory, which `remember` updates in each step; a tree of arrays.
+        act: activations of actuators with internal state, such as muscles and filters, `[na]`.
     """
 
     qpos: Any = None
@@ -43,15 +46,16 @@ class Start:
     mocap_quat: Any = None
     goal: Any = ()
     memory: Any = ()
+    act: Any = None
 
 
 class TaskState(PyTreeNode):
     """State of an episode.
 
     Attributes:
-        data: of the engine, with the names of `MjData`.
-        goal: of this episode.
-        memory: what the task remembers of it.
+        data: the engine's data, with the field names of `MjData`.
+        goal: goal of the episode.
+        memory: memory of the task.
     """
 
     data: Any
@@ -60,24 +64,26 @@ class TaskState(PyTreeNode):
 
 
 class View:
-    """What a task reads of one simulation.
+    """Read access of a task to one simulation.
 
     Attributes:
-        time: seconds since the start.
+        time: seconds since the start of the episode, plus the time of the first keyframe.
         qpos: positions `[nq]`.
-        qvel: speeds `[nv]`.
-        ctrl: controls in force `[nu]`.
-        goal: of this episode.
-        memory: what the task remembers of it.
+        qvel: velocities `[nv]`.
+        act: activations of actuators with internal state `[na]`.
+        ctrl: current controls `[nu]`.
+        goal: goal of the episode.
+        memory: memory of the task.
     """
 
     def __init__(self, task: "MjcfTask", state: TaskState) -> None:
         self.time, self.goal, self.memory = state.data.time, state.goal, state.memory
-        self.qpos, self.qvel, self.ctrl = state.data.qpos, state.data.qvel, state.data.ctrl
+        self.qpos, self.qvel = state.data.qpos, state.data.qvel
+        self.act, self.ctrl = state.data.act, state.data.ctrl
         self._sensordata, self._sensors = state.data.sensordata, task.sensors
 
     def sensor(self, name: str) -> Array:
-        """Return what the sensor of that name measured, `[n]`; at the state one physics step ago.
+        """Return the value `[n]` of the named sensor; after a step, it lags by one physics step.
 
         Raises:
             ValueError: if the model has no such sensor.
@@ -88,29 +94,30 @@ class View:
 
 
 class MjcfTask:
-    """A task on an MJCF model. Derive from it, name `model` and `control_dt`, and define what is not None below.
+    """A task on an MJCF model. Derive a class, set `model` and `control_dt`, define `observe` and `reward`.
 
-    Everything is a pure function of one simulation, in JAX. What a task reads (`s`, a `View`) are positions, speeds,
-    controls, its own goal and memory, and the model's `<sensor>` elements by name, which both engines fill.
+    All methods are pure JAX functions of one simulation. They read it through a `View`, named `s`: positions,
+    velocities, activations, controls, the task's goal and memory, and the model's `<sensor>` elements by name.
 
     Args:
-        backend: `c`, MuJoCo's own engine on the CPU, which compiles in seconds and simulates whatever MuJoCo does;
-            `mjx` (or `warp`) for GPUs. None takes `mjx` where jax has an accelerator or several processes, else `c`.
+        backend: `c`, MuJoCo's C engine on the CPU, which compiles in seconds and supports all of MuJoCo; or `mjx` or
+            `warp` for GPUs. None selects `mjx` if jax has an accelerator or several processes, otherwise `c`.
 
     Attributes:
-        model: path of an MJCF file, its text, or an `mujoco.MjSpec`.
+        model: path of an MJCF file, its text, or an `mujoco.MjSpec`. A relative path starts at the current folder; use
+            `Path(__file__).with_name("arm.xml")` for a file beside the task.
         control_dt: seconds between actions; a multiple of the model's time step.
         episode_length: time limit in actions.
-        action_size: number of action coordinates; None for one each actuator.
-        mirror: the symmetry of the task, to learn from mirror images (`PPOConfig.mirror`); None where it has none.
+        action_size: number of action coordinates; None for one per actuator.
+        mirror: symmetry of the task, for training with `PPOConfig.mirror`; None if it has none.
         mj_model: MuJoCo's compiled model.
         dt: `control_dt`.
-        sensors: the part of `sensordata` of each sensor, by name.
-        sha256: of the MJCF text and of the compiled model, by `mjcf` and `model`.
+        sensors: slice of `sensordata` of each sensor, by name.
+        sha256: hashes of the MJCF text and of the compiled model, with keys `mjcf` and `model`.
 
     Raises:
-        ValueError: if the model does not compile, MJX lacks what it has, an attribute is missing or cannot be right, or
-            the first observation, reward or success is not finite numbers of the right shape.
+        ValueError: if the model does not compile or MJX does not support it, an attribute is missing or invalid, or an
+            observation, reward or success has the wrong shape or is not finite.
     """
 
     model: Any = None
@@ -141,56 +148,56 @@ class MjcfTask:
             if self.backend == "c"
             else MjxEngine(self.mj_model, "warp" if self.backend == "warp" else "jax")
         )
-        self.observation_sizes = self._try_out()
+        self.observation_sizes = self._checked_sizes()
 
     def initial(self, key: Array) -> Start:
-        """Return how an episode starts."""
+        """Return the initial state of an episode."""
         del key
         return Start()
 
     def observe(self, s: View) -> Array | Observation:
-        """Return what the policy sees, `[n]`; or a dict, with `privileged_state` for the critic."""
+        """Return the observation `[n]`; or a dict of observations, with `privileged_state` for the critic."""
         raise NotImplementedError(f"{self.name} must define observe(s)")
 
     def reward(self, s: View, action: Array) -> Array:
-        """Return the reward of the step that led here."""
+        """Return the reward of the step that ended in `s`."""
         raise NotImplementedError(f"{self.name} must define reward(s, action)")
 
     def control(self, s: View, action: Array) -> Array:
-        """Return the controls `[nu]` of an action in [-1, 1]; as it stands, the actuators' ranges."""
+        """Return the controls `[nu]` for an action in [-1, 1]; by default, scale it to the actuators' ranges."""
         del s
         low, high = self.mj_model.actuator_ctrlrange.T
         return jnp.asarray(low + (high - low) / 2, action.dtype) + jnp.asarray((high - low) / 2, action.dtype) * action
 
     def terminated(self, s: View) -> Array:
-        """Whether the task ends the episode here."""
+        """Whether the task ends the episode in `s`."""
         del s
         return jnp.asarray(False)
 
     def success(self, s: View) -> Array | None:
-        """Whether the task is solved here; that of an episode's last step counts. None: there is no such thing."""
+        """Whether the task is solved in `s`; the last step of an episode counts. None: success is not defined."""
         del s
         return None
 
     def remember(self, s: View) -> Any:
-        """Return the memory after this step, which reward, success and metrics of the step see already."""
+        """Return the memory after a step; reward, success and metrics of the same step read this new memory."""
         return s.memory
 
     def metrics(self, s: View, action: Array) -> Metrics:
-        """Return scalars by name; their sums over an episode are reported, of `way_...` the last values."""
+        """Return scalars by name; they are summed over an episode, but `mode_k` keeps its last value."""
         del s, action
         return {}
 
     def reset(self, key: Array) -> tuple[TaskState, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
         start = self.initial(key)
-        require(isinstance(start, Start), "a Start", f"what initial of {self.name} returns", type(start).__name__)
+        require(isinstance(start, Start), "a Start", f"the result of initial of {self.name}", type(start).__name__)
         data = self.engine.start()
         changed = {}
-        for name in ("qpos", "qvel", "ctrl", "mocap_pos", "mocap_quat"):
-            value, shape = getattr(start, name), jnp.shape(getattr(data, name))
+        for name, keyframes in _KEYFRAMES.items():
+            value, shape = getattr(start, name, None), jnp.shape(getattr(data, name))
             if value is None and self.mj_model.nkey:
-                value = getattr(self.mj_model, _KEYFRAME[name])[0].reshape(shape)
+                value = getattr(self.mj_model, keyframes)[0].reshape(shape)
             if value is not None:
                 value = jnp.asarray(value, getattr(data, name).dtype)
                 require(value.shape == shape, f"of shape {shape}", f"{name} of {self.name}'s Start", value.shape)
@@ -223,22 +230,19 @@ class MjcfTask:
         obs = self.observe(s)
         return obs if isinstance(obs, dict) else {"state": obs}
 
-    def _try_out(self) -> dict[str, int]:
-        """Return the sizes of observations, once one step has shown that everything fits and is finite.
+    def _checked_sizes(self) -> dict[str, int]:
+        """Check one reset and one step, and return the sizes of the observations.
 
         Raises:
-            ValueError: names what is not.
+            ValueError: names what has the wrong shape or is not finite.
         """
-        # Without these emitters MJX takes seconds on a CPU, with them minutes.
+        # With fusion emitters, MJX needs minutes on a CPU instead of seconds.
         xla_options = compiler_options(fusion_emitters=False)
         state, obs = jax.jit(self.reset, compiler_options=xla_options)(jax.random.key(0))
         for name, value in obs.items():
             require(value.ndim == 1, "a vector", f"observation '{name}' of {self.name}", f"shape {value.shape}")
-            bad = np.flatnonzero(~np.isfinite(np.asarray(value)))
-            rule = "finite at the start"
-            require(
-                bad.size == 0, rule, f"observation '{name}' of {self.name}", f"entries {bad[:8].tolist()} that are not"
-            )
+            bad = np.flatnonzero(~np.isfinite(np.asarray(value)))[:8].tolist()
+            require(not bad, "finite at the start", f"observation '{name}' of {self.name}", f"non-finite entries {bad}")
         if type(self).control is MjcfTask.control:
             free = [i for i in range(self.mj_model.nu) if not self.mj_model.actuator_ctrllimited[i]]
             names = ", ".join(self.mj_model.actuator(i).name or str(i) for i in free)
@@ -258,15 +262,24 @@ class MjcfTask:
             )
         kinds = jax.eval_shape(self.step, state, jax.ShapeDtypeStruct((self.action_size,), jnp.float32))
         before, after = (jax.eval_shape(lambda x: x, each.memory) for each in (state, kinds[0]))
-        require(after == before, f"what it was, {before}", f"the memory of {self.name}", after, "mind remember")
+        require(
+            after == before,
+            f"{before}, as in Start",
+            f"the memory that remember of {self.name} returns",
+            after,
+            "keep its structure, shapes and types",
+        )
         for name, kind in (("reward", kinds[2]), ("terminated", kinds[3]), *kinds[4].items()):
             require(kind.shape == (), "one number", f"{name} of {self.name}", f"shape {kind.shape}")
         return {name: value.shape[0] for name, value in obs.items()}
 
 
-_KEYFRAME = {
+# Fields of the state that a keyframe sets, with the names of their arrays in `MjModel`.
+_KEYFRAMES = {
+    "time": "key_time",
     "qpos": "key_qpos",
     "qvel": "key_qvel",
+    "act": "key_act",
     "ctrl": "key_ctrl",
     "mocap_pos": "key_mpos",
     "mocap_quat": "key_mquat",
@@ -278,18 +291,21 @@ def _default_backend() -> str:
 
 
 def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:
-    """Return the compiled model, and hashes of the text and of the model."""
-    if isinstance(source, Path) or (isinstance(source, str) and "<mujoco" not in source):
-        require(Path(source).is_file(), "the path of an MJCF file", f"model of {name}", str(source))
-        spec = mujoco.MjSpec.from_file
-    elif isinstance(source, str):
+    """Return the compiled model, and the hashes of its text and of the model."""
+    if isinstance(source, str) and source.lstrip().startswith("<"):
         spec = mujoco.MjSpec.from_string
+    elif isinstance(source, str | os.PathLike):
+        source = os.fspath(source)
+        folder = "" if Path(source).is_absolute() else f" relative to the current folder {Path.cwd()}"
+        remedy = f"write Path(__file__).with_name({Path(source).name!r}) for a file beside the task" if folder else ""
+        require(Path(source).is_file(), f"the path of an MJCF file{folder}", f"model of {name}", source, remedy)
+        spec = mujoco.MjSpec.from_file
     elif isinstance(source, mujoco.MjSpec):
         spec = mujoco.MjSpec.copy
     else:
-        raise ValueError(f"model of {name} must be a path, a text or an MjSpec, got {source!r}; name one")
+        raise ValueError(f"model of {name} must be a path, MJCF text or an MjSpec, got {source!r}; set it")
     try:
-        spec = spec(str(source) if isinstance(source, Path) else source)
+        spec = spec(source)
         model = spec.compile()
         text = spec.to_xml()
     except (ValueError, mujoco.FatalError) as error:
@@ -302,9 +318,9 @@ def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:
 
 def _substeps(name: str, control_dt: float, timestep: float) -> int:
     substeps = round(control_dt / timestep)
-    good = substeps >= 1 and abs(substeps * timestep - control_dt) < 1e-6 * control_dt
+    is_multiple = substeps >= 1 and abs(substeps * timestep - control_dt) < 1e-6 * control_dt
     rule = f"a positive multiple of the model's time step of {timestep:g} s"
-    require(good, rule, f"control_dt of {name}", control_dt)
+    require(is_multiple, rule, f"control_dt of {name}", control_dt)
     return substeps
 
 
@@ -315,6 +331,6 @@ def _sensors(model: mujoco.MjModel) -> dict[str, slice]:
 
 
 def _unknown(kind: str, name: str, known: dict[str, Any]) -> str:
-    close = difflib.get_close_matches(name, known, n=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"there are {', '.join(known) or 'none'}"
+    close = closest(name, known, count=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the model has {', '.join(known) or 'none'}"
     return f"there is no {kind} '{name}' in the model; {hint}"

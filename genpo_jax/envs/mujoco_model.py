@@ -1,4 +1,4 @@
-"""MuJoCo's model of an environment, and what a library changed in MJX's copy of it."""
+"""Find MuJoCo's model of an environment, and copy a library's changes of MJX's model into it."""
 
 import copy
 import dataclasses
@@ -14,7 +14,7 @@ SWITCHES = ("integrator", "cone", "jacobian", "solver", "iterations", "ls_iterat
 def mj_model_of(env: Any) -> mujoco.MjModel | None:
     """Return MuJoCo's model of an environment, or None.
 
-    Brax and Playground have it; an environment of one's own shows it as its attribute `mj_model`.
+    Environments of Brax and Playground have a model. Your own environment can have it as its attribute `mj_model`.
     """
     raw: Any = getattr(env, "raw", env)
     for owner in (env, raw, getattr(raw, "sys", None)):
@@ -25,7 +25,7 @@ def mj_model_of(env: Any) -> mujoco.MjModel | None:
 
 
 def synchronized(model: mujoco.MjModel, traced: Any) -> mujoco.MjModel:
-    """Return a copy of MuJoCo's model with the numbers of the one that MJX steps: libraries change those alone."""
+    """Return a copy of MuJoCo's model with the values of MJX's model, the only one that libraries change."""
     model = copy.deepcopy(model)
     for entry in dataclasses.fields(traced):
         value, target = getattr(traced, entry.name), getattr(model, entry.name, None)
@@ -46,6 +46,6 @@ def synchronized(model: mujoco.MjModel, traced: Any) -> mujoco.MjModel:
 
 
 def _assign(target: np.ndarray, value: np.ndarray) -> None:
-    """Set what differs by more than float32's rounding."""
+    """Assign the entries that differ by more than float32 rounding."""
     changed = ~np.isclose(target, value, rtol=1e-6, atol=1e-12)
     target[changed] = value[changed]

@@ -1,44 +1,43 @@
 """MuJoCo Playground environments, without Playground's wrappers."""
 
-import contextlib
-import io
 import subprocess
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 from jax import Array
 
-from genpo_jax.envs.adapter import LibraryEnvironment, old_clip
+from genpo_jax.envs.adapter import LibraryEnvironment
 from genpo_jax.envs.library_physics import CPhysics
+from genpo_jax.envs.patches import find_robots_in, import_mjx, old_clip, prints_ignored
 from genpo_jax.envs.robots import Menagerie
 
-# Meters from its goal within which a lifted object counts as there; Playground rewards, and names no success.
+# Distance in meters below which a lifted object has reached its goal. Playground defines a reward, but no success.
 LIFTED = {"PandaPickCube": 0.05, "PandaPickCubeOrientation": 0.05}
 
 
 class PlaygroundEnvironment(LibraryEnvironment):
-    """One of MuJoCo Playground's environments; its time limit is `episode_length` of its configuration.
+    """A MuJoCo Playground environment; its time limit is `episode_length` of its configuration.
 
-    The dm_control suite needs nothing but the package. Locomotion and manipulation need the robots of MuJoCo
-    Menagerie: a checkout that `MENAGERIE_ROOT` names, the extra `robots`, or else Playground clones them with git.
+    The dm_control suite needs only the package. Locomotion and manipulation need the robots of MuJoCo Menagerie. They
+    are taken from the checkout in `MENAGERIE_ROOT`, or from the extra `robots`; otherwise Playground clones them with
+    git.
 
     Args:
         name: Playground's name, `CartpoleBalance` for example.
-        impl: physics engine, `jax` or `warp`, MJX's two, or `c`, MuJoCo's own.
+        impl: physics engine: `jax` or `warp` (both MJX), or `c` (MuJoCo's C engine).
 
     Raises:
         ImportError: if Playground is not installed.
-        RuntimeError: if the robots of MuJoCo Menagerie can not be had.
-        ValueError: if it cannot be simulated by this engine.
+        RuntimeError: if the robots of MuJoCo Menagerie are not found and cannot be cloned.
+        ValueError: if the engine cannot simulate the environment.
 
     """
 
     def __init__(self, name: str, impl: str = "jax"):
         registry = _registry()
         config: Any = registry.get_default_config(name)
-        # AeroCubeRotateZAxis has no such entry, and refuses an override of what it does not have.
+        # AeroCubeRotateZAxis has no entry `impl` and rejects overrides of missing entries.
         overrides: dict[str, Any] = {"impl": "jax" if impl == "c" else impl} if "impl" in config else {}
         with old_clip():
             try:
@@ -56,9 +55,8 @@ class PlaygroundEnvironment(LibraryEnvironment):
 
     @property
     def randomization_fn(self) -> Any:
-        """Playground's own for this environment, or None."""
-        # It prints where there is none.
-        with contextlib.redirect_stdout(io.StringIO()):
+        """Playground's randomization of this environment; None if it has none."""
+        with prints_ignored():
             return _registry().get_domain_randomizer(self.name)
 
 
@@ -68,12 +66,11 @@ def _distance_to_goal(raw: Any, state: Any) -> Array:
 
 def _registry():
     try:
+        import_mjx()
         from mujoco_playground import registry
-        from mujoco_playground._src import mjx_env
     except ImportError as error:
         raise ImportError(
-            f"MuJoCo Playground can not be imported ({error}); pip install 'genpo-jax[playground]'"
+            f"MuJoCo Playground cannot be imported ({error}); pip install 'genpo-jax[playground]'"
         ) from error
-    cloned = mjx_env.EXTERNAL_DEPS_PATH / "mujoco_menagerie"
-    mjx_env.MENAGERIE_PATH = Menagerie(Path(cloned), type(cloned))
+    find_robots_in(Menagerie)
     return registry

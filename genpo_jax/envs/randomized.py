@@ -1,4 +1,4 @@
-"""Domain randomization: each episode has physics parameters of its own, as Brax and MuJoCo Playground draw them."""
+"""Domain randomization: physics parameters drawn per episode, in the form of Brax and MuJoCo Playground."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,8 +13,8 @@ from genpo_jax.envs.adapter import LibraryEnvironment
 from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.mirror import Mirror
 
-# From a model and raw keys `[n, 2]`, a model with n values of some leaves, and for each leaf 0, or None where it has
-# one value for all: `randomization_fn` of Brax, `domain_randomize` of Playground.
+# `(model, raw keys [n, 2]) -> (model, in_axes)`: randomized leaves get a leading axis n and in_axes 0, the others
+# in_axes None. This is `randomization_fn` in Brax and `domain_randomize` in Playground.
 RandomizationFn = Callable[[Any, Array], tuple[Any, Any]]
 
 
@@ -22,8 +22,8 @@ class RandomizedState(PyTreeNode):
     """State of an episode.
 
     Attributes:
-        state: the environment's own.
-        drawn: the model's leaves that are this episode's own, in order.
+        state: state of the wrapped environment.
+        drawn: the randomized leaves of the model for this episode, in order.
     """
 
     state: Any
@@ -33,17 +33,17 @@ class RandomizedState(PyTreeNode):
 class RandomizedEnvironment:
     """An environment that draws physics parameters for each episode.
 
-    They are part of its state: a run with them goes on bit for bit, and two environments side by side differ.
+    The parameters are part of its state, so a run resumes bit-identically, and parallel environments differ.
 
     Args:
-        env: of Brax, of Playground, or a `MjcfTask` on `mjx`.
-        randomization_fn: as in these libraries.
+        env: an environment of Brax or Playground, or a `MjcfTask` on `mjx`.
+        randomization_fn: function that draws the parameters; see `RandomizationFn`.
 
     Attributes:
         env: the environment without randomization.
 
     Raises:
-        ValueError: if the environment shows no model, or the function returns something else.
+        ValueError: if the environment has no model to randomize, or the function returns another form.
     """
 
     def __init__(self, env: Environment, randomization_fn: RandomizationFn) -> None:
@@ -55,16 +55,16 @@ class RandomizedEnvironment:
         self._owner, self._attribute = _model_place(env)
         self._model = getattr(self._owner, self._attribute)
         self._randomization_fn = randomization_fn
-        self._own = self._own_leaves()
+        self._randomized = self._randomized_leaves()
 
     @property
     def mirror(self) -> Mirror | None:
-        """The symmetry of the environment; its drawn physics has it in distribution."""
+        """The symmetry of the environment, which holds for its randomized physics in distribution."""
         return getattr(self.env, "mirror", None)
 
     @property
     def raw(self) -> Any:
-        """The library's environment, to draw or export it."""
+        """The library's environment, for rendering."""
         return getattr(self.env, "raw", self.env)
 
     def reset(self, key: Array) -> tuple[RandomizedState, Observation]:
@@ -72,7 +72,7 @@ class RandomizedEnvironment:
         model_key, key = jax.random.split(key)
         model, _ = self._randomization_fn(self._model, jax.random.key_data(model_key)[None])
         leaves = jax.tree.leaves(model)
-        drawn = [leaves[i][0] for i in self._own]
+        drawn = [leaves[i][0] for i in self._randomized]
         with self._exchanged(drawn):
             state, obs = _untraced(self.env)[0](key)
         return RandomizedState(state, drawn), obs
@@ -80,13 +80,13 @@ class RandomizedEnvironment:
     def step(self, state: RandomizedState, action: Array) -> tuple[RandomizedState, Observation, Array, Array, Metrics]:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]` in [-1, 1]."""
         with self._exchanged(state.drawn):
-            own, *rest = _untraced(self.env)[1](state.state, action)
-        return state.replace(state=own), *rest
+            env_state, *rest = _untraced(self.env)[1](state.state, action)
+        return state.replace(state=env_state), *rest
 
     @contextmanager
     def _exchanged(self, drawn: list[Array]) -> Iterator[None]:
         leaves, tree = jax.tree.flatten(self._model)
-        for i, leaf in zip(self._own, drawn, strict=True):
+        for i, leaf in zip(self._randomized, drawn, strict=True):
             leaves[i] = leaf
         setattr(self._owner, self._attribute, jax.tree.unflatten(tree, leaves))
         try:
@@ -94,11 +94,11 @@ class RandomizedEnvironment:
         finally:
             setattr(self._owner, self._attribute, self._model)
 
-    def _own_leaves(self) -> list[int]:
-        """Return which leaves of the model are drawn.
+    def _randomized_leaves(self) -> list[int]:
+        """Return the indices of the model's leaves that are randomized.
 
         Raises:
-            ValueError: if none is, or they have another shape.
+            ValueError: if there are none, or their shapes are wrong.
         """
         keys = jax.random.key_data(jax.random.split(jax.random.key(0), 3))
         returned = self._randomization_fn(self._model, keys)
@@ -109,31 +109,31 @@ class RandomizedEnvironment:
         flags = jax.tree.leaves(axes, is_leaf=lambda x: x is None)
         if not len(before) == len(after) == len(flags):
             raise ValueError(
-                f"randomization_fn of {self.name} must return a model of {len(before)} leaves and as many axes, got "
+                f"randomization_fn of {self.name} must return a model and in_axes of {len(before)} leaves each, got "
                 f"{len(after)} and {len(flags)}"
             )
-        own = [i for i, axis in enumerate(flags) if axis is not None]
-        for i in own:
-            wanted, found = (3, *np.shape(before[i])), np.shape(after[i])
-            if wanted != found or flags[i] != 0:
+        randomized = [i for i, axis in enumerate(flags) if axis is not None]
+        for i in randomized:
+            expected, shape = (3, *np.shape(before[i])), np.shape(after[i])
+            if expected != shape or flags[i] != 0:
                 raise ValueError(
-                    f"a randomized leaf of {self.name} must have the shape {wanted} and axis 0, got {found}"
+                    f"a randomized leaf of {self.name} must have the shape {expected} and axis 0, got {shape}"
                 )
-        if not own:
+        if not randomized:
             raise ValueError(f"randomization_fn of {self.name} draws nothing; all of its axes are None")
-        return own
+        return randomized
 
 
 def _untraced(env: Environment) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Return `reset` and `step` that trace the environment anew: a kept trace holds the model of another."""
+    """Return `reset` and `step` that trace the environment anew; a cached trace contains the old model."""
     if isinstance(env, LibraryEnvironment):
         return lambda key: env.trace_reset(jax.random.key_data(key)), env.trace_step
     return env.reset, env.step
 
 
 def _model_place(env: Environment) -> tuple[Any, str]:
-    """Return the object and the attribute that hold the model an environment simulates."""
-    # Late: it imports the physics.
+    """Return the object and the name of its attribute that holds the simulated model."""
+    # Imported here because it imports MuJoCo.
     from genpo_jax.envs.engines import MjxEngine
 
     raw: Any = getattr(env, "raw", env)
@@ -144,5 +144,5 @@ def _model_place(env: Environment) -> tuple[Any, str]:
         if hasattr(owner, attribute):
             return owner, attribute
     raise ValueError(
-        f"{env.name} shows no model to randomize; it must be an environment of Brax or Playground, or a MjcfTask on mjx"
+        f"{env.name} has no model to randomize; it must be an environment of Brax or Playground, or a MjcfTask on mjx"
     )

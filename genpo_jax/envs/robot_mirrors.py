@@ -1,6 +1,7 @@
-"""The symmetry of left and right of Brax's and MuJoCo Playground's robots, read from their models.
+"""Left-right symmetry of the robots of Brax and MuJoCo Playground, computed from their models.
 
-Vectors (positions, speeds, forces) turn the sign of y, axial vectors (angular speeds, torques) those of x and z.
+Vectors (positions, velocities, forces) change the sign of y; axial vectors (angular velocities, torques) change the
+signs of x and z.
 """
 
 from collections.abc import Callable
@@ -16,39 +17,39 @@ VECTOR = signs(1, -1, 1)
 AXIAL = signs(-1, 1, -1)
 QUATERNION = signs(1, -1, 1, -1)
 FLIP = np.asarray(VECTOR.signs)
-# A matrix [3, 3], flat.
+# A flattened matrix [3, 3].
 MATRIX = each(VECTOR, VECTOR)
-# Largest difference between a place and the mirror image of its partner's, in meters, or of axes.
+# Largest difference between a position (in meters) or axis and the mirror image of its partner.
 TOLERANCE = 1e-3
 
 
 class Sagittal:
-    """How the plane y = 0 mirrors a robot in its default pose: every body and joint has a partner, by place and axis.
+    """Reflection of a robot in its default pose at the plane y = 0: pairs bodies and joints by position and axis.
 
-    The masses may differ: those of real robots do, by a little.
+    Masses are not compared, because those of real robots differ slightly.
 
     Args:
-        model: of the robot.
+        model: MuJoCo's model of the robot.
 
     Attributes:
-        joints: without the free joint.
-        actuators: of these joints.
+        joints: permutation of the joints without the free joint.
+        actuators: permutation of the actuators of these joints.
 
     Raises:
-        ValueError: if one has no partner: the robot is not symmetric.
+        ValueError: if a body or joint has no partner, so the robot is not symmetric.
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
         self._data = mujoco.MjData(model)
         mujoco.mj_forward(model, self._data)
-        hinges = np.flatnonzero(model.jnt_type != mujoco.mjtJoint.mjJNT_FREE)
-        anchors, axes = self._data.xanchor[hinges], self._data.xaxis[hinges]
-        turning = (model.jnt_type[hinges] == mujoco.mjtJoint.mjJNT_HINGE)[:, None]
-        # The axis of a hinge is an axial vector, that of a slide is not; either may point the other way in its partner.
-        images = np.where(turning, -axes * FLIP, axes * FLIP)
+        joints = np.flatnonzero(model.jnt_type != mujoco.mjtJoint.mjJNT_FREE)
+        anchors, axes = self._data.xanchor[joints], self._data.xaxis[joints]
+        is_hinge = (model.jnt_type[joints] == mujoco.mjtJoint.mjJNT_HINGE)[:, None]
+        # A hinge's axis is an axial vector, a slide's axis is a vector. The partner's axis may have the opposite sign.
+        images = np.where(is_hinge, -axes * FLIP, axes * FLIP)
         partners = _partners("joint", _directed(anchors, axes), _directed(anchors * FLIP, images))
         self.joints = _signed(partners, np.sum(images * axes[partners], axis=1))
-        number = {int(joint): i for i, joint in enumerate(hinges)}
+        number = {int(joint): i for i, joint in enumerate(joints)}
         driven = [number[int(joint)] for joint in model.actuator_trnid[:, 0]]
         others = np.array([driven.index(partners[joint]) for joint in driven])
         gear = model.actuator_gear[:, 0]
@@ -56,13 +57,13 @@ class Sagittal:
 
     @property
     def bodies(self) -> SignedPermutation:
-        """Of all bodies but the world."""
-        places = self._data.xipos[1:]
-        return exchanged(*map(int, _partners("body", places, places * FLIP)))
+        """Permutation of all bodies except the world."""
+        positions = self._data.xipos[1:]
+        return exchanged(*map(int, _partners("body", positions, positions * FLIP)))
 
 
 def robot_mirror(name: str, env: Any) -> Mirror | None:
-    """Return the symmetry of an environment of Brax or Playground of that name; None where none is known."""
+    """Return the symmetry of the Brax or Playground environment `name`; None if none is known."""
     if (build := MIRRORS.get(name)) is None:
         return None
     model = mj_model_of(env)
@@ -85,7 +86,7 @@ def _humanoid(robot: Sagittal) -> Mirror:
 
 
 def _go1(robot: Sagittal) -> Mirror:
-    # Of the feet: front right, front left, rear right, rear left.
+    # Order of the feet: front right, front left, rear right, rear left.
     feet = exchanged(1, 0, 3, 2)
     joints, command = robot.joints, signs(1, -1, -1)
     state = together(VECTOR, AXIAL, VECTOR, joints, joints, robot.actuators, command)
@@ -100,7 +101,7 @@ def _go1(robot: Sagittal) -> Mirror:
 def _g1(robot: Sagittal) -> Mirror:
     feet = exchanged(1, 0)
     joints, command = robot.joints, signs(1, -1, -1)
-    # Cosines, then sines, of the phases of left and right foot.
+    # Cosines, then sines, of the phases of the left and right foot.
     phase = each(unchanged(2), feet)
     state = together(VECTOR, AXIAL, VECTOR, command, joints, joints, robot.actuators, phase)
     body = together(AXIAL, VECTOR, VECTOR, VECTOR, AXIAL)
@@ -119,18 +120,18 @@ MIRRORS: dict[str, Callable[[Sagittal], Mirror]] = {
 }
 
 
-def _directed(places: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Return places with the line of each axis, whichever way it points."""
-    return np.concatenate([places, (axes[:, :, None] * axes[:, None, :]).reshape(-1, 9)], axis=1)
+def _directed(positions: np.ndarray, axes: np.ndarray) -> np.ndarray:
+    """Return positions with the outer product of each axis, which is independent of the axis' sign."""
+    return np.concatenate([positions, (axes[:, :, None] * axes[:, None, :]).reshape(-1, 9)], axis=1)
 
 
-def _partners(what: str, places: np.ndarray, images: np.ndarray) -> np.ndarray:
-    distance = np.linalg.norm(images[:, None] - places[None], axis=-1)
+def _partners(kind: str, positions: np.ndarray, images: np.ndarray) -> np.ndarray:
+    distance = np.linalg.norm(images[:, None] - positions[None], axis=-1)
     far = np.flatnonzero(distance.min(axis=1) > TOLERANCE)
     if len(far):
         raise ValueError(
-            f"a mirrored robot must have a {what} at each {what}'s mirror image, number {int(far[0])} has none nearer "
-            f"than {distance.min(axis=1)[far[0]]:.2g}; write its symmetry by hand"
+            f"each {kind} of a symmetric robot must have a partner at its mirror image; {kind} {int(far[0])} has its "
+            f"nearest partner at distance {distance.min(axis=1)[far[0]]:.2g}; define the symmetry by hand"
         )
     return distance.argmin(axis=1)
 

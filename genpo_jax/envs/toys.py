@@ -10,11 +10,11 @@ from genpo_jax.envs.base import Metrics, Observation
 
 
 class MultiGoal:
-    """A point that may walk to any of six equal goals on a circle; after Haarnoja et al. 2017 (arXiv:1702.08165).
+    """A point moves to one of six equal goals on a circle; after Haarnoja et al. 2017 (arXiv:1702.08165).
 
-    It starts in the middle and moves by `SPEED` times the action, shortened to length 1, so that no direction is
-    quicker than another. Each step costs a tenth of the distance to the nearest goal; reaching one earns 10 and ends
-    the episode. The observation is the position.
+    The point starts in the middle and moves by `SPEED` times the action, shortened to length 1, so that all directions
+    are equally fast. Each step costs a tenth of the distance to the nearest goal. Reaching a goal gives 10 and ends the
+    episode. The observation is the position.
     """
 
     NUM_GOALS = 6
@@ -32,7 +32,7 @@ class MultiGoal:
         return self.RADIUS * _circle(self.NUM_GOALS)
 
     def reset(self, key: Array) -> tuple[Array, Observation]:
-        """Return the point in the middle."""
+        """Place the point in the middle."""
         del key
         position = jnp.zeros(2)
         return position, {"state": position}
@@ -51,16 +51,17 @@ class MultiGoal:
 
     @property
     def best_return(self) -> float:
-        """The return of the straight way at full speed."""
+        """The return of the straight path at full speed."""
         distances = np.arange(self.RADIUS - self.SPEED, self.REACHED - self.SPEED, -self.SPEED)
         return 10.0 - 0.1 * float(distances.sum())
 
 
 class Bandit:
-    """A contextual bandit on actions in the square: one step an episode, and the context turns the picture.
+    """A contextual bandit on actions in a square: one step per episode, with optima rotated by the context.
 
-    The observation is the cosine and sine of the angle. Before it is turned, an action is as good as it is near to the
-    curve that the points lie on. `NUM_ARCS` parts of it, equally long, say how much of it a policy covers.
+    The observation is the cosine and sine of the context's angle. The reward grows as the action, rotated back by this
+    angle, approaches the curve through the points. The curve is divided into `NUM_ARCS` arcs of equal length, which
+    measure how much of it a policy covers.
     """
 
     WIDTH = 0.15
@@ -79,7 +80,7 @@ class Bandit:
         return jnp.exp(-squares.min(axis=-1) / (2 * self.WIDTH**2))
 
     def nearest_arc(self, action: Array) -> Array:
-        """Return the index `[...]` of the part of the curve that actions `[..., 2]` are within a WIDTH of, or -1."""
+        """Return the index `[...]` of the arc within distance WIDTH of actions `[..., 2]`, or -1."""
         squares = jnp.square(action[..., None, :] - jnp.asarray(self.points, action.dtype)).sum(axis=-1)
         arc = squares.argmin(axis=-1) * self.NUM_ARCS // len(self.points)
         return jnp.where(squares.min(axis=-1) <= self.WIDTH**2, arc, -1)
@@ -91,12 +92,12 @@ class Bandit:
         return obs, {"state": obs}
 
     def step(self, state: Array, action: Array) -> tuple[Array, Observation, Array, Array, Metrics]:
-        """Reward the action turned back by the angle of the context."""
+        """Reward the action rotated back by the angle of the context."""
         return state, {"state": state}, self.reward_of(turned_back(action, state)), jnp.asarray(True), {}
 
 
 def turned_back(action: Array, context: Array) -> Array:
-    """Turn actions `[..., 2]` by minus the angle whose cosine and sine are the context `[..., 2]`."""
+    """Rotate actions `[..., 2]` by minus the angle whose cosine and sine are the context `[..., 2]`."""
     (x, y), (cos, sin) = jnp.moveaxis(action, -1, 0), jnp.moveaxis(context, -1, 0)
     return jnp.stack([cos * x + sin * y, cos * y - sin * x], axis=-1)
 
@@ -107,12 +108,12 @@ def make(name: str) -> MultiGoal | Bandit | Avoid:
 
 
 def ring() -> Bandit:
-    """Return the bandit whose optima are a circle beside the middle."""
+    """Return the bandit whose optima are a circle off the middle."""
     return Bandit("ring", 0.55 * _circle(48) + np.array([0.25, 0.0]))
 
 
 def moons() -> Bandit:
-    """Return the bandit whose optima are two half circles that reach into each other."""
+    """Return the bandit whose optima are two interleaved half circles."""
     angles = np.linspace(0, np.pi, 24)
     upper = np.stack([np.cos(angles) - 0.5, np.sin(angles) - 0.25], axis=-1)
     return Bandit("moons", 0.45 * np.concatenate([upper, -upper]))

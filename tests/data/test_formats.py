@@ -35,7 +35,7 @@ def minari(tmp_path):
 
 @pytest.fixture
 def dppo(tmp_path):
-    # min 0 and max 4, min -2 and max 2: scaled by 2 (x - min) / (max - min + 1e-6) - 1.
+    # Observations in [0, 4], actions in [-2, 2], scaled by 2 (x - min) / (max - min + 1e-6) - 1.
     span = 4 + 1e-6
     np.savez(
         tmp_path / "train.npz",
@@ -81,13 +81,13 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("form", ["robomimic", "minari"])
-def test_what_is_written_is_read_again(form, request):
+def test_written_data_is_read_back(form, request):
     path = request.getfixturevalue(form)
     assert format_of(path) == form
     same(read(path, ("state",)), two_episodes())
 
 
-def test_a_mask_says_what_is_held_out(robomimic):
+def test_a_mask_defines_the_held_out_episodes(robomimic):
     assert read(robomimic).valid == (1,)
     assert read(robomimic).split(0.5, seed=0) == ([0], [1])
 
@@ -98,25 +98,25 @@ def demonstrations(draw):
     obs_size, size = sum(keys.values()), draw(st.integers(1, 3))
     numbers = st.floats(-1e6, 1e6, width=32)
 
-    def some(*shape):
+    def array(*shape):
         return draw(arrays(np.float32, shape, elements=numbers))
 
     episodes = []
     for steps in draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)):
-        whole = (some(steps, obs_size), some(steps, size), some(steps), some(obs_size))
-        episodes.append(Episode(*whole, terminated=draw(st.booleans())))
+        values = (array(steps, obs_size), array(steps, size), array(steps), array(obs_size))
+        episodes.append(Episode(*values, terminated=draw(st.booleans())))
     return Demonstrations(tuple(episodes), keys, draw(st.text("xyz", max_size=3)))
 
 
 @settings(max_examples=25, deadline=None)
 @given(demos=demonstrations(), form=st.sampled_from(["robomimic", "minari"]))
-def test_any_demonstrations_come_back_bit_for_bit(demos, form, tmp_path_factory):
+def test_any_demonstrations_are_read_back_bit_identically(demos, form, tmp_path_factory):
     path = tmp_path_factory.mktemp("any") / {"robomimic": "some.hdf5", "minari": "some-v0"}[form]
     same(read(write(path, demos, form), tuple(demos.obs_keys)), demos)
 
 
 @pytest.mark.parametrize("keys", [{"state": 2}, {"observation": 2}])
-def test_minari_itself_reads_what_we_write(keys, tmp_path):
+def test_minari_reads_our_files(keys, tmp_path):
     from minari import MinariDataset
 
     ours = two_episodes()
@@ -125,15 +125,15 @@ def test_minari_itself_reads_what_we_write(keys, tmp_path):
     assert theirs.total_episodes == 2 and theirs.total_steps == 3
     for number, episode in enumerate(theirs):
         mine = ours.episodes[number]
-        found = episode.observations
-        found = found["state"] if isinstance(found, dict) else found
-        np.testing.assert_array_equal(found, np.concatenate([mine.obs, mine.last_obs[None]]))
+        observations = episode.observations
+        observations = observations["state"] if isinstance(observations, dict) else observations
+        np.testing.assert_array_equal(observations, np.concatenate([mine.obs, mine.last_obs[None]]))
         np.testing.assert_array_equal(episode.actions, mine.action)
         np.testing.assert_array_equal(episode.rewards, mine.reward)
         assert bool(episode.terminations[-1]) == mine.terminated != bool(episode.truncations[-1])
 
 
-def test_we_read_what_minari_writes(tmp_path, monkeypatch):
+def test_we_read_files_of_minari(tmp_path, monkeypatch):
     import gymnasium
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
@@ -164,25 +164,25 @@ def test_robomimic_files_have_the_documented_layout(robomimic):
         assert file["mask/valid"][()].tolist() == [b"demo_1"]
 
 
-def test_keys_are_concatenated_in_the_order_that_is_asked_for(tmp_path):
+def test_keys_are_concatenated_in_the_given_order(tmp_path):
     path = tmp_path / "keys.hdf5"
     write(path, Demonstrations(two_episodes().episodes, {"near": 1, "far": 1}), "robomimic")
     turned = read(path, ("far", "near"))
     assert turned.obs_keys == {"far": 1, "near": 1}
     np.testing.assert_array_equal(turned.episodes[0].obs, OBS[:, ::-1])
     np.testing.assert_array_equal(turned.episodes[0].last_obs, LAST[::-1])
-    with pytest.raises(ValueError, match=r"obs_keys must be named, .* of: far \[1\], near \[1\]"):
+    with pytest.raises(ValueError, match=r"obs_keys must be given, .* from: far \[1\], near \[1\]"):
         read(path)
     with pytest.raises(ValueError, match=r"obs_keys must be among: far \[1\], near \[1\], got \['high'\]"):
         read(path, ("near", "high"))
 
 
-def test_the_scale_of_dppo_is_undone(dppo):
-    found = read(dppo)
-    assert len(found) == 2
-    np.testing.assert_allclose(found.observations([0, 1]), OBS, atol=1e-6)
-    np.testing.assert_allclose(np.concatenate([e.action for e in found.episodes]), ACTION, atol=1e-6)
-    assert found.episodes[0].last_obs is None
+def test_the_scaling_of_dppo_is_inverted(dppo):
+    demonstrations = read(dppo)
+    assert len(demonstrations) == 2
+    np.testing.assert_allclose(demonstrations.observations([0, 1]), OBS, atol=1e-6)
+    np.testing.assert_allclose(np.concatenate([e.action for e in demonstrations.episodes]), ACTION, atol=1e-6)
+    assert demonstrations.episodes[0].last_obs is None
 
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
@@ -200,7 +200,7 @@ def test_actions_out_of_bounds_are_refused_or_clipped():
     np.testing.assert_array_equal(wild.with_bounded_actions("clip").episodes[0].action, [[1.0], [-1.0]])
 
 
-def test_a_chunk_is_an_action_and_those_after_it_and_the_last_stands_beyond_the_end():
+def test_a_chunk_is_an_action_and_the_following_ones_and_repeats_the_last_past_the_end():
     np.testing.assert_array_equal(two_episodes().chunks([0, 1], 3), [[0.5, -1, -1], [-1, -1, -1], [0.5, 0.5, 0.5]])
 
 
@@ -232,13 +232,16 @@ def replaced(name, value):
         (replaced("data/demo_0/rewards", np.zeros(5)), r"reward of episode 0 must be \[2\], got \[5\]"),
         (replaced("data/demo_0/actions", np.array([[0.0], [np.nan]])), r"action of episode 0 .* got nan at \[1, 0\]"),
         (replaced("data/demo_1/actions", np.zeros((1, 3))), r"action of episode 1 must be \[1, 1\], got \[1, 3\]"),
-        (replaced("mask/valid", np.array(["demo_7"], "S")), r"mask/valid must be of demonstrations .*\['demo_7'\]"),
-        (replaced("data", 0), "cannot be read .* laid out otherwise"),
+        (
+            replaced("mask/valid", np.array(["demo_7"], "S")),
+            r"mask/valid must be of demonstrations in .*\['demo_7'\]",
+        ),
+        (replaced("data", 0), "cannot be read .* has another layout"),
         (lambda file: file.move("data/demo_0", "data/demo_x"), "demo_ and a number, got 'demo_x'"),
-        (lambda file: file.__delitem__("data/demo_0/actions"), "demo_0 must be with actions and obs"),
+        (lambda file: file.__delitem__("data/demo_0/actions"), "demo_0 must have actions and obs, got no actions"),
     ],
 )
-def test_a_bad_robomimic_file_is_one_sentence(robomimic, edit, sentence):
+def test_a_bad_robomimic_file_is_reported_in_one_sentence(robomimic, edit, sentence):
     edited(robomimic, edit)
     with pytest.raises(ValueError, match=sentence) as error:
         read(robomimic)
@@ -254,23 +257,23 @@ def test_an_empty_demonstration_is_refused(robomimic):
         read(edited(robomimic, empty))
 
 
-def test_minari_must_have_the_observation_after_the_last_action(minari):
+def test_minari_needs_the_observation_after_the_last_action(minari):
     edited(minari / "data" / "main_data.hdf5", replaced("episode_0/observations/state", OBS))
-    with pytest.raises(ValueError, match="one observation more than actions, .* got 2 and 2"):
+    with pytest.raises(ValueError, match="one observation more than actions, got 2 and 2"):
         read(minari)
 
 
 @pytest.mark.parametrize("form", ["robomimic", "minari", "dppo"])
-def test_a_file_that_was_cut_off_is_one_sentence(form, request):
+def test_an_incomplete_file_is_reported_in_one_sentence(form, request):
     path = request.getfixturevalue(form)
     file = path / "data" / "main_data.hdf5" if form == "minari" else path
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="cannot be read .* damaged, cut off or .*: fetch it again") as error:
+    with pytest.raises(ValueError, match="cannot be read .* damaged, incomplete or .*: fetch it again") as error:
         read(path)
     assert "\n" not in str(error.value)
 
 
-def test_parquet_that_was_cut_off_is_one_sentence(tmp_path):
+def test_incomplete_parquet_is_reported_in_one_sentence(tmp_path):
     folder = lerobot_dataset(tmp_path / "set", "v3.0")
     (file,) = folder.rglob("*.parquet")
     file.write_bytes(file.read_bytes()[:-20])
@@ -279,26 +282,26 @@ def test_parquet_that_was_cut_off_is_one_sentence(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_pickled_objects_are_not_run(dppo):
+def test_pickled_objects_are_not_loaded(dppo):
     np.savez(dppo, states=np.array([{}], object), actions=ACTION, traj_lengths=np.array([1]))
     with pytest.raises(ValueError, match="allow_pickle"):
         read(dppo)
 
 
-def test_an_episode_of_lerobot_that_is_missing_is_noticed(tmp_path):
+def test_a_missing_episode_of_lerobot_is_reported(tmp_path):
     folder = lerobot_dataset(tmp_path / "set", "v2.1")
     next(folder.rglob("episode_000001.parquet")).unlink()
-    with pytest.raises(ValueError, match="data files must be those of 2 episodes"):
+    with pytest.raises(ValueError, match="data must be the files of 2 episodes, got '1 episodes'"):
         read(folder)
 
 
-def test_nothing_is_overwritten_and_nothing_unknown_is_guessed(robomimic, tmp_path):
-    with pytest.raises(ValueError, match="it exists; name another"):
+def test_nothing_is_overwritten_and_unknown_formats_are_refused(robomimic, tmp_path):
+    with pytest.raises(ValueError, match="it exists; choose another"):
         write(robomimic, two_episodes(), "robomimic")
-    with pytest.raises(ValueError, match="there is nothing; check the path"):
+    with pytest.raises(ValueError, match="it does not exist; check the path"):
         read(tmp_path / "none.hdf5")
     (tmp_path / "demos.csv").touch()
-    with pytest.raises(ValueError, match="name one of them"):
+    with pytest.raises(ValueError, match="pass one of them"):
         read(Path(tmp_path / "demos.csv"))
     with pytest.raises(ValueError, match="NAME-v0 or another version"):
         write(tmp_path / "unversioned", two_episodes(), "minari")

@@ -1,4 +1,4 @@
-"""A small arm for tests of the engines: nothing to load, milliseconds to compile."""
+"""A small arm for tests of the engines: it loads no files and compiles in milliseconds."""
 
 import jax
 import jax.numpy as jnp
@@ -38,7 +38,7 @@ ARM = """
 
 
 class Arm(MjcfTask):
-    """Hold the tip at a height; the tip touches the floor where it hangs down."""
+    """Hold the tip at a height; the tip touches the floor when the arm hangs down."""
 
     name = "arm"
     model = ARM

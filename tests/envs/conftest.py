@@ -6,9 +6,9 @@ from genpo_jax.envs import EpisodeEnv
 
 
 class CountingEnv:
-    """Count steps: reward n at the n-th step, observation [n, start, action].
+    """An environment that counts steps: reward n at the n-th step, observation [n, start, action].
 
-    `start` is random in [0, 1), so it names the reset a state comes from. An action of 1 poisons the
+    `start` is random in [0, 1), so it identifies the reset that a state comes from. An action of 1 poisons the
     observation with NaN, and -1 makes the reward 1e9. The episode terminates at step `terminate_at`.
     """
 
@@ -28,7 +28,7 @@ class CountingEnv:
 
     def step(self, state, action):
         count = state["count"] + 1
-        # A Python scalar in the state, as Brax has them.
+        # A Python scalar in the state, as in Brax.
         state = {**state, "count": count, "weak": 1.0}
         reward = jnp.where(action[0] <= -1, 1e9, count)
         return state, self._obs(state, action), reward, count >= self.terminate_at, {"count": count, "ones": 1}
@@ -45,7 +45,7 @@ def counting_env():
 
 @pytest.fixture
 def counting_episodes():
-    """Return `EpisodeEnv` of a `CountingEnv`: `make(episode_length, terminate_at=..., ...)`."""
+    """Return the function `make(episode_length, terminate_at=..., ...)`, which returns an `EpisodeEnv`."""
 
     def make(episode_length, action_repeat=1, squash="clip", **kwargs):
         return EpisodeEnv(CountingEnv(**kwargs), episode_length, action_repeat, squash)

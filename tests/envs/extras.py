@@ -1,4 +1,4 @@
-"""Marks for tests that need what only an optional extra of this package brings."""
+"""Marks for tests that need an optional extra of this package."""
 
 from importlib.util import find_spec
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genpo_jax.envs import EpisodeEnv, EpisodeState, make, registry
+from genpo_jax.envs import EpisodeEnv, EpisodeState, make, names
 from genpo_jax.envs.adapter import LibraryEnvironment
 
 
@@ -20,30 +20,30 @@ def pendulum():
     return make("inverted_pendulum", "spring")
 
 
-def test_sizes_and_time_limit_are_those_of_brax(hopper):
+def test_sizes_and_time_limit_equal_brax(hopper):
     assert (hopper.observation_sizes, hopper.action_size) == ({"state": 11}, 3)
     assert hopper.default_episode_length == 1000
 
 
 @pytest.mark.ci
-def test_a_single_hopper_stands_for_its_first_steps(hopper):
+def test_a_single_hopper_stays_upright_in_its_first_steps(hopper):
     state, obs = hopper.reset(jax.random.key(0))
     assert obs["state"].shape == (11,)
     for _ in range(3):
         state, obs, reward, terminated, metrics = hopper.step(state, jnp.zeros(3))
-        assert 0.5 < reward < 1.5, "1 for standing, more or less for the speed"
+        assert 0.5 < reward < 1.5, "1 for being upright, plus the speed"
         assert not terminated
         assert metrics["x_velocity"] == state.metrics["x_velocity"]
     assert state.pipeline_state.x.pos[0, 2] > 0.7
 
 
 def strong(tree):
-    """Spare a second compilation: Brax's first step makes some types weak."""
+    """Make types strong: Brax's first step makes some weak, which costs a second compilation."""
     return jax.tree.map(lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), tree)
 
 
 @pytest.mark.ci
-def test_rollouts_equal_those_of_brax_own_wrappers_up_to_the_first_reset(pendulum):
+def test_rollouts_equal_brax_wrappers_up_to_the_first_reset(pendulum):
     from brax.envs import training
 
     num_envs, limit = 8, 20
@@ -78,7 +78,7 @@ def test_rollouts_equal_those_of_brax_own_wrappers_up_to_the_first_reset(pendulu
     assert not running.any()
 
 
-def test_the_state_is_that_of_brax_and_has_stable_types(hopper):
+def test_the_state_is_a_brax_state_with_stable_types(hopper):
     from brax.envs import State
 
     episodes = EpisodeEnv(hopper, 50)
@@ -110,7 +110,7 @@ def test_fast_needs_no_backend():
     np.testing.assert_allclose(timestep.reward, [0.02 * 0.02, 0.0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in registry.BRAX if name != "fast"])
+@pytest.mark.parametrize("name", [name for name in names.BRAX if name != "fast"])
 def test_actions_of_every_environment_lie_in_the_unit_interval(name):
     rescaled_by_brax = {"humanoid", "humanoidstandup", "inverted_pendulum", "pusher"}
     limits = make(name).raw.sys.actuator.ctrl_range
@@ -121,8 +121,8 @@ def test_actions_of_every_environment_lie_in_the_unit_interval(name):
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", ["swimmer", "humanoidstandup", "inverted_double_pendulum"])
-def test_environments_that_nothing_else_here_plays_can_be_stepped(name):
-    # swimmer asks jnp.clip for what jax has dropped.
+def test_environments_without_another_test_can_be_stepped(name):
+    # swimmer calls jnp.clip with argument names that jax has removed.
     env = make(name)
     shapes = jax.eval_shape(lambda key: env.step(env.reset(key)[0], jnp.zeros(env.action_size)), jax.random.key(0))
     assert shapes[1]["state"].shape == (env.observation_sizes["state"],)
@@ -146,7 +146,7 @@ class Result:
 
 
 class Raw:
-    """Stand in for a library's environment with two observations; count how often Python runs."""
+    """A stand-in for a library's environment that counts how often its Python code runs."""
 
     action_size = 1
     traces = 0

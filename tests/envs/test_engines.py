@@ -7,6 +7,7 @@ from arms import ARM
 
 from genpo_jax.envs import engines
 from genpo_jax.envs.engines import CEngine, MjxEngine
+from genpo_jax.envs.patches import mujoco_log_ignored
 
 SUBSTEPS = 4
 CONTROLS = np.array([[0.5, -0.2], [1.0, 1.0], [-1.0, 0.3], [0.0, 0.0], [0.2, 1.5], [-0.3, -0.5]], np.float32)
@@ -38,13 +39,13 @@ def played(engine, qpos):
     return jax.lax.scan(step, started(engine, qpos), jnp.asarray(CONTROLS))[1]
 
 
-def test_a_step_is_that_of_mujoco_to_the_last_bit(engine, model):
+def test_a_step_is_bit_identical_to_mujoco(engine, model):
     data = mujoco.MjData(model)
     data.qpos[:] = np.asarray(positions(1)[0])
     mujoco.mj_forward(model, data)
     simulated = jax.jit(lambda q: started(engine, q))(positions(1)[0])
     for ctrl in CONTROLS:
-        # What goes from step to step is rounded to float32, and no more than that is.
+        # Only the state between steps is rounded to float32.
         for name in ("qpos", "qvel", "qacc_warmstart"):
             getattr(data, name)[:] = np.asarray(getattr(simulated, name))
         data.time = float(simulated.time)
@@ -57,8 +58,8 @@ def test_a_step_is_that_of_mujoco_to_the_last_bit(engine, model):
 
 
 @pytest.mark.ci
-def test_it_does_what_mjx_does(engine, model):
-    # The tip touches the floor in some of them.
+def test_it_agrees_with_mjx(engine, model):
+    # In some simulations the tip touches the floor.
     ours, theirs = (jax.jit(jax.vmap(lambda q, e=e: played(e, q)))(positions(8)) for e in (engine, MjxEngine(model)))
     for one, other, bound in zip(ours, theirs, (2e-5, 1e-3, 2e-5, 1e-6), strict=True):
         np.testing.assert_allclose(one, other, atol=bound)
@@ -77,7 +78,7 @@ def test_threads_neighbors_and_nesting_change_no_bit(model, engine):
 
 @pytest.mark.parametrize("field", ["qpos", "qvel", "ctrl"])
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e30])
-def test_a_simulation_that_fails_is_nan_throughout_and_its_neighbors_go_on(engine, field, value, tmp_path, monkeypatch):
+def test_a_failed_simulation_is_nan_in_all_fields_and_the_others_continue(engine, field, value, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     @jax.jit
@@ -99,7 +100,7 @@ def test_a_simulation_that_fails_is_nan_throughout_and_its_neighbors_go_on(engin
         np.testing.assert_array_equal(getattr(mixed, name)[rows], getattr(good, name)[rows])
 
 
-def test_a_simulation_that_mujoco_gives_up_is_nan(engine, monkeypatch):
+def test_a_simulation_that_mujoco_reports_as_failed_is_nan(engine, monkeypatch):
     from mujoco.batch import Batch, SimulationError
 
     step = Batch.step
@@ -113,7 +114,7 @@ def test_a_simulation_that_mujoco_gives_up_is_nan(engine, monkeypatch):
     assert np.isnan(data.qpos).all(axis=1).tolist() == [False, True, False]
 
 
-def test_what_the_engine_has_no_place_for_is_refused():
+def test_a_model_with_unsupported_state_is_refused():
     spec = mujoco.MjSpec.from_string(ARM)
     spec.nuserdata = 3
     with pytest.raises(ValueError, match="without plugins, delays, user data and sleep.*use backend mjx"):
@@ -130,6 +131,26 @@ def test_an_accelerator_or_several_processes_are_refused(model, monkeypatch):
         engines.check_c()
 
 
-def test_no_step_is_no_number_of_steps(engine):
+def test_zero_substeps_are_refused(engine):
     with pytest.raises(ValueError, match="substeps must be >= 1, got 0"):
         engine.step(engine.start(), 0)
+
+
+def test_unstable_simulations_log_nothing_and_the_log_settings_are_restored(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    unstable = ARM.replace('ctrlrange="-1 1"', 'ctrlrange="-1e9 1e9" gear="1e12"')
+    engine = CEngine(mujoco.MjModel.from_xml_string(unstable))
+    ctrl = jnp.full((4, 2), 1e9)
+    jax.vmap(lambda c: engine.step(engine.start().replace(ctrl=c), 10))(ctrl).qpos.block_until_ready()
+    assert not list(tmp_path.iterdir())
+    assert "unstable" not in "".join(capfd.readouterr())
+    config = mujoco.MjLogConfig.get()
+    assert config.logto_console and config.logto_file
+
+
+def test_parallel_calls_restore_the_log_settings_once():
+    with mujoco_log_ignored():
+        with mujoco_log_ignored():
+            pass
+        assert not mujoco.MjLogConfig.get().logto_file
+    assert mujoco.MjLogConfig.get().logto_file

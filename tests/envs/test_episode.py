@@ -52,7 +52,7 @@ def test_termination_before_and_at_the_time_limit_is_termination(counting_episod
         assert not timesteps.truncated.any()
 
 
-def test_returns_and_lengths_include_the_last_step_and_start_again_from_zero(counting_episodes):
+def test_returns_and_lengths_include_the_last_step_and_restart_from_zero(counting_episodes):
     episodes = counting_episodes(3)
     last, _, timesteps = play(episodes, episodes.init(keys(2)), idle(4, 2))
     assert timesteps.reward[:, 0].tolist() == [1, 2, 3, 1]
@@ -62,7 +62,7 @@ def test_returns_and_lengths_include_the_last_step_and_start_again_from_zero(cou
     assert last.episode_length.tolist() == [1, 1]
 
 
-def test_next_obs_is_the_real_final_observation_and_obs_that_of_the_new_episode(counting_episodes):
+def test_next_obs_is_the_final_observation_and_obs_is_the_first_of_the_new_episode(counting_episodes):
     episodes = counting_episodes(3)
     first = episodes.init(keys(2))
     _, states, timesteps = play(episodes, first, idle(3, 2))
@@ -85,7 +85,7 @@ def test_neighbors_and_episodes_of_successive_rollouts_start_differently(countin
     assert all(len(set(column)) == 4 for column in starts.T), "one environment over time"
 
 
-def test_an_environment_does_the_same_whatever_runs_beside_it(counting_episodes):
+def test_an_environment_is_independent_of_its_neighbors(counting_episodes):
     episodes = counting_episodes(3)
     together = episodes.init(keys(8), stagger=True)
     alone = episodes.init(keys(8)[2:4], stagger=True)
@@ -96,7 +96,7 @@ def test_an_environment_does_the_same_whatever_runs_beside_it(counting_episodes)
     assert_same(jax.tree.map(lambda leaf: leaf[2:4], together), alone)
 
 
-def test_refresh_brings_starts_never_seen_before_and_leaves_running_episodes_alone(counting_episodes):
+def test_refresh_brings_new_starts_and_leaves_running_episodes_unchanged(counting_episodes):
     episodes = counting_episodes(2)
     first = episodes.init(keys(8))
     second = episodes.refresh(first)
@@ -107,7 +107,7 @@ def test_refresh_brings_starts_never_seen_before_and_leaves_running_episodes_alo
     assert_same(first.obs, third.obs)
 
 
-def test_a_reset_replaces_every_leaf_of_the_state_typed_keys_too(counting_episodes):
+def test_a_reset_replaces_every_leaf_of_the_state_including_typed_keys(counting_episodes):
     episodes = counting_episodes(1)
     first = episodes.init(keys(2))
     last, _, _ = play(episodes, first, idle(1, 2))
@@ -122,7 +122,7 @@ def test_non_finite_physics_truncates_without_reward_and_keeps_the_last_good_obs
     _, states, timesteps = play(episodes, first, idle(4, 2).at[2, 0].set(poison))
     assert timesteps.nonfinite[:, 0].tolist() == [False, False, True, False]
     assert timesteps.truncated[:, 0].tolist() == [False, False, True, False]
-    assert not timesteps.terminated[:, 0].any(), "although step 3 is where the task ends"
+    assert not timesteps.terminated[:, 0].any(), "although the task ends at step 3"
     assert timesteps.reward[:, 0].tolist() == [1, 2, 0, 1]
     assert timesteps.episode_return[2, 0] == 3
     assert timesteps.next_obs["state"][2, 0, 0] == 2
@@ -138,7 +138,7 @@ def test_non_finite_physics_of_one_environment_leaves_the_others_untouched(count
     assert_same(*(jax.tree.map(lambda leaf: leaf[:, ::2], run) for run in (clean, poisoned)))
 
 
-def test_non_finite_resets_never_show(counting_episodes):
+def test_non_finite_resets_are_never_returned(counting_episodes):
     episodes = counting_episodes(10, nan_resets=True)
     first = episodes.init(keys(2))
     _, states, timesteps = play(episodes, episodes.refresh(first), idle(3, 2))
@@ -181,14 +181,14 @@ def test_actions_are_squashed_into_the_unit_interval(counting_episodes, squash, 
     assert (np.abs(timestep.next_obs["state"][:, 2]) <= 1).all()
 
 
-def test_one_key_gives_the_same_rollout_bit_for_bit_and_another_key_another(counting_episodes):
+def test_equal_keys_give_bit_identical_rollouts_and_different_keys_different_ones(counting_episodes):
     episodes = counting_episodes(3)
     runs = [play(episodes, episodes.init(keys(4, seed)), idle(7, 4)) for seed in (0, 0, 1)]
     assert_same(runs[0], runs[1])
     assert (runs[0][1].obs["state"] != runs[2][1].obs["state"]).any()
 
 
-def test_a_rollout_cut_in_two_equals_one_in_one_piece(counting_episodes):
+def test_a_rollout_in_two_parts_equals_one_in_one_part(counting_episodes):
     episodes = counting_episodes(3)
     first = episodes.init(keys(4))
     whole, _, _ = play(episodes, first, idle(7, 4))
@@ -239,7 +239,7 @@ def test_seeds_can_be_vmapped(counting_episodes):
         ({"squash": "relu"}, "squash must be 'tanh' or 'clip', got 'relu'"),
     ],
 )
-def test_nonsense_is_refused(counting_env, kwargs, message):
+def test_invalid_settings_are_refused(counting_env, kwargs, message):
     with pytest.raises(ValueError, match=message):
         EpisodeEnv(**{"env": counting_env(), "episode_length": 3, **kwargs})
 
@@ -254,7 +254,7 @@ def test_staggered_first_episodes_end_at_random_times_and_later_ones_at_the_limi
         lengths.append(jnp.where(ended, timestep.episode_length, 0))
     first = jnp.asarray(lengths[:10]).max(axis=0)
     assert set(first.tolist()) == set(range(1, 11))
-    # ten steps after its first end, every environment ends again, at the limit
+    # Ten steps after its first end, every environment ends again, at the time limit.
     again = jnp.asarray(lengths)[first - 1 + 10, jnp.arange(512)]
     assert (again == 10).all()
 
@@ -265,7 +265,7 @@ def test_without_stagger_all_end_together(counting_episodes):
 
 
 class Path:
-    """The state is the sum of the actions; succeeds beyond 2.5 and pays every action."""
+    """The state is the sum of the actions; success is a state above 2.5; the reward is the action."""
 
     name = "path"
     action_size = 1

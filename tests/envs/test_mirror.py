@@ -1,4 +1,4 @@
-"""The image of a step is a step, with the same reward: in the real environments, or the symmetry is a mistake."""
+"""Check in the real environments that the image of a transition is a transition with the same reward."""
 
 import dataclasses
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from genpo_jax.envs.robot_mirrors import AXIAL, QUATERNION, VECTOR, Sagittal
 STEPS = 4
 
 
-def test_parts_and_their_repetition_give_the_numbers_worked_out_by_hand():
+def test_direct_sum_and_kronecker_product_give_the_numbers_computed_by_hand():
     parts = together(unchanged(1), signs(-1, 1), exchanged(1, 0))
     np.testing.assert_array_equal(parts(jnp.array([1.0, 2.0, 3.0, 4.0, 5.0])), [1, -2, 3, 5, 4])
     two_feet = each(exchanged(1, 0), VECTOR)
@@ -27,7 +27,7 @@ def test_parts_and_their_repetition_give_the_numbers_worked_out_by_hand():
 @pytest.mark.parametrize(
     ("indices", "values"), [((1, 2, 0), (1, 1, 1)), ((1, 0), (1, -1)), ((0, 0), (1, 1)), ((0,), (2,)), ((0, 1), (1,))]
 )
-def test_what_is_not_its_own_inverse_is_refused(indices, values):
+def test_a_permutation_that_is_no_involution_is_refused(indices, values):
     with pytest.raises(ValueError, match="mirror image"):
         SignedPermutation(indices, values)
 
@@ -48,7 +48,7 @@ def test_a_chunk_of_actions_is_mirrored_action_by_action():
 
 
 def play(step, state, actions):
-    """Return observations and rewards of a few steps."""
+    """Return the observations and rewards of a few steps."""
 
     def one(state, action):
         state, obs, reward, *_ = step(state, action)
@@ -58,7 +58,7 @@ def play(step, state, actions):
 
 
 def sides(env, data, speed_scale, height=0.0):
-    """Return positions and speeds near those of `data` and so much higher, and their images."""
+    """Return positions and velocities near those of `data`, raised by `height`, and their mirror images."""
     robot, random = Sagittal(mj_model_of(env)), np.random.default_rng(1)
     place, speed = together(VECTOR, QUATERNION, robot.joints), together(VECTOR, AXIAL, robot.joints)
     bent = jnp.asarray(random.uniform(-0.1, 0.1, len(robot.joints)), jnp.float32)
@@ -68,19 +68,19 @@ def sides(env, data, speed_scale, height=0.0):
 
 
 def agree(env, start, image, tolerance, reward_tolerance, but=()):
-    """Compare a few steps from a state with those of mirrored actions from its image, but for some coordinates."""
+    """Compare steps from a state with mirrored steps from its image, except the coordinates in `but`."""
     mirror = mirror_of(env, env.observation_sizes, env.action_size)
     actions = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (STEPS, env.action_size)), jnp.float32)
     both = jax.jit(lambda state, actions: play(env.step, state, actions))
     obs, reward = both(start, actions)
     image_obs, image_reward = both(image, mirror.action(actions))
-    for name, wanted in mirror.observation(obs).items():
-        scale = np.maximum(1, np.abs(wanted))
-        kept = [i for i in range(wanted.shape[-1]) if i not in but]
-        found, wanted = ((x / scale)[:, kept] for x in (image_obs[name], wanted))
-        np.testing.assert_allclose(found, wanted, atol=tolerance, err_msg=name)
+    for name, expected in mirror.observation(obs).items():
+        scale = np.maximum(1, np.abs(expected))
+        kept = [i for i in range(expected.shape[-1]) if i not in but]
+        actual, expected = ((x / scale)[:, kept] for x in (image_obs[name], expected))
+        np.testing.assert_allclose(actual, expected, atol=tolerance, err_msg=name)
     np.testing.assert_allclose(image_reward, reward, atol=reward_tolerance)
-    # A robot that stands in the plane would agree with any symmetry.
+    # A state that is its own image would agree with any symmetry.
     assert max(np.abs(mirror.observation(obs)[name] - obs[name]).max() for name in obs) > 10 * tolerance
 
 
@@ -94,8 +94,8 @@ def test_a_mirrored_push_moves_the_mirrored_t():
     agree(env, state, dataclasses.replace(state, data=data), 1e-4, 1e-4)
 
 
-def test_the_ant_walks_the_same_on_the_other_side():
-    # Spring's contacts with the ground are not symmetric themselves: to 3 % of a reward; in the air it agrees to 1e-6.
+def test_the_ant_moves_symmetrically():
+    # With backend spring, contacts with the ground are asymmetric, by 3 % of a reward; in the air it agrees to 1e-6.
     env = make("ant", "c")
     state, _ = env.reset(jax.random.key(0))
     start, image = sides(env, state.pipeline_state, 1.0)
@@ -108,8 +108,8 @@ def test_the_ant_walks_the_same_on_the_other_side():
 
 
 @pytest.mark.ci
-def test_the_humanoid_sees_the_same_on_the_other_side():
-    # It would not move the same: Brax gives its right hip another armature, its right knee another stiffness.
+def test_the_humanoid_observes_symmetrically():
+    # It does not move symmetrically: in Brax its right hip has another armature, its right knee another stiffness.
     env = make("humanoid", "spring")
     mirror = env.mirror
     random = np.random.default_rng(1)
@@ -128,11 +128,11 @@ def test_the_humanoid_sees_the_same_on_the_other_side():
 @pytest.mark.ci
 @needs_robots
 @pytest.mark.parametrize("name", ["Go1JoystickFlatTerrain", "G1JoystickFlatTerrain"])
-def test_playground_s_robots_walk_the_same_on_the_other_side(name):
+def test_robots_of_playground_move_symmetrically(name):
     env = make(name, "c")
     env.raw._config.noise_config.level = 0.0
     state, _ = env.reset(jax.random.key(2))
-    # In the air: the masses of the real robots are not quite symmetric, and what a foot meets first is not either.
+    # In the air, because the masses of the real robots, and therefore their contacts, are slightly asymmetric.
     place, mirrored_place = sides(env, state.data, 0.3, height=0.5)
     info = dict(state.info, command=jnp.array([0.5, 0.2, -0.3]))
     mirrored_info = dict(info, command=info["command"] * jnp.array([1.0, -1.0, -1.0]))
@@ -140,6 +140,6 @@ def test_playground_s_robots_walk_the_same_on_the_other_side(name):
         mirrored_info["phase"] = info["phase"][::-1]
     start = state.replace(data=state.data.replace(**place), info=info)
     image = state.replace(data=state.data.replace(**mirrored_place), info=mirrored_info)
-    # Go1's inertial sensor sits beside its middle, and feels what turns it: its linear speeds and acceleration.
+    # Go1's inertial sensor is off-center, so a rotation changes its linear velocities and acceleration.
     off_center = (*range(3), *range(51, 54), *range(57, 60)) if name.startswith("Go1") else ()
     agree(env, start, image, 0.02 if name.startswith("G1") else 0.15, 6e-3, off_center)

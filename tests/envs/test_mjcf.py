@@ -8,6 +8,7 @@ import mujoco
 import numpy as np
 import pytest
 from arms import ARM, Arm
+from etils import epath
 
 import genpo_jax
 from genpo_jax import MjcfTask, Start
@@ -47,7 +48,7 @@ def test_an_action_spans_the_range_of_its_actuators(arm):
         np.testing.assert_allclose(after.data.ctrl, ctrl)
 
 
-def test_what_a_start_leaves_out_is_as_in_the_first_keyframe():
+def test_fields_missing_from_a_start_come_from_the_first_keyframe():
     class Home(Arm):
         def initial(self, key):
             return Start(qvel=jnp.array([1.0, 2.0]), goal=0.3)
@@ -56,6 +57,35 @@ def test_what_a_start_leaves_out_is_as_in_the_first_keyframe():
     np.testing.assert_allclose(state.data.qpos, [0.1, -0.2])
     np.testing.assert_allclose(state.data.qvel, [1, 2])
     np.testing.assert_allclose(state.data.ctrl, [0, 0.5])
+
+
+FILTERED = ARM.replace(
+    '<motor name="elbow" joint="elbow" ctrlrange="-0.5 1.5"/>',
+    '<general name="elbow" joint="elbow" ctrlrange="-0.5 1.5" dyntype="filter" dynprm="0.1"/>',
+).replace('ctrl="0 0.5"/>', 'ctrl="0 0.5" act="0.25" time="2"/>')
+
+
+@pytest.mark.parametrize("backend", ["c", pytest.param("mjx", marks=pytest.mark.ci)])
+def test_activations_are_read_set_and_restored_from_the_keyframe(backend):
+    class Filtered(Arm):
+        model = FILTERED
+        act = None
+
+        def initial(self, key):
+            return Start(act=self.act, goal=0.3)
+
+        def observe(self, s):
+            return jnp.concatenate([s.act, s.time[None]])
+
+    task = Filtered(backend)
+    np.testing.assert_allclose(task.reset(jax.random.key(0))[1]["state"], [0.25, 2.0])
+    task.act = [0.75]
+    state, obs = task.reset(jax.random.key(0))
+    np.testing.assert_allclose(obs["state"], [0.75, 2.0])
+    # A filter moves its activation towards the control at the rate 1 / dynprm.
+    data = state.data.replace(ctrl=jnp.zeros(2))
+    after = jax.jit(lambda data: task.engine.step(data, 1))(data)
+    np.testing.assert_allclose(after.act, [0.75 * (1 - 0.005 / 0.1)], rtol=1e-5)
 
 
 def test_sensors_are_one_physics_step_behind_the_state(arm):
@@ -68,7 +98,7 @@ def test_sensors_are_one_physics_step_behind_the_state(arm):
     assert 0 < np.abs(seen - now).max() < 3 * 0.005
 
 
-def test_success_and_ways_are_those_of_the_last_step_and_metrics_are_sums():
+def test_success_and_modes_keep_the_last_value_and_metrics_are_sums():
     class Blinking(Arm):
         def initial(self, key):
             return replace(super().initial(key), memory=jnp.zeros(()))
@@ -94,7 +124,7 @@ def test_success_and_ways_are_those_of_the_last_step_and_metrics_are_sums():
     assert after(5) == [[0, 0], [5, 5], [15, 15], [5, 5]]
 
 
-def test_a_simulation_that_fails_ends_its_episode_alone():
+def test_a_failed_simulation_ends_only_its_own_episode():
     class Fragile(Arm):
         def control(self, s, action):
             return jnp.where(action > 0.9, jnp.nan, action)
@@ -126,7 +156,7 @@ def config(**changes):
 
 
 @pytest.mark.ci
-def test_a_run_on_it_reports_success_and_goes_on_bit_for_bit(tmp_path):
+def test_a_run_on_it_reports_success_and_resumes_bit_identically(tmp_path):
     whole = genpo_jax.train(Arm("c"), config(), tmp_path / "whole", progress=False)
     genpo_jax.train(Arm("c"), replace(config(), num_timesteps=128), tmp_path / "half", progress=False)
     half = genpo_jax.train(Arm("c"), config(), tmp_path / "half", resume=True, progress=False)
@@ -146,8 +176,12 @@ def arm_with(**members):
     [
         ({"control_dt": 0.012}, "control_dt of arm must be a positive multiple of the model's time step of 0.005 s"),
         ({"control_dt": 0.0}, "control_dt of arm must be a positive multiple"),
-        ({"model": "no/such.xml"}, "model of arm must be the path of an MJCF file, got 'no/such.xml'"),
-        ({"model": None}, "model of arm must be a path, a text or an MjSpec, got None"),
+        (
+            {"model": "no/such.xml"},
+            "path of an MJCF file relative to the current folder /.*, got 'no/such.xml'; write Path",
+        ),
+        ({"model": Path("/no/such.xml")}, "model of arm must be the path of an MJCF file, got '/no/such.xml'"),
+        ({"model": None}, "model of arm must be a path, MJCF text or an MjSpec, got None"),
         ({"model": "<mujoco><worldbody><body><geom/></body></worldbody></mujoco>"}, "does not compile"),
         ({"model": ARM.replace("<worldbody>", '<asset><mesh file="hand.stl"/></asset><worldbody>')}, "hand.stl"),
         ({"model": ARM.replace('ctrlrange="-1 1"', "")}, "ctrlrange of arm must be given for all.*none for shoulder"),
@@ -160,17 +194,21 @@ def arm_with(**members):
         ({"control": lambda self, s, action: action[:1]}, r"control of arm must be of shape \(2,\), got \(1,\)"),
         ({"action_size": 3}, "action_size of arm must be the number of actuators, 2, got 3; define control"),
         ({"initial": lambda self, key: Start(qpos=jnp.zeros(3))}, r"qpos of arm's Start must be of shape \(2,\)"),
-        ({"remember": lambda self, s: s.qpos}, r"the memory of arm must be what it was, \(\), got"),
-        ({"initial": lambda self, key: jnp.zeros(2)}, "what initial of arm returns must be a Start"),
+        ({"initial": lambda self, key: Start(act=[0.5])}, r"act of arm's Start must be of shape \(0,\), got \(1,\)"),
+        (
+            {"remember": lambda self, s: s.qpos},
+            r"memory that remember of arm returns must be \(\), as in Start, got",
+        ),
+        ({"initial": lambda self, key: jnp.zeros(2)}, "the result of initial of arm must be a Start"),
         ({"initial": lambda self, key: Start(qpos=jnp.full(2, jnp.nan))}, "must be finite at the start"),
     ],
 )
-def test_a_task_that_cannot_be_right_is_refused_with_what_to_do(members, message):
+def test_an_invalid_task_is_refused_with_a_remedy(members, message):
     with pytest.raises(ValueError, match=message):
         arm_with(**members)("c")
 
 
-def test_an_engine_that_lacks_a_feature_names_the_one_that_has_it():
+def test_an_engine_that_lacks_a_feature_names_the_engine_that_has_it():
     # MJX has no user sensors.
     lacking = ARM.replace("<sensor>", '<sensor><user name="mine" dim="1"/>')
     arm_with(model=lacking)("c")
@@ -182,7 +220,8 @@ def test_an_engine_that_lacks_a_feature_names_the_one_that_has_it():
 
 def test_a_path_a_text_and_a_spec_are_the_same_task(tmp_path, arm):
     (tmp_path / "arm.xml").write_text(ARM)
-    for source in (tmp_path / "arm.xml", str(tmp_path / "arm.xml"), mujoco.MjSpec.from_string(ARM)):
+    path = tmp_path / "arm.xml"
+    for source in (path, str(path), epath.Path(path), mujoco.MjSpec.from_string(ARM), "\n" + ARM):
         task = arm_with(model=source)("c")
         assert task.sha256["model"] == arm.sha256["model"]
     other = arm_with(model=ARM.replace("500", "400", 1))("c")
@@ -195,7 +234,7 @@ def test_the_example_is_short():
     assert sum(1 for line in body.splitlines() if line.strip() and not line.strip().startswith('"""')) < 40
 
 
-def test_a_task_without_its_functions_says_which(arm):
+def test_a_missing_method_is_named(arm):
     class Bare(MjcfTask):
         model = ARM
         control_dt = 0.02

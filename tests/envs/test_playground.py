@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from extras import needs_robots
 
-from genpo_jax.envs import EpisodeEnv, make, registry, robots
+from genpo_jax.envs import EpisodeEnv, make, names, robots
 
-# They read contacts of MJX's data.
+# Environments that read contacts of MJX's data.
 UNPLAYABLE_IN_C = ()
 
 
@@ -29,13 +29,13 @@ def test_cartpole_runs_to_its_time_limit():
     np.testing.assert_allclose(timesteps.episode_return[-1], timesteps.reward.sum(axis=0), rtol=1e-6)
 
 
-def test_a_missing_playground_is_reported_with_how_to_install_it(monkeypatch):
+def test_a_missing_playground_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco_playground", None)
     with pytest.raises(ImportError, match=r"pip install 'genpo-jax\[playground\]'"):
         make("CartpoleBalance")
 
 
-def test_missing_robots_are_reported_with_where_to_put_them(monkeypatch):
+def test_missing_robots_are_reported_with_the_remedies(monkeypatch):
     library = pytest.importorskip("mujoco_playground").registry
 
     def fail(*args, **kwargs):
@@ -49,7 +49,7 @@ def test_missing_robots_are_reported_with_where_to_put_them(monkeypatch):
 
 
 @pytest.mark.ci
-def test_the_c_engine_plays_cartpole_as_mjx_does():
+def test_the_c_engine_simulates_cartpole_like_mjx():
     pytest.importorskip("mujoco_playground")
     seen = []
     for backend in ("c", "jax"):
@@ -66,7 +66,7 @@ def test_the_c_engine_plays_cartpole_as_mjx_does():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_robots_are_found_in_the_first_place_that_has_them(tmp_path, monkeypatch):
+def test_robots_are_found_in_the_first_folder_that_has_them(tmp_path, monkeypatch):
     for root in ("checkout", "cloned"):
         for robot in ("arm", "hand") if root == "cloned" else ("arm",):
             (tmp_path / root / robot).mkdir(parents=True)
@@ -86,8 +86,8 @@ def test_robots_are_found_in_the_first_place_that_has_them(tmp_path, monkeypatch
 
 @pytest.mark.slow
 @needs_robots
-@pytest.mark.parametrize("name", registry.PLAYGROUND)
-def test_every_listed_environment_steps_on_the_c_engine_or_says_why_not(name):
+@pytest.mark.parametrize("name", names.PLAYGROUND)
+def test_every_listed_environment_steps_on_the_c_engine_or_is_refused(name):
     try:
         env = make(name, "c")
     except ValueError as error:
@@ -101,9 +101,9 @@ def test_every_listed_environment_steps_on_the_c_engine_or_says_why_not(name):
 
 @pytest.mark.slow
 @needs_robots
-def test_playground_randomizes_its_own(tmp_path):
+def test_randomizations_of_playground_are_used(tmp_path):
     env = make("Go1JoystickFlatTerrain", "jax", randomize=True)
     states, _ = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), 2))
     assert any((leaf[0] != leaf[1]).any() for leaf in states.drawn)
-    with pytest.raises(ValueError, match="CartpoleBalance ships no randomization"):
+    with pytest.raises(ValueError, match="CartpoleBalance has no randomization"):
         make("CartpoleBalance", "jax", randomize=True)

@@ -11,14 +11,14 @@ from genpo_jax.runtime import compiler_options
 
 
 def heavier(model, keys):
-    """Scale all masses by 1 to 5."""
+    """Scale all masses by a factor in [1, 5]."""
     scale = jax.vmap(lambda key: jax.random.uniform(key, minval=1.0, maxval=5.0))(keys)
     axes = jax.tree.map(lambda _: None, model).replace(body_mass=0)
     return model.replace(body_mass=scale[:, None] * model.body_mass), axes
 
 
 def compiled(function):
-    """Compile as training does: with XLA's fusion emitters MJX takes minutes on a CPU."""
+    """Compile without XLA's fusion emitters, with which MJX takes minutes on a CPU."""
     return jax.jit(function, compiler_options=compiler_options(fusion_emitters=False))
 
 
@@ -28,7 +28,7 @@ def arm():
 
 
 @pytest.mark.ci
-def test_environments_side_by_side_have_parameters_of_their_own_and_keep_them(arm):
+def test_parallel_environments_have_different_parameters_and_keep_them(arm):
     states, _ = compiled(jax.vmap(arm.reset))(jax.random.split(jax.random.key(0), 4))
     (masses,) = states.drawn
     scales = masses[:, 1] / arm.env.mj_model.body_mass[1]
@@ -49,14 +49,14 @@ def test_a_heavier_arm_moves_less_under_the_same_torque(arm):
         idle = step(state.replace(drawn=[scale * nominal]), -jnp.ones(2))[0]
         speeds.append(float(jnp.abs(moved.state.data.qvel - idle.state.data.qvel)[0]))
     assert speeds[1] < 0.7 * speeds[0]
-    # The environment itself is as before.
+    # The wrapped environment is unchanged.
     plain = compiled(arm.env.step)(state.state, jnp.ones(2))[0]
     same = step(state.replace(drawn=[nominal]), jnp.ones(2))[0]
     np.testing.assert_allclose(plain.data.qvel, same.state.data.qvel, rtol=1e-5)
 
 
 @pytest.mark.ci
-def test_a_new_episode_draws_anew(arm):
+def test_a_new_episode_draws_new_parameters(arm):
     episodes = EpisodeEnv(arm, 2)
     state = compiled(episodes.init)(jax.random.split(jax.random.key(0), 3))
     before = np.asarray(state.env_state.drawn[0])
@@ -75,17 +75,17 @@ def test_a_new_episode_draws_anew(arm):
         (lambda model, keys: (model, heavier(model, keys)[1]), r"must have the shape \(3, 3\) and axis 0, got \(3,\)"),
     ],
 )
-def test_a_function_that_draws_something_else_is_refused(arm, function, message):
+def test_an_invalid_randomization_is_refused(arm, function, message):
     with pytest.raises(ValueError, match=message):
         RandomizedEnvironment(arm.env, function)
 
 
-def test_what_cannot_be_randomized_says_so():
-    with pytest.raises(ValueError, match="shows no model to randomize"):
+def test_an_environment_that_cannot_be_randomized_is_refused():
+    with pytest.raises(ValueError, match="has no model to randomize"):
         RandomizedEnvironment(Arm("c"), heavier)
     with pytest.raises(ValueError, match="backend c simulates one model for all environments"):
         make("panda_push", randomize=True)
-    with pytest.raises(ValueError, match="ring ships no randomization; leave it out, or pass randomization_fn"):
+    with pytest.raises(ValueError, match="ring has no randomization; leave it out, or pass randomization_fn"):
         make("ring", randomize=True)
     with pytest.raises(ValueError, match="randomization_fn needs an environment object"):
         genpo_jax.train("ring", randomization_fn=heavier)

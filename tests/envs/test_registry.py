@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from genpo_jax.envs import check, make, registry
+from genpo_jax.envs import check, make, names
 
 
 def test_each_name_has_its_default_backend():
@@ -36,28 +36,34 @@ def test_a_mistyped_name_is_refused_with_the_nearest_and_the_list(typo, meant):
         ("CartpoleBalance", "spring", "choose one of jax, warp"),
     ],
 )
-def test_a_backend_the_environment_has_not_is_refused_with_what_to_do(name, backend, remedy):
+def test_an_unknown_backend_is_refused_with_a_remedy(name, backend, remedy):
     with pytest.raises(ValueError, match=f"'{name}' has no backend '{backend}'; {remedy}"):
         make(name, backend)
 
 
-def test_names_are_checked_without_importing_a_physics_library():
+def test_names_are_checked_without_importing_jax_or_a_physics_library():
     code = (
         "import sys; from genpo_jax.envs import check; check('ant'); check('CartpoleBalance');"
         "loaded = {name.split('.')[0] for name in sys.modules};"
-        "assert not loaded & {'brax', 'mujoco', 'mujoco_playground'}, loaded"
+        "assert not loaded & {'jax', 'brax', 'mujoco', 'mujoco_playground'}, loaded"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_the_names_are_those_of_brax():
+def test_the_names_equal_the_names_in_brax():
     from brax import envs
 
-    assert set(registry.BRAX) == set(envs._envs)
+    assert set(names.BRAX) == set(envs._envs)
 
 
-def test_the_names_are_those_of_playground():
+def test_the_names_equal_the_names_in_playground():
     playground = pytest.importorskip("mujoco_playground")
-    assert set(registry.DM_CONTROL) == set(playground.dm_control_suite.ALL_ENVS)
-    assert set(registry.LOCOMOTION) == set(playground.locomotion.ALL_ENVS)
-    assert set(registry.MANIPULATION) == set(playground.manipulation.ALL_ENVS)
+    assert set(names.DM_CONTROL) == set(playground.dm_control_suite.ALL_ENVS)
+    assert set(names.LOCOMOTION) == set(playground.locomotion.ALL_ENVS)
+    assert set(names.MANIPULATION) == set(playground.manipulation.ALL_ENVS)
+
+
+def test_every_listed_name_is_listed_once_and_has_a_backend():
+    assert len(set(names.NAMES)) == len(names.NAMES)
+    assert all(names.backends_of(name) for name in names.NAMES)
+    assert names.backends_of("my-arm") is None

@@ -6,7 +6,7 @@ import pytest
 
 from genpo_jax.data.collect import record_demonstrations, scripted_actor
 from genpo_jax.envs import make
-from genpo_jax.envs.registry import TASKS
+from genpo_jax.envs.names import TASKS
 from genpo_jax.envs.tasks import panda
 from genpo_jax.runtime import compiler_options
 
@@ -35,11 +35,11 @@ def test_random_actions_keep_everything_finite_and_solve_nothing(tasks, name):
     assert success[:, -1].mean() < 0.3
 
 
-# What pushes is also what reaches.
+# panda_push covers the arm of panda_reach.
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name == "panda_reach" else pytest.mark.ci) for name in TASKS]
 )
-def test_both_engines_see_and_reward_the_same(tasks, name):
+def test_both_engines_give_the_same_observations_and_rewards(tasks, name):
     actions = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, tasks[name].action_size)), jnp.float32)
 
     def play(task):
@@ -47,19 +47,19 @@ def test_both_engines_see_and_reward_the_same(tasks, name):
             state, obs, reward, *_ = task.step(state, action)
             return state, (obs["state"], reward)
 
-        # Without, MJX takes minutes on a CPU.
+        # With fusion emitters, MJX takes minutes on a CPU.
         xla_options = compiler_options(fusion_emitters=False)
         play = jax.jit(lambda key: jax.lax.scan(step, task.reset(key)[0], actions)[1], compiler_options=xla_options)
         return play(jax.random.key(3))
 
     (ours, our_reward), (theirs, their_reward) = play(tasks[name]), play(make(name, "mjx"))
-    # Random actions drive the arm's last joints to the limits of their force, where the engines integrate differently.
+    # Random actions drive the arm's last joints to their force limits, where the engines integrate differently.
     arm = name != "push_t"
     np.testing.assert_allclose(ours, theirs, atol=0.2 if arm else 5e-3)
     np.testing.assert_allclose(our_reward, their_reward, atol=0.05 if arm else 1e-3)
 
 
-def test_the_arm_s_joints_put_the_tool_where_it_is_wanted_pointing_down(tasks):
+def test_inverse_kinematics_put_the_tool_at_a_position_pointing_down(tasks):
     model = tasks["panda_push"].mj_model
     data = mujoco.MjData(model)
     for place in ([0.5, 0.0, 0.1], [0.4, -0.3, 0.03], [0.65, 0.3, 0.2], [0.3, 0.0, 0.05]):
@@ -84,16 +84,16 @@ def test_pushing_a_box_to_its_goal_is_success_and_earns_more(tasks):
     task = tasks["panda_push"]
     state, _ = task.reset(jax.random.key(0))
     step = jax.jit(task.step)
-    there = state.replace(goal=state.data.qpos[7:9])
+    at_goal = state.replace(goal=state.data.qpos[7:9])
     away = state.replace(goal=state.data.qpos[7:9] + jnp.array([0.2, 0.0]))
-    (_, _, near, _, good), (_, _, far, _, bad) = step(there, jnp.zeros(3)), step(away, jnp.zeros(3))
+    (_, _, near, _, good), (_, _, far, _, bad) = step(at_goal, jnp.zeros(3)), step(away, jnp.zeros(3))
     assert (good["success"], bad["success"]) == (1, 0)
     assert near > far + 1.5
     np.testing.assert_allclose(bad["distance"], 0.2, atol=1e-4)
 
 
 @pytest.mark.parametrize(("turned", "error"), [(0.0, 0.0), (0.3, 0.03), (2 * np.pi - 0.3, 0.03), (np.pi, 0.1 * np.pi)])
-def test_the_error_of_a_t_counts_a_tenth_of_its_angle_the_short_way(tasks, turned, error):
+def test_the_error_of_a_t_includes_a_tenth_of_the_smaller_angle(tasks, turned, error):
     task = tasks["push_t"]
     state, _ = task.reset(jax.random.key(0))
     qpos = jnp.array([0.0, 0.0, -np.pi / 4 + turned, 0.3, 0.3])
@@ -102,43 +102,43 @@ def test_the_error_of_a_t_counts_a_tenth_of_its_angle_the_short_way(tasks, turne
 
 
 @pytest.mark.ci
-def test_the_expert_pushes_a_box_there_by_both_sides_equally_often(tasks):
+def test_the_expert_reaches_the_goal_by_both_sides_equally_often(tasks):
     recorded = record_demonstrations(
         tasks["panda_push"], scripted_actor(tasks["panda_push"], 64), 64, jax.random.key(0)
     )
-    ways = np.stack([recorded.metrics[f"way_{k}"] for k in range(2)])
+    modes = np.stack([recorded.metrics[f"mode_{k}"] for k in range(2)])
     assert recorded.metrics["success"].mean() > 0.9
-    np.testing.assert_array_equal(ways.sum(axis=0), recorded.metrics["success"])
+    np.testing.assert_array_equal(modes.sum(axis=0), recorded.metrics["success"])
     # Four standard errors of a half.
-    np.testing.assert_allclose(ways.mean(axis=1), 0.5, atol=0.05 + 4 * np.sqrt(0.25 / 64))
+    np.testing.assert_allclose(modes.mean(axis=1), 0.5, atol=0.05 + 4 * np.sqrt(0.25 / 64))
 
 
-@pytest.mark.parametrize(("side", "way"), [(-1, 0), (1, 1)])
-def test_the_way_of_a_push_is_the_side_on_which_the_tool_came_down(tasks, side, way):
+@pytest.mark.parametrize(("side", "mode"), [(-1, 0), (1, 1)])
+def test_the_mode_of_a_push_is_the_side_on_which_the_tool_was_lowered(tasks, side, mode):
     task = tasks["panda_push"]
     state, _ = task.reset(jax.random.key(0))
     step = jax.jit(task.step)
     box = np.asarray(state.data.qpos[7:9])
-    # It goes along x, so that y is to the left of it.
+    # The push goes along x, so y points to its left.
     state = state.replace(goal=jnp.asarray(box + np.array([0.01, 0.0])))
     posture = panda.joints_for(jnp.array([box[0], box[1] + 0.08 * side, 0.05]))
     state = state.replace(data=state.data.replace(qpos=state.data.qpos.at[:7].set(posture), ctrl=posture))
     for _ in range(2):
         state, _, _, _, metrics = step(state, jnp.zeros(3))
     assert int(state.memory) == side
-    assert [float(metrics[f"way_{k}"]) for k in range(2)] == [float(k == way) for k in range(2)]
-    # Once down, it may go on by any side.
+    assert [float(metrics[f"mode_{k}"]) for k in range(2)] == [float(k == mode) for k in range(2)]
+    # Once lowered, the tool can move to the other side; the mode stays.
     other = panda.joints_for(jnp.array([box[0], box[1] - 0.08 * side, 0.05]))
     state = state.replace(data=state.data.replace(qpos=state.data.qpos.at[:7].set(other), ctrl=other))
     assert int(step(state, jnp.zeros(3))[0].memory) == side
 
 
-def test_the_way_of_a_t_is_how_it_was_turned(tasks):
+def test_the_mode_of_a_t_is_the_direction_of_its_turn(tasks):
     task = tasks["push_t"]
     state, _ = task.reset(jax.random.key(0))
     step = jax.jit(task.step)
     qpos = jnp.array([0.0, 0.0, -np.pi / 4, 0.3, 0.3])
     state = state.replace(data=state.data.replace(qpos=qpos, ctrl=qpos[3:]))
-    for memory, ways in ((-1.0, [0, 1]), (-0.5, [1, 0])):
+    for memory, modes in ((-1.0, [0, 1]), (-0.5, [1, 0])):
         metrics = step(state.replace(memory=jnp.float32(memory)), jnp.zeros(2))[4]
-        assert [float(metrics[f"way_{k}"]) for k in range(2)] == ways
+        assert [float(metrics[f"mode_{k}"]) for k in range(2)] == modes

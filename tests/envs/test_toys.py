@@ -8,7 +8,7 @@ from genpo_jax.envs.toys import turned_back
 
 
 @pytest.mark.parametrize("goal", range(6))
-def test_the_straight_way_to_every_goal_earns_the_best_return(goal):
+def test_the_straight_path_to_every_goal_earns_the_best_return(goal):
     env = make("multigoal")
     episodes = EpisodeEnv(env, env.default_episode_length, squash="clip")
     state = episodes.init(jax.random.split(jax.random.key(0), 1))
@@ -28,9 +28,9 @@ def test_a_longer_action_is_no_faster():
 
 
 @pytest.mark.parametrize("name", ["ring", "moons"])
-def test_every_optimum_of_a_bandit_pays_1_whatever_the_context(name):
+def test_every_optimum_of_a_bandit_has_reward_1_in_any_context(name):
     env = make(name)
-    assert np.abs(env.points).max() < 0.9, "optima must lie inside of the action bounds"
+    assert np.abs(env.points).max() < 0.9, "optima must be inside the action bounds"
     state, obs = env.reset(jax.random.key(3))
     angle = jnp.arctan2(obs["state"][1], obs["state"][0])
     rotation = jnp.array([[jnp.cos(angle), -jnp.sin(angle)], [jnp.sin(angle), jnp.cos(angle)]])
@@ -41,6 +41,6 @@ def test_every_optimum_of_a_bandit_pays_1_whatever_the_context(name):
     assert env.step(state, jnp.zeros(2))[2] < 0.5
 
 
-def test_turning_back_undoes_a_turn():
-    context = jnp.array([0.0, 1.0])  # a quarter turn, which takes (1, 0) to (0, 1)
+def test_turned_back_inverts_a_rotation():
+    context = jnp.array([0.0, 1.0])  # a quarter turn, which maps (1, 0) to (0, 1)
     np.testing.assert_allclose(turned_back(jnp.array([0.0, 1.0]), context), [1.0, 0.0], atol=1e-7)

@@ -1,4 +1,4 @@
-"""Manipulation tasks of our own, which need no assets: `panda_reach`, `panda_push`, `push_t`."""
+"""Manipulation tasks of this package, which need no assets: `panda_reach`, `panda_push`, `push_t`."""
 
 from genpo_jax.envs.mjcf import MjcfTask
 

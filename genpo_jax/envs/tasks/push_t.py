@@ -1,4 +1,4 @@
-"""Push a T to a place and an angle with a point: a task with several ways, after Chi et al. 2023 (arXiv:2303.04137)."""
+"""Push a T-shaped block to a goal pose with a point; multimodal, after Chi et al. 2023 (arXiv:2303.04137)."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from genpo_jax.envs.base import Metrics, mode_metrics
 from genpo_jax.envs.mirror import Mirror, exchanged, signs, together
 from genpo_jax.envs.mjcf import MjcfTask, Start, View
 
-# Meters that an action moves the pusher's set point ahead of it.
+# Largest distance in meters, per coordinate, between the pusher and its set point.
 STEP = 0.08
 GOAL_ANGLE = -np.pi / 4
-# Error below which the T is there: its distance in meters and a tenth of its angle in radians.
+# Largest error of a success; see `PushT.error`.
 NEAR = 0.05
-# At the goal's angle the T is its own mirror image in the line x = y; of the T itself it is the line x = 0.
+# At the goal angle, the T is its own mirror image in the line x = y; in the frame of the T this is the line x = 0.
 SWAP, FROM_T = exchanged(1, 0), signs(-1, 1)
 MIRROR = Mirror(
     {"state": together(SWAP, signs(1, -1), SWAP, SWAP, FROM_T, SWAP, signs(-1), SWAP)},
@@ -25,9 +25,9 @@ MIRROR = Mirror(
 
 
 class PushT(MjcfTask):
-    """Bring the T to the middle of the table, turned by -45 degrees.
+    """Push the T to the middle of the table, turned by -45 degrees.
 
-    `mode_0` and `mode_1` are 1 for a success that turned it clockwise or counterclockwise.
+    `mode_0` and `mode_1` are 1 for a success that turned the T clockwise or counterclockwise.
     """
 
     name = "push_t"
@@ -37,7 +37,7 @@ class PushT(MjcfTask):
     mirror = MIRROR
 
     def initial(self, key: Array) -> Start:
-        """Draw the T anywhere near the middle, and the pusher beside it."""
+        """Draw the pose of the T near the middle, and the pusher beside it."""
         place_key, angle_key, side_key = jax.random.split(key, 3)
         place = jax.random.uniform(place_key, (2,), minval=-0.15, maxval=0.15)
         angle = jax.random.uniform(angle_key, minval=-np.pi, maxval=np.pi)
@@ -46,37 +46,37 @@ class PushT(MjcfTask):
         return Start(qpos=jnp.stack([*place, angle, *pusher]), ctrl=pusher, memory=angle)
 
     def control(self, s: View, action: Array) -> Array:
-        """Set a point ahead of the pusher."""
+        """Return a set point near the pusher."""
         low, high = self.mj_model.actuator_ctrlrange.T
         return jnp.clip(s.qpos[3:5] + STEP * action, low, high)
 
     def observe(self, s: View) -> Array:
-        """See the T, the pusher, the way between them, in the room and as the T has it, and their speeds."""
+        """Return T, pusher, the vector between them in the frames of table and T, and velocities."""
         place, angle, pusher = s.qpos[:2], s.qpos[2], s.qpos[3:5]
         cos, sin = jnp.cos(angle), jnp.sin(angle)
-        way = pusher - place
-        seen_from_t = jnp.stack([cos * way[0] + sin * way[1], cos * way[1] - sin * way[0]])
+        offset = pusher - place
+        in_frame_of_t = jnp.stack([cos * offset[0] + sin * offset[1], cos * offset[1] - sin * offset[0]])
         turned = angle - GOAL_ANGLE
         orientation = jnp.stack([jnp.cos(turned), jnp.sin(turned)])
-        return jnp.concatenate([5 * place, orientation, 5 * pusher, 5 * way, 5 * seen_from_t, s.qvel])
+        return jnp.concatenate([5 * place, orientation, 5 * pusher, 5 * offset, 5 * in_frame_of_t, s.qvel])
 
     def reward(self, s: View, action: Array) -> Array:
-        """Reward a small error, more so being there, and a pusher that keeps to the T."""
+        """Reward a small error, success, and a pusher near the T."""
         del action
-        error, apart = self.error(s), jnp.linalg.norm(s.qpos[3:5] - s.qpos[:2])
-        return jnp.exp(-8 * error) + 0.5 * (error < NEAR) + 0.1 * (1 - jnp.tanh(4 * jnp.maximum(apart - 0.1, 0)))
+        error, distance = self.error(s), jnp.linalg.norm(s.qpos[3:5] - s.qpos[:2])
+        return jnp.exp(-8 * error) + 0.5 * (error < NEAR) + 0.1 * (1 - jnp.tanh(4 * jnp.maximum(distance - 0.1, 0)))
 
     def success(self, s: View) -> Array:
-        """Whether the T is there."""
+        """Whether the T is at the goal pose."""
         return self.error(s) < NEAR
 
     def metrics(self, s: View, action: Array) -> Metrics:
-        """Report the error, and the way of a success."""
+        """Report the error, and the mode of a success."""
         del action
         turned = s.qpos[2] - s.memory
         return {"error": self.error(s)} | mode_metrics(self.success(s), [turned < 0, turned >= 0])
 
     def error(self, s: View) -> Array:
-        """Return the distance from the goal in meters and a tenth of the angle to it in radians."""
+        """Return the distance to the goal in meters plus a tenth of the angle to it in radians."""
         turned = s.qpos[2] - GOAL_ANGLE
         return jnp.linalg.norm(s.qpos[:2]) + 0.1 * jnp.abs(jnp.arctan2(jnp.sin(turned), jnp.cos(turned)))
