@@ -18,14 +18,12 @@ class Policy(nnx.Module):
     Attributes:
         action_size: number d of action coordinates.
         noise_rows: number n of rows of the standard normal noise `[n, d]` from which an action is computed.
-        ratio_evaluations: velocity evaluations that the gradient of a ratio keeps in memory at once.
         regressions: attributes that only `auxiliary_loss` trains. They use the learning rate of the value network,
             which does not adapt to the KL divergence, and their gradients are clipped separately.
     """
 
     action_size: int
     noise_rows: int = 1
-    ratio_evaluations: int = 0
     regressions: ClassVar[tuple[str, ...]] = ()
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, Any]:

@@ -38,7 +38,6 @@ class ChainPolicy(Policy):
         self.action_size = action_size
         self.num_steps = method.num_steps
         self.noise_rows = self.num_steps + 1
-        self.ratio_evaluations = self.num_steps
         self.scale, added_std = method.stds
         # Equal variance in every step.
         self.step_std = added_std / self.num_steps**0.5

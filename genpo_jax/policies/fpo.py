@@ -40,7 +40,6 @@ class FPOPolicy(Policy):
         self.scale = method.initial_std
         self.num_steps = method.num_steps
         self.num_samples = method.num_samples
-        self.ratio_evaluations = method.num_samples
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, MatchingRecord]:
         """Draw actions `[..., d]`."""

@@ -137,9 +137,6 @@ class EncodedVelocity(nnx.Module):
     The first layer of the head is a sum of three linear maps: of the encoded observation, of x and of the embedded
     time. The first map is the same in all solver steps, so `condition` computes it once. The last map does not
     depend on the batch.
-
-    Attributes:
-        units_per_call: hidden units per evaluation, without the encoder.
     """
 
     def __init__(
@@ -155,7 +152,6 @@ class EncodedVelocity(nnx.Module):
         dtype: str = "float32",
     ) -> None:
         width = head_sizes[0]
-        self.units_per_call = sum(head_sizes)
         self.encoder = MLP(obs_size, encoder_sizes, activation, rngs, dtype=dtype)
         self.from_obs = _dense(encoder_sizes[-1], width, rngs, dtype)
         self.from_x = _dense(action_size, width, rngs, dtype, bias=False)
@@ -176,11 +172,7 @@ class EncodedVelocity(nnx.Module):
 
 
 class ConcatVelocity(nnx.Module):
-    """Velocity field as published: one network on (observation, x, time) that runs in every solver step.
-
-    Attributes:
-        units_per_call: hidden units per evaluation.
-    """
+    """Velocity field as published: one network on (observation, x, time) that runs in every solver step."""
 
     def __init__(
         self,
@@ -193,7 +185,6 @@ class ConcatVelocity(nnx.Module):
         activation: str,
         dtype: str = "float32",
     ) -> None:
-        self.units_per_call = sum(hidden_sizes)
         self.time = MLP(time_embedding, (64, 64), activation, rngs, dtype=dtype)
         self.trunk = MLP(
             obs_size + action_size + 64,

@@ -56,7 +56,6 @@ class PolicyFlowPolicy(Policy):
         self.log_std = nnx.Param(jnp.full(action_size, math.log(perturbation_std), jnp.float32))
         self.num_steps = method.num_steps
         self.brownian_coef = method.brownian_coef
-        self.ratio_evaluations = 1
 
     def sample(self, obs: Obs, key: Array) -> tuple[Action, PolicyFlowRecord]:
         """Draw actions `[..., d]`."""

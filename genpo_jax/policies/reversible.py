@@ -121,7 +121,6 @@ class ReversiblePolicy(Policy):
         self.velocity = make_velocity(obs_size, action_size, method, networks, rngs)
         self.num_histories = method.num_histories
         self.noise_rows = self.solver.num_states
-        self.ratio_evaluations = len(self.solver.evaluation_times)
         self.action_size = action_size
         std = method.initial_std / float(np.linalg.norm(still_weights(self.solver)[0]))
         shape = (self.solver.num_states, action_size)
