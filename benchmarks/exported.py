@@ -25,8 +25,8 @@ from genpo_jax import load, preset
 from genpo_jax.export.folder import policy_files
 from genpo_jax.export.standalone import onnx_session
 from genpo_jax.methods import METHODS
+from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
-from genpo_jax.training.normalizer import RunningMoments
 
 # Sizes of observation and action.
 SIZES = {"humanoid": (244, 17), "reacher": (11, 2)}

@@ -21,10 +21,10 @@ from jax import Array
 from experiments.program import run_program
 from experiments.study import check_histories
 from genpo_jax.envs import make
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.policies.reversible import HistoriesRecord, ReversiblePolicy, StateRecord
 from genpo_jax.runs.folder import saved_config
 from genpo_jax.runs.run import Run
-from genpo_jax.training.agent import ACTOR_OBS
 from genpo_jax.training.algorithm import Algorithm, TrainState
 from genpo_jax.training.ppo import Hyperparameters
 

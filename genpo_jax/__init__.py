@@ -12,6 +12,8 @@ The solvers are a library of their own that needs only jax: `genpo_jax.solvers`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from genpo_jax.version import __version__, explained
+
 if TYPE_CHECKING:
     from genpo_jax.config import Config, EnvConfig, PPOConfig
     from genpo_jax.data import Demonstrations
@@ -31,8 +33,6 @@ if TYPE_CHECKING:
     from genpo_jax.runs.load import load
     from genpo_jax.runs.run import Run, train
     from genpo_jax.runtime import configure_jax
-
-__version__ = "0.2.0"
 
 # Public names and their modules: imported on first use, as jax and physics take seconds.
 _HOMES = {
@@ -63,30 +63,6 @@ _HOMES = {
     "register_env": "genpo_jax.envs:register",
     "train": "genpo_jax.runs.run",
 }
-# Packages that the bare installation leaves out, and the extra that installs each.
-_EXTRAS = {
-    "brax": "train",
-    "flatbuffers": "export",
-    "flax": "train",
-    "gymnasium": "gymnasium",
-    "h5py": "data",
-    "imageio_ffmpeg": "view",
-    "jinja2": "train",
-    "matplotlib": "train",
-    "mujoco": "train",
-    "mujoco_playground": "playground",
-    "onnx": "export",
-    "onnxruntime": "export",
-    "optax": "train",
-    "orbax": "train",
-    "PIL": "view",
-    "pyarrow": "lerobot",
-    "rich": "train",
-    "tensorboardX": "train",
-    "tyro": "train",
-    "wandb": "wandb",
-}
-
 __all__ = [
     "METHODS",
     "Callback",
@@ -132,12 +108,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOMES})
-
-
-def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return the error of a failed import, with the extra that installs the missing package."""
-    package = (error.name or "").partition(".")[0]
-    if package not in _EXTRAS:
-        return error
-    message = f"{package} is not installed; pip install 'genpo-jax[{_EXTRAS[package]}]'"
-    return ModuleNotFoundError(message, name=error.name, path=error.path)

@@ -2,7 +2,7 @@
 
 import sys
 
-from genpo_jax import explained
+from genpo_jax.version import explained
 
 
 def run(prog: str = "genpo-jax") -> None:

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from genpo_jax import explained
 from genpo_jax.commands import COMMANDS
 from genpo_jax.commands.base import STOPPED, Command, leave
 from genpo_jax.commands.train import HostsConfig, TrainOptions, parse_train, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, NetworksConfig
+from genpo_jax.version import __version__, explained
 
 __all__ = ["STOPPED", "HostsConfig", "TrainOptions", "leave", "main", "parse_train", "run_command", "train"]
 
@@ -35,8 +35,6 @@ def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> Non
         listed = "\n".join(f"  {key:8} {_summary(command)}" for key, command in COMMANDS.items())
         print(f"usage: {prog} COMMAND [OPTIONS]\n\n{listed}\n\n{prog} COMMAND --help explains its options")
     elif name == "--version":
-        from genpo_jax import __version__
-
         print(__version__)
     elif name not in COMMANDS:
         sys.exit(f"error: there is no command '{name}'; choose from {', '.join(COMMANDS)}")

@@ -13,10 +13,10 @@ from jax import Array
 
 from genpo_jax.config import Config, build_settings, method_from_dict, method_to_dict
 from genpo_jax.envs import Environment, Observation, bounded
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.methods import Method, NetworksConfig
+from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policies import Policy
-from genpo_jax.training.agent import ACTOR_OBS
-from genpo_jax.training.normalizer import RunningMoments
 
 
 @dataclass(frozen=True)

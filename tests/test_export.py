@@ -14,8 +14,8 @@ from flax import nnx
 from settings import networks, sized
 
 from genpo_jax.methods import METHODS
+from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
-from genpo_jax.training.normalizer import RunningMoments
 
 ort = pytest.importorskip("onnxruntime")
 from genpo_jax.export import standalone  # noqa: E402

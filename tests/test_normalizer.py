@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from genpo_jax.training.normalizer import RewardScale, RunningMoments, absorb_each, create_for, standardize_each
+from genpo_jax.normalizer import RewardScale, RunningMoments, absorb_each, create_for, standardize_each
 
 
 def test_moments_of_batches_equal_the_moments_of_all_samples():

@@ -39,7 +39,7 @@ class CollectOptions:
     """File or folder to write."""
 
 
-def collect(options: CollectOptions) -> None:
+def run(options: CollectOptions) -> None:
     """Record and write."""
     import jax
 
@@ -89,4 +89,4 @@ def _environment(options: CollectOptions, runs: dict) -> "Environment":
     return env
 
 
-COMMAND = Command(CollectOptions, collect)
+COMMAND = Command(CollectOptions, run)

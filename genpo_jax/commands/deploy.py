@@ -25,7 +25,7 @@ class DeployOptions:
     FILES = ("out",)
 
 
-def deploy(options: DeployOptions) -> None:
+def run(options: DeployOptions) -> None:
     """Play and print."""
     from genpo_jax.export.deploy import deploy, table
 
@@ -34,4 +34,4 @@ def deploy(options: DeployOptions) -> None:
     write_json(options.out, results)
 
 
-COMMAND = Command(DeployOptions, deploy)
+COMMAND = Command(DeployOptions, run)

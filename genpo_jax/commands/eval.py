@@ -35,7 +35,7 @@ class EvalOptions:
     FILES = ("out",)
 
 
-def evaluate(options: EvalOptions) -> None:
+def run(options: EvalOptions) -> None:
     """Print a table, and write it if asked."""
     from genpo_jax.runs.evaluate import evaluate, table
 
@@ -46,4 +46,4 @@ def evaluate(options: EvalOptions) -> None:
     write_json(options.out, results)
 
 
-COMMAND = Command(EvalOptions, evaluate)
+COMMAND = Command(EvalOptions, run)

@@ -22,7 +22,7 @@ class ExportOptions:
     """Replace what was exported to this folder before."""
 
 
-def export(options: ExportOptions) -> None:
+def run(options: ExportOptions) -> None:
     """Write the folder."""
     from genpo_jax.export.folder import export
 
@@ -31,4 +31,4 @@ def export(options: ExportOptions) -> None:
     print(f"exported to {folder}; {folder / 'policy.json'} describes inputs and outputs")
 
 
-COMMAND = Command(ExportOptions, export)
+COMMAND = Command(ExportOptions, run)

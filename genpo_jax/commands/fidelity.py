@@ -35,20 +35,20 @@ class FidelityOptions:
     """File for the numbers. None: none."""
 
 
-def measure(options: FidelityOptions) -> None:
+def run(options: FidelityOptions) -> None:
     """Measure every sampler and print a table."""
     from rich.console import Console
     from rich.table import Table
 
-    import genpo_jax
     from genpo_jax.imitation.fidelity import fidelity, visited
     from genpo_jax.imitation.finetune import episodes_of
     from genpo_jax.presets import finetune_preset, method_with
     from genpo_jax.runs.folder import saved_config
+    from genpo_jax.runs.load import load
     from genpo_jax.runtime import compiler_options
 
     methods = [method_with(sampler) for sampler in options.samplers]
-    policy, config = genpo_jax.load(options.run), saved_config(options.run)
+    policy, config = load(options.run), saved_config(options.run)
     env = episodes_of(finetune_preset(config, config.method.name))
     obs, xla_options = visited(policy, env), compiler_options(config.fusion_emitters)
     table = Table(title=f"{options.run}: {options.episodes} episodes, 95 % intervals")
@@ -64,4 +64,4 @@ def measure(options: FidelityOptions) -> None:
     write_json(options.json, rows)
 
 
-COMMAND = Command(FidelityOptions, measure)
+COMMAND = Command(FidelityOptions, run)

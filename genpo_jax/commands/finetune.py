@@ -52,11 +52,11 @@ def layer_of(options: FinetuneOptions) -> dict[str, Any]:
     return layer
 
 
-def finetune(options: FinetuneOptions) -> None:
+def run(options: FinetuneOptions) -> None:
     """Measure the sampler, train, and measure the result."""
-    import genpo_jax
+    from genpo_jax.imitation.finetune import finetune
 
-    run = genpo_jax.finetune(
+    finished = finetune(
         options.source,
         options.run_dir,
         method=options.method,
@@ -65,9 +65,9 @@ def finetune(options: FinetuneOptions) -> None:
         anyway=options.anyway,
         episodes=options.episodes,
     )
-    if run.stopped:
+    if finished.stopped:
         leave(STOPPED)
     print(f"everything is in {options.run_dir}")
 
 
-COMMAND = Command(FinetuneOptions, finetune)
+COMMAND = Command(FinetuneOptions, run)

@@ -34,7 +34,7 @@ class PlayOptions:
     FILES = ("out", "video", "strip")
 
 
-def play(options: PlayOptions) -> None:
+def run(options: PlayOptions) -> None:
     """Record episodes and write the page."""
     # MuJoCo reads the variable when it is imported. Other systems choose their own renderer.
     if sys.platform == "linux":
@@ -56,4 +56,4 @@ def play(options: PlayOptions) -> None:
                 print(f"wrote {path}")
 
 
-COMMAND = Command(PlayOptions, play)
+COMMAND = Command(PlayOptions, run)

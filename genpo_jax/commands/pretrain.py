@@ -52,10 +52,10 @@ def settings(options: PretrainOptions) -> PretrainConfig:
     return saved
 
 
-def pretrain(options: PretrainOptions) -> None:
+def run(options: PretrainOptions) -> None:
     """Train, evaluate, and leave both in the folder."""
-    import genpo_jax
-    from genpo_jax.imitation.pretrain import saved_settings
+    from genpo_jax.data import read
+    from genpo_jax.imitation.pretrain import pretrain, saved_settings
     from genpo_jax.runs.evaluate import evaluate, table
 
     config, data = settings(options), options.data
@@ -63,8 +63,8 @@ def pretrain(options: PretrainOptions) -> None:
         if not options.resume:
             raise ValueError("data must name the file or folder of the demonstrations, got None")
         data = Path(saved_settings(options.run_dir)[1])
-    demonstrations = genpo_jax.read_demonstrations(data, options.obs_keys or None).with_bounded_actions(options.actions)
-    run = genpo_jax.pretrain(demonstrations, config, options.run_dir, resume=options.resume, source=str(data))
+    demonstrations = read(data, options.obs_keys or None).with_bounded_actions(options.actions)
+    run = pretrain(demonstrations, config, options.run_dir, resume=options.resume, source=str(data))
     if run.stopped:
         leave(STOPPED)
     if run.env is not None and options.episodes:
@@ -74,4 +74,4 @@ def pretrain(options: PretrainOptions) -> None:
     print(f"everything is in {options.run_dir}")
 
 
-COMMAND = Command(PretrainOptions, pretrain)
+COMMAND = Command(PretrainOptions, run)

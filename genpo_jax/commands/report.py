@@ -20,7 +20,7 @@ class ReportOptions:
     FILES = ("out",)
 
 
-def report(options: ReportOptions) -> None:
+def run(options: ReportOptions) -> None:
     """Read the runs and write the page."""
     from genpo_jax.reporting.page import player_of, report_page
     from genpo_jax.reporting.records import read_records
@@ -38,4 +38,4 @@ def report(options: ReportOptions) -> None:
     print(f"open {out} in a browser")
 
 
-COMMAND = Command(ReportOptions, report, jax=False)
+COMMAND = Command(ReportOptions, run, jax=False)

@@ -11,8 +11,8 @@ from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.data.demonstrations import Demonstrations, Episode
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Observation, Timestep
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.policy import TrainedPolicy
-from genpo_jax.training.agent import ACTOR_OBS
 from genpo_jax.training.play import Actor, Noise, in_single_steps, play_episodes, policy_actor
 
 

@@ -10,6 +10,8 @@ from genpo_jax.config import MODE
 
 Observation: TypeAlias = dict[str, Array]
 Metrics: TypeAlias = dict[str, Array]
+# Name of the observation that the actor sees.
+ACTOR_OBS = "state"
 
 
 @runtime_checkable

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from genpo_jax import explained
 from genpo_jax.checks import require
 from genpo_jax.envs.names import (
     BRAX,
@@ -23,6 +22,7 @@ from genpo_jax.envs.names import (
     chosen_backend,
     unknown_environment,
 )
+from genpo_jax.version import explained
 
 if TYPE_CHECKING:
     from genpo_jax.envs.base import Environment

@@ -24,22 +24,22 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-import genpo_jax
 from genpo_jax.config import Config, method_to_dict
 from genpo_jax.envs import Environment
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.mujoco_model import mj_model_of
 from genpo_jax.export import standalone
 from genpo_jax.export.model_card import model_card
 from genpo_jax.export.onnx_graph import batched, to_onnx
 from genpo_jax.export.physics_step import PhysicsStep, cut
+from genpo_jax.normalizer import CLIP
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.folder import read_config, saved_config
 from genpo_jax.runs.load import folder_of, load
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
-from genpo_jax.training.agent import ACTOR_OBS
-from genpo_jax.training.normalizer import CLIP
+from genpo_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 NUM_STARTS = 256
@@ -102,7 +102,7 @@ def policy_files(policy: TrainedPolicy) -> dict[str, bytes]:
         return policy(obs, noise=jax.random.normal(jax.random.key(seed), (*obs.shape[:-1], *policy.noise_shape)))
 
     exact = _in_float32(policy)
-    doc = f"{policy.spec.method.name} policy trained on {policy.spec.env} by genpo_jax {genpo_jax.__version__}"
+    doc = f"{policy.spec.method.name} policy trained on {policy.spec.env} by genpo_jax {__version__}"
     return {
         "policy.onnx": to_onnx(exact, {"observation": obs}, ["action"], doc).SerializeToString(),
         "policy_noise.onnx": to_onnx(

@@ -20,10 +20,10 @@ from jax.extend.core import Primitive
 from mujoco import mjx
 
 from genpo_jax.envs import Environment
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.engines import MOVED, STATE, CEngine
 from genpo_jax.envs.mujoco_model import mj_model_of, synchronized
 from genpo_jax.export.onnx_graph import Graph
-from genpo_jax.training.agent import ACTOR_OBS
 
 # What a physics step holds, beside what it moves.
 HELD = (*STATE[len(MOVED) :], "userdata")

@@ -19,8 +19,10 @@ from genpo_jax.checks import require
 from genpo_jax.config import build_settings
 from genpo_jax.data import Demonstrations
 from genpo_jax.envs import Environment
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.losses import demonstration_losses
+from genpo_jax.normalizer import MIN_STD, RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runs.curve import LOSS_LINES
@@ -35,8 +37,6 @@ from genpo_jax.runs.folder import (
 )
 from genpo_jax.runs.session import Plan, Session
 from genpo_jax.runtime import configure_jax
-from genpo_jax.training.agent import ACTOR_OBS
-from genpo_jax.training.normalizer import MIN_STD, RunningMoments
 from genpo_jax.training.ppo import Learner
 
 PRETRAIN_FILE = "pretrain.json"

@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import jinja2
 
-import genpo_jax
 from genpo_jax.reporting.charts import COLORS, Line, line_chart
 from genpo_jax.reporting.numbers import duration, number, percent, short
 from genpo_jax.reporting.records import Points, Records, flat, points, read_records
 from genpo_jax.reporting.verdict import Z, interval, judge
+from genpo_jax.version import __version__
 
 # Metric, label and color of the lines of return of a single run; those of `curve.png`.
 RETURNS = (
@@ -146,7 +146,7 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
         versions=_table(runs, "versions") + _table(runs, "platform") + _table(runs, "git_commit", "git_dirty"),
         configs=[(run, json.dumps(run.contents.get("config", {}), indent=2)) for run in runs],
         players=list(zip(runs, players, strict=False)),
-        version=genpo_jax.__version__,
+        version=__version__,
     )
 
 

@@ -26,9 +26,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import genpo_jax
 from genpo_jax.config import Config
 from genpo_jax.runs.files import check_usable, check_writable, read_file, remove_temporaries, write_atomically
+from genpo_jax.version import __version__
 
 try:
     import fcntl
@@ -226,7 +226,7 @@ def read_json(path: Path, *tables: str) -> dict[str, Any]:
         commit = contents.get("git_commit") if isinstance(contents, dict) else None
         raise ValueError(
             f"{path} was written by genpo-jax {writer}{f' (commit {commit[:12]})' if commit else ''} in format "
-            f"{found}, and version {genpo_jax.__version__} reads format {FORMAT} alone; go on with that version, or "
+            f"{found}, and version {__version__} reads format {FORMAT} alone; go on with that version, or "
             "start a new run"
         )
     if lacking := [name for name in tables if not isinstance(contents.get(name), dict)]:
@@ -241,7 +241,7 @@ def _versions() -> dict[str, str]:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return versions | {"genpo-jax": genpo_jax.__version__}
+    return versions | {"genpo-jax": __version__}
 
 
 def git_state() -> tuple[str | None, bool | None]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 from flax import nnx
 
+from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.folder import (
@@ -16,7 +17,6 @@ from genpo_jax.runs.folder import (
     saved_config,
     seed_folders,
 )
-from genpo_jax.training.normalizer import RunningMoments
 
 
 def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = None) -> TrainedPolicy:

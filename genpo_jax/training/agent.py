@@ -6,11 +6,10 @@ from flax import nnx
 from jax import Array
 
 from genpo_jax.envs import Observation
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.methods import Method, NetworksConfig
 from genpo_jax.policies.networks import ValueNetwork
 from genpo_jax.shapes import Action, Numbers
-
-ACTOR_OBS = "state"
 
 
 def critic_obs_of(observation_sizes: dict[str, int]) -> str:

@@ -10,15 +10,16 @@ from flax import nnx
 from flax.struct import PyTreeNode
 from jax import Array
 
+from genpo_jax import normalizer
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, EpisodeState, Observation
+from genpo_jax.normalizer import RewardScale, RunningMoments
 from genpo_jax.shapes import Steps
-from genpo_jax.training import normalizer, ppo
+from genpo_jax.training import ppo
 from genpo_jax.training.advantage import generalized_advantages
 from genpo_jax.training.agent import Agent
 from genpo_jax.training.batch import Batch
 from genpo_jax.training.extensions import Update
-from genpo_jax.training.normalizer import RewardScale, RunningMoments
 from genpo_jax.training.ppo import Hyperparameters, Learner
 from genpo_jax.training.rollout import Rollout, is_whole
 

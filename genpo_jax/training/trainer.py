@@ -9,12 +9,13 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from genpo_jax import normalizer
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState
+from genpo_jax.normalizer import RewardScale, RunningMoments
 from genpo_jax.runtime import compiler_options
-from genpo_jax.training import normalizer, ppo, sharding
+from genpo_jax.training import ppo, sharding
 from genpo_jax.training.algorithm import PER_EPISODE, Algorithm, Metrics, TrainState, new_agent
-from genpo_jax.training.normalizer import RewardScale, RunningMoments
 from genpo_jax.training.ppo import Hyperparameters
 from genpo_jax.training.rollout import collect
 

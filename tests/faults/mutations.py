@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 # Of each module, the tests of what it says and, where they are few, those of whole updates against numpy.
 TESTS = {
     "genpo_jax/training/advantage.py": ("tests/test_advantage.py", "tests/test_replay.py"),
-    "genpo_jax/training/normalizer.py": ("tests/test_normalizer.py", "tests/test_replay.py"),
+    "genpo_jax/normalizer.py": ("tests/test_normalizer.py", "tests/test_replay.py"),
     "genpo_jax/training/ppo.py": ("tests/test_ppo.py", "tests/test_surrogates.py", "tests/test_replay.py"),
     "genpo_jax/envs/episode.py": ("tests/envs/test_episode.py", "tests/test_replay.py"),
     "genpo_jax/runs/checkpoint.py": ("tests/test_checkpoint.py",),

@@ -12,15 +12,14 @@ import pytest
 from probes import TargetEnv
 
 import genpo_jax
-from genpo_jax import solvers
+from genpo_jax import normalizer, solvers
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs import EpisodeEnv, bounded
 from genpo_jax.methods import METHODS, NetworksConfig
+from genpo_jax.normalizer import RewardScale, RunningMoments
 from genpo_jax.policy import PolicySpec
 from genpo_jax.solvers import Flow, HistorySolver, standard_normal
-from genpo_jax.training import normalizer
 from genpo_jax.training.advantage import generalized_advantages
-from genpo_jax.training.normalizer import RewardScale, RunningMoments
 
 pytestmark = pytest.mark.usefixtures("our_own_checks_alone")
 

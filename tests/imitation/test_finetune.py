@@ -31,10 +31,10 @@ from genpo_jax.imitation.fidelity import (
 from genpo_jax.imitation.finetune import check_sampler, finetune_config
 from genpo_jax.intervals import Interval
 from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlow
+from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.presets import apply, finetune_preset
 from genpo_jax.runs.metrics import read_metrics
-from genpo_jax.training.normalizer import RunningMoments
 from genpo_jax.training.trainer import Trainer
 from genpo_jax.training.transfer import as_method, start_from, with_networks_of
 
@@ -228,13 +228,13 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
     from experiments import avoid_paths, finetuned
 
     data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
-    collect.collect(collect.CollectOptions(env="avoid", episodes=20, data=data))
+    collect.run(collect.CollectOptions(env="avoid", episodes=20, data=data))
     small = {"sizes": (16,), "num_updates": 40, "updates_per_chunk": 20, "episodes": 20}
-    pretrain.pretrain(pretrain.PretrainOptions(data=data, run_dir=start, **small))
+    pretrain.run(pretrain.PretrainOptions(data=data, run_dir=start, **small))
     options = FinetuneOptions(source=start, run_dir=tuned, num_timesteps=4096, episodes=20)
     with pytest.raises(ValueError, match="pretrained success must be above 0|success of the sampler"):
-        finetune_command.finetune(options)
-    finetune_command.finetune(replace(options, anyway=True, bc_coef=0.1))
+        finetune_command.run(options)
+    finetune_command.run(replace(options, anyway=True, bc_coef=0.1))
     assert np.isfinite(read_metrics(tuned / "metrics.jsonl")[-1]["train/bc_loss"])
     assert {"pretrained", "sampler", "after", "from"} <= set(json.loads((tuned / "finetuned.json").read_text()))
     assert genpo_jax.load(tuned)(jnp.zeros(2)).shape == (2,)

@@ -7,13 +7,13 @@ from typing import ClassVar
 from flax.struct import PyTreeNode
 from jax import Array
 
+from genpo_jax import normalizer
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, Observation
+from genpo_jax.normalizer import RunningMoments
 from genpo_jax.shapes import Scalar, Steps
-from genpo_jax.training import normalizer
 from genpo_jax.training.agent import Agent
 from genpo_jax.training.batch import Batch
-from genpo_jax.training.normalizer import RunningMoments
 from genpo_jax.training.rollout import Rollout
 
 Metrics = dict[str, Array]
