@@ -32,6 +32,7 @@ from genpo_jax.methods import FlowMethod, ReversibleMethod, method_of
 from genpo_jax.presets import parse_method
 from genpo_jax.runs.run import Run
 from genpo_jax.training.algorithm import TrainState
+from genpo_jax.training.play import Actor, play_episodes
 from genpo_jax.training.trainer import Trainer
 
 # Cells of the square [-1, 1]^2 along a side.
@@ -151,20 +152,16 @@ def evaluate_multigoal(env: MultiGoal, trainer: Trainer, states: TrainState) -> 
     def walk(state: TrainState, key: jax.Array) -> Any:
         agent = trainer.algorithm.make_agent(state.learner.params)
 
-        def step(carry: Any, key: jax.Array) -> Any:
-            now, done, goal, total = carry
-            action, _ = agent.sample(trainer.algorithm.normalize(state, now.obs), key)
-            after, timestep = episodes.step(now, action)
-            position = timestep.next_obs["state"]
-            ends = ~done & (timestep.terminated | timestep.truncated)
-            goal = jnp.where(ends, env.nearest_goal(position), goal)
-            total = jnp.where(ends, timestep.episode_return, total)
-            return (after, done | ends, goal, total), jnp.where(done[:, None], jnp.nan, position)
+        def act(carry: Any, obs: Any, key: jax.Array) -> Any:
+            return carry, agent.sample(trainer.algorithm.normalize(state, obs), key)[0]
 
-        start = episodes.init(jax.random.split(key, NUM_EPISODES))
-        carry = (start, jnp.zeros(NUM_EPISODES, bool), jnp.full(NUM_EPISODES, -1), jnp.zeros(NUM_EPISODES))
-        (_, _, goal, total), paths = jax.lax.scan(step, carry, jax.random.split(key, env.default_episode_length))
-        return paths, goal, total
+        actor = Actor(lambda key: (), act)
+        keys = jax.random.split(key, NUM_EPISODES)
+        played = play_episodes(episodes, actor, keys, key, lambda before, action, step: step.next_obs["state"])
+        steps, columns = jnp.arange(len(played.frames)), jnp.arange(NUM_EPISODES)
+        paths = jnp.where((steps[:, None] < played.lengths)[..., None], played.frames, jnp.nan)
+        goal = env.nearest_goal(played.frames[played.lengths - 1, columns])
+        return paths, goal, played.returns
 
     return [
         {

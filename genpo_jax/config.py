@@ -89,6 +89,8 @@ class PPOConfig:
     """Clip range of the value loss, in units of normalized return. None: squared error without clipping."""
     gamma: float = 0.99
     """Discount factor per policy call."""
+    final_gamma: float | None = None
+    """Final value of gamma, reached linearly over the run. None: constant."""
     gae_lambda: float = 0.95
     """Lambda of generalized advantage estimation."""
     value_coef: float = 1.0
@@ -122,7 +124,7 @@ class PPOConfig:
         rates = ("learning_rate", "value_learning_rate", "min_learning_rate", "max_learning_rate")
         require_between(self, 1e-12, 10, *rates, "target_kl", "final_kl")
         require_between(self, 1e-6, 1e6, "clip_range", "value_clip", "max_grad_norm")
-        require_between(self, 0, 1, "gamma", "gae_lambda")
+        require_between(self, 0, 1, "gamma", "final_gamma", "gae_lambda")
         require_between(self, 0, 1e6, "value_coef", "entropy_coef", "initial_kl_coef", "bc_coef")
         require_between(self, 0, LARGEST_COUNT, "value_warmup")
         final = self.final_initial_kl_coef

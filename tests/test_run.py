@@ -240,7 +240,9 @@ def test_a_save_that_fails_is_reported_and_tried_again_and_training_goes_on(code
 
 def test_when_the_last_save_fails_the_error_says_what_stands(tmp_path, monkeypatch):
     failing_saves(monkeypatch, 256)
-    with pytest.raises(OSError, match=r"trained to 256 .*could not be saved \(.*No space left.*that of 0 stands"):
+    with pytest.raises(
+        OSError, match=r"trained to 256 .*could not be saved \(.*No space left.*the checkpoint at 0 is intact"
+    ):
         train(CONFIG, tmp_path)
     assert (tmp_path / "curve.png").exists()
     monkeypatch.undo()
@@ -334,7 +336,7 @@ def test_an_unknown_environment_is_refused_before_anything_is_written(tmp_path):
 
 def test_evaluations_are_spread_evenly_and_end_with_the_run(tmp_path):
     run_ = Run(TargetEnv(), replace(CONFIG, num_timesteps=640, num_evals=3), tmp_path)
-    marks = [now for now in range(64, 641, 64) if run_._evaluation_due(now - 64, now)]
+    marks = [now for now in range(64, 641, 64) if run_.plan.evaluation_due(now - 64, now)]
     assert marks == [256, 448, 640]
 
 
@@ -423,7 +425,7 @@ def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(t
         (["--env", "fast", "--backend", "spring"], "no backend 'spring'"),
         (["--num-minibatches", "7"], "not divisible"),
         (["--history-coef", "0"], "--history-coef must"),
-        (["--mix", "0.9"], "--mix is no option of method 'genpo++', but of genpo;"),
+        (["--mix", "0.9"], "--mix is no option of method 'genpo++', only of genpo;"),
         (["--method", "gaussian", "--num-steps", "10"], "--num-steps is no option of method 'gaussian'"),
         (["--method", "ppo"], "invalid choice: 'ppo'"),
         (["--env", "no_such_module:Env"], "could not be imported"),

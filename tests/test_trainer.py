@@ -122,6 +122,7 @@ NUMBERS = {
     "clip_range": 0.01,
     "value_clip": 0.01,
     "gamma": 0.5,
+    "final_gamma": 0.1,
     "gae_lambda": 0.5,
     "value_coef": 0.1,
     "max_grad_norm": 1e-6,
@@ -135,7 +136,7 @@ NUMBERS = {
 
 @pytest.fixture(scope="module")
 def trainer_of_numbers():
-    small = {"target_kl": 1e-6, "final_kl": 1e-6, "value_clip": 1.0}
+    small = {"target_kl": 1e-6, "final_kl": 1e-6, "value_clip": 1.0, "final_gamma": 0.9}
     small |= {"initial_kl_coef": 1e-3, "final_initial_kl_coef": 1e-3, "bc_coef": 1e-3, "entropy_coef": 1e-3}
     small |= {"value_warmup": 1}
     return make_trainer(TargetEnv(), updates=3, unroll=4, **small)

@@ -79,6 +79,7 @@ class Pretraining(Session):
     """
 
     unit = "updates"
+    length_setting = "num_updates"
     curve_lines = LOSS_LINES
 
     def __init__(

@@ -76,6 +76,7 @@ class Session(ABC):
     """
 
     unit: ClassVar[str] = "env steps"
+    length_setting: ClassVar[str] = "num_timesteps"
     curve_lines: ClassVar[Any] = RETURN_LINES
 
     def __init__(
@@ -260,8 +261,8 @@ class Session(ABC):
             steps, state = self.restore()
             if steps > self.plan.total_steps:
                 raise ValueError(
-                    f"the run in {self.run_dir} has taken {steps:,} {self.unit} already, and its length must be at "
-                    f"least that, got {self.plan.total_steps:,}; ask for more, or leave it out"
+                    f"{self.length_setting} must be at least the {steps:,} {self.unit} that the run in {self.run_dir} "
+                    f"has done, got {self.plan.total_steps:,}; ask for more, or leave it out"
                 )
         else:
             steps, state = 0, self.init_state()

@@ -22,6 +22,7 @@ from genpo_jax.training.batch import Batch
 from genpo_jax.training.extensions import Update
 from genpo_jax.training.ppo import Hyperparameters, Learner
 from genpo_jax.training.rollout import Rollout, is_whole
+from genpo_jax.training.schedule import linear_schedule
 
 Metrics = dict[str, Array]
 # Metrics of an update that are sums over the episodes that ended in it; a chunk divides them by their number.
@@ -127,6 +128,7 @@ class Algorithm:
             params = jax.tree.map(lambda x: x, state.learner.params)
             params["policy"] = state.initial_policy
             initial_agent = self.make_agent(params)
+        progress = jnp.minimum(state.num_updates / hyper.last_update, 1.0)
         return Update(
             config=self.config,
             env=self.env,
@@ -135,7 +137,8 @@ class Algorithm:
             rollout=rollout,
             moments=state.obs_moments,
             num_updates=state.num_updates,
-            progress=jnp.minimum(state.num_updates / hyper.last_update, 1.0),
+            progress=progress,
+            gamma=linear_schedule(hyper.gamma, hyper.final_gamma, progress),
             key=key,
         )
 
@@ -146,7 +149,7 @@ class Algorithm:
             term, added = extension.reward(update)
             reward, metrics = reward + term, metrics | added
         # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
-        scale = scale.absorb(reward, update.rollout.ended, hyper.gamma)
+        scale = scale.absorb(reward, update.rollout.ended, update.gamma)
         return reward / (scale.moments.std if self.config.ppo.normalize_rewards else 1.0), scale, metrics
 
     def batch(self, update: Update, reward: Steps, last_obs: Observation, hyper: Hyperparameters) -> Batch:
@@ -170,7 +173,7 @@ class Algorithm:
             jnp.where(rollout.truncated, final, next_value),
             rollout.terminated,
             rollout.truncated,
-            gamma=hyper.gamma,
+            gamma=update.gamma,
             gae_lambda=hyper.gae_lambda,
         )
         advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)

@@ -44,6 +44,7 @@ class Hyperparameters(PyTreeNode):
     clip_range: Array
     value_clip: Array | None
     gamma: Array
+    final_gamma: Array | None
     gae_lambda: Array
     value_coef: Array
     max_grad_norm: Array

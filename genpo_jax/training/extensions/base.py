@@ -32,6 +32,7 @@ class Update:
         moments: observation statistics, which stay fixed during the update.
         num_updates: updates done before this one, int32 scalar.
         progress: fraction of the run that is done, in [0, 1].
+        gamma: discount factor of this update, scalar.
         key: typed PRNG key of the extensions.
     """
 
@@ -43,6 +44,7 @@ class Update:
     moments: dict[str, RunningMoments]
     num_updates: Array
     progress: Array
+    gamma: Array
     key: Array
 
     @cached_property
