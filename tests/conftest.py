@@ -2,11 +2,14 @@
 
 import os
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import jaxtyping
 import pytest
 from jaxtyping import install_import_hook
+
+from genpo_jax.runtime import knows_fusion_emitters
 
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
@@ -14,7 +17,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 if os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") == "1":
     # Without the emitters a compilation takes a third of the time; processes of the tests inherit this.
     quick = "--xla_cpu_use_fusion_emitters=false"
-    if quick not in os.environ.get("XLA_FLAGS", ""):
+    if knows_fusion_emitters(metadata.version("jaxlib")) and quick not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
 # Every call in these packages is checked against the shapes and types of its annotations.
 os.environ["GENPO_JAX_CHECK_SHAPES"] = "1"
