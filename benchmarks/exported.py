@@ -21,7 +21,7 @@ from flax import nnx
 from benchmarks.timing import Spread, report, seconds, spread
 from genpo_jax import load, preset
 from genpo_jax.cli import run_program
-from genpo_jax.export.folder import policy_files
+from genpo_jax.export.exporter import policy_files
 from genpo_jax.export.standalone import onnx_session
 from genpo_jax.methods import METHODS
 from genpo_jax.policy import PolicySpec, TrainedPolicy

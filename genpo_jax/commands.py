@@ -69,16 +69,16 @@ class DeployCommand:
 
 @dataclass(frozen=True)
 class PlayCommand:
-    """Write a page that plays episodes of a policy, with zero noise and with its own side by side."""
+    """Write a page that plays episodes of a policy: deterministic and sampled actions side by side."""
 
     run: tyro.conf.Positional[str]
     """Folder of the run."""
     episodes: int = 1
-    """Episodes for each kind of noise."""
+    """Episodes with deterministic actions; the same number is recorded with sampled actions."""
     steps: int | None = None
-    """At most so many steps of an episode. None: its time limit."""
+    """Most env steps per episode. None: the time limit."""
     start_seed: int = 0
-    """Seed of starts and noise."""
+    """Seed of the initial states and of the noise."""
     step: int | None = None
     """Env steps of the checkpoint. None: the newest."""
     seed: int | None = None
@@ -86,16 +86,9 @@ class PlayCommand:
     out: str | None = None
     """Page to write. None: play.html in the folder of the run."""
     video: str | None = None
-    """MP4 to write too, of the first episode with zero noise. None: none."""
+    """Also write an MP4 video of the first episode with deterministic actions. None: no video."""
     strip: str | None = None
-    """PNG to write too: eight moments of the same. None: none."""
-    live: bool = False
-    """In place of a page, serve MuJoCo Studio's viewer and play in it, with zero noise, until it is closed. It listens
-    on all network interfaces, without a password, and asks before it does."""
-    port: int = 0
-    """Of the viewer of --live. 0: the first that is free from 8080 on."""
-    yes: bool = False
-    """Do not ask."""
+    """Also write a PNG image with eight frames of that episode. None: no image."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ class ReportCommand:
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Folders of the runs."""
     players: int = 3
-    """Show the policies in motion where there are at most so many runs; each takes the time to compile its physics."""
+    """Include a player for each policy if there are at most this many runs. Each player compiles the physics of a run."""
     out: str | None = None
     """Page to write. None: report.html in the folder of the first run."""
 
@@ -114,7 +107,7 @@ def export(arguments: Sequence[str], prog: str = "genpo-jax export") -> None:
     """Export a policy: StableHLO, ONNX, a description, the task for MuJoCo's C engine."""
     command = _parse(ExportCommand, arguments, prog)
     _start_jax()
-    from genpo_jax.export.folder import export
+    from genpo_jax.export.exporter import export
 
     out = command.out or str(Path(command.run) / "exported")
     folder = export(command.run, out, step=command.step, seed=command.seed, overwrite=command.overwrite)
@@ -144,20 +137,17 @@ def deploy(arguments: Sequence[str], prog: str = "genpo-jax deploy") -> None:
 
 
 def play(arguments: Sequence[str], prog: str = "genpo-jax play") -> None:
-    """Write a page that plays episodes of a policy; a film and a picture if wanted."""
+    """Write a page that plays episodes of a policy; optionally a video and an image strip."""
     command = _parse(PlayCommand, arguments, prog)
-    # MuJoCo reads it when it is imported. Other systems than Linux have a way of their own.
+    # MuJoCo reads this variable when it is imported; EGL exists on Linux only.
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")
-    if command.live:
-        _play_live(command)
-        return
     _start_jax()
-    from genpo_jax.viewing.episodes import record
-    from genpo_jax.viewing.page import PLAY_FILE, play_page
+    from genpo_jax.viewing.play_page import PLAY_FILE, play_page
+    from genpo_jax.viewing.recording import record_run
 
     options = {name: getattr(command, name) for name in ("episodes", "steps", "start_seed", "step", "seed")}
-    recording = record(command.run, **options)
+    recording = record_run(command.run, **options)
     out = Path(command.out or Path(command.run) / PLAY_FILE)
     out.write_text(play_page(recording), encoding="utf-8")
     print(f"open {out} in a browser")
@@ -170,30 +160,13 @@ def play(arguments: Sequence[str], prog: str = "genpo-jax play") -> None:
                 print(f"wrote {path}")
 
 
-def _play_live(command: PlayCommand) -> None:
-    from genpo_jax.viewing.live import WARNING, live
-
-    print(WARNING)
-    if not command.yes and not _agreed("Serve it? [y/N] "):
-        raise ValueError("nothing is served without a yes; answer y, or give --yes")
-    _start_jax()
-    live(command.run, port=command.port, start_seed=command.start_seed, step=command.step, seed=command.seed)
-
-
-def _agreed(question: str) -> bool:
-    try:
-        return input(question).strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
-
-
 def report(arguments: Sequence[str], prog: str = "genpo-jax report") -> None:
     """Write a page that says whether runs learned, with curves, diagnostics, faults and settings."""
     command = _parse(ReportCommand, arguments, prog)
-    from genpo_jax.reporting.page import player_of, report_page
     from genpo_jax.reporting.records import read_records
+    from genpo_jax.reporting.report_page import player_of, report_page
 
-    # What cannot be reported on shows before the physics is compiled.
+    # A wrong folder is refused before the physics is compiled.
     read_records(command.runs)
     players = []
     if len(command.runs) <= command.players:

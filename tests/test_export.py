@@ -19,7 +19,7 @@ from genpo_jax.training.normalizer import RunningMoments
 
 ort = pytest.importorskip("onnxruntime")
 from genpo_jax.export import standalone  # noqa: E402
-from genpo_jax.export.folder import export, policy_files  # noqa: E402
+from genpo_jax.export.exporter import export, policy_files  # noqa: E402
 from genpo_jax.export.onnx_graph import batched, to_onnx  # noqa: E402
 
 OBS, ACTION = 6, 3

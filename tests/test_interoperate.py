@@ -1,6 +1,5 @@
 """Brax's form of a policy, Gymnasium in both directions, and those that look on while a run trains."""
 
-import contextlib
 import re
 import sys
 import types
@@ -18,8 +17,8 @@ import genpo_jax
 from genpo_jax import cli
 from genpo_jax.config import EnvConfig
 from genpo_jax.policy import PolicySpec, TrainedPolicy
+from genpo_jax.runs.callbacks import Callback, WandbLogger
 from genpo_jax.runs.folder import read_config
-from genpo_jax.runs.callbacks import WandbLogger, Callback
 
 
 class Recorder(Callback):
@@ -143,52 +142,6 @@ def test_a_page_is_written_at_every_second_evaluation(pendulum, tmp_path):
     assert not page.exists()
     callback.evaluated(64, policy)
     assert "genpo++ on inverted_pendulum" in page.read_text()
-
-
-class FakeViewer:
-    """What we use of MuJoCo Studio, without its server."""
-
-    def __init__(self):
-        self.times, self.poses = [], []
-
-    def launch(self, config):
-        self.config = config
-        return contextlib.nullcontext(self)
-
-    def ViewerConfig(self, **settings):  # noqa: N802
-        return settings
-
-    def set_model(self, model, data):
-        self.model = model
-
-    def is_running(self):
-        return True
-
-    def sync(self, model, data):
-        self.times.append(data.time)
-        self.poses.append(data.xpos[-1].copy())
-
-
-@pytest.mark.ci
-def test_live_shows_every_step_of_an_episode_and_begins_the_next(pendulum, monkeypatch):
-    from genpo_jax.viewing import live
-
-    (env, config, policy), viewer = pendulum, FakeViewer()
-    monkeypatch.setattr(live, "_studio", lambda: (viewer, viewer))
-    for name, value in (("folder_of", None), ("load", policy), ("saved_config", config), ("environment_of", env)):
-        monkeypatch.setattr(live, name, lambda *_, value=value: value)
-    live.live("run", port=8123, episodes=2)
-    # A step of Brax's pendulum takes 0.02 s with spring physics.
-    np.testing.assert_allclose(viewer.times, 0.02 * np.arange(1, 11), atol=1e-6)
-    assert len({tuple(pose) for pose in viewer.poses}) == 10
-    assert viewer.config["http_port"] == 8123 and viewer.model.nq == 2
-
-
-def test_nothing_is_served_without_a_yes(monkeypatch, capsys):
-    monkeypatch.setattr("builtins.input", lambda question: "")
-    with pytest.raises(SystemExit, match="nothing is served without a yes"):
-        cli.main(["play", "run", "--live"])
-    assert "all network interfaces" in capsys.readouterr().out
 
 
 gymnasium = pytest.importorskip("gymnasium")
