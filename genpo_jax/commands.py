@@ -13,7 +13,7 @@ import tyro
 
 @dataclass(frozen=True)
 class ExportCommand:
-    """Export the policy of a run: StableHLO, ONNX, their description, and the task for MuJoCo's C engine."""
+    """Export the policy of a run as ONNX and StableHLO, with a description of all inputs and outputs."""
 
     run: tyro.conf.Positional[str]
     """Folder of the run."""
@@ -55,16 +55,21 @@ class EvalCommand:
 
 @dataclass(frozen=True)
 class DeployCommand:
-    """Play an exported policy in MuJoCo's C engine, at its control rate, without JAX."""
+    """Play an exported policy in its training environment: return, latency and missed deadlines."""
 
     folder: tyro.conf.Positional[str]
     """The exported folder."""
     episodes: int = 16
-    """Episodes to play."""
+    """Episodes to play, one after another."""
     noise_seed: int | None = None
-    """Sample actions with noise of this seed. None: zero noise."""
+    """Sample actions with noise of this seed. None: deterministic actions."""
+    env: str | None = None
+    """Another environment, with the same sizes of observation and action. None: the training environment."""
+    backend: str | None = None
+    """Backend of the physics. None: c if the run used a MuJoCo backend and the environment supports c; otherwise the
+    backend of the run."""
     out: str | None = None
-    """JSON file to write beside the table. None: none."""
+    """JSON file to write in addition to the table. None: no file."""
 
 
 @dataclass(frozen=True)
@@ -98,20 +103,20 @@ class ReportCommand:
     runs: tyro.conf.Positional[tuple[str, ...]]
     """Folders of the runs."""
     players: int = 3
-    """Include a player for each policy if there are at most this many runs. Each player compiles the physics of a run."""
+    """Include a player for each policy if there are at most this many runs; each compiles the physics of its run."""
     out: str | None = None
     """Page to write. None: report.html in the folder of the first run."""
 
 
 def export(arguments: Sequence[str], prog: str = "genpo-jax export") -> None:
-    """Export a policy: StableHLO, ONNX, a description, the task for MuJoCo's C engine."""
+    """Export a policy as ONNX and StableHLO, with a description."""
     command = _parse(ExportCommand, arguments, prog)
     _start_jax()
     from genpo_jax.export.exporter import export
 
     out = command.out or str(Path(command.run) / "exported")
     folder = export(command.run, out, step=command.step, seed=command.seed, overwrite=command.overwrite)
-    print(f"the policy is in {folder}; {folder / 'policy.json'} says what its numbers are")
+    print(f"the policy is in {folder}; {folder / 'policy.json'} describes its inputs and outputs")
 
 
 def evaluate(arguments: Sequence[str], prog: str = "genpo-jax eval") -> None:
@@ -127,11 +132,13 @@ def evaluate(arguments: Sequence[str], prog: str = "genpo-jax eval") -> None:
 
 
 def deploy(arguments: Sequence[str], prog: str = "genpo-jax deploy") -> None:
-    """Play an exported policy in MuJoCo's C engine, without JAX."""
+    """Play an exported policy: return, latency and missed deadlines."""
     command = _parse(DeployCommand, arguments, prog)
+    _start_jax()
     from genpo_jax.export.deploy import deploy, table
 
-    results = deploy(command.folder, episodes=command.episodes, noise_seed=command.noise_seed).to_dict()
+    options = {name: value for name, value in vars(command).items() if name not in ("folder", "out")}
+    results = deploy(command.folder, **options).to_dict()
     print(table(results))
     _write(command.out, results)
 

@@ -36,6 +36,7 @@ class PolicySpec:
         normalized: whether observations are standardized.
         chunk: number of the environment's actions that one action of the policy consists of, one after another.
         executed: how many of them are meant to be executed before it is asked again.
+        action_repeat: env steps for which each action is executed.
     """
 
     env: str
@@ -49,6 +50,7 @@ class PolicySpec:
     normalized: bool
     chunk: int = 1
     executed: int = 1
+    action_repeat: int = 1
 
     @classmethod
     def of(cls, env: Environment, config: Config, seed: int) -> "PolicySpec":
@@ -65,6 +67,7 @@ class PolicySpec:
             normalized=config.ppo.normalize_observations,
             chunk=config.env_options.chunk,
             executed=config.env_options.executed or config.env_options.chunk,
+            action_repeat=config.env_options.action_repeat,
         )
 
     def build(self) -> Policy:
