@@ -22,7 +22,7 @@ from flax import nnx
 from benchmarks.timing import Spread, report, seconds, spread
 from experiments.program import run_program
 from genpo_jax import load, preset
-from genpo_jax.export.folder import policy_files
+from genpo_jax.export.exporter import policy_files
 from genpo_jax.export.standalone import onnx_session
 from genpo_jax.methods import METHODS
 from genpo_jax.normalizer import RunningMoments

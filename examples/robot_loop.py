@@ -1,6 +1,6 @@
-"""A control loop for a robot: an exported policy with a clamp, a limit on change and a stop, without JAX or simulator.
+"""A control loop for a robot: an exported policy, limits on range and change, and a stop. No JAX, no simulator.
 
-Run it without a robot: `python -m examples.robot_loop runs/hopper/exported --seconds 2`.
+Try it with a stand-in for a robot: `python -m examples.robot_loop runs/hopper/exported --seconds 2`.
 """
 
 import argparse
@@ -9,29 +9,31 @@ from typing import Protocol
 
 import numpy as np
 
-from genpo_jax.export.standalone import OnnxPolicy  # on the robot: `from standalone import OnnxPolicy`
+from genpo_jax.export.standalone import OnnxPolicy, executed_actions  # on the robot: from standalone import ...
 
-MAX_CHANGE = 0.3  # largest change of an action from one step to the next; its range is 2
-MAX_DEVIATIONS = 8.0  # largest distance of an observation from the training mean, in standard deviations
+LARGEST_CHANGE = 0.3  # of an action coordinate from one control period to the next; its range has length 2
+LARGEST_DISTANCE = 8.0  # standard deviations from the mean of training; the policy is unknown beyond
+DEFAULT_PERIOD = 0.02  # seconds, for an environment that has no control period
 
 
 class Robot(Protocol):
     """Interface of a robot driver."""
 
     def observe(self) -> np.ndarray:
-        """Return the observation, in the order of the task."""
+        """Return the observation of the task, in its order and units."""
         ...
 
     def command(self, action: np.ndarray) -> None:
-        """Scale an action in [-1, 1], in the joint order of policy.json, to the actuators and send it."""
+        """Scale an action in [-1, 1] to the actuators; policy.json has the order of its coordinates."""
         ...
 
 
-class DummyRobot:
-    """A replacement for a robot that observes a constant and ignores commands."""
+class StandIn:
+    """A robot that does not move, to try the loop."""
 
     def __init__(self, policy: OnnxPolicy):
-        self.obs = np.asarray(policy.description["observation"]["seen_mean"], np.float32)
+        seen = policy.description["observation"]
+        self.obs = np.asarray(seen.get("seen_mean", [0.0] * seen["size"]), np.float32)
 
     def observe(self) -> np.ndarray:
         """Return the mean observation of training."""
@@ -42,22 +44,29 @@ class DummyRobot:
 
 
 def run(policy: OnnxPolicy, robot: Robot, period: float, seconds: float) -> int:
-    """Act every `period` seconds; return the number of missed deadlines.
+    """Send one action every `period` seconds, and return the number of missed deadlines.
+
+    The policy is called again when the executed actions of its chunk have been sent, each of them `action_repeat`
+    times.
 
     Raises:
-        RuntimeError: if an observation is not finite or too far from the training mean.
+        RuntimeError: if an observation is not finite, or far from the observations of training.
     """
-    description = policy.description["observation"]
-    mean, std = np.asarray(description["seen_mean"]), np.asarray(description["seen_std"])
-    previous = np.zeros(policy.description["action"]["shape"][1], np.float32)
+    seen = policy.description["observation"]
+    # A policy that does not standardize its observations has no statistics of them.
+    mean, std = np.asarray(seen.get("seen_mean", 0.0)), np.asarray(seen.get("seen_std", np.inf))
+    previous = np.zeros(policy.description["action"]["size"], np.float32)
+    planned: list[np.ndarray] = []
     missed, due = 0, time.monotonic()
     for _ in range(round(seconds / period)):
         obs = robot.observe()
-        if not np.isfinite(obs).all() or (np.abs(obs - mean) > MAX_DEVIATIONS * std).any():
+        if not np.isfinite(obs).all() or (np.abs(obs - mean) > LARGEST_DISTANCE * std).any():
             robot.command(np.zeros_like(previous))
-            raise RuntimeError(f"stopped: the observation {obs} is too far from the observations of training")
-        change = np.clip(policy(obs) - previous, -MAX_CHANGE, MAX_CHANGE)
-        previous = np.clip(previous + change, -1, 1)  # joints in the order of policy.json
+            raise RuntimeError(f"stopped: the observation {obs} is far from those of training")
+        if not planned:
+            planned = list(executed_actions(policy.description, policy(obs)))
+        change = np.clip(planned.pop(0) - previous, -LARGEST_CHANGE, LARGEST_CHANGE)
+        previous = np.clip(previous + change, -1, 1)
         robot.command(previous)
         due += period
         missed += time.monotonic() > due
@@ -71,6 +80,6 @@ if __name__ == "__main__":
     options.add_argument("--seconds", type=float, default=2.0)
     arguments = options.parse_args()
     policy = OnnxPolicy(arguments.folder)
-    period = policy.description["task"].get("control_seconds", 0.02)
-    missed = run(policy, DummyRobot(policy), period, arguments.seconds)
-    print(f"missed {missed} deadlines at a control period of {period} s")
+    period = policy.description["rate"]["control_period_seconds"] or DEFAULT_PERIOD
+    missed = run(policy, StandIn(policy), period, arguments.seconds)
+    print(f"{missed} missed deadlines, period {period} s")

@@ -58,9 +58,7 @@ def paths(run: Path, env: "Avoid", start: float, episodes: int) -> "Recorded":
 
     policy = genpo_jax.load(run)
     require(policy.spec.env == env.name, env.name, f"the environment of the run {run}", policy.spec.env)
-    return record_demonstrations(
-        FromOneStart(), trained_actor(policy, episodes, "random", 1), episodes, jax.random.key(0)
-    )
+    return record_demonstrations(FromOneStart(), trained_actor(policy, episodes, "random"), episodes, jax.random.key(0))
 
 
 def draw(axes: "Axes", env: "Avoid", recorded: "Recorded") -> None:

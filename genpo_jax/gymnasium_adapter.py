@@ -1,10 +1,9 @@
-"""Our environments as Gymnasium's, and our policies in Gymnasium's environments.
+"""Use our environments as Gymnasium environments, and our policies in Gymnasium environments.
 
-Gymnasium steps one environment at a time on the host: good for other libraries' code and for a second opinion on a
-policy, not for training here, which needs environments that are JAX functions.
+A Gymnasium environment runs one step at a time on the host. That serves other libraries, and a second simulator can
+check a policy. Training needs environments that are JAX functions.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -20,12 +19,14 @@ from genpo_jax.policy import TrainedPolicy
 
 
 class GymnasiumEnv(gymnasium.Env):
-    """One of our environments as Gymnasium's: actions in [-1, 1], truncation at its time limit, metrics in `info`.
+    """One of our environments with Gymnasium's interface: actions in [-1, 1], metrics in `info`.
+
+    Episodes are truncated at the time limit.
 
     Args:
-        env: its name, or an environment object.
-        backend: of its physics, where it has a name.
-        episode_length: time limit in steps; None for the environment's own.
+        env: name of an environment, or an environment object.
+        backend: backend of the physics, for an environment that is given by name.
+        episode_length: time limit in env steps; None for that of the environment.
     """
 
     metadata = {"render_modes": []}
@@ -36,7 +37,7 @@ class GymnasiumEnv(gymnasium.Env):
         boxes: dict[str, spaces.Space] = {
             name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in self.env.observation_sizes.items()
         }
-        # A single array, where there is but one, as Gymnasium's own environments have it.
+        # A single observation is an array and not a dict, as in Gymnasium's own environments.
         self._single = next(iter(boxes)) if len(boxes) == 1 else None
         self.observation_space = boxes[self._single] if self._single else spaces.Dict(boxes)
         self.action_space = spaces.Box(-1.0, 1.0, (self.env.action_size,), np.float32)
@@ -45,7 +46,7 @@ class GymnasiumEnv(gymnasium.Env):
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start an episode, and return its first observation; the same one for the same seed."""
+        """Start an episode, and return its first observation; equal seeds give equal observations."""
         super().reset(seed=seed, options=options)
         key = jax.random.key(int(self.np_random.integers(2**31)))
         self._state, obs = self._reset(key)
@@ -53,7 +54,7 @@ class GymnasiumEnv(gymnasium.Env):
         return self._observation(obs), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Do one step; what is beyond [-1, 1] is clipped, as Gymnasium's own environments do."""
+        """Advance by one env step; actions are clipped to [-1, 1], as in Gymnasium's own environments."""
         require(self._state is not None, "reset before its first step", "the environment", self.env.name)
         action = np.asarray(action, np.float32)
         require(action.shape == self.action_space.shape, f"of shape {self.action_space.shape}", "action", action.shape)
@@ -67,45 +68,70 @@ class GymnasiumEnv(gymnasium.Env):
         return arrays[self._single] if self._single else arrays
 
 
-def policy_for(policy: TrainedPolicy, env: gymnasium.Env) -> Callable[..., np.ndarray]:
-    """Return a policy as a function of an environment of Gymnasium: `(obs, key=None) -> action` in its bounds.
+class GymnasiumPolicy:
+    """A policy as a function from an observation to the next action of a Gymnasium environment.
 
-    What the numbers mean is for the caller to know: the environment must order its observation and its action as that
-    of training does.
+    Call it once for each step of the environment. It calls the policy once per executed part of an action chunk, and
+    repeats each action as the run did. Call `reset` at the start of each episode.
+    """
+
+    def __init__(self, policy: TrainedPolicy, env: gymnasium.Env) -> None:
+        space = env.action_space
+        assert isinstance(space, spaces.Box)
+        self._policy, self._spec = jax.jit(policy), policy.spec
+        self._observation_space, self._space = env.observation_space, space
+        self._next: list[np.ndarray] = []
+
+    def reset(self) -> None:
+        """Drop the remaining actions of the chunk."""
+        self._next = []
+
+    def __call__(self, obs: Any, key: jax.Array | None = None) -> np.ndarray:
+        """Return the next action, within the bounds of the environment; a key samples the chunk if one is due."""
+        if not self._next:
+            flat = jnp.asarray(spaces.flatten(self._observation_space, obs), jnp.float32)
+            chunk = np.asarray(self._policy(flat, key), np.float64).reshape(self._spec.chunk, *self._space.shape)
+            self._next = list(np.repeat(chunk[: self._spec.executed], self._spec.action_repeat, axis=0))
+        low, high = self._space.low, self._space.high
+        scaled = low + (self._next.pop(0) + 1) / 2 * (high - low)
+        return scaled.astype(self._space.dtype)
+
+
+def policy_for(policy: TrainedPolicy, env: gymnasium.Env) -> GymnasiumPolicy:
+    """Return a policy for a Gymnasium environment: `act(obs, key=None)` is the action of the next step.
+
+    Sizes are checked, meanings cannot be: the environment must order observations and actions as in training.
 
     Args:
-        policy: from `genpo_jax.load` or `Run.policy`.
-        env: whose actions are a bounded `Box`.
+        policy: a policy from `genpo_jax.load` or `Run.policy`.
+        env: an environment whose action space is a bounded `Box`.
 
     Raises:
-        ValueError: if observation or action have other sizes, or actions have no bounds.
+        ValueError: if observation or action have other sizes, or the actions have no bounds.
     """
     space = env.action_space
     bounded = isinstance(space, spaces.Box) and space.is_bounded()
     require(bounded, "a Box with bounds", "the action space", space)
-    assert isinstance(space, spaces.Box)
-    found = (spaces.flatdim(env.observation_space), spaces.flatdim(space))
-    wanted = (policy.spec.obs_size, policy.spec.action_size)
-    require(found == wanted, f"of {wanted[0]} observed numbers and {wanted[1]} of action", "the environment", found)
-    act = jax.jit(policy)
-
-    def action(obs: Any, key: jax.Array | None = None) -> np.ndarray:
-        chosen = np.asarray(act(jnp.asarray(spaces.flatten(env.observation_space, obs), jnp.float32), key), np.float64)
-        scaled = space.low + (chosen.reshape(space.shape) + 1) / 2 * (space.high - space.low)
-        return scaled.astype(space.dtype)
-
-    return action
+    sizes = (policy.spec.obs_size, policy.spec.action_size // policy.spec.chunk)
+    own = (spaces.flatdim(env.observation_space), spaces.flatdim(space))
+    if own != sizes:
+        raise ValueError(
+            f"the environment must have observation size {sizes[0]} and action size {sizes[1]}, got {own[0]} and "
+            f"{own[1]}; choose another environment"
+        )
+    return GymnasiumPolicy(policy, env)
 
 
 def returns(policy: TrainedPolicy, env: gymnasium.Env, episodes: int, seed: int = 0) -> np.ndarray:
-    """Return the returns `[episodes]` of a policy, with zero noise, in an environment of Gymnasium.
+    """Return the returns `[episodes]` of a policy with deterministic actions in a Gymnasium environment.
 
     Raises:
-        ValueError: as `policy_for`, or if there is no episode to play.
+        ValueError: as `policy_for`, or if `episodes` is less than 1.
     """
     require(episodes >= 1, ">= 1", "episodes", episodes)
     act, totals = policy_for(policy, env), np.zeros(episodes)
     for episode in range(episodes):
+        act.reset()
         obs, _ = env.reset(seed=seed + episode)
         ended = False
         while not ended:

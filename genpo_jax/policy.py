@@ -35,6 +35,7 @@ class PolicySpec:
         normalized: whether observations are standardized.
         chunk: action chunk length H, the number of actions that the policy outputs per call.
         executed: actions h of a chunk to execute before the policy is called again.
+        action_repeat: env steps for which each action is executed.
     """
 
     env: str
@@ -48,6 +49,7 @@ class PolicySpec:
     normalized: bool
     chunk: int = 1
     executed: int = 1
+    action_repeat: int = 1
 
     @classmethod
     def of(cls, env: Environment, config: Config, seed: int) -> "PolicySpec":
@@ -64,6 +66,7 @@ class PolicySpec:
             normalized=config.ppo.normalize_observations,
             chunk=config.env_options.chunk,
             executed=config.env_options.executed or config.env_options.chunk,
+            action_repeat=config.env_options.action_repeat,
         )
 
     def build(self) -> Policy:

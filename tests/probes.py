@@ -64,3 +64,49 @@ class ClockEnv:
 
     def step(self, state, action):
         return state + 1, {"state": (state + 1)[None]}, jnp.ones(()), jnp.asarray(False), {}
+
+
+class IntegratorEnv:
+    """The sum x of the actions so far is state, observation and reward; it starts at 0. A step takes 0.05 s."""
+
+    name = "integrator"
+    action_size = 1
+    observation_sizes = {"state": 1}
+    default_episode_length = 6
+    dt = 0.05
+
+    def reset(self, key):
+        return jnp.zeros(1), {"state": jnp.zeros(1)}
+
+    def step(self, state, action):
+        state = state + action
+        return state, {"state": state}, state[0], jnp.asarray(False), {"success": state[0] > 1.2}
+
+
+def planning_policy(chunk=4, executed=2, action_repeat=2):
+    """Return a Gaussian policy of `IntegratorEnv`; for x >= 0 its mean is [.1, .2, .3, .4] + [.5, .25, 0, 0] x."""
+    from flax import nnx
+    from settings import networks, sized
+
+    from genpo_jax.policy import PolicySpec, TrainedPolicy
+
+    spec = PolicySpec(
+        env="probes:IntegratorEnv",
+        seed=0,
+        obs_size=1,
+        obs_name="state",
+        action_size=chunk,
+        squash="clip",
+        method=sized((1,), "gaussian", initial_std=0.05),
+        networks=networks((8,), activation="elu"),
+        normalized=False,
+        chunk=chunk,
+        executed=executed,
+        action_repeat=action_repeat,
+    )
+    policy = spec.build()
+    hidden, output = policy.mean.layers[0], policy.mean.output
+    hidden.kernel[...], hidden.bias[...] = jnp.ones((1, 1)), jnp.zeros(1)
+    output.kernel[...] = jnp.array([[0.5, 0.25, 0.0, 0.0]])[:, :chunk]
+    output.bias[...] = jnp.array([0.1, 0.2, 0.3, 0.4])[:chunk]
+    return TrainedPolicy(spec, nnx.state(policy, nnx.Param), None)

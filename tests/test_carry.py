@@ -125,7 +125,7 @@ def test_chunks_are_unrolled_into_repeated_actions_of_single_steps():
         calls.append(obs["state"].shape)
         return carry + 1, jnp.stack([10.0 * carry + k for k in (1.0, 2.0, 3.0)], axis=-1) / 100
 
-    actor = in_single_steps(policy_actor(policy, 2)._replace(start=lambda key: jnp.zeros(2), act=chunk_of), spec, 2, 2)
+    actor = in_single_steps(policy_actor(policy, 2)._replace(start=lambda key: jnp.zeros(2), act=chunk_of), spec, 2)
     carry, actions = actor.start(jax.random.key(0)), []
     for _ in range(6):
         carry, action = actor.act(carry, {"state": jnp.zeros((2, 1))}, jax.random.key(0))

@@ -30,7 +30,7 @@ def write_run(run_dir, lines, config=None):
     ],
     ids=["many points", "one point", "no evaluation", "no returns", "no lines"],
 )
-def test_a_curve_is_drawn_whatever_there_is_to_draw(tmp_path, lines):
+def test_a_curve_is_drawn_from_any_metrics(tmp_path, lines):
     write_run(tmp_path, lines, CONFIG)
     path = Curve(tmp_path).draw()
     assert path == tmp_path / "curve.png"
@@ -65,7 +65,7 @@ def test_a_folder_without_metrics_is_an_error(tmp_path):
         Curve(tmp_path)
 
 
-def test_a_curve_is_read_once_and_then_added_to(tmp_path, monkeypatch):
+def test_a_curve_is_read_once_and_then_extended(tmp_path, monkeypatch):
     write_run(tmp_path, [(10, {"train/episode_return": 3.0}), (20, {"eval/return_zero": 4.0})])
     curve = Curve(tmp_path)
     monkeypatch.setattr("genpo_jax.runs.curve.read_metrics", lambda _: pytest.fail("the file was read again"))

@@ -1,6 +1,6 @@
-"""Brax's form of a policy, Gymnasium in both directions, and those that look on while a run trains."""
+"""Policies in Brax's form, Gymnasium environments in both directions, and training callbacks."""
 
-import contextlib
+import json
 import re
 import sys
 import types
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from probes import TargetEnv
+from probes import IntegratorEnv, TargetEnv, planning_policy
 from test_run import CONFIG
 
 import genpo_jax
@@ -23,7 +23,7 @@ from genpo_jax.runs.folder import read_config
 
 
 class Recorder(Callback):
-    """Remembers what it was shown, and fails where it is told to."""
+    """Records its calls, and raises in those that `fails` names."""
 
     name = "notebook"
 
@@ -55,7 +55,7 @@ def watched(tmp_path_factory):
     return genpo_jax.train(TargetEnv(), CONFIG, folder, progress=False, callbacks=callbacks), *callbacks
 
 
-def test_a_watcher_sees_every_line_of_metrics_and_the_policy_after_every_evaluation(watched):
+def test_a_callback_gets_every_line_of_metrics_and_the_policy_after_every_evaluation(watched):
     run, callback, _ = watched
     assert callback.calls[0] == ("start", run.run_dir, read_config(run.run_dir)["run"])
     assert [call[1] for call in callback.calls if call[0] == "metrics"] == [0, 64, 128, 192, 256]
@@ -63,7 +63,7 @@ def test_a_watcher_sees_every_line_of_metrics_and_the_policy_after_every_evaluat
     assert callback.calls[-1] == ("close",)
 
 
-def test_a_watcher_that_fails_every_time_does_not_end_a_run(watched):
+def test_a_callback_that_always_fails_does_not_end_a_run(watched):
     run, whole, broken = watched
     assert not run.stopped and len(broken.calls) == len(whole.calls)
 
@@ -73,13 +73,13 @@ def test_a_policy_in_the_form_of_brax_gives_action_and_extras(watched):
     action, extras = genpo_jax.make_inference_fn(policy)(obs, key)
     np.testing.assert_array_equal(action, policy(obs, key))
     assert extras == {}
-    # As Brax's rendering does: parameters into a jitted function, which makes the policy there.
+    # Brax's rendering passes the parameters to a jitted function, which makes the policy.
     act = jax.jit(lambda params: genpo_jax.make_inference_fn(params, deterministic=True)(obs, key)[0])
     np.testing.assert_allclose(act(policy), policy(obs), atol=1e-6)
 
 
 class FakeWandb(types.ModuleType):
-    """What we use of wandb, without its process."""
+    """The functions of wandb that we use, without its process."""
 
     def __init__(self, key):
         super().__init__("wandb")
@@ -100,7 +100,7 @@ class FakeWandb(types.ModuleType):
 
 
 @pytest.mark.parametrize(("key", "mode"), [(None, "offline"), ("secret", "online")])
-def test_wandb_is_online_only_where_one_is_logged_in_and_keeps_the_id_of_the_run(tmp_path, monkeypatch, key, mode):
+def test_wandb_is_online_only_if_logged_in_and_keeps_the_id_of_the_run(tmp_path, monkeypatch, key, mode):
     fake = FakeWandb(key)
     monkeypatch.setitem(sys.modules, "wandb", fake)
     callback = WandbLogger("robots")
@@ -112,20 +112,20 @@ def test_wandb_is_online_only_where_one_is_logged_in_and_keeps_the_id_of_the_run
     assert fake.logged == [{"env_steps": 64, "wall_seconds": 1.5, "train/kl": 0.1}] and fake.finished == 1
 
 
-def test_wandb_that_is_not_installed_is_said_before_anything_trains(tmp_path, monkeypatch, capsys):
+def test_missing_wandb_is_reported_before_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"pip install 'genpo-jax\[wandb\]'"):
         cli.main(["train", "--env", "ring", "--run-dir", str(tmp_path / "run"), "--wandb", "robots"])
     assert not (tmp_path / "run").exists()
     with pytest.raises(SystemExit) as refused:
         cli.main(["train", "--env", "ring", "--run-dir", str(tmp_path / "run"), "--play-every", "0"])
-    # Older tyro leaves it to us to say so.
+    # With an older tyro, our own check reports it.
     assert re.search("play.every must be >= 1, got 0", capsys.readouterr().err + str(refused.value))
 
 
 @pytest.fixture(scope="module")
 def pendulum():
-    """An environment that can be drawn, the settings of a run of 5 steps an episode, and a fresh policy."""
+    """An environment that can be drawn, settings of a run with episodes of 5 steps, and an initial policy."""
     env = genpo_jax.make_env("inverted_pendulum", "spring")
     config = replace(CONFIG, env=env.name, env_options=EnvConfig(num_envs=8, episode_length=5))
     spec = replace(PolicySpec.of(env, config, 0), normalized=False)
@@ -145,52 +145,6 @@ def test_a_page_is_written_at_every_second_evaluation(pendulum, tmp_path):
     assert "genpo++ on inverted_pendulum" in page.read_text()
 
 
-class FakeViewer:
-    """What we use of MuJoCo Studio, without its server."""
-
-    def __init__(self):
-        self.times, self.poses = [], []
-
-    def launch(self, config):
-        self.config = config
-        return contextlib.nullcontext(self)
-
-    def ViewerConfig(self, **settings):  # noqa: N802
-        return settings
-
-    def set_model(self, model, data):
-        self.model = model
-
-    def is_running(self):
-        return True
-
-    def sync(self, model, data):
-        self.times.append(data.time)
-        self.poses.append(data.xpos[-1].copy())
-
-
-@pytest.mark.ci
-def test_live_shows_every_step_of_an_episode_and_begins_the_next(pendulum, monkeypatch):
-    from genpo_jax.viewing import live
-
-    (env, config, policy), viewer = pendulum, FakeViewer()
-    monkeypatch.setattr(live, "_studio", lambda: (viewer, viewer))
-    for name, value in (("folder_of", None), ("load", policy), ("saved_config", config), ("environment_of", env)):
-        monkeypatch.setattr(live, name, lambda *_, value=value: value)
-    live.live("run", port=8123, episodes=2)
-    # A step of Brax's pendulum takes 0.02 s with spring physics.
-    np.testing.assert_allclose(viewer.times, 0.02 * np.arange(1, 11), atol=1e-6)
-    assert len({tuple(pose) for pose in viewer.poses}) == 10
-    assert viewer.config["http_port"] == 8123 and viewer.model.nq == 2
-
-
-def test_nothing_is_served_without_a_yes(monkeypatch, capsys):
-    monkeypatch.setattr("builtins.input", lambda question: "")
-    with pytest.raises(SystemExit, match="nothing is served without a yes"):
-        cli.main(["play", "run", "--live"])
-    assert "all network interfaces" in capsys.readouterr().out
-
-
 gymnasium = pytest.importorskip("gymnasium")
 
 
@@ -201,7 +155,7 @@ def test_our_environment_passes_gymnasiums_own_check():
 
     env = GymnasiumEnv("multigoal")
     check_env(env, skip_render_check=True)
-    # Six steps of length 1 along an axis, from the middle towards a goal at distance 5 that counts within 1.1.
+    # Steps of length 1 from the center towards a goal at distance 5, which counts as reached within 1.1.
     env.reset(seed=0)
     for step in range(1, 5):
         obs, reward, terminated, truncated, info = env.step(np.array([2.0, 0.0]))
@@ -232,14 +186,36 @@ def test_our_policy_acts_within_the_bounds_of_another_environment(watched):
             return np.zeros(1, np.float32), float(action[0]), self.left == 0, False, {}
 
     policy = watched[0].policy
-    # From [-1, 1] to [-4, 0]; each episode begins with its seed and goes on with two zeros.
+    # Actions are scaled from [-1, 1] to [-4, 0]. The observations of an episode are its seed and two zeros.
     scaled = [2 * float(policy(jnp.array([seen]))[0]) - 2 for seen in (0.0, 7.0, 8.0)]
     assert policy_for(policy, Other())(np.float32([7.0])) == pytest.approx(scaled[1], abs=1e-5)
     played = returns(policy, Other(), 2, seed=7)
     assert played == pytest.approx([scaled[1] + 2 * scaled[0], scaled[2] + 2 * scaled[0]], abs=1e-4)
     Other.observation_space = spaces.Box(-1.0, 1.0, (3,))
-    with pytest.raises(ValueError, match=r"must be of 1 observed numbers and 1 of action, got \(3, 1\)"):
+    with pytest.raises(ValueError, match="must have observation size 1 and action size 1, got 3 and 1"):
         policy_for(policy, Other())
     Other.action_space = spaces.Box(-np.inf, np.inf, (1,))
     with pytest.raises(ValueError, match="the action space must be a Box with bounds"):
         policy_for(policy, Other())
+
+
+def test_a_policy_with_chunks_executes_them_in_a_gymnasium_environment():
+    from genpo_jax.gymnasium_adapter import GymnasiumEnv, policy_for, returns
+
+    policy, env = planning_policy(chunk=4, executed=2, action_repeat=2), GymnasiumEnv(IntegratorEnv())
+    # The chunk at x = 0 begins with 0.1 and 0.2, and each is executed for two steps. The next chunk, at x = 0.6, begins
+    # with 0.4; the time limit ends the episode after two steps.
+    assert returns(policy, env, 2) == pytest.approx(2 * [0.1 + 0.2 + 0.4 + 0.6 + 1.0 + 1.4])
+    act = policy_for(policy, env)
+    assert [float(act(np.float32([0.2]))[0]) for _ in range(3)] == pytest.approx([0.2, 0.2, 0.25])
+    act.reset()
+    assert float(act(np.float32([0.4]))[0]) == pytest.approx(0.3)
+
+
+def test_a_policy_knows_its_action_repeat_and_older_descriptions_have_none():
+    options = EnvConfig(num_envs=8, chunk=2, action_repeat=3)
+    spec = PolicySpec.of(TargetEnv(), replace(CONFIG, env_options=options), 0)
+    values = json.loads(json.dumps(spec.to_dict()))
+    assert spec.action_repeat == 3 and PolicySpec.from_dict(values) == spec
+    del values["action_repeat"]
+    assert PolicySpec.from_dict(values) == replace(spec, action_repeat=1)

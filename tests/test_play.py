@@ -1,4 +1,4 @@
-"""Pages and pictures of a policy's episodes."""
+"""Pages, videos and image strips of recorded episodes."""
 
 import base64
 import json
@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from browser import needs_browser, open_page
 
-from genpo_jax.viewing.camera import view
-from genpo_jax.viewing.episodes import Episode, Recording, frames
-from genpo_jax.viewing.page import PLAYER, play_page
-from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, fewer, scene
+from genpo_jax.viewing.camera import framing
+from genpo_jax.viewing.play_page import PLAYER, play_page
+from genpo_jax.viewing.recording import RecordedEpisode, Recording, frames
+from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, scene, simplify
 
 MODEL = """
 <mujoco><worldbody>
@@ -29,10 +29,10 @@ MODEL = """
 
 @pytest.fixture(scope="module")
 def recording():
-    """A ball that moves by 0.1 m a frame, and earns 1, with zero noise; and one that stays."""
+    """A ball that moves 0.1 m and earns 1 per frame with deterministic actions, and stays with sampled actions."""
     model = mujoco.MjModel.from_xml_string(MODEL)
-    moving = Episode("zero", {"qpos": 0.1 * np.arange(31.0)[:, None]}, np.array([0.0] + 30 * [1.0]))
-    still = Episode("random", {"qpos": np.zeros((16, 1))}, np.zeros(16))
+    moving = RecordedEpisode("deterministic", {"qpos": 0.1 * np.arange(31.0)[:, None]}, np.array([0.0] + 30 * [1.0]))
+    still = RecordedEpisode("sampled", {"qpos": np.zeros((16, 1))}, np.zeros(16))
     return Recording("</script> a ball", model, 1 / 30, [moving, still])
 
 
@@ -57,16 +57,26 @@ def test_the_page_has_the_poses_of_every_frame_to_a_tenth_of_a_millimeter(record
     assert [one["frames"] for one in data["episodes"]] == [31, 16]
 
 
-def test_the_page_asks_for_nothing_and_is_small(recording):
+def test_the_page_loads_nothing_and_is_small(recording):
     page = play_page(recording)
     assert "default-src 'none'" in page
     assert not re.search(r'(?:src|href)="', page)
     assert len(page) < 300e3
-    # Three scripts and their three ends: a title cannot end one.
+    # Three scripts with one end each: a title cannot end a script.
     assert page.count("</script") == 3 and "&lt;/script&gt; a ball" in page
 
 
-def test_the_bundle_is_that_of_the_source_and_its_license_stands_beside_it():
+def test_no_name_in_a_page_can_end_its_scripts_or_insert_text():
+    model = MODEL.replace('name="ball"', 'name="&lt;!--&lt;script&gt;&lt;/script&gt;"')
+    still = RecordedEpisode("deterministic", {"qpos": np.zeros((2, 1))}, np.zeros(2))
+    page = play_page(Recording("@DATA@ on @PLAYER@", mujoco.MjModel.from_xml_string(model), 1 / 30, [still]))
+    assert "<h1>@DATA@ on @PLAYER@</h1>" in page and "@TITLE@" not in page
+    assert "<!--" not in page and page.count("<script") == page.count("</script") == 3
+    # The browser reads the name as it is.
+    assert data_of(page)["bodies"] == ["world", "<!--<script></script>"]
+
+
+def test_the_bundle_matches_the_source_and_its_license_is_included():
     source, bundle = ((PLAYER / name).read_text() for name in ("player.js", "player.min.js"))
     assert "npx esbuild player.js" in source
     for text in re.findall(r'byId\("(\w+)"\)', source):
@@ -74,14 +84,14 @@ def test_the_bundle_is_that_of_the_source_and_its_license_stands_beside_it():
     assert "MIT" in (PLAYER / "three.LICENSE").read_text()
 
 
-def test_the_view_goes_along_with_what_moves_about_and_else_shows_the_whole_scene(recording):
-    # A ball of radius 0.5; the plane has no end.
-    extent, body, center = view(recording.model, next(frames(recording, recording.episodes[0])))
+def test_the_camera_follows_a_robot_that_moves_and_otherwise_shows_the_whole_scene(recording):
+    # The ball has radius 0.5; the infinite plane does not count.
+    extent, body, center = framing(recording.model, next(frames(recording, recording.episodes[0])))
     assert extent == pytest.approx(1.0) and body == 1 and not center.any()
     still = mujoco.MjModel.from_xml_string(MODEL.replace('type="slide"', 'type="hinge"'))
     data = mujoco.MjData(still)
     mujoco.mj_kinematics(still, data)
-    extent, body, center = view(still, data)
+    extent, body, center = framing(still, data)
     assert extent == pytest.approx(1.0) and body == 0 and list(center) == [0, 0, 1]
 
 
@@ -110,22 +120,22 @@ TEXTURED = """
 """
 
 
-def test_textures_are_drawn_on_planes_and_meshes_and_color_the_rest():
+def test_textures_are_drawn_on_planes_and_meshes_and_give_other_geoms_a_color():
     drawn = scene(mujoco.MjModel.from_xml_string(TEXTURED))
     tiles, mat, shade, blue, tent, ramp = drawn["geoms"]
-    # Uniform: half a repeat to the meter. Else so many over the plane, here over 4 m.
+    # texuniform: texrepeat / 2 repeats per meter. Otherwise texrepeat repeats over the plane, here over 4 m.
     assert tiles["repeats"] == [1.5, 3.0] and mat["repeats"] == [0.75, 1.5]
     assert tiles["texture"] == mat["texture"] == tent["texture"] == 0
     assert len(drawn["textures"]) == 1 and drawn["textures"][0].startswith("data:image/png;base64,")
-    # A gray of a half, times the color of the material, or of the geom where it has one.
+    # The texture is half gray; it is multiplied by the color of the material, or of the geom if it has one.
     np.testing.assert_allclose(shade["rgba"], [0.5, 0.25, 0, 1], atol=0.01)
     np.testing.assert_allclose(blue["rgba"], [0, 0, 0.5, 1], atol=0.01)
     assert "texture" not in shade and "texture" not in ramp
-    # Each corner of the four faces has a place on the texture.
+    # Each corner of the four faces has its own texture coordinates.
     assert unpacked(drawn["meshes"][tent["mesh"]]["uv"], np.float32).shape == (4 * 3 * 2,)
 
 
-def test_a_height_field_rises_from_its_left_to_its_right():
+def test_a_height_field_rises_along_x():
     drawn = scene(mujoco.MjModel.from_xml_string(TEXTURED))
     mesh = drawn["meshes"][drawn["geoms"][-1]["mesh"]]
     points = unpacked(mesh["points"], np.int16).reshape(2, 3, 3) * mesh["scale"]
@@ -135,30 +145,30 @@ def test_a_height_field_rises_from_its_left_to_its_right():
     assert unpacked(mesh["faces"], np.uint16).shape == (2 * 2 * 3,)
 
 
-def test_a_mesh_of_too_many_triangles_keeps_its_shape_with_fewer():
-    # A square of 1 m in 200 x 200 pieces of two triangles each.
+def test_a_mesh_with_too_many_triangles_is_simplified_and_keeps_its_shape():
+    # A square of 1 m, divided into 200 x 200 squares of two triangles each.
     side = np.linspace(0, 1, 201)
     points = np.stack([*np.meshgrid(side, side), np.zeros((201, 201))], axis=-1).reshape(-1, 3)
     corner = np.arange(200)[:, None] * 201 + np.arange(200)
     faces = np.stack([corner, corner + 1, corner + 202, corner, corner + 202, corner + 201], axis=-1).reshape(-1, 3)
-    (mesh,) = fewer([Mesh(points, faces)])
+    (mesh,) = simplify([Mesh(points, faces)])
     assert MAX_TRIANGLES / 4 < len(mesh.faces) <= MAX_TRIANGLES
     a, b, c = (mesh.points[mesh.faces[:, i]] for i in range(3))
     normals = np.cross(b - a, c - a)
     assert (normals[:, 2] > 0).all() and not normals[:, :2].any()
-    # Its rim moves in by less than a cell.
+    # The rim moves inwards by less than one cell.
     assert 0.97 < normals[:, 2].sum() / 2 <= 1.0
 
 
-def test_few_triangles_are_left_as_they_are():
+def test_a_mesh_with_few_triangles_is_not_changed():
     mesh = Mesh(np.eye(3), np.array([[0, 1, 2]]))
-    assert fewer([mesh])[0] is mesh
+    assert simplify([mesh])[0] is mesh
 
 
 @needs_browser
 @pytest.mark.ci
 def test_a_browser_draws_textures_meshes_and_height_fields_without_an_error(tmp_path):
-    still = Episode("zero", {}, np.zeros(3))
+    still = RecordedEpisode("deterministic", {}, np.zeros(3))
     page = play_page(Recording("shapes", mujoco.MjModel.from_xml_string(TEXTURED), 1 / 30, [still]))
     (tmp_path / "play.html").write_text(page)
     document, errors = open_page(tmp_path / "play.html", tmp_path)
@@ -167,25 +177,25 @@ def test_a_browser_draws_textures_meshes_and_height_fields_without_an_error(tmp_
 
 @needs_browser
 @pytest.mark.ci
-def test_a_browser_draws_it_without_an_error(recording, tmp_path):
+def test_a_browser_plays_a_recording_without_an_error(recording, tmp_path):
     (tmp_path / "play.html").write_text(play_page(recording))
     document, errors = open_page(tmp_path / "play.html", tmp_path)
     assert 'data-ready="yes"' in document
-    assert "zero noise · return" in document
+    assert "deterministic · return" in document
     assert not errors
 
 
 @pytest.mark.ci
-def test_a_film_and_a_strip_are_drawn_where_mujoco_can_draw(recording, tmp_path):
+def test_a_video_and_a_strip_are_drawn_if_mujoco_can_draw(recording, tmp_path):
     code = (
         "import mujoco, numpy as np, sys; sys.path.insert(0, 'tests')\n"
         "from test_play import MODEL\n"
-        "from genpo_jax.viewing.episodes import Episode, Recording\n"
+        "from genpo_jax.viewing.recording import RecordedEpisode, Recording\n"
         "from genpo_jax.viewing.pictures import write_strip, write_video\n"
         "model = mujoco.MjModel.from_xml_string(MODEL)\n"
         "try: mujoco.Renderer(model).close()\n"
         "except Exception: sys.exit(77)\n"
-        "moving = Episode('zero', {'qpos': 0.1 * np.arange(31.0)[:, None]}, np.zeros(31))\n"
+        "moving = RecordedEpisode('deterministic', {'qpos': 0.1 * np.arange(31.0)[:, None]}, np.zeros(31))\n"
         "recording = Recording('a ball', model, 1 / 30, [moving])\n"
         f"write_strip(recording, '{tmp_path}/strip.png'); write_video(recording, '{tmp_path}/film.mp4')\n"
     )

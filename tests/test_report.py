@@ -1,4 +1,4 @@
-"""Reports on runs: verdicts with hand-made numbers, and pages that never fail."""
+"""Reports on runs: verdicts with hand-computed numbers, and pages of damaged runs."""
 
 import math
 import os
@@ -11,15 +11,16 @@ from genpo_jax import cli
 from genpo_jax.config import Config
 from genpo_jax.reporting.charts import Line, line_chart
 from genpo_jax.reporting.numbers import duration, number, short
-from genpo_jax.reporting.page import Player, report_page
 from genpo_jax.reporting.records import read_records
+from genpo_jax.reporting.report_page import Player, report_page
 from genpo_jax.reporting.verdict import judge
+from genpo_jax.runs.curve import LINES
 from genpo_jax.runs.folder import write_config
 from genpo_jax.runs.metrics import MetricsWriter
 
 
 def write_run(folder, evaluations, spread=2.0, training=(), **settings):
-    """Write a run whose evaluations are 100 steps apart, of 16 episodes each, after `training` 10 steps apart."""
+    """Write a run with evaluations of 16 episodes every 100 steps, and returns of training every 10 steps."""
     write_config(folder, Config(env="hopper", eval_envs=16, num_timesteps=1000, **settings), "cpu", 1)
     lines = {100 * i: {"eval/return_random": x, "eval/return_random_std": spread} for i, x in enumerate(evaluations)}
     for i, value in enumerate(training, start=1):
@@ -36,17 +37,17 @@ def verdict_of(folder):
     return judge(read_records([folder])[0])
 
 
-def test_a_return_that_rises_by_more_than_chance_was_learned(tmp_path):
+def test_a_return_that_rises_by_more_than_its_interval_is_learned(tmp_path):
     verdict = verdict_of(write_run(tmp_path, [10.0, 30.0, 20.0]))
     # Standard errors are 2 / 4, so the difference of 10 is known to 1.96 * 0.5 * sqrt(2) = 1.39.
     assert verdict.word == "learned"
-    assert "rose from 10 to 20, by 10 [8.61, 11.4]" in verdict.sentence
-    assert "best evaluation was 30, at 100 env steps" in verdict.sentence
+    assert "the return rose from 10 to 20, by 10 [8.61, 11.4]" in verdict.sentence
+    assert "The best evaluation was 30, at 100 env steps" in verdict.sentence
     assert verdict.final == pytest.approx((20, 19.02, 20.98))
 
 
 @pytest.mark.parametrize(("last", "word"), [(8.0, "worse"), (11.3, "unclear"), (11.5, "learned")])
-def test_a_change_within_its_interval_of_139_is_called_chance(tmp_path, last, word):
+def test_a_change_within_its_interval_of_139_is_unclear(tmp_path, last, word):
     assert verdict_of(write_run(tmp_path, [10.0, last])).word == word
 
 
@@ -56,9 +57,9 @@ def test_without_evaluations_the_first_and_last_chunks_are_compared(tmp_path):
     assert verdict_of(write_run(tmp_path / "b", [], training=range(9))).word == "young"
 
 
-def test_several_seeds_are_judged_by_the_spread_between_them(tmp_path):
+def test_several_seeds_are_judged_by_the_variation_between_them(tmp_path):
     write_run(tmp_path, [10.0, 12.0], spread=0.01, seed=5, num_seeds=2)
-    # One seed gained 5 and the other lost 1: two evaluations that are precise say nothing of the method.
+    # One seed gained 5, the other lost 1: precise evaluations do not reduce the variation between seeds.
     write_run(tmp_path / "seed-5", [10.0, 15.0], seed=5)
     write_run(tmp_path / "seed-6", [10.0, 9.0], seed=6)
     verdict = verdict_of(tmp_path)
@@ -74,7 +75,7 @@ def test_numbers_are_short():
     assert [number(x) for x in (1, 2.5, True, "3", math.inf, 10**400)] == [1.0, 2.5, None, None, None, None]
 
 
-def test_a_chart_puts_its_ends_in_its_corners_and_keeps_every_spike():
+def test_a_chart_spans_its_area_and_keeps_every_spike():
     chart = line_chart([Line("a", [(0, 0), (10, 5)], "red")], "a <chart>", "steps")
     assert re.search(r'<polyline points="58\.0,200\.0 428\.0,20\.0"', chart)
     assert 'aria-label="a &lt;chart&gt;"' in chart
@@ -99,26 +100,26 @@ def test_a_chart_puts_its_ends_in_its_corners_and_keeps_every_spike():
     ids=["empty", "cut off", "bare", "noise", "types", "huge", "names"],
 )
 @pytest.mark.parametrize("config", [None, b"{", b"[]", b'{"format": 2, "config": 7}', b'{"config": {"seed": "x"}}'])
-def test_a_young_or_damaged_run_is_reported_on(tmp_path, metrics, config):
+def test_an_unfinished_or_damaged_run_is_reported(tmp_path, metrics, config):
     (tmp_path / "metrics.jsonl").write_bytes(metrics)
     if config is not None:
         (tmp_path / "config.json").write_bytes(config)
     page = report_page([tmp_path])
-    assert "There are too few returns yet to tell." in page
+    assert "Too early to judge: there are too few returns." in page
     assert "<b>" not in re.sub(r"<b ?(class=\"bad\")?>[^<]*</b>", "", page)
 
 
-def test_pipes_in_the_place_of_files_are_reported_and_not_waited_for(tmp_path):
+def test_a_pipe_instead_of_a_file_is_reported_without_waiting(tmp_path):
     for name in ("metrics.jsonl", "config.json"):
         os.mkfifo(tmp_path / name)
     assert report_page([tmp_path]).count("is not a file; restore it, or remove it") == 2
 
 
-def test_what_is_no_run_is_refused(tmp_path):
+def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(SystemExit, match="there is no run in .*nothing"):
         cli.main(["report", str(tmp_path / "nothing")])
     write_run(tmp_path, [1.0])
-    with pytest.raises(ValueError, match="one or more different runs"):
+    with pytest.raises(ValueError, match="one or more different run folders"):
         report_page([tmp_path, tmp_path / "." / ""])
 
 
@@ -132,17 +133,37 @@ def test_the_command_compares_runs_and_marks_what_differs(tmp_path, capsys):
     assert differing == "seed"
     assert ">yes</td><td>20 [19, 21]</td>" in page and "got worse" not in page
     assert "default-src 'none'" in page and not re.search(r'(?:src|href)="', page)
-    # Up to three runs are played where they can be; these have no policy.
-    assert page.count("Not shown: FileNotFoundError") == 2
+    # Up to three runs get a player if possible; these runs have no policy.
+    assert page.count("No player: FileNotFoundError") == 2
 
 
-def test_a_comparison_plays_the_policy_of_each_run_and_says_why_it_does_not(tmp_path):
+def test_a_comparison_has_a_player_or_a_reason_for_each_run(tmp_path):
     runs = [write_run(tmp_path / name, [1.0, 2.0]) for name in ("a", "b")]
     page = report_page(runs, [Player("<b>plays</b>"), Player(None, "it has no model")])
-    assert page.count("<iframe") == 1 and 'title="The policy of a, played"' in page
-    assert "Not shown: it has no model." in page
-    with pytest.raises(ValueError, match="2 runs need as many players, or none, got 1"):
+    assert page.count("<iframe") == 1 and 'title="Episodes of the policy of a"' in page
+    assert "No player: it has no model." in page
+    with pytest.raises(ValueError, match="2 runs need 2 players or none, got 1"):
         report_page(runs, [Player("")])
+
+
+def test_the_lines_of_the_report_and_of_the_curve_have_the_same_words(tmp_path):
+    lines = ("training (sampled actions)", "evaluation, sampled actions", "evaluation, deterministic actions")
+    write_config(tmp_path, Config(env="hopper"), "cpu", 1)
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(10, 1.0, {"train/episode_return": 1.0, "eval/return_random": 2.0, "eval/return_zero": 3.0})
+    page = report_page([tmp_path])
+    assert all(f"</i>{line}</span>" in page for line in lines)
+    assert {label for _, label, _ in LINES} == set(lines)
+
+
+def test_old_metrics_of_modes_have_their_new_names(tmp_path):
+    write_config(tmp_path, Config(env="hopper"), "cpu", 1)
+    old = {"eval/env/way_0": 0.5, "eval/env/way_12": 0.5, "train/way_entropy": 1.0, "train/env/way_home": 2.0}
+    with MetricsWriter(tmp_path) as writer:
+        writer.write(10, 1.0, old)
+    new = {"eval/env/mode_0", "eval/env/mode_12", "train/mode_entropy", "train/env/way_home"}
+    assert read_records([tmp_path])[0].metrics == new
+    assert "<h3>eval/env/mode_0</h3>" in report_page([tmp_path])
 
 
 def test_faults_are_counted_and_dated(tmp_path):
@@ -152,13 +173,13 @@ def test_faults_are_counted_and_dated(tmp_path):
             writer.write(steps, 1.0, {"train/nan_resets": resets, "train/kl": math.nan if steps == 30 else 0.01})
     page = report_page([tmp_path])
     assert "7, first at 20" in page
-    # And one value that was not finite.
+    # Seven resets, and one value that was not finite.
     assert '<b class="bad">8</b><span>faults' in page
 
 
 @needs_browser
 @pytest.mark.ci
-def test_a_browser_draws_the_report_and_its_player_and_nothing_leaves(tmp_path):
+def test_a_browser_draws_the_report_and_its_player_and_loads_nothing(tmp_path):
     returns = [math.sin(i) + i for i in range(1, 40)]
     folder = write_run(tmp_path / "run", [1.0, 20.0, 30.0, 40.0], training=returns)
     player = "<script>parent.document.title = 'it ' + 'plays'</script>"
@@ -168,6 +189,6 @@ def test_a_browser_draws_the_report_and_its_player_and_nothing_leaves(tmp_path):
     assert not errors
     assert "<title>it plays</title>" in document
     assert document.count("<polyline") >= 5 and "It learned" in document
-    # A page that did ask for something would be told off by its own content policy.
+    # The content policy of the page blocks a request, and the console reports it.
     (tmp_path / "asks.html").write_text(page.replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'))
     assert open_page(tmp_path / "asks.html", tmp_path)[1]

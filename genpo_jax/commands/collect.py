@@ -45,7 +45,6 @@ def run(options: CollectOptions) -> None:
 
     from genpo_jax.data import write
     from genpo_jax.data.collect import mixed, record_demonstrations, scripted_actor, trained_actor, with_noise
-    from genpo_jax.runs.folder import saved_config
     from genpo_jax.runs.load import load
     from genpo_jax.training.play import Actor
 
@@ -58,7 +57,7 @@ def run(options: CollectOptions) -> None:
     def actor_of(name: str, count: int) -> Actor:
         if name == EXPERT:
             return scripted_actor(env, count)
-        return trained_actor(runs[name], count, options.policy_noise, saved_config(name).env_options.action_repeat)
+        return trained_actor(runs[name], count, options.policy_noise)
 
     keys = jax.random.split(jax.random.key(options.seed), len(counts))
     parts = [

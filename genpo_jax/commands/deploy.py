@@ -19,6 +19,10 @@ class DeployOptions:
     """Episodes to play."""
     noise_seed: int | None = None
     """Sample actions with noise of this seed. None: deterministic actions."""
+    env: str | None = None
+    """Another environment of the same sizes. None: the training environment."""
+    backend: str | None = None
+    """Physics backend. None: c where the environment and the run allow it, else the run's backend."""
     out: Path | None = None
     """JSON file for the results. None: none."""
 
@@ -29,7 +33,8 @@ def run(options: DeployOptions) -> None:
     """Play and print."""
     from genpo_jax.export.deploy import deploy, table
 
-    results = deploy(options.folder, episodes=options.episodes, noise_seed=options.noise_seed).to_dict()
+    settings = {name: value for name, value in vars(options).items() if name not in ("folder", "out")}
+    results = deploy(options.folder, **settings).to_dict()
     print(table(results))
     write_json(options.out, results)
 

@@ -24,7 +24,7 @@ class ExportOptions:
 
 def run(options: ExportOptions) -> None:
     """Write the folder."""
-    from genpo_jax.export.folder import export
+    from genpo_jax.export.exporter import export
 
     out = options.out or options.run / "exported"
     folder = export(options.run, out, step=options.step, seed=options.seed, overwrite=options.overwrite)

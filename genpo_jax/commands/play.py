@@ -39,11 +39,11 @@ def run(options: PlayOptions) -> None:
     # MuJoCo reads the variable when it is imported. Other systems choose their own renderer.
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")
-    from genpo_jax.viewing.episodes import record
-    from genpo_jax.viewing.page import PLAY_FILE, play_page
+    from genpo_jax.viewing.play_page import PLAY_FILE, play_page
+    from genpo_jax.viewing.recording import record_run
 
     names = ("episodes", "steps", "start_seed", "step", "seed")
-    recording = record(options.run, **{name: getattr(options, name) for name in names})
+    recording = record_run(options.run, **{name: getattr(options, name) for name in names})
     out = options.out or options.run / PLAY_FILE
     out.write_text(play_page(recording), encoding="utf-8")
     print(f"open {out} in a browser")

@@ -22,8 +22,8 @@ class ReportOptions:
 
 def run(options: ReportOptions) -> None:
     """Read the runs and write the page."""
-    from genpo_jax.reporting.page import player_of, report_page
     from genpo_jax.reporting.records import read_records
+    from genpo_jax.reporting.report_page import player_of, report_page
 
     # Unreadable runs are refused before any physics is compiled.
     read_records(options.runs)

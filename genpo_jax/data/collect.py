@@ -57,9 +57,9 @@ def scripted_actor(env: Environment, num: int) -> Actor:
     return Actor(lambda key: jax.vmap(env.plan)(jax.random.split(key, num)), act)
 
 
-def trained_actor(policy: TrainedPolicy, num: int, noise: Noise, action_repeat: int) -> Actor:
+def trained_actor(policy: TrainedPolicy, num: int, noise: Noise) -> Actor:
     """Return a trained policy that acts as in training: in chunks, each action repeated; actions are in [-1, 1]."""
-    return in_single_steps(policy_actor(policy, num, noise), policy.spec, num, action_repeat)
+    return in_single_steps(policy_actor(policy, num, noise), policy.spec, num)
 
 
 def with_noise(actor: Actor, std: float) -> Actor:

@@ -24,6 +24,15 @@ def mj_model_of(env: Any) -> mujoco.MjModel | None:
     return None
 
 
+def step_seconds(env: Any) -> float | None:
+    """Return the simulated time of one env step: the attribute `dt` of an environment. None: it has no such attribute.
+
+    The environments of Brax and Playground that have physics have it, and so does every `MjcfTask`.
+    """
+    seconds = getattr(getattr(env, "raw", env), "dt", None)
+    return None if seconds is None else float(seconds)
+
+
 def synchronized(model: mujoco.MjModel, traced: Any) -> mujoco.MjModel:
     """Return a copy of MuJoCo's model with the values of MJX's model, the only one that libraries change."""
     model = copy.deepcopy(model)

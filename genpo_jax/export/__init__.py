@@ -1,1 +1,1 @@
-"""Hand a trained policy over: StableHLO, ONNX, a description, and the task that MuJoCo's C engine can play."""
+"""Export a trained policy as ONNX and StableHLO with a description, and play the exported policy."""

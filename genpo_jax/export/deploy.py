@@ -1,45 +1,64 @@
-"""Close the loop as a robot would: an exported policy in ONNX Runtime, its task in MuJoCo's C engine, no JAX."""
+"""Play an exported policy in our own environment.
+
+The policy runs in ONNX Runtime, the physics in MuJoCo's C engine if the environment supports it.
+"""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from genpo_jax import intervals
+from genpo_jax import envs, intervals
 from genpo_jax.checks import require
-from genpo_jax.config import SUCCESS, is_outcome
-from genpo_jax.export.standalone import MujocoTask, OnnxPolicy, describe
+from genpo_jax.config import SUCCESS
+from genpo_jax.envs import Environment, EpisodeEnv
+from genpo_jax.envs.mujoco_model import step_seconds
+from genpo_jax.envs.registry import BRAX, PLAYGROUND, TASKS
+from genpo_jax.export.standalone import OnnxPolicy, describe
+from genpo_jax.runtime import compiler_options
 
 PERCENTILES = (50, 90, 99)
+# Backends that simulate a MuJoCo model as MuJoCo does, which the C engine does faster for a single environment.
+MUJOCO_BACKENDS = ("c", "mjx", "jax", "warp")
+# Seed of the initial states, the same as that of `genpo-jax eval`.
+START_SEED = 1_000_003
 
 
 @dataclass(frozen=True)
 class Deployment:
-    """What episodes in the closed loop came to.
+    """Results of the episodes that an exported policy has played.
 
     Attributes:
-        returns: of each episode `[n]`.
-        lengths: in steps of the environment `[n]`.
-        metrics: sums over each episode, of outcomes the last value, by name `[n]`.
-        latencies: seconds from observation to action, of every action `[m]`.
-        control_seconds: time from one action to the next, the deadline of a latency.
-        trained_return: mean return of the trainer's last evaluation with zero noise, or None.
+        env: name of the environment.
+        backend: backend of its physics; None if it has no choice of backends.
+        returns: return of each episode `[n]`.
+        lengths: env steps of each episode `[n]`.
+        metrics: metrics of each episode by name, `[n]` each: sums over the steps; of outcomes the last value.
+        latencies: seconds of each policy call `[m]`.
+        period_seconds: simulated time from one policy call to the next, which is the deadline of a call. None: unknown.
+        trained_return: mean return at the last evaluation of training, with the same kind of actions. None: unknown.
     """
 
+    env: str
+    backend: str | None
     returns: np.ndarray
     lengths: np.ndarray
     metrics: dict[str, np.ndarray]
     latencies: np.ndarray
-    control_seconds: float
+    period_seconds: float | None
     trained_return: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return means, intervals and percentiles, fit for JSON."""
+        """Return means, intervals and percentiles, ready for JSON."""
         _, low, high = intervals.mean(self.returns)
-        hits = self.metrics.get(SUCCESS)
+        hits, period = self.metrics.get(SUCCESS), self.period_seconds
         return {
+            "env": self.env,
+            "backend": self.backend,
             "episodes": len(self.returns),
             "return": float(self.returns.mean()),
             "return_interval": [low, high],
@@ -47,82 +66,169 @@ class Deployment:
             "length": float(self.lengths.mean()),
             "metrics": {name: float(values.mean()) for name, values in self.metrics.items()},
             "success": list(intervals.share(int((hits > 0).sum()), len(hits))) if hits is not None else None,
+            "policy_calls": len(self.latencies),
             "latency_ms": {f"p{p}": float(np.percentile(self.latencies, p) * 1e3) for p in PERCENTILES},
-            "control_ms": self.control_seconds * 1e3,
-            "deadline_misses": int((self.latencies > self.control_seconds).sum()),
-            "actions": len(self.latencies),
+            "policy_period_ms": None if period is None else period * 1e3,
+            "deadline_misses": None if period is None else int((self.latencies > period).sum()),
         }
 
 
-def deploy(folder: str | Path, *, episodes: int = 16, noise_seed: int | None = None) -> Deployment:
-    """Play episodes of an exported policy in MuJoCo's C engine.
+def deploy(
+    folder: str | Path,
+    *,
+    episodes: int = 16,
+    noise_seed: int | None = None,
+    env: str | Environment | None = None,
+    backend: str | None = None,
+) -> Deployment:
+    """Play episodes of an exported policy in its training environment, one environment at a time.
 
     Args:
         folder: the exported folder.
-        episodes: how many; each starts at another of the exported states, over again after the last.
-        noise_seed: samples actions with noise of this seed; None acts with zero noise.
+        episodes: number of episodes; each starts from another initial state.
+        noise_seed: sample actions with noise of this seed; None for deterministic actions.
+        env: another environment, by name or as an object; None for the environment of the training.
+        backend: backend of the physics. None: the C engine if the run used a backend of MuJoCo and the environment
+            supports the C engine; otherwise the backend of the run.
 
     Raises:
-        FileNotFoundError: there is no exported policy in `folder`.
-        ValueError: it has no task that MuJoCo's C engine can play; the message says why.
+        FileNotFoundError: if `folder` holds no exported policy.
+        ValueError: if the environment cannot be made here, or has other sizes than the policy.
     """
     require(episodes >= 1, ">= 1", "episodes", episodes)
-    policy, task = OnnxPolicy(folder), MujocoTask(folder)
     description = describe(folder)
-    repeat = description["environment"]["action_repeat"]
+    action, trained = description["action"], description["trained"]
+    made, used = _environment(folder, description["environment"], env, backend)
+    batch = EpisodeEnv(
+        made,
+        description["environment"]["episode_length"] or made.default_episode_length,
+        action["action_repeat"],
+        squash="clip",  # the exported action is already in [-1, 1]
+        chunk=action["chunk"],
+        executed=action["executed"],
+        reward=description["environment"]["reward"],
+    )
+    _check_sizes(description, batch)
+    policy, latencies = OnnxPolicy(folder), []
     noise = None if noise_seed is None else np.random.default_rng(noise_seed)
-    latencies: list[float] = []
 
     def act(obs: np.ndarray) -> np.ndarray:
-        drawn = None
-        if noise is not None:
-            drawn = noise.standard_normal(description["noise"]["shape"], np.float32)
+        drawn = None if noise is None else noise.standard_normal(description["noise"]["shape"], np.float32)
         started = time.perf_counter()
-        action = policy(obs, noise=drawn)
+        chunk = policy(obs, noise=drawn)
         latencies.append(time.perf_counter() - started)
-        return action
+        return chunk
 
-    # Not counted: a first call allocates.
-    act(task.reset(0))
-    latencies.clear()
-    results = [_episode(task, act, episode % task.num_starts, repeat) for episode in range(episodes)]
-    totals, lengths, sums = zip(*results, strict=True)
+    returns, lengths, metrics = _play(batch, description["observation"]["name"], act, latencies, episodes)
+    seconds = step_seconds(made)
     return Deployment(
-        returns=np.asarray(totals),
-        lengths=np.asarray(lengths),
-        metrics={name: np.asarray([one[name] for one in sums]) for name in sums[0]},
+        env=made.name,
+        backend=used,
+        returns=returns,
+        lengths=lengths,
+        metrics=metrics,
         latencies=np.asarray(latencies),
-        control_seconds=task.control_seconds * repeat,
-        trained_return=description["trained"].get("eval/return_zero"),
+        period_seconds=None if seconds is None else seconds * batch.steps_per_action,
+        trained_return=trained.get("eval/return_zero" if noise_seed is None else "eval/return_random"),
     )
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return what `Deployment.to_dict` returned as text."""
+    """Return the result of `Deployment.to_dict` as text."""
     low, high = results["return_interval"]
-    lines = [f"return {results['return']:.1f} [{low:.1f}, {high:.1f}] over {results['episodes']} episodes"]
+    backend = f", backend {results['backend']}" if results["backend"] else ""
+    lines = [f"{results['env']}{backend}, {results['episodes']} episodes; mean [95 % interval]"]
+    lines.append(f"return {results['return']:.1f} [{low:.1f}, {high:.1f}], length {results['length']:.0f}")
     if results["trained_return"] is not None:
-        lines[0] += f"; in training {results['trained_return']:.1f}"
-    latency = ", ".join(f"{name} {value:.3f}" for name, value in results["latency_ms"].items())
-    lines.append(f"latency of an action in ms: {latency}; the next is due every {results['control_ms']:.1f}")
-    lines.append(f"deadline misses: {results['deadline_misses']} of {results['actions']} actions")
+        lines.append(f"return at the last evaluation of training {results['trained_return']:.1f}")
     if results["success"] is not None:
         share, low, high = results["success"]
         lines.append(f"success {share:.3f} [{low:.3f}, {high:.3f}]")
+    latency = ", ".join(f"{name} {value:.3f}" for name, value in results["latency_ms"].items())
+    lines.append(f"latency of a policy call in ms: {latency}")
+    if results["policy_period_ms"] is None:
+        lines.append("deadline misses: unknown, the environment has no attribute dt")
+    else:
+        deadline = f"a deadline of {results['policy_period_ms']:.1f} ms"
+        lines.append(f"deadline misses: {results['deadline_misses']} of {results['policy_calls']} calls, {deadline}")
     return "\n".join(lines)
 
 
-def _episode(task: MujocoTask, act: Any, start: int, repeat: int) -> tuple[float, int, dict[str, float]]:
-    """Return return, length and summed metrics of one episode."""
-    obs = task.reset(start)
-    total, sums = 0.0, dict.fromkeys(task.description["metrics"], 0.0)
-    action = np.zeros(0)
-    for length in range(task.episode_length):
-        if length % repeat == 0:
-            action = act(obs)
-        obs, reward, terminated, metrics = task.step(action)
-        total += reward
-        sums = {name: metrics[name] + (0 if is_outcome(name) else sums[name]) for name in sums}
-        if terminated:
-            return total, length + 1, sums
-    return total, task.episode_length, sums
+def _environment(
+    folder: str | Path, trained: dict[str, Any], env: str | Environment | None, backend: str | None
+) -> tuple[Environment, str | None]:
+    """Return the environment to play in, and its backend.
+
+    Raises:
+        ValueError: if it cannot be made here.
+    """
+    if env is not None and not isinstance(env, str):
+        require(backend is None, "None with an environment object", "backend", backend)
+        return envs.as_environment(env), getattr(env, "backend", None)
+    name = env or trained["name"]
+    try:
+        if env is None and trained["object"]:
+            raise ValueError(f"the policy was trained on an environment object, '{name}'; pass it as env")
+        if name == trained["name"] and trained["factory"] is not None:
+            envs.register_again(name, trained["factory"])
+        candidates: list[str | None] = (
+            [backend] if backend else _backends(name, trained["backend"] if name == trained["name"] else None)
+        )
+        return _make_first(name, candidates)
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise ValueError(f"the environment of {folder} cannot be made here: {error}") from error
+
+
+def _backends(name: str, trained: str | None) -> list[str | None]:
+    """Return the backends to try for an environment that was trained on a backend, the preferred one first."""
+    used = envs.check(name, trained)
+    supports_c = name in (*BRAX, *PLAYGROUND, *TASKS) and used in MUJOCO_BACKENDS
+    return ["c", used] if supports_c and used != "c" else [used]
+
+
+def _make_first(name: str, candidates: list[str | None]) -> tuple[Environment, str | None]:
+    """Return the environment on the first backend that it supports here, and the backend."""
+    *preferred, last = candidates
+    for backend in preferred:
+        try:
+            return envs.make(name, backend), backend
+        except (ValueError, ImportError):
+            # The C engine needs MuJoCo 4 and a CPU, and it lacks some of MJX's fields; the next backend has them.
+            continue
+    return envs.make(name, last), last
+
+
+def _check_sizes(description: dict[str, Any], env: EpisodeEnv) -> None:
+    sizes = (description["observation"]["size"], description["action"]["size"])
+    own = (env.env.observation_sizes.get(description["observation"]["name"]), env.env.action_size)
+    if own != sizes:
+        raise ValueError(
+            f"the environment must have observation size {sizes[0]} and action size {sizes[1]}, "
+            f"{env.env.name} has {own[0]} and {own[1]}; name another env"
+        )
+
+
+def _play(
+    env: EpisodeEnv, obs_name: str, act: Callable[[np.ndarray], np.ndarray], latencies: list[float], episodes: int
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Return return, length and metrics of each episode; leave one latency for each policy call."""
+    # Without these emitters, MJX compiles in seconds on a CPU; with them, in minutes.
+    xla_options = compiler_options(fusion_emitters=False)
+    init = jax.jit(env.init, compiler_options=xla_options)
+    step = jax.jit(env.step, compiler_options=xla_options)
+    # As in `genpo_jax.runs.evaluate`, so that episode i starts from the same state there.
+    keys = jax.random.split(jax.random.split(jax.random.key(START_SEED), 3)[0], episodes)
+    results = []
+    for i in range(episodes):
+        state, ended = init(keys[i : i + 1]), False
+        if i == 0:
+            # The first call of a session allocates memory, so it is not measured.
+            act(np.asarray(state.obs[obs_name][0]))
+            latencies.clear()
+        while not ended:
+            chunk = act(np.asarray(state.obs[obs_name][0]))
+            state, timestep = step(state, chunk[None])
+            terminated, truncated = jax.device_get((timestep.terminated, timestep.truncated))
+            ended = bool(terminated[0] or truncated[0])
+        results.append((timestep.episode_return, timestep.episode_length, timestep.episode_metrics))
+    return jax.tree.map(lambda *values: np.concatenate(values), *jax.device_get(results))

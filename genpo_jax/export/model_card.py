@@ -1,4 +1,4 @@
-"""The README of an exported folder: a model card as Hugging Face reads it."""
+"""The README of an exported folder: a model card in the format of Hugging Face."""
 
 from typing import Any
 
@@ -23,46 +23,57 @@ model-index:
 
 # {method} on {env}
 
-A {method} policy, trained by genpo_jax {version}{backend}: {obs_size} numbers of observation in, {action_size} of
-action out, each in [-1, 1]. Normalizer, solver and squash are inside.
+A {method} policy, trained by genpo_jax {version}{backend}. The input is an observation of {obs_size} numbers. The
+output is {output}, each number in [-1, 1]. The observation normalizer, the solver and the squash are inside the policy.
 
 ```python
-from standalone import OnnxPolicy  # needs numpy and onnxruntime; StableHloPolicy jax, flatbuffers
+from standalone import OnnxPolicy, executed_actions  # needs numpy and onnxruntime
 
 policy = OnnxPolicy(".")
-action = policy(observation)  # zero noise; policy(observation, seed=0) samples
+chunk = policy(observation)  # deterministic; policy(observation, seed=0) samples
+for action in executed_actions(policy.description, chunk):
+    ...  # one action per control period{period}
 ```
+
+`StableHloPolicy` in the same file needs jax and flatbuffers.
 
 ## Evaluation
 
 {evaluation}
 
+`genpo-jax deploy` plays this folder's policy in its training environment and reports return, latency and missed
+deadlines.
+
 ## Limits
 
-Trained in simulation alone{task}. Outside of the states that it has seen nothing is known of it: `policy.json` has mean
-and spread of what it has seen. Put limits on speed and torque, and a stop, between it and a robot.
+The policy was trained in simulation only. Its behavior is unknown for states that differ from those of training;
+`policy.json` has the mean and the standard deviation of each observed number. On a robot, limit speed and torque, and
+add an emergency stop.
 """
 
 
 def model_card(description: dict[str, Any]) -> str:
-    """Return the card of what `policy.json` describes."""
-    trained, environment, task = description["trained"], description["environment"], description["task"]
-    backend = environment["backend"]
-    evaluation = "None was made in training."
+    """Return the model card for the contents of `policy.json`."""
+    trained, environment, action = description["trained"], description["environment"], description["action"]
+    backend, seconds = environment["backend"], description["rate"]["control_period_seconds"]
+    evaluation = "The run has no evaluation."
     if "eval/return_zero" in trained:
-        evaluation = (
-            f"Mean return {trained['eval/return_zero']:.1f} with zero noise and {trained['eval/return_random']:.1f} "
-            f"with the policy's own, after {trained['env_steps']:,.0f} steps, in the environment of the training."
-        )
-    missing = task.get("missing")
+        evaluation = f"Mean return after {trained['env_steps']:,.0f} env steps in the training environment: "
+        evaluation += f"{trained['eval/return_zero']:.1f} with deterministic actions"
+        if "eval/return_random" in trained:
+            evaluation += f", {trained['eval/return_random']:.1f} with sampled actions"
+        evaluation += "."
+    output = f"an action of {action['size']} numbers"
+    if action["chunk"] > 1:
+        output = f"a chunk of {action['chunk']} actions of {action['size']} numbers"
     return CARD.format(
         method=description["method"]["name"],
         env=environment["name"],
-        mean_reward=f"{trained.get('eval/return_zero', float('nan')):.1f}" if trained else "null",
+        mean_reward=f"{trained['eval/return_zero']:.1f}" if "eval/return_zero" in trained else "null",
         version=description["versions"]["genpo-jax"],
         backend=f" with {backend} physics" if backend else "",
         obs_size=description["observation"]["size"],
-        action_size=description["action"]["shape"][1],
+        output=output,
+        period="" if seconds is None else f" of {seconds:g} s",
         evaluation=evaluation,
-        task=f" ({missing})" if missing else "; `standalone.MujocoTask` plays its task in MuJoCo's C engine",
     )

@@ -79,7 +79,7 @@ def fidelity(
 
 def visited(policy: TrainedPolicy, env: EpisodeEnv, episodes: int = 8, count: int = 32) -> Array:
     """Return observations `[count, o]` that a policy meets, evenly over its episodes."""
-    actor = trained_actor(policy, episodes, "random", env.action_repeat)
+    actor = trained_actor(policy, episodes, "random")
     recorded = record_demonstrations(env.env, actor, episodes, jax.random.key(0), env.episode_length)
     obs = np.concatenate([episode.obs for episode in recorded.episodes])
     return jnp.asarray(obs[np.linspace(0, len(obs) - 1, count).astype(int)])

@@ -1,1 +1,1 @@
-"""Report on runs: one page that says whether they learned, why not, and how to run them again."""
+"""Report on runs: one page with the verdict, curves, diagnostics, faults and settings."""

@@ -1,4 +1,4 @@
-"""Draw line charts as SVG, small enough that dozens fit into one page."""
+"""Draw line charts as SVG, small enough for dozens of charts on one page."""
 
 import math
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from genpo_jax.reporting.numbers import short
 
 Points = Sequence[tuple[float, float]]
 
-# Colors that can be told apart with any color vision (Okabe and Ito); more lines than colors are dashed.
+# These colors can be distinguished with any color vision (Okabe and Ito); lines beyond the last color are dashed.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 WIDTH, HEIGHT = 440, 240
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 20, 40
-# What a line is thinned to: the lowest and the highest point of each bucket, so that no spike is lost.
+# A long line keeps the lowest and the highest point of each of these buckets, so that no spike is lost.
 BUCKETS = 150
 
 
@@ -24,11 +24,11 @@ class Line:
     """One line of a chart.
 
     Attributes:
-        label: what the legend calls it; "" leaves it out.
-        points: in order of x.
-        color: as in CSS.
-        width: in units of the drawing, of which it is `WIDTH` wide.
-        dashed: whether it is.
+        label: name in the tooltips of its points.
+        points: `(x, y)`, in order of x.
+        color: color as in CSS.
+        width: width of the line; a chart is `WIDTH` wide.
+        dashed: whether the line is dashed.
         band: `(x, low, high)` of a shaded interval.
     """
 
@@ -43,14 +43,14 @@ class Line:
 def line_chart(
     lines: Sequence[Line], title: str, x_label: str, *, log: bool = False, levels: Sequence[tuple[float, str]] = ()
 ) -> str:
-    """Return a chart as SVG; without a point that can be drawn, one that says so.
+    """Return a chart as SVG. A chart without points contains the text "nothing to draw yet".
 
     Args:
-        lines: to draw, the last on top.
-        title: for those who hear the page.
-        x_label: of the axis.
-        log: draw y on a logarithmic axis, without what is not positive.
-        levels: values to mark by a dotted line, and their names.
+        lines: the lines, the last on top.
+        title: description for screen readers.
+        x_label: label of the x axis.
+        log: use a logarithmic y axis; values that are not positive are left out.
+        levels: values of y to mark with a dotted line, and their names.
     """
     low_y = 0.0 if log else -math.inf
     drawn = [(line, [point for point in line.points if point[1] > low_y]) for line in lines]
@@ -68,14 +68,14 @@ def line_chart(
     for line, points in drawn:
         parts += _line(line, points, bands[line.label], x_axis, y_axis)
     for value, name in levels:
-        y = y_axis.place(value)
+        y = y_axis.coordinate(value)
         parts.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="level" x="{LEFT + 4}" y="{y - 4:.1f}">{escape(name)}</text>')
     return "".join([*parts, "</svg>"])
 
 
 class _Axis:
-    """Brings values from [low, high] to places from `start` to `end`."""
+    """Maps values in [low, high] to coordinates from `start` to `end`."""
 
     def __init__(self, low: float, high: float, start: float, end: float, *, log: bool) -> None:
         if log:
@@ -92,7 +92,7 @@ class _Axis:
         self._low, self._high = self._scale(low), self._scale(high)
         self._start, self._end = start, end
 
-    def place(self, value: float) -> float:
+    def coordinate(self, value: float) -> float:
         share = (self._scale(value) - self._low) / ((self._high - self._low) or 1.0)
         return self._start + share * (self._end - self._start)
 
@@ -100,11 +100,11 @@ class _Axis:
 def _grid(x_axis: _Axis, y_axis: _Axis) -> list[str]:
     parts = []
     for tick in y_axis.ticks:
-        y = y_axis.place(tick)
+        y = y_axis.coordinate(tick)
         parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="y" x="{LEFT - 6}" y="{y + 4:.1f}">{short(tick, 2 if y_axis.log else 3)}</text>')
     for tick in x_axis.ticks:
-        x = x_axis.place(tick)
+        x = x_axis.coordinate(tick)
         parts.append(f'<text class="x" x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}">{short(tick)}</text>')
     return parts
 
@@ -112,20 +112,20 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> list[str]:
 def _line(
     line: Line, points: Points, band: Sequence[tuple[float, float, float]], x_axis: _Axis, y_axis: _Axis
 ) -> list[str]:
-    def places(values: Sequence[tuple[float, float]]) -> str:
-        return " ".join(f"{x_axis.place(x):.1f},{y_axis.place(y):.1f}" for x, y in values)
+    def coordinates(values: Sequence[tuple[float, float]]) -> str:
+        return " ".join(f"{x_axis.coordinate(x):.1f},{y_axis.coordinate(y):.1f}" for x, y in values)
 
     parts = []
     if len(band) > 1:
         around = [(x, high) for x, _, high in band] + [(x, low) for x, low, _ in reversed(band)]
-        parts.append(f'<polygon points="{places(around)}" fill="{line.color}" class="band"/>')
+        parts.append(f'<polygon points="{coordinates(around)}" fill="{line.color}" class="band"/>')
     dash = ' stroke-dasharray="6 4"' if line.dashed else ""
     style = f'stroke="{line.color}" stroke-width="{line.width}"{dash}'
-    parts.append(f'<polyline points="{places(_thinned(points))}" {style}/>')
+    parts.append(f'<polyline points="{coordinates(_thinned(points))}" {style}/>')
     if len(points) <= 30:
         for x, y in points:
             parts.append(
-                f'<circle cx="{x_axis.place(x):.1f}" cy="{y_axis.place(y):.1f}" r="{line.width + 0.6}" '
+                f'<circle cx="{x_axis.coordinate(x):.1f}" cy="{y_axis.coordinate(y):.1f}" r="{line.width + 0.6}" '
                 f'fill="{line.color}"><title>{escape(line.label)} {short(y)} at {short(x)}</title></circle>'
             )
     return parts

@@ -1,4 +1,4 @@
-"""Numbers for people: short, and no digits that mean nothing."""
+"""Format numbers for reading: short, without digits that carry no information."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ SUFFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def number(value: Any) -> float | None:
-    """Return a value of a file as a float; None where it is no finite number."""
+    """Return a value from a file as a float; None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
@@ -18,7 +18,7 @@ def number(value: Any) -> float | None:
 
 
 def short(value: float | None, digits: int = 3) -> str:
-    """Return a number as `1.25M`, `0.03` or `2.4e-06`; a dash for None."""
+    """Return a number as `1.25M`, `0.03` or `2.4e-06`; a dash if it is None."""
     if value is None:
         return "-"
     for size, suffix in SUFFIXES:
@@ -28,7 +28,7 @@ def short(value: float | None, digits: int = 3) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a time as `42 s`, `12.3 min` or `4.5 h`; a dash for None."""
+    """Return a duration as `42 s`, `12.3 min` or `4.5 h`; a dash if it is None."""
     if seconds is None:
         return "-"
     if seconds < 100:
@@ -37,5 +37,5 @@ def duration(seconds: float | None) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Return a share as `42 %`; a dash for None."""
+    """Return a fraction as `42 %`; a dash if it is None."""
     return "-" if share is None else f"{100 * share:.0f} %"

@@ -1,6 +1,7 @@
-"""What a run has left in its folder, read so that a young or damaged one never fails to be reported on."""
+"""Read the settings and metrics of a run; files of an unfinished or damaged run never raise an error."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,18 +14,21 @@ from genpo_jax.runs.metrics import METRICS_FILE, parse_line
 
 Points = list[tuple[float, float]]
 
+# Metrics of modes had other names before version 0.2.0: way_0, way_1, ... and way_entropy.
+OLD_MODE = re.compile(r"(?<![^/])way_(?=\d+$|entropy$)")
+
 
 @dataclass(frozen=True)
 class Records:
-    """One run.
+    """The settings and metrics of one run.
 
     Attributes:
-        name: what tells it from the others on the page.
-        path: its folder.
-        contents: of `config.json`; empty where there is none that can be read.
-        lines: of `metrics.jsonl`, in order of env steps; means over the seeds where there are several.
-        seeds: the lines of each seed; of one seed, `[lines]`.
-        troubles: sentences about what is missing or damaged.
+        name: name on the page, different for each run.
+        path: folder of the run.
+        contents: contents of `config.json`; empty if the file cannot be read.
+        lines: lines of `metrics.jsonl`, in order of env steps; means over the seeds if there are several.
+        seeds: the lines of each seed; `[lines]` for a run of one seed.
+        problems: sentences about files and lines that are missing or damaged.
     """
 
     name: str
@@ -32,20 +36,20 @@ class Records:
     contents: dict[str, Any]
     lines: list[dict[str, Any]]
     seeds: list[list[dict[str, Any]]]
-    troubles: list[str]
+    problems: list[str]
 
     def setting(self, *names: str) -> Any:
-        """Return a setting by the names of its tables and its own; None where it is not known."""
+        """Return a setting by the names of its tables and its own name; None if it is unknown."""
         return _at(self.contents, "config", *names)
 
     def points(self, metric: str, x: str = "env_steps") -> Points:
-        """Return the finite values of a metric over another, both by name."""
+        """Return the finite values of a metric as `(x, y)`; `x` names the metric of the x axis."""
         return points(self.lines, metric, x)
 
     def last(self, metric: str) -> float | None:
         """Return the last finite value of a metric, or None."""
-        found = self.points(metric)
-        return found[-1][1] if found else None
+        values = self.points(metric)
+        return values[-1][1] if values else None
 
     def total(self, metric: str) -> float:
         """Return the sum of the finite values of a metric."""
@@ -53,12 +57,12 @@ class Records:
 
     @property
     def metrics(self) -> set[str]:
-        """Names of all metrics."""
+        """The names of all metrics."""
         return {name for line in self.lines for name in line} - {"env_steps", "wall_seconds"}
 
     @property
     def title(self) -> str:
-        """As `ant, genpo++, seed 0`; the folder's name where the settings are not known."""
+        """A title such as `ant, genpo++, seed 0`; the name of the folder if the settings are unknown."""
         env, method, seed = self.setting("env"), self.setting("method", "name"), self.setting("seed")
         if env is None or method is None:
             return self.name
@@ -67,26 +71,26 @@ class Records:
 
 
 def read_records(folders: Sequence[str | Path]) -> list[Records]:
-    """Read runs, whatever state they are in.
+    """Read runs; unfinished and damaged runs are read too.
 
     Raises:
-        ValueError: if no folder is named, or one twice.
+        ValueError: if no folder is given, or one folder is given twice.
         FileNotFoundError: if a folder holds neither settings nor metrics of a run.
     """
     paths = [Path(folder) for folder in folders]
     if not paths or len({path.resolve() for path in paths}) < len(paths):
-        raise ValueError(f"a report needs one or more different runs, got {[str(path) for path in paths]}")
+        raise ValueError(f"a report needs one or more different run folders, got {[str(path) for path in paths]}")
     return [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
 
 
 def points(lines: Sequence[dict[str, Any]], metric: str, x: str = "env_steps") -> Points:
-    """Return `(x, metric)` of the lines that have both, as finite numbers."""
+    """Return `(x, metric)` of each line in which both are finite numbers."""
     pairs = ((number(line.get(x)), number(line.get(metric))) for line in lines)
     return [(a, b) for a, b in pairs if a is not None and b is not None]
 
 
 def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield settings that stand in tables by names with dots."""
+    """Yield the settings of nested tables, with dots in their names."""
     for name, value in settings.items() if isinstance(settings, dict) else ():
         if isinstance(value, dict):
             yield from flat(value, f"{prefix}{name}.")
@@ -95,7 +99,7 @@ def flat(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
-    """Return the last parts of the paths, as many as tell them apart."""
+    """Return the shortest endings of the paths that are all different."""
     whole = [path.resolve().parts for path in paths]
     for depth in range(1, max(map(len, whole)) + 1):
         names = ["/".join(parts[-depth:]) for parts in whole]
@@ -106,13 +110,13 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 def _read(path: Path, name: str) -> Records:
     if not (path / CONFIG_FILE).exists() and not (path / METRICS_FILE).exists():
-        raise FileNotFoundError(f"there is no run in {path}: it holds neither {CONFIG_FILE} nor {METRICS_FILE}")
-    troubles: list[str] = []
-    contents = _contents(path / CONFIG_FILE, troubles)
-    lines = _lines(path / METRICS_FILE, troubles)
+        raise FileNotFoundError(f"there is no run in {path}: the folder holds neither {CONFIG_FILE} nor {METRICS_FILE}")
+    problems: list[str] = []
+    contents = _contents(path / CONFIG_FILE, problems)
+    lines = _lines(path / METRICS_FILE, problems)
     folders = [path / f"seed-{seed}" for seed in _seeds(contents)]
-    seeds = [_lines(folder / METRICS_FILE, troubles) for folder in folders] or [lines]
-    return Records(name, path, contents, lines, seeds, troubles)
+    seeds = [_lines(folder / METRICS_FILE, problems) for folder in folders] or [lines]
+    return Records(name, path, contents, lines, seeds, problems)
 
 
 def _seeds(contents: dict[str, Any]) -> range:
@@ -121,38 +125,42 @@ def _seeds(contents: dict[str, Any]) -> range:
     return range(first, first + count) if several else range(0)
 
 
-def _contents(path: Path, troubles: list[str]) -> dict[str, Any]:
+def _contents(path: Path, problems: list[str]) -> dict[str, Any]:
     try:
         contents = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError) as error:
-        troubles.append(f"{path} cannot be read ({error}): settings and versions are not known")
+        problems.append(f"{path} cannot be read ({error}): settings and versions are unknown")
         return {}
     if not isinstance(contents, dict):
-        troubles.append(f"{path} holds no settings")
+        problems.append(f"{path} holds no settings")
         return {}
     if contents.get("format") != FORMAT:
-        troubles.append(f"{path} has another format than this version reads: some settings may not be shown")
+        problems.append(f"{path} has another format than this version reads: some settings may be missing")
     return contents
 
 
-def _lines(path: Path, troubles: list[str]) -> list[dict[str, Any]]:
+def _lines(path: Path, problems: list[str]) -> list[dict[str, Any]]:
     try:
         raw = read_file(path).split(b"\n")
     except (OSError, ValueError) as error:
-        troubles.append(f"{path} cannot be read ({error}): there are no metrics")
+        problems.append(f"{path} cannot be read ({error}): metrics are missing")
         return []
     records, damaged = [], 0
     for line in filter(None, raw):
         try:
-            records.append(parse_line(line))
+            records.append(_renamed(parse_line(line)))
         except ValueError:
             damaged += 1
     if damaged:
-        troubles.append(f"{path}: {damaged} of {damaged + len(records)} lines cannot be read and are left out")
+        problems.append(f"{path}: {damaged} of {damaged + len(records)} lines cannot be read; they are left out")
     ordered = sorted(records, key=lambda record: record["env_steps"])
     if ordered != records:
-        troubles.append(f"{path}: lines are not in order of env steps; they were sorted")
+        problems.append(f"{path}: the lines were not in order of env steps; they have been sorted")
     return ordered
+
+
+def _renamed(record: dict[str, Any]) -> dict[str, Any]:
+    return {OLD_MODE.sub("mode_", name): value for name, value in record.items()}
 
 
 def _at(tables: Any, *names: str) -> Any:

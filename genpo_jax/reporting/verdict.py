@@ -1,4 +1,4 @@
-"""Whether a run learned: its last evaluation against its first, with an interval."""
+"""Judge whether a run learned: compare its last evaluation with its first, with an interval."""
 
 import math
 from typing import NamedTuple
@@ -10,20 +10,20 @@ from genpo_jax.intervals import Interval
 from genpo_jax.reporting.numbers import number, short
 from genpo_jax.reporting.records import Records, points
 
-# Ends of a 95 % interval, in standard errors.
+# Half of the width of a 95 % interval, in standard errors.
 Z = 1.96
-# Mean returns of chunks that are taken together at either end of a run without evaluations.
+# Chunks averaged at each end of a run without evaluations.
 CHUNKS = 5
 
 
 class Verdict(NamedTuple):
-    """Whether a run learned.
+    """The judgment of one run.
 
     Attributes:
         word: `learned`, `worse`, `unclear` or `young`.
-        sentence: that, with figures.
+        sentence: the judgment in words and numbers.
         final: return at the end, with its interval.
-        best: env steps and return of the best evaluation; None without one.
+        best: env steps and return of the best evaluation; None without evaluations.
     """
 
     word: str
@@ -33,25 +33,25 @@ class Verdict(NamedTuple):
 
 
 def judge(run: Records) -> Verdict:
-    """Compare the return at the end of a run with that at its start.
+    """Compare the return at the end of a run with the return at its start.
 
-    With several seeds the interval of the difference is bootstrapped over the seeds. With one it is that of two means:
-    over the episodes of the first and the last evaluation or, where there are fewer than two, over the first and the
-    last chunks of training.
+    With several seeds, the interval of the difference is bootstrapped over the seeds. With one seed, it is the interval
+    of the difference of two means: over the episodes of the first and the last evaluation. With fewer than two
+    evaluations, the first and the last chunks of training are compared.
     """
     evaluations = run.points("eval/return_random")
     best = max(evaluations, key=lambda point: point[1]) if evaluations else None
     if len(run.seeds) > 1:
         changes = _changes_of_seeds(run)
         if len(changes) < 2:
-            return Verdict("young", "Fewer than two seeds have two evaluations: it is too early to tell.", None, best)
+            return Verdict("young", "Too early to judge: fewer than two seeds have two evaluations.", None, best)
         starts, ends = np.array(changes).T
         change, final = intervals.mean(ends - starts), intervals.mean(ends)
         return _verdict(float(starts.mean()), final, change, f"over {len(changes)} seeds", best)
-    found = _evaluated(run) if len(evaluations) > 1 else _trained(run)
-    if found is None:
-        return Verdict("young", "There are too few returns yet to tell.", None, best)
-    (start, start_error), (end, end_error), source = found
+    comparison = _evaluated(run) if len(evaluations) > 1 else _trained(run)
+    if comparison is None:
+        return Verdict("young", "Too early to judge: there are too few returns.", None, best)
+    (start, start_error), (end, end_error), source = comparison
     error = Z * math.hypot(start_error, end_error)
     change = Interval(end - start, end - start - error, end - start + error)
     final = Interval(end, end - Z * end_error, end + Z * end_error)
@@ -60,25 +60,25 @@ def judge(run: Records) -> Verdict:
 
 def _verdict(start: float, final: Interval, change: Interval, source: str, best: tuple[float, float] | None) -> Verdict:
     if change.low > 0:
-        word, said = "learned", "It learned: return rose"
+        word, text = "learned", "It learned: the return rose"
     elif change.high < 0:
-        word, said = "worse", "It got worse: return fell"
+        word, text = "worse", "It got worse: the return fell"
     else:
-        word, said = "unclear", "No change that can be told from chance: return went"
-    sentence = f"{said} from {short(start)} to {short(final.value)}, by {interval(change)} ({source})."
+        word, text = "unclear", "Unclear, the change may be chance: the return changed"
+    sentence = f"{text} from {short(start)} to {short(final.value)}, by {interval(change)} ({source})."
     if best is not None and best[1] > final.high:
-        sentence += f" Its best evaluation was {short(best[1])}, at {short(best[0])} env steps."
+        sentence += f" The best evaluation was {short(best[1])}, at {short(best[0])} env steps."
     return Verdict(word, sentence, final, best)
 
 
 def interval(value: Interval) -> str:
-    """Return an estimate with the ends of its interval."""
+    """Return an estimate and its interval as text."""
     return f"{short(value.value)} [{short(value.low)}, {short(value.high)}]"
 
 
 def _changes_of_seeds(run: Records) -> list[tuple[float, float]]:
-    found = [[y for _, y in points(lines, "eval/return_random")] for lines in run.seeds]
-    return [(values[0], values[-1]) for values in found if len(values) > 1]
+    returns = [[y for _, y in points(lines, "eval/return_random")] for lines in run.seeds]
+    return [(values[0], values[-1]) for values in returns if len(values) > 1]
 
 
 def _evaluated(run: Records) -> tuple[tuple[float, float], tuple[float, float], str] | None:

@@ -1,4 +1,4 @@
-"""The learning curve of a run as a picture."""
+"""Draw the learning curve of a run as an image."""
 
 import io
 import math
@@ -11,45 +11,40 @@ from genpo_jax.runs.folder import read_config
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 
 CURVE_FILE = "curve.png"
-# Metric, label and style; the colors can be told apart with any color vision (Okabe and Ito).
-RETURN_LINES = (
-    (
-        "train/episode_return",
-        "training (sampled actions)",
-        {"color": "#8a8a8a", "linewidth": 0.9, "zorder": 2},
-    ),
-    ("eval/return_random", "evaluation, random base", {"color": "#0072B2", "linewidth": 2.0, "zorder": 4}),
-    ("eval/return_zero", "evaluation, zero base", {"color": "#D55E00", "linewidth": 2.0, "zorder": 3}),
+Lines = tuple[tuple[str, str, str], ...]
+# Metric, label and color of each line, the last on top; reports use the same. The colors can be distinguished with any
+# color vision (Okabe and Ito).
+LINES: Lines = (
+    ("train/episode_return", "training (sampled actions)", "#8a8a8a"),
+    ("eval/return_zero", "evaluation, deterministic actions", "#D55E00"),
+    ("eval/return_random", "evaluation, sampled actions", "#0072B2"),
 )
-LOSS_LINES = (
-    ("train/loss", "training loss", {"color": "#8a8a8a", "linewidth": 0.9, "zorder": 2}),
-    ("valid/loss", "validation loss", {"color": "#0072B2", "linewidth": 2.0, "zorder": 3}),
-)
+LOSS_LINES: Lines = (("train/loss", "training loss", "#8a8a8a"), ("valid/loss", "validation loss", "#0072B2"))
 
 
 class Curve:
-    """The points of the learning curve of a run, read once and then added to, so that a picture reads nothing.
+    """The learning curve of a run: its points are read once, and new points are added as they come.
 
     Args:
         run_dir: folder of the run.
-        lines: metric, label and style of each line.
+        lines: metric, label and color of each line.
         unit: unit of the horizontal axis.
 
     Raises:
-        FileNotFoundError: `run_dir` has no `metrics.jsonl`.
-        ValueError: it is damaged.
+        FileNotFoundError: if `run_dir` has no `metrics.jsonl`.
+        ValueError: if `metrics.jsonl` is damaged.
     """
 
-    def __init__(self, run_dir: str | Path, lines: Any = RETURN_LINES, unit: str = "env steps") -> None:
+    def __init__(self, run_dir: str | Path, lines: Lines = LINES, unit: str = "env steps") -> None:
         self.run_dir = Path(run_dir)
         self.lines, self.unit = lines, unit
-        # Env steps, minutes and values of each metric, packed: 24 bytes a point.
-        self._points = {metric: (array("d"), array("d"), array("d")) for metric, _, _ in self.lines}
+        # Env steps, wall seconds and value of each metric, packed: 24 bytes per point.
+        self._points = {metric: (array("d"), array("d"), array("d")) for metric, _, _ in lines}
         for record in read_metrics(self.run_dir / METRICS_FILE):
             self.add(record)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Take what a line of `metrics.jsonl` has for the picture."""
+        """Add the points of one line of `metrics.jsonl`."""
         for metric, points in self._points.items():
             numbers: Any = (record.get("env_steps"), record.get("wall_seconds"), record.get(metric))
             if all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
@@ -57,36 +52,37 @@ class Curve:
                     values.append(number)
 
     def draw(self) -> Path:
-        """Draw return over environment steps and over wall time into `curve.png`; return its path."""
+        """Draw the return over env steps and over wall time into `curve.png`, and return the path."""
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter
 
-        # The object interface needs no display and leaves the caller's pyplot state alone.
+        # The object interface needs no display and does not change the caller's pyplot state.
         figure = Figure(figsize=(10, 4.2), layout="constrained")
         by_steps, by_time = figure.subplots(1, 2, sharey=True)
         self._draw_panel(by_steps, 0, 1.0)
         self._draw_panel(by_time, 1, 1 / 60)
         by_steps.set_xlabel(self.unit)
         by_steps.xaxis.set_major_formatter(EngFormatter(sep=""))
-        by_steps.set_ylabel("episode return" if self.lines is RETURN_LINES else "loss")
+        by_steps.set_ylabel("loss" if self.lines is LOSS_LINES else "episode return")
         by_time.set_xlabel("wall time (minutes)")
         if by_steps.lines:
             by_steps.legend(loc="best", fontsize=9, framealpha=0.85, edgecolor="none")
         figure.suptitle(_title(self.run_dir), fontsize=12)
-        picture = io.BytesIO()
-        figure.savefig(picture, format="png", dpi=150)
-        write_atomically(self.run_dir / CURVE_FILE, picture.getvalue())
+        image = io.BytesIO()
+        figure.savefig(image, format="png", dpi=150)
+        write_atomically(self.run_dir / CURVE_FILE, image.getvalue())
         return self.run_dir / CURVE_FILE
 
     def _draw_panel(self, axes: Any, axis: int, scale: float) -> None:
-        for metric, label, style in self.lines:
-            points = self._points[metric]
+        for metric, label, color in self.lines:
+            points, evaluated = self._points[metric], not metric.startswith("train/")
             x, y = [scale * value for value in points[axis]], points[2]
             if x:
-                few = len(x) <= 30 and (not metric.startswith("train/") or len(x) == 1)
-                axes.plot(x, y, label=label, marker="o" if few else "", markersize=4, **style)
+                marker = "o" if len(x) <= 30 and (evaluated or len(x) == 1) else ""
+                width = 2.0 if evaluated else 0.9
+                axes.plot(x, y, label=label, color=color, linewidth=width, marker=marker, markersize=4)
         if not axes.lines:
-            axes.text(0.5, 0.5, "no data yet", transform=axes.transAxes, ha="center", color="#8a8a8a")
+            axes.text(0.5, 0.5, "no episode has finished yet", transform=axes.transAxes, ha="center", color="#8a8a8a")
             axes.set(xticks=[], yticks=[])
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -96,7 +92,7 @@ class Curve:
 
 
 def _title(run_dir: Path) -> str:
-    """Return "env, method, seed n" from `config.json`, or the folder's name where there is none."""
+    """Return "env, method, seed n" from `config.json`; without that file, the name of the folder."""
     try:
         config = read_config(run_dir)["config"]
     except FileNotFoundError:

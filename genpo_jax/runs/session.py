@@ -20,7 +20,7 @@ from genpo_jax.envs import Environment
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.callbacks import Callback, StopTraining
 from genpo_jax.runs.checkpoint import Checkpointer
-from genpo_jax.runs.curve import RETURN_LINES, Curve
+from genpo_jax.runs.curve import LINES, Curve, Lines
 from genpo_jax.runs.folder import CHECKPOINTS, check_run_dir, identity_of, locked, run_id_of, seed_folders
 from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, others_stay, wait_for_all
 from genpo_jax.runs.metrics import MetricsWriter
@@ -77,7 +77,7 @@ class Session(ABC):
 
     unit: ClassVar[str] = "env steps"
     length_setting: ClassVar[str] = "num_timesteps"
-    curve_lines: ClassVar[Any] = RETURN_LINES
+    curve_lines: ClassVar[Lines] = LINES
 
     def __init__(
         self,

@@ -159,8 +159,8 @@ class CorrelatedNormal(_ScaledDensity):
     def log_prob(self, state: State) -> Numbers:
         """Return the log density `[...]` of states `[..., k, d]`; the shear has determinant 1."""
         self._check_state(state)
-        newest = state[..., :1, :]
-        deviation = jnp.concatenate([newest, state[..., 1:, :] - newest], axis=-2)
+        newest, older = _newest_and_older(state)
+        deviation = jnp.concatenate([newest, older - newest], axis=-2)
         return DiagonalNormal(self.log_scale).log_prob(deviation)
 
     def entropy(self) -> Array:
@@ -170,8 +170,14 @@ class CorrelatedNormal(_ScaledDensity):
 
 def _around_newest(deviation: Array) -> Array:
     """Add the newest iterate to the deviations of the older ones."""
-    newest = deviation[..., :1, :]
-    return jnp.concatenate([newest, newest + deviation[..., 1:, :]], axis=-2)
+    newest, older = _newest_and_older(deviation)
+    return jnp.concatenate([newest, newest + older], axis=-2)
+
+
+def _newest_and_older(state: Array) -> tuple[Array, Array]:
+    """Return the first row `[..., 1, d]` and the other rows `[..., k-1, d]` of a state."""
+    # With a symbolic batch size, jnp's indexing is a gather, which exports badly.
+    return jax.lax.slice_in_dim(state, 0, 1, axis=-2), jax.lax.slice_in_dim(state, 1, None, axis=-2)
 
 
 def standard_normal(num_states: int, event_size: int, dtype: DTypeLike = jnp.float32) -> DiagonalNormal:

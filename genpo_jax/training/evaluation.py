@@ -10,7 +10,7 @@ from jax import Array
 from genpo_jax.config import SUCCESS
 from genpo_jax.training import sharding
 from genpo_jax.training.algorithm import TrainState, evaluation_key
-from genpo_jax.training.play import Actor, Episodes, play_episodes
+from genpo_jax.training.play import Actor, Episodes, play_episodes, side_by_side
 from genpo_jax.training.trainer import Trainer
 
 
@@ -40,19 +40,20 @@ class Evaluator:
         agent = algorithm.make_agent(state.learner.params)
         reset_key, key = jax.random.split(evaluation_key(key, state.num_updates))
 
-        def act(carry: Any, obs: Any, key: Array) -> tuple[Any, Array]:
-            # The first half samples its actions.
-            obs = algorithm.normalize(state, obs)
-            first, second = (jax.tree.map(lambda x, part=part: x[part], (obs, carry)) for part in halves)
-            sampled, carry, _ = agent.act(first[0], first[1], key)
-            deterministic, other_carry = agent.zero_noise_act(second[0], second[1])
-            carry = jax.tree.map(lambda *both: jnp.concatenate(both), carry, other_carry)
-            return carry, jnp.concatenate([sampled, deterministic])
+        def sample(carry: Any, obs: Any, key: Array) -> tuple[Any, Array]:
+            action, carry, _ = agent.act(algorithm.normalize(state, obs), carry, key)
+            return carry, action
 
-        halves = slice(half), slice(half, None)
-        actor = Actor(lambda key: agent.policy.initial_carry(2 * half), act)
+        def deterministic(carry: Any, obs: Any, key: Array) -> tuple[Any, Array]:
+            action, carry = agent.zero_noise_act(algorithm.normalize(state, obs), carry)
+            return carry, action
+
+        def start(key: Array) -> Any:
+            return agent.policy.initial_carry(half)
+
+        actor = side_by_side(Actor(start, sample), Actor(start, deterministic), half)
         played = play_episodes(env, actor, jax.random.split(reset_key, 2 * half), key)
-        random, zero = (jax.tree.map(lambda x, part=part: x[part], played) for part in halves)
+        random, zero = (jax.tree.map(lambda x, rows=rows: x[rows], played) for rows in (slice(half), slice(half, None)))
         return _describe("random", "env", random) | _describe("zero", "env_zero", zero)
 
 

@@ -110,16 +110,31 @@ def policy_actor(policy: TrainedPolicy, num: int, noise: Noise = "zero") -> Acto
     return Actor(start, act)
 
 
-def in_single_steps(actor: Actor, spec: PolicySpec, num: int, action_repeat: int) -> Actor:
+def side_by_side(first: Actor, second: Actor, half: int) -> Actor:
+    """Return an actor of 2 `half` episodes: `first` acts in the first half of them, `second` in the others."""
+    halves = slice(half), slice(half, None)
+
+    def start(key: Array) -> Any:
+        return first.start(key), second.start(key)
+
+    def act(carry: Any, obs: Observation, key: Array) -> tuple[Any, Array]:
+        rows = (jax.tree.map(lambda x, part=part: x[part], obs) for part in halves)
+        acted = [actor.act(*of, key) for actor, *of in zip((first, second), carry, rows, strict=True)]
+        carries, actions = zip(*acted, strict=True)
+        return carries, jnp.concatenate(actions)
+
+    return Actor(start, act)
+
+
+def in_single_steps(actor: Actor, spec: PolicySpec, num: int) -> Actor:
     """Return an actor that unrolls action chunks: one bounded action `[n, d]` for each env step.
 
     Args:
         actor: of a policy; its actions are unbounded chunks.
         spec: of that policy.
         num: episodes n side by side.
-        action_repeat: env steps per action.
     """
-    period = spec.executed * action_repeat
+    period = spec.executed * spec.action_repeat
 
     def start(key: Array) -> Any:
         chunks = jnp.zeros((num, spec.chunk, spec.action_size // spec.chunk))
@@ -133,7 +148,7 @@ def in_single_steps(actor: Actor, spec: PolicySpec, num: int, action_repeat: int
             return after, bounded(action, spec.squash).reshape(chunks.shape)
 
         memory, chunks = jax.lax.cond(step % period == 0, ask, lambda: (memory, chunks))
-        action = jax.lax.dynamic_index_in_dim(chunks, step % period // action_repeat, axis=1, keepdims=False)
+        action = jax.lax.dynamic_index_in_dim(chunks, step % period // spec.action_repeat, axis=1, keepdims=False)
         return (step + 1, memory, chunks), action
 
     return Actor(start, act)

@@ -1,1 +1,1 @@
-"""Look at a policy: a page that plays its episodes, and pictures."""
+"""Show a trained policy: a page that plays recorded episodes, videos and image strips."""

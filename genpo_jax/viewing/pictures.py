@@ -1,4 +1,4 @@
-"""Films and strips of recorded episodes, by MuJoCo's own renderer, on a machine without a screen."""
+"""Draw recorded episodes as videos and image strips with MuJoCo's renderer; no display is needed."""
 
 import os
 import warnings
@@ -9,59 +9,60 @@ from typing import Any
 import mujoco
 import numpy as np
 
-from genpo_jax.viewing.camera import view
-from genpo_jax.viewing.episodes import Recording, frames
+from genpo_jax.viewing.camera import framing
+from genpo_jax.viewing.recording import Recording, frames
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30
+# Images in a strip.
 STRIP = 8
 
 
 def write_video(recording: Recording, path: str | Path) -> None:
-    """Write the first episode as MP4.
+    """Write the first episode as an MP4 video.
 
     Raises:
-        OSError: if neither EGL nor OSMesa can draw here.
-        ModuleNotFoundError: if imageio-ffmpeg, which brings ffmpeg, is not installed.
+        OSError: if neither EGL nor OSMesa can draw on this machine.
+        ModuleNotFoundError: if imageio-ffmpeg, which contains ffmpeg, is not installed.
     """
     import imageio_ffmpeg
 
     every = max(1, round(1 / FRAMES_PER_SECOND / recording.seconds))
     writer = imageio_ffmpeg.write_frames(str(path), (WIDTH, HEIGHT), fps=round(1 / (every * recording.seconds)))
     with warnings.catch_warnings():
-        # JAX warns of any child process; ffmpeg runs another program at once, which is safe.
+        # JAX warns about every fork; this one is safe, because the child process replaces itself by ffmpeg at once.
         warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
         writer.send(None)
     try:
-        for picture in _pictures(recording, every, WIDTH, HEIGHT):
-            writer.send(np.ascontiguousarray(picture))
+        for image in _images(recording, every, WIDTH, HEIGHT):
+            writer.send(np.ascontiguousarray(image))
     finally:
         writer.close()
 
 
 def write_strip(recording: Recording, path: str | Path) -> None:
-    """Write moments of the first episode, evenly spread, as one PNG.
+    """Write evenly spaced frames of the first episode as one PNG image.
 
     Raises:
-        OSError: if neither EGL nor OSMesa can draw here.
+        OSError: if neither EGL nor OSMesa can draw on this machine.
     """
     from PIL import Image
 
     every = max(1, len(recording.episodes[0].rewards) // STRIP)
-    pictures = list(_pictures(recording, every, WIDTH // 2, HEIGHT // 2))[:STRIP]
-    Image.fromarray(np.concatenate(pictures, axis=1)).save(path)
+    images = list(_images(recording, every, WIDTH // 2, HEIGHT // 2))[:STRIP]
+    Image.fromarray(np.concatenate(images, axis=1)).save(path)
 
 
-def _pictures(recording: Recording, every: int, width: int, height: int) -> Iterator[np.ndarray]:
+def _images(recording: Recording, every: int, width: int, height: int) -> Iterator[np.ndarray]:
     renderer = _renderer(recording.model, width, height)
     camera = mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(recording.model, camera)
     camera.azimuth, camera.elevation = 90, -15
-    extent, tracked, center = view(recording.model, next(frames(recording, recording.episodes[0])))
+    extent, followed, center = framing(recording.model, next(frames(recording, recording.episodes[0])))
     camera.distance = 2.5 * extent
     try:
         for data in frames(recording, recording.episodes[0], every):
-            camera.lookat = data.xpos[tracked] + data.xmat[tracked].reshape(3, 3) @ center
+            camera.lookat = data.xpos[followed] + data.xmat[followed].reshape(3, 3) @ center
             renderer.update_scene(data, camera)
             yield renderer.render()
     finally:
@@ -69,12 +70,12 @@ def _pictures(recording: Recording, every: int, width: int, height: int) -> Iter
 
 
 def _renderer(model: mujoco.MjModel, width: int, height: int) -> Any:
-    """Return a renderer by EGL, else by OSMesa; the choice of the environment variable MUJOCO_GL wins."""
+    """Return MuJoCo's renderer, which uses the library that the environment variable MUJOCO_GL names."""
     try:
         return mujoco.Renderer(model, height, width)
     except Exception as error:
-        tried = os.environ.get("MUJOCO_GL", "no MUJOCO_GL")
+        used = f"MUJOCO_GL={os.environ['MUJOCO_GL']}" if "MUJOCO_GL" in os.environ else "MUJOCO_GL unset"
         raise OSError(
-            f"MuJoCo cannot draw here with {tried} ({error}); set MUJOCO_GL to egl or osmesa, and install libegl1 or "
-            "libosmesa6"
+            f"MuJoCo cannot draw on this machine with {used} ({error}); set MUJOCO_GL to egl or osmesa, and install "
+            "libegl1 or libosmesa6"
         ) from error

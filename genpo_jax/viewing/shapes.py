@@ -1,4 +1,4 @@
-"""What a MuJoCo model looks like, in so few numbers that a page can hold it: shapes, colors, textures."""
+"""Describe how a MuJoCo model looks, small enough for a page: shapes, colors, textures."""
 
 import base64
 import io
@@ -19,25 +19,25 @@ TYPES = {
     mujoco.mjtGeom.mjGEOM_BOX: "box",
     mujoco.mjtGeom.mjGEOM_MESH: "mesh",
 }
-# Groups from 3 on are collision shapes, which MuJoCo's own viewer hides too.
+# Groups 3 and higher hold collision shapes; MuJoCo's viewer hides them too.
 VISIBLE_GROUPS = 3
-# MuJoCo's for a geom that names none; any other wins over the material's.
+# MuJoCo's color of a geom that has none; another color takes precedence over that of the material.
 DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)
-# Of all meshes of a model together: robots come with hundreds of thousands, which nobody sees.
+# All meshes of a model together; a robot's meshes may have hundreds of thousands, too many to see.
 MAX_TRIANGLES = 30_000
-# Rows and columns of a height field.
+# Most rows, and most columns, of a height field.
 MAX_ROWS = 96
-# Of a texture's longer side.
+# Most pixels on the longer side of a texture.
 MAX_PIXELS = 256
 
 
 class Mesh(NamedTuple):
-    """Triangles.
+    """A triangle mesh.
 
     Attributes:
-        points: `[n, 3]`, in meters.
-        faces: corners of each triangle `[m, 3]`.
-        uv: place of each point on its texture `[n, 2]`; None without one.
+        points: vertices `[n, 3]`, in meters.
+        faces: indices of the vertices of each triangle `[m, 3]`.
+        uv: texture coordinates of each vertex `[n, 2]`; None without a texture.
     """
 
     points: np.ndarray
@@ -46,29 +46,29 @@ class Mesh(NamedTuple):
 
 
 def scene(model: mujoco.MjModel) -> dict[str, Any]:
-    """Return what is drawn, fit for JSON; see `player.js`. What is hidden in MuJoCo's viewer is left out."""
+    """Return the geoms for `player.js`, ready for JSON; geoms that MuJoCo's viewer hides are left out."""
     drawn = [
         i
         for i in range(model.ngeom)
         if mujoco.mjtGeom(model.geom_type[i]) in TYPES and model.geom_group[i] < VISIBLE_GROUPS and _color(model, i)[3]
     ]
     numbers = {int(model.geom_dataid[i]): i for i in drawn if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_MESH}
-    meshes = dict(zip(numbers, fewer([_mesh(model, i) for i in numbers.values()]), strict=True))
+    simplified = dict(zip(numbers, simplify([_mesh(model, i) for i in numbers.values()]), strict=True))
     fields = {f"field{model.geom_dataid[i]}": i for i in drawn if model.geom_type[i] == mujoco.mjtGeom.mjGEOM_HFIELD}
-    sent = {str(name): mesh for name, mesh in meshes.items()}
-    sent |= {name: _height_field(model, i) for name, i in fields.items()}
+    meshes = {str(name): mesh for name, mesh in simplified.items()}
+    meshes |= {name: _height_field(model, i) for name, i in fields.items()}
     textures: dict[int, int] = {}
-    geoms = [_geom(model, i, sent, textures) for i in drawn]
+    geoms = [_geom(model, i, meshes, textures) for i in drawn]
     return {
         "geoms": geoms,
-        "meshes": {name: _sent(mesh) for name, mesh in sent.items()},
-        "textures": [_picture(model, number) for number in textures],
+        "meshes": {name: _packed_mesh(mesh) for name, mesh in meshes.items()},
+        "textures": [_texture_url(model, number) for number in textures],
         "bodies": [model.body(i).name for i in range(model.nbody)],
     }
 
 
 def _geom(model: mujoco.MjModel, i: int, meshes: dict[str, Mesh], textures: dict[int, int]) -> dict[str, Any]:
-    """Return one geom; a texture that it shows is added to those of the page."""
+    """Return one geom; add its texture to `textures`, which holds the index on the page of each texture."""
     kind, data = mujoco.mjtGeom(model.geom_type[i]), int(model.geom_dataid[i])
     geom: dict[str, Any] = {
         "type": TYPES[kind],
@@ -100,17 +100,17 @@ def _color(model: mujoco.MjModel, i: int) -> np.ndarray:
 
 
 def _texture(model: mujoco.MjModel, i: int) -> int | None:
-    """Return the number of a geom's color texture."""
+    """Return the index of a geom's color texture, or None."""
     material = model.geom_matid[i]
     if material < 0:
         return None
     roles = np.atleast_1d(model.mat_texid[material])
-    found = [int(roles[role]) for role in (mujoco.mjtTextureRole.mjTEXROLE_RGB, mujoco.mjtTextureRole.mjTEXROLE_RGBA)]
-    return next((number for number in found if number >= 0), None)
+    numbers = [int(roles[role]) for role in (mujoco.mjtTextureRole.mjTEXROLE_RGB, mujoco.mjtTextureRole.mjTEXROLE_RGBA)]
+    return next((number for number in numbers if number >= 0), None)
 
 
 def _repeats(model: mujoco.MjModel, i: int) -> np.ndarray:
-    """Return how often the texture of a plane or height field repeats in a meter, as MuJoCo's renderer draws it."""
+    """Return the repeats per meter of the texture of a plane or height field, as MuJoCo's renderer draws it."""
     material, half = model.geom_matid[i], model.geom_size[i, :2]
     repeat = model.mat_texrepeat[material] / 2
     endless = bool(model.mat_texuniform[material]) | (half == 0)
@@ -118,15 +118,15 @@ def _repeats(model: mujoco.MjModel, i: int) -> np.ndarray:
 
 
 def _pixels(model: mujoco.MjModel, texture: int) -> np.ndarray:
-    """Return a texture `[height, width, 3]`, in 0 to 255; of a cube, its sides one over the other."""
+    """Return a texture `[height, width, 3]` in 0 to 255; the sides of a cube texture are stacked vertically."""
     height, width, channels = model.tex_height[texture], model.tex_width[texture], model.tex_nchannel[texture]
     first = model.tex_adr[texture]
     pixels = model.tex_data[first : first + height * width * channels].reshape(height, width, channels)
     return np.repeat(pixels, 3, axis=-1) if channels < 3 else pixels[..., :3]
 
 
-def _picture(model: mujoco.MjModel, texture: int) -> str:
-    """Return a texture as the address of a small PNG that stands in itself."""
+def _texture_url(model: mujoco.MjModel, texture: int) -> str:
+    """Return a texture as a data URL of a small PNG."""
     from PIL import Image
 
     image = Image.fromarray(np.ascontiguousarray(_pixels(model, texture)))
@@ -137,20 +137,20 @@ def _picture(model: mujoco.MjModel, texture: int) -> str:
 
 
 def _mesh(model: mujoco.MjModel, i: int) -> Mesh:
-    """Return the mesh of a geom, with places on its texture where it has one."""
+    """Return the mesh of a geom, with texture coordinates if it has a texture."""
     number = model.geom_dataid[i]
     first, count = model.mesh_vertadr[number], model.mesh_vertnum[number]
     at, faces = model.mesh_faceadr[number], model.mesh_facenum[number]
     points, corners = model.mesh_vert[first : first + count], model.mesh_face[at : at + faces]
     if _texture(model, i) is None or model.mesh_texcoordnum[number] == 0:
         return Mesh(points, corners)
-    # A point has a place on the texture for each of its faces.
-    places = model.mesh_texcoord[model.mesh_texcoordadr[number] + model.mesh_facetexcoord[at : at + faces]]
-    return Mesh(points[corners].reshape(-1, 3), np.arange(3 * faces).reshape(-1, 3), places.reshape(-1, 2))
+    # A vertex may have different texture coordinates in each of its faces.
+    uv = model.mesh_texcoord[model.mesh_texcoordadr[number] + model.mesh_facetexcoord[at : at + faces]]
+    return Mesh(points[corners].reshape(-1, 3), np.arange(3 * faces).reshape(-1, 3), uv.reshape(-1, 2))
 
 
 def _height_field(model: mujoco.MjModel, i: int) -> Mesh:
-    """Return the surface of a geom's height field, every so many rows and columns of it."""
+    """Return the surface of a geom's height field, with at most `MAX_ROWS` rows and columns."""
     number = model.geom_dataid[i]
     rows, columns = model.hfield_nrow[number], model.hfield_ncol[number]
     x, y, top, _ = model.hfield_size[number]
@@ -159,57 +159,58 @@ def _height_field(model: mujoco.MjModel, i: int) -> Mesh:
     down, along = (np.unique(np.linspace(0, n - 1, min(n, MAX_ROWS)).round().astype(int)) for n in (rows, columns))
     at_y, at_x = np.meshgrid(np.linspace(-y, y, rows)[down], np.linspace(-x, x, columns)[along], indexing="ij")
     points = np.stack([at_x, at_y, heights[np.ix_(down, along)]], axis=-1).reshape(-1, 3)
-    place = np.arange(len(points)).reshape(at_x.shape)
-    a, b, c, d = place[:-1, :-1], place[:-1, 1:], place[1:, 1:], place[1:, :-1]
+    index = np.arange(len(points)).reshape(at_x.shape)
+    a, b, c, d = index[:-1, :-1], index[:-1, 1:], index[1:, 1:], index[1:, :-1]
     uv = None if _texture(model, i) is None else points[:, :2] * _repeats(model, i)
     return Mesh(points, np.stack([a, b, c, a, c, d], axis=-1).reshape(-1, 3), uv)
 
 
-def fewer(meshes: list[Mesh]) -> list[Mesh]:
-    """Return meshes with at most `MAX_TRIANGLES` together, as fine as that allows."""
+def simplify(meshes: list[Mesh]) -> list[Mesh]:
+    """Simplify meshes until they have at most `MAX_TRIANGLES` together."""
     size = max((np.ptp(mesh.points, axis=0).max() for mesh in meshes), default=0.0)
-    cells, found = 1024.0, meshes
-    while sum(len(mesh.faces) for mesh in found) > MAX_TRIANGLES:
-        found = [_clustered(mesh, size / cells) for mesh in meshes]
+    cells, simplified = 1024.0, meshes
+    while sum(len(mesh.faces) for mesh in simplified) > MAX_TRIANGLES:
+        simplified = [_clustered(mesh, size / cells) for mesh in meshes]
         cells /= 1.3
-    return found
+    return simplified
 
 
 def _clustered(mesh: Mesh, cell: float) -> Mesh:
-    """Put all points of a cell of space, in meters, into their middle; what is left of a triangle by that goes.
+    """Merge the vertices of each grid cell of `cell` meters, and drop triangles that collapse (vertex clustering).
 
-    Points apart on the texture stay apart (Rossignac and Borrel 1993, Multi-resolution 3D approximations).
+    Vertices that are far apart on the texture are not merged (Rossignac and Borrel 1993, Multi-resolution 3D
+    approximations).
     """
     keys = np.floor(mesh.points / cell)
     if mesh.uv is not None:
         keys = np.hstack([keys, np.floor(mesh.uv * MAX_PIXELS / 4)])
-    _, group, counts = np.unique(_numbered(keys), return_inverse=True, return_counts=True)
+    _, group, counts = np.unique(_row_ids(keys), return_inverse=True, return_counts=True)
 
-    def middle(values: np.ndarray) -> np.ndarray:
+    def mean(values: np.ndarray) -> np.ndarray:
         return np.stack([np.bincount(group, column) for column in values.T], axis=-1) / counts[:, None]
 
     faces = group[mesh.faces]
     a, b, c = faces.T
     faces = faces[(a != b) & (b != c) & (c != a)]
-    # The same three points again, from whichever they are counted.
+    # Rotate each triangle so that its lowest index comes first: duplicates are then equal rows.
     first = np.argmin(faces, axis=1)[:, None]
     faces = np.take_along_axis(faces, (first + np.arange(3)) % 3, axis=1)
-    faces = faces[np.unique(_numbered(faces), return_index=True)[1]]
-    return Mesh(middle(mesh.points), faces, None if mesh.uv is None else middle(mesh.uv))
+    faces = faces[np.unique(_row_ids(faces), return_index=True)[1]]
+    return Mesh(mean(mesh.points), faces, None if mesh.uv is None else mean(mesh.uv))
 
 
-def _numbered(rows: np.ndarray) -> np.ndarray:
-    """Return a number for each row of whole numbers, the same for the same row."""
+def _row_ids(rows: np.ndarray) -> np.ndarray:
+    """Return an id for each row of integers; equal rows have equal ids."""
     rows = (rows - rows.min(axis=0, initial=0)).astype(np.int64)
     return np.asarray(np.ravel_multi_index(tuple(rows.T), tuple(rows.max(axis=0, initial=0) + 1)))
 
 
-def _sent(mesh: Mesh) -> dict[str, Any]:
-    """Return a mesh as text; points in units of `scale`."""
+def _packed_mesh(mesh: Mesh) -> dict[str, Any]:
+    """Return a mesh as text, with points in units of `scale`."""
     scale = max(float(np.abs(mesh.points).max(initial=0.0)), 1e-6) / INT16
-    sent: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "scale": scale,
         "points": packed(np.rint(mesh.points / scale), np.int16),
         "faces": packed(mesh.faces, np.uint16 if len(mesh.points) < 2**16 else np.uint32),
     }
-    return sent if mesh.uv is None else sent | {"uv": packed(mesh.uv, np.float32)}
+    return parts if mesh.uv is None else parts | {"uv": packed(mesh.uv, np.float32)}

@@ -59,7 +59,7 @@ def test_a_run_of_pretraining_is_loaded_evaluated_and_recorded(tmp_path, demonst
     assert written["data"]["source"] == "demos.hdf5" and written["data"]["episodes"] == 10
     # What a policy in chunks does is recorded step by step.
     env = make("avoid")
-    recorded = record_demonstrations(env, trained_actor(policy, 3, "zero", 1), 3, jax.random.key(1), 3).episodes[0]
+    recorded = record_demonstrations(env, trained_actor(policy, 3, "zero"), 3, jax.random.key(1), 3).episodes[0]
     expected = np.asarray(policy(recorded.obs[0])).reshape(4, 2)[:2]
     np.testing.assert_allclose(recorded.action[:2], expected, atol=1e-6)
     np.testing.assert_allclose(recorded.action[2], np.asarray(policy(recorded.obs[2]))[:2], atol=1e-6)

@@ -1,5 +1,5 @@
-// Plays recorded episodes. Data is in <script id="data" type="application/json">; see genpo_jax/viewing/page.py, and
-// `unpacked`, which turns a text of it into bytes, in page.html.
+// Plays recorded episodes. genpo_jax/viewing/play_page.py writes the data into <script id="data" type="application/json">;
+// `unpacked` in play_page.html turns packed text into bytes.
 // Bundle: npm install three@0.180.0 esbuild@0.28.2 && npx esbuild player.js --bundle --minify --format=iife --legal-comments=none --outfile=player.min.js
 import * as THREE from "three";
 import { OrbitControls } from "three/examples/jsm/controls/OrbitControls.js";
@@ -7,10 +7,10 @@ import { OrbitControls } from "three/examples/jsm/controls/OrbitControls.js";
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
 THREE.Object3D.DEFAULT_UP.set(0, 0, 1);
-// Meters from the middle of a plane without an end to where it is no longer drawn.
+// Half of the side, in meters, at which an infinite plane is drawn.
 const FAR = 500;
 
-// Poses come as changes from frame to frame, number by number, and are summed up in 16 bits.
+// Each number of a pose is stored as its changes from frame to frame; their sums wrap around in 16 bits.
 async function poses(episode) {
   const values = new Int16Array(await unpacked(episode.changes));
   for (let i = 0; i < values.length; i++) if (i % episode.frames) values[i] += values[i - 1];
@@ -30,7 +30,7 @@ async function shape(mesh) {
 
 function geometry(geom, meshes) {
   const [a, b, c] = geom.size;
-  // Cylinders of three.js stand along y, those of MuJoCo along z.
+  // The axis of a cylinder is y in three.js and z in MuJoCo.
   const upright = (shape) => shape.rotateX(Math.PI / 2);
   switch (geom.type) {
     case "plane": return new THREE.PlaneGeometry(2 * (a || FAR), 2 * (b || FAR));
@@ -56,7 +56,7 @@ function ground() {
   return new THREE.Mesh(new THREE.PlaneGeometry(2 * FAR, 2 * FAR), new THREE.MeshStandardMaterial({ map: texture }));
 }
 
-// A picture begins in the middle of a plane, as in MuJoCo, and repeats from there.
+// As in MuJoCo, the first repeat of a texture begins at the center of the plane.
 function picture(geom) {
   const texture = new THREE.TextureLoader().load(data.textures[geom.texture]);
   texture.colorSpace = THREE.SRGBColorSpace;
@@ -82,9 +82,9 @@ function makeScene(meshes) {
   for (const geom of data.geoms) {
     const [r, g, b, a] = geom.rgba;
     const textured = geom.texture !== undefined;
-    // Floors are paler than in MuJoCo: a robot in their colors must stand out, and there are no shadows.
+    // Floors are paler than in MuJoCo: without shadows, a robot in the floor's colors would be hard to see.
     const opacity = geom.type === "plane" && textured ? 0.5 * a : a;
-    // On a wide floor of one color nobody sees what moves.
+    // A wide floor of one color would not show that the robot moves.
     const bare = geom.type === "plane" && !textured && !(geom.size[0] > 0 && geom.size[0] < 5);
     const mesh = bare ? ground() : new THREE.Mesh(geometry(geom, meshes), new THREE.MeshStandardMaterial({
       map: textured ? picture(geom) : null, color: new THREE.Color().setRGB(r, g, b, THREE.SRGBColorSpace), roughness: 0.6,
@@ -100,9 +100,9 @@ function makeScene(meshes) {
 async function play() {
   const meshes = {};
   for (const name in data.meshes) meshes[name] = await shape(data.meshes[name]);
-  // One lane for each kind of noise, side by side.
-  const kinds = [...new Set(data.episodes.map((episode) => episode.noise))];
-  const lanes = kinds.map((kind) => ({ kind, ...makeScene(meshes), episodes: data.episodes.filter((e) => e.noise === kind) }));
+  // One lane for deterministic actions and one for sampled actions, side by side.
+  const kinds = [...new Set(data.episodes.map((episode) => episode.actions))];
+  const lanes = kinds.map((kind) => ({ kind, ...makeScene(meshes), episodes: data.episodes.filter((e) => e.actions === kind) }));
   for (const lane of lanes) for (const episode of lane.episodes) {
     episode.values = await poses(episode);
   }
@@ -129,7 +129,7 @@ async function play() {
     });
     const text = byId("lane-" + lanes.indexOf(lane));
     const sum = episode.returns[at];
-    text.textContent = `${lane.kind} noise · return ${sum.toFixed(1)} of ${episode.returns.at(-1).toFixed(1)}`;
+    text.textContent = `${lane.kind} · return ${sum.toFixed(1)} of ${episode.returns.at(-1).toFixed(1)}`;
   }
 
   function draw() {
@@ -144,8 +144,8 @@ async function play() {
       lane.scene.updateMatrixWorld();
       const w = stacked ? width : width / lanes.length, h = stacked ? height / lanes.length : height;
       const x = stacked ? 0 : i * w, y = stacked ? height - (i + 1) * h : 0;
-      // The camera goes along with what moves, whatever the viewer does with it.
-      const target = lane.bodies[data.tracked].localToWorld(new THREE.Vector3(...data.center));
+      // The camera follows the robot and keeps the offset that the user has chosen.
+      const target = lane.bodies[data.followed].localToWorld(new THREE.Vector3(...data.center));
       const offset = camera.position.clone().sub(focus);
       const eye = camera.clone();
       eye.position.copy(target).add(offset);

@@ -1,16 +1,14 @@
-"""Export the policy of a run to a folder that needs nothing of this package.
+"""Export the policy of a run to a folder that does not need this package.
 
-policy.onnx, policy_noise.onnx              zero noise; noise as an input. For ONNX Runtime
+policy.onnx, policy_noise.onnx              for ONNX Runtime: deterministic actions; noise as a second input
 policy.stablehlo, policy_noise.stablehlo    the same for JAX, on CPU, GPU and TPU
 policy_seeded.stablehlo                     draws the noise from a seed
-policy.json                                 what every number is, where it comes from, hashes of all files
-standalone.py                               loads all of this; needs none of ours
-task/                                       the task for MuJoCo's C engine, where it is one of MuJoCo's
+policy.json                                 meaning of all numbers, rate of control, origin, hashes of all files
+standalone.py                               loads the files above; does not import this package
 README.md                                   a model card
 """
 
 import hashlib
-import io
 import json
 import math
 import shutil
@@ -24,14 +22,12 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from genpo_jax.config import Config, method_to_dict
+from genpo_jax.config import Config, EnvConfig, method_to_dict
 from genpo_jax.envs import Environment
-from genpo_jax.envs.base import ACTOR_OBS
-from genpo_jax.envs.mujoco_model import mj_model_of
+from genpo_jax.envs.mujoco_model import mj_model_of, step_seconds
 from genpo_jax.export import standalone
 from genpo_jax.export.model_card import model_card
 from genpo_jax.export.onnx_graph import batched, to_onnx
-from genpo_jax.export.physics_step import PhysicsStep, cut
 from genpo_jax.normalizer import CLIP
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
@@ -42,57 +38,54 @@ from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-NUM_STARTS = 256
 
 
 def export(
     run_dir: str | Path, out: str | Path, *, step: int | None = None, seed: int | None = None, overwrite: bool = False
 ) -> Path:
-    """Export the policy of a run; return the folder.
+    """Export the policy of a run, and return the folder.
 
     Args:
         run_dir: folder of the run.
         out: folder to write.
         step: env steps of the checkpoint; None for the newest.
-        seed: which of several seeds.
-        overwrite: whether an exported folder may be replaced.
+        seed: which seed of a run with several seeds.
+        overwrite: replace an exported policy in `out`.
 
     Raises:
         ValueError: if `out` is not empty, or the run cannot be loaded.
-        FileNotFoundError: if there is no run, or no such checkpoint.
+        FileNotFoundError: if `run_dir` holds no run, or no checkpoint at `step`.
     """
     out = Path(out)
     _check_out(out, overwrite)
     run_dir = folder_of(Path(run_dir), seed)
-    policy = load(run_dir, step)
-    env, reason = _environment_or_reason(run_dir)
-    if policy.spec.chunk > 1:
-        env, reason = None, "the policy acts in chunks of several actions"
-    task, task_files = _task(env, reason)
-    description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
-    description["action"]["names"] = _action_names(env, policy.spec.action_size)
+    policy, config, contents = load(run_dir, step), saved_config(run_dir), read_config(run_dir)
+    env = _environment_or_none(run_dir)
+    description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy, config.env_options)
+    description["action"]["names"] = _action_names(env, description["action"]["size"])
     description |= {
-        "environment": _describe_environment(saved_config(run_dir), env),
-        "task": task,
+        "rate": _rate(env, config.env_options),
+        "robot": _robot(env),
+        "environment": _describe_environment(config, contents["environment"], env),
         "trained": _trained(run_dir),
-        "versions": read_config(run_dir)["versions"] | {"onnx": metadata.version("onnx")},
+        "versions": contents["versions"] | {"onnx": metadata.version("onnx")},
     }
-    files = policy_files(policy) | task_files
+    files = policy_files(policy)
     files["standalone.py"] = Path(standalone.__file__).read_bytes()
     files["README.md"] = model_card(description).encode()
     description["files"] = {name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()}
     if out.exists():
         shutil.rmtree(out)
+    out.mkdir(parents=True)
     for name, contents in files.items():
-        (out / name).parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out / name, contents)
-    # Last: a folder that has it is complete.
+    # The description comes last: a folder that has it is complete.
     write_atomically(out / standalone.DESCRIPTION, (json.dumps(description, indent=2) + "\n").encode())
     return out
 
 
 def policy_files(policy: TrainedPolicy) -> dict[str, bytes]:
-    """Return the contents of the files that act, by name."""
+    """Return the contents of the ONNX and StableHLO files, by name."""
     obs, noise = batched(policy.spec.obs_size), batched(*policy.noise_shape)
 
     def with_noise(obs: Any, noise: Any) -> Any:
@@ -114,15 +107,20 @@ def policy_files(policy: TrainedPolicy) -> dict[str, bytes]:
     }
 
 
-def describe_policy(policy: TrainedPolicy) -> dict[str, Any]:
-    """Return what a user of the exported functions must know of their inputs and outputs, fit for JSON."""
+def describe_policy(policy: TrainedPolicy, options: EnvConfig) -> dict[str, Any]:
+    """Return the meaning of the inputs and outputs of the exported functions, ready for JSON.
+
+    Args:
+        policy: the policy.
+        options: how the environment of its run executes actions.
+    """
     spec, moments = policy.spec, policy.moments
     observation: dict[str, Any] = {
         "name": spec.obs_name,
         "shape": ["batch", spec.obs_size],
         "size": spec.obs_size,
         "dtype": "float32",
-        "order": "as the environment gives it; units are the environment's, standardizing is inside",
+        "order": "order and units of the environment; the policy standardizes the observation itself",
     }
     if moments is not None:
         mean, std = (np.asarray(x, float).tolist() for x in (moments.mean, moments.std))
@@ -137,7 +135,13 @@ def describe_policy(policy: TrainedPolicy) -> dict[str, Any]:
             "low": -1.0,
             "high": 1.0,
             "squash": spec.squash,
-            "order": "as the environment takes it, which scales it to its actuators",
+            "size": spec.action_size // options.chunk,
+            "chunk": options.chunk,
+            "executed": options.executed or options.chunk,
+            "action_repeat": options.action_repeat,
+            "order": "chunk actions one after another, each of size numbers; execute the first executed actions, each "
+            "for action_repeat control periods, then call the policy again; the environment scales [-1, 1] to the "
+            "range of its actuators",
         },
         "noise": {"shape": list(policy.noise_shape), "distribution": "independent standard normals"},
         "onnx": {"dtype": "float32", "trained_in": spec.networks.compute_dtype},
@@ -154,27 +158,37 @@ def _in_float32(policy: TrainedPolicy) -> TrainedPolicy:
     return TrainedPolicy(spec, policy.params, policy.moments)
 
 
-def _environment_or_reason(run_dir: Path) -> tuple[Environment | None, str]:
-    """Return the environment of a run, or why it cannot be made."""
+def _environment_or_none(run_dir: Path) -> Environment | None:
+    """Return the environment of a run; None if it cannot be made here, because a policy is exported without it too."""
     try:
-        return environment_of(run_dir), ""
-    except (ValueError, ImportError, RuntimeError) as error:
-        return None, str(error)
+        return environment_of(run_dir)
+    except (ValueError, ImportError, RuntimeError):
+        return None
 
 
-def _task(env: Environment | None, reason: str) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Return what `policy.json` says of the task, and its files; where there is none, why."""
-    if env is None:
-        return {"missing": reason}, {}
-    try:
-        physics = cut(env)
-    except (ValueError, NotImplementedError) as error:
-        return {"missing": str(error)}, {}
-    return _describe_task(physics), _task_files(physics, env)
+def _rate(env: Environment | None, options: EnvConfig) -> dict[str, float | None]:
+    """Return the seconds of one env step and from one policy call to the next; None if the environment has no `dt`."""
+    seconds = None if env is None else step_seconds(env)
+    return {
+        "control_period_seconds": seconds,
+        "policy_period_seconds": None if seconds is None else seconds * options.steps_per_action,
+    }
+
+
+def _robot(env: Environment | None) -> dict[str, Any] | None:
+    """Return the names of joints and actuators, and the actuators' ranges; None without a MuJoCo model."""
+    model = None if env is None else mj_model_of(env)
+    if model is None:
+        return None
+    return {
+        "joints": _names(model, "joint", model.njnt),
+        "actuators": _actuators(model),
+        "ctrl_range": model.actuator_ctrlrange.tolist(),
+    }
 
 
 def _action_names(env: Environment | None, action_size: int) -> list[str]:
-    """Return the names of the actuators where there is one for each coordinate, else numbers."""
+    """Return the name of each coordinate of an action: its actuator, or a number if they do not correspond."""
     model = None if env is None else mj_model_of(env)
     if model is None or model.nu != action_size:
         return [f"action_{i}" for i in range(action_size)]
@@ -182,7 +196,7 @@ def _action_names(env: Environment | None, action_size: int) -> list[str]:
 
 
 def _actuators(model: mujoco.MjModel) -> list[str]:
-    """Return the name of each actuator, or of the joint that it moves."""
+    """Return the name of each actuator; an actuator without a name has the name of its joint."""
     named = _names(model, "actuator", model.nu)
     joints = _names(model, "joint", model.njnt)
     moves_joint = model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT
@@ -196,63 +210,21 @@ def _names(model: mujoco.MjModel, kind: str, count: int) -> list[str]:
     return [getattr(model, kind)(i).name or f"{kind}_{i}" for i in range(count)]
 
 
-def _describe_task(physics: PhysicsStep) -> dict[str, Any]:
-    model = physics.model
-    return {
-        "mujoco": mujoco.__version__,
-        "substeps": physics.substeps,
-        "timestep": model.opt.timestep,
-        "control_seconds": physics.substeps * model.opt.timestep,
-        "joints": _names(model, "joint", model.njnt),
-        "joint_positions": model.jnt_qposadr.tolist(),
-        "actuators": _actuators(model),
-        "ctrl_range": model.actuator_ctrlrange.tolist(),
-        "state": list(physics.state),
-        "physics": list(physics.physics),
-        "reads": physics.reads,
-        "metrics": physics.metrics,
-    }
-
-
-def _task_files(physics: PhysicsStep, env: Environment) -> dict[str, bytes]:
-    states, obs = jax.jit(jax.vmap(env.reset))(jax.random.split(jax.random.key(0), NUM_STARTS))
-    leaves = jax.device_get(jax.tree.leaves(states))
-    starts = {name: leaves[i] for name, i in physics.state.items()}
-    starts |= {f"physics_{name}": leaves[i] for name, i in physics.physics.items()}
-    starts["observation"] = np.asarray(obs[ACTOR_OBS])
-    return {
-        "task/model.mjb": _binary(physics.model),
-        "task/before.onnx": physics.before.SerializeToString(),
-        "task/after.onnx": physics.after.SerializeToString(),
-        "task/starts.npz": _npz(starts),
-    }
-
-
-def _binary(model: mujoco.MjModel) -> bytes:
-    buffer = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
-    mujoco.mj_saveModel(model, None, buffer)
-    return buffer.tobytes()
-
-
-def _npz(arrays: dict[str, np.ndarray]) -> bytes:
-    file = io.BytesIO()
-    np.savez_compressed(file, **arrays)  # pyright: ignore[reportArgumentType]
-    return file.getvalue()
-
-
-def _describe_environment(config: Config, env: Environment | None) -> dict[str, Any]:
+def _describe_environment(config: Config, source: dict[str, Any], env: Environment | None) -> dict[str, Any]:
+    """Return what `deploy` needs to make the environment again."""
     options = config.env_options
-    length = options.episode_length or (None if env is None else env.default_episode_length)
     return {
         "name": config.env,
         "backend": config.backend,
-        "action_repeat": options.action_repeat,
-        "episode_length": length,
+        "factory": source.get("factory"),
+        "object": bool(source.get("object")),
+        "reward": options.reward,
+        "episode_length": options.episode_length or (None if env is None else env.default_episode_length),
     }
 
 
 def _trained(run_dir: Path) -> dict[str, Any]:
-    """Return the last evaluation of the run."""
+    """Return the last evaluation of the run; empty if there was none."""
     records = [record for record in read_metrics(run_dir / METRICS_FILE) if record.get("eval/return_zero") is not None]
     if not records:
         return {}
@@ -265,5 +237,13 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} is a file; name a folder to export to")
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
-            raise ValueError(f"{out} is not empty; name another folder, or replace it with overwrite")
-        standalone.describe(out)
+            raise ValueError(f"{out} is not empty; name another folder, or set overwrite")
+        _check_exported(out)
+
+
+def _check_exported(out: Path) -> None:
+    """Raise unless `out` holds an exported policy of any version, because `overwrite` deletes the folder."""
+    path = out / standalone.DESCRIPTION
+    contents = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "policy.onnx" not in contents.get("files", {}):
+        raise ValueError(f"{out} does not hold an exported policy, so it is not overwritten; name another folder")

@@ -1,0 +1,188 @@
+"""Record episodes of a policy as poses of MuJoCo bodies; the environment may use any physics engine."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import mujoco
+import numpy as np
+
+from genpo_jax.checks import require
+from genpo_jax.config import Config
+from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Timestep
+from genpo_jax.envs.mujoco_model import mj_model_of, step_seconds
+from genpo_jax.policy import TrainedPolicy
+from genpo_jax.runs.environment import environment_of
+from genpo_jax.runs.folder import saved_config
+from genpo_jax.runs.load import folder_of, load
+from genpo_jax.runtime import compiler_options
+from genpo_jax.training.play import (
+    Actor,
+    Episodes,
+    Noise,
+    in_single_steps,
+    play_episodes,
+    policy_actor,
+    side_by_side,
+)
+
+# Fields of `MjData`, and the endings of their paths in the state of a library's environment.
+FIELDS = {"qpos": (".qpos", ".q"), "mocap_pos": (".mocap_pos",), "mocap_quat": (".mocap_quat",)}
+
+
+@dataclass(frozen=True)
+class RecordedEpisode:
+    """One episode of T frames; the first frame is the state before the first action.
+
+    Attributes:
+        actions: how the policy acted.
+        positions: `qpos`, and poses of mocap bodies if the model has any, by field of `MjData`, each `[T, n]`.
+        rewards: reward of the step that led to each frame `[T]`; 0 for the first.
+    """
+
+    actions: Literal["deterministic", "sampled"]
+    positions: dict[str, np.ndarray]
+    rewards: np.ndarray
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Recorded episodes of one policy.
+
+    Attributes:
+        title: title of the page.
+        model: the MuJoCo model, for drawing.
+        seconds: time between two frames.
+        episodes: first those with deterministic actions, then those with sampled actions.
+    """
+
+    title: str
+    model: mujoco.MjModel
+    seconds: float
+    episodes: list[RecordedEpisode]
+
+
+def record_run(
+    run_dir: str | Path,
+    *,
+    episodes: int = 1,
+    steps: int | None = None,
+    start_seed: int = 0,
+    step: int | None = None,
+    seed: int | None = None,
+) -> Recording:
+    """Record episodes of a run's policy with deterministic actions, and again with sampled actions.
+
+    Episode i with sampled actions starts from the same state as episode i with deterministic actions.
+
+    Args:
+        run_dir: folder of the run.
+        episodes: episodes with deterministic actions; the same number is recorded with sampled actions.
+        steps: most env steps per episode; None for the time limit.
+        start_seed: seed of the initial states and of the noise.
+        step: env steps of the checkpoint; None for the newest.
+        seed: which seed of a run with several seeds.
+
+    Raises:
+        ValueError: if the environment has no MuJoCo model, or its state holds no positions.
+        FileNotFoundError: if `run_dir` holds no run, or no checkpoint at `step`.
+    """
+    run_dir = folder_of(Path(run_dir), seed)
+    policy = load(run_dir, step)
+    recorder = Recorder(environment_of(run_dir), saved_config(run_dir), episodes=episodes, steps=steps)
+    return recorder.record(policy, start_seed)
+
+
+class Recorder:
+    """Records episodes of policies in one environment; the program is compiled once for all policies.
+
+    Args:
+        env: an environment with a MuJoCo model, whose state holds positions.
+        config: settings of the run.
+        episodes: episodes with deterministic actions; the same number is recorded with sampled actions.
+        steps: most env steps per episode; None for the time limit.
+
+    Raises:
+        ValueError: if the environment has no MuJoCo model, or its state holds no positions.
+    """
+
+    def __init__(self, env: Environment, config: Config, *, episodes: int = 1, steps: int | None = None) -> None:
+        require(episodes >= 1, ">= 1", "episodes", episodes)
+        model = mj_model_of(env)
+        if model is None:
+            raise ValueError(
+                f"{env.name} has no MuJoCo model to draw; give your own environment the attribute mj_model"
+            )
+        self.model, self.episodes = model, episodes
+        self.title = f"{config.method.name} on {config.env}"
+        self.seconds = step_seconds(env) or float(model.opt.timestep)
+        self.places = _places(env, model)
+        length = steps or config.env_options.episode_length or env.default_episode_length
+        self.batch = EpisodeEnv(env, length, squash="clip")
+        self._program = jax.jit(self._play, compiler_options=compiler_options(config.fusion_emitters))
+
+    def record(self, policy: TrainedPolicy, start_seed: int = 0) -> Recording:
+        """Record episodes of one policy; `start_seed` determines their initial states."""
+        played = jax.device_get(self._program(policy, jax.random.key(start_seed)))
+        before, after, rewards = played.frames
+        recorded = []
+        for i, length in enumerate(played.lengths):
+            positions = {
+                name: np.concatenate([before[name][:1, i], after[name][:length, i]]).reshape(length + 1, -1)
+                for name in self.places
+            }
+            actions = "deterministic" if i < self.episodes else "sampled"
+            recorded.append(RecordedEpisode(actions, positions, np.concatenate([[0.0], rewards[:length, i]])))
+        return Recording(self.title, self.model, self.seconds, recorded)
+
+    def _play(self, policy: TrainedPolicy, key: jax.Array) -> Episodes:
+        """Play deterministic and sampled episodes from the same initial states."""
+        reset_key, key = jax.random.split(key)
+
+        def actor_of(noise: Noise) -> Actor:
+            return in_single_steps(policy_actor(policy, self.episodes, noise), policy.spec, self.episodes)
+
+        def frame(before: EpisodeState, action: jax.Array, step: Timestep) -> Any:
+            return self._positions(before.env_state), self._positions(step.next_state), step.reward
+
+        actor = side_by_side(actor_of("zero"), actor_of("random"), self.episodes)
+        keys = jnp.tile(jax.random.split(reset_key, self.episodes), 2)
+        return play_episodes(self.batch, actor, keys, key, frame)
+
+    def _positions(self, states: Any) -> dict[str, jax.Array]:
+        """Return positions `[n, ...]` of the states of n environments."""
+        leaves = jax.tree.leaves(states)
+        return {name: leaves[place] for name, place in self.places.items()}
+
+
+def frames(recording: Recording, episode: RecordedEpisode, every: int = 1) -> Iterator[mujoco.MjData]:
+    """Yield `MjData` with the kinematics of every n-th frame of an episode; all frames share one object."""
+    model, data = recording.model, mujoco.MjData(recording.model)
+    for i in range(0, len(episode.rewards), every):
+        for name, values in episode.positions.items():
+            field = getattr(data, name)
+            field[:] = np.asarray(values[i]).reshape(field.shape)
+        mujoco.mj_kinematics(model, data)
+        mujoco.mj_camlight(model, data)
+        yield data
+
+
+def _places(env: Environment, model: mujoco.MjModel) -> dict[str, int]:
+    """Return which leaves of a state hold positions, by field of `MjData`."""
+    data = mujoco.MjData(model)
+    state = jax.eval_shape(env.reset, jax.random.key(0))[0]
+    paths = [
+        (jax.tree_util.keystr(path), np.prod(leaf.shape)) for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    ]
+    places = {}
+    for field, endings in FIELDS.items():
+        size = getattr(data, field).size
+        matches = [i for ending in endings for i, (path, n) in enumerate(paths) if path.endswith(ending) and n == size]
+        if matches and size:
+            places[field] = matches[0]
+    if "qpos" not in places:
+        raise ValueError(f"the state of {env.name} must hold {model.nq} positions; keep mjx.Data in the state")
+    return places
