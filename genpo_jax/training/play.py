@@ -112,16 +112,14 @@ def policy_actor(policy: TrainedPolicy, num: int, noise: Noise = "zero") -> Acto
 
 def side_by_side(first: Actor, second: Actor, half: int) -> Actor:
     """Return an actor of 2 `half` episodes: `first` acts in the first half of them, `second` in the others."""
-    halves = slice(half), slice(half, None)
 
     def start(key: Array) -> Any:
         return first.start(key), second.start(key)
 
     def act(carry: Any, obs: Observation, key: Array) -> tuple[Any, Array]:
-        rows = (jax.tree.map(lambda x, part=part: x[part], obs) for part in halves)
-        acted = [actor.act(*of, key) for actor, *of in zip((first, second), carry, rows, strict=True)]
-        carries, actions = zip(*acted, strict=True)
-        return carries, jnp.concatenate(actions)
+        one, action = first.act(carry[0], jax.tree.map(lambda x: x[:half], obs), key)
+        other, other_action = second.act(carry[1], jax.tree.map(lambda x: x[half:], obs), key)
+        return (one, other), jnp.concatenate([action, other_action])
 
     return Actor(start, act)
 
