@@ -7,11 +7,13 @@ from typing import Any, Literal
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from genpo_jax.checks import require, require_count
 from genpo_jax.config import SUCCESS, EnvConfig, is_outcome
 from genpo_jax.envs.base import Environment, Metrics, Observation
+from genpo_jax.envs.contract import as_floats, check_environment, strong
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
 
 # Larger magnitudes count as non-finite: their squares could overflow the float32 running statistics.
@@ -114,9 +116,14 @@ class EpisodeEnv:
     @classmethod
     def of(cls, env: Environment, options: EnvConfig) -> "EpisodeEnv":
         """Return the episodes of an environment with the settings of a run."""
+        length = options.episode_length
+        if length is None:
+            length = env.default_episode_length
+            whole = isinstance(length, int | np.integer) and not isinstance(length, bool) and length >= 1
+            require(whole, "an integer >= 1", f"default_episode_length of {env.name}", length, "or set episode_length")
         return cls(
             env,
-            options.episode_length or env.default_episode_length,
+            int(length),
             options.action_repeat,
             options.squash,
             options.chunk,
@@ -127,7 +134,7 @@ class EpisodeEnv:
     @property
     def action_size(self) -> int:
         """Size of an action: `H * d` for chunks of H actions."""
-        return self.chunk * self.env.action_size
+        return self.chunk * int(self.env.action_size)
 
     @cached_property
     def mirror(self) -> Mirror:
@@ -155,6 +162,8 @@ class EpisodeEnv:
         """
         typed = isinstance(keys, Array) and keys.ndim == 1 and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
         require(typed, "typed keys [B], such as jax.random.split(jax.random.key(0), B)", "keys", keys)
+        # First, because this checks the environment.
+        episode_metrics = {name: jnp.zeros(keys.shape[0], jnp.float32) for name in self.metric_names}
         num_envs = keys.shape[0]
         keys, first_keys, pool_keys, limit_keys = _split(keys, 4)
         time_limit = jnp.full(num_envs, self.episode_length, jnp.int32)
@@ -168,7 +177,7 @@ class EpisodeEnv:
             obs=obs,
             episode_return=jnp.zeros(num_envs, jnp.float32),
             episode_length=jnp.zeros(num_envs, jnp.int32),
-            episode_metrics={name: jnp.zeros(num_envs, jnp.float32) for name in self.metric_names},
+            episode_metrics=episode_metrics,
             time_limit=time_limit,
             pool=jax.tree.map(lambda leaf: leaf[num_envs:], fresh),
             key=keys,
@@ -214,25 +223,12 @@ class EpisodeEnv:
         """Names of the environment's metrics.
 
         Raises:
-            ValueError: if the environment's `step` returns another form, or a metric is not a scalar.
+            ValueError: if the environment does not follow `Environment`, or has no metric `success` if this is needed.
         """
-        # Strong types, as in later steps, so that the physics is traced once.
-        state, _ = jax.eval_shape(lambda key: _strong(self.env.reset(key)), jax.random.key(0))
-        returned = jax.eval_shape(self.env.step, state, jax.ShapeDtypeStruct((self.env.action_size,), jnp.float32))
-        if not (isinstance(returned, tuple) and len(returned) == 5 and isinstance(returned[4], dict)):
-            raise ValueError(
-                f"step of {self.env.name} must return (state, observation, reward, terminated, metrics), got "
-                f"{len(returned) if isinstance(returned, tuple) else type(returned).__name__} values; "
-                "return {} if there are no metrics"
-            )
-        if self.reward == "success" and SUCCESS not in returned[4]:
-            raise ValueError(
-                f"reward='success' needs a metric '{SUCCESS}', but {self.env.name} has {sorted(returned[4])}"
-            )
-        for name, value in returned[4].items():
-            if value.shape != ():
-                raise ValueError(f"metrics must be scalars, '{name}' of {self.env.name} has shape {value.shape}")
-        return tuple(sorted(returned[4]))
+        names = check_environment(self.env)
+        if self.reward == "success" and SUCCESS not in names:
+            raise ValueError(f"reward='success' needs a metric '{SUCCESS}', but {self.env.name} has {list(names)}")
+        return names
 
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
         """Replace the episodes that ended by pool entries."""
@@ -252,8 +248,8 @@ class EpisodeEnv:
     def _reset(self, keys: Array) -> tuple[Any, Observation]:
         env_state, obs = jax.vmap(self.env.reset)(keys)
         # A non-finite observation must not reach the policy; if the physics is non-finite too, the next step resets.
-        obs = {name: jnp.where(jnp.abs(leaf) <= LARGEST, leaf, 0) for name, leaf in obs.items()}
-        return _strong((env_state, obs))
+        obs = {name: jnp.where(jnp.abs(leaf) <= LARGEST, leaf, 0) for name, leaf in as_floats(obs).items()}
+        return strong((env_state, obs))
 
     def _advance(self, env_state: Any, action: Array, length: Array, time_limit: Array):
         """Step one environment through a chunk, with repeated actions, until its episode ends."""
@@ -273,11 +269,12 @@ class EpisodeEnv:
 
     def _single_step(self, env_state: Any, action: Array):
         env_state, obs, reward, terminated, metrics = self.env.step(env_state, action)
+        terminated = jnp.asarray(terminated).astype(bool)
         metrics = {name: jnp.asarray(metrics[name], jnp.float32) for name in self.metric_names}
         if self.reward == "success":
             reward = jnp.float32(metrics[SUCCESS] > 0)
             terminated = terminated | (metrics[SUCCESS] > 0)
-        return env_state, obs, jnp.asarray(reward, jnp.float32), terminated, metrics
+        return env_state, as_floats(obs), jnp.asarray(reward, jnp.float32), terminated, metrics
 
 
 def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
@@ -321,16 +318,3 @@ def select_rows(mask: Array, on_true: Any, on_false: Any) -> Any:
         return jnp.where(mask.reshape(mask.shape + (1,) * (b.ndim - mask.ndim)), a, b)
 
     return jax.tree.map(select, on_true, on_false)
-
-
-def _strong(tree: Any) -> Any:
-    """Make weakly typed leaves strong, because a change of type recompiles; weak types come from Python scalars.
-
-    Strong types in the pool are enough, because every step selects between the pool and the library's result.
-    """
-
-    def cast(leaf):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        return leaf if is_key else lax.convert_element_type(leaf, leaf.dtype)
-
-    return jax.tree.map(cast, tree)

@@ -16,6 +16,7 @@ from jax import Array
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Metrics, Observation
+from genpo_jax.envs.contract import check_observation, check_scalars, check_unchanged, strong, traced
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine
 from genpo_jax.envs.mirror import Mirror
 from genpo_jax.envs.names import TASK_BACKENDS, closest
@@ -190,7 +191,7 @@ class MjcfTask:
 
     def reset(self, key: Array) -> tuple[TaskState, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
-        start = self.initial(key)
+        start = self._call("initial", key)
         require(isinstance(start, Start), "a Start", f"the result of initial of {self.name}", type(start).__name__)
         data = self.engine.start()
         changed = {}
@@ -202,33 +203,37 @@ class MjcfTask:
                 value = jnp.asarray(value, getattr(data, name).dtype)
                 require(value.shape == shape, f"of shape {shape}", f"{name} of {self.name}'s Start", value.shape)
                 changed[name] = value
-        state = TaskState(self.engine.forward(data.replace(**changed)), start.goal, start.memory)
+        goal = strong(start.goal, f"goal of {self.name}'s Start")
+        memory = strong(start.memory, f"memory of {self.name}'s Start")
+        state = TaskState(self.engine.forward(data.replace(**changed)), goal, memory)
         return state, self._observation(View(self, state))
 
     def step(self, state: TaskState, action: Array) -> tuple[TaskState, Observation, Array, Array, Metrics]:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]` in [-1, 1]."""
-        ctrl = self.control(View(self, state), action)
+        ctrl = self._call("control", View(self, state), action)
         shape = (self.mj_model.nu,)
         require(jnp.shape(ctrl) == shape, f"of shape {shape}", f"control of {self.name}", jnp.shape(ctrl))
         data = self.engine.step(state.data.replace(ctrl=jnp.asarray(ctrl, state.data.ctrl.dtype)), self.substeps)
         state = state.replace(data=data)
-        state = state.replace(memory=self.remember(View(self, state)))
+        memory = strong(self._call("remember", View(self, state)), f"the memory that remember of {self.name} returns")
+        state = state.replace(memory=memory)
         s = View(self, state)
-        metrics = dict(self.metrics(s, action))
-        success = self.success(s)
+        metrics = dict(self._call("metrics", s, action))
+        success = self._call("success", s)
         if success is not None:
             metrics[SUCCESS] = jnp.asarray(success, jnp.float32)
-        return (
-            state,
-            self._observation(s),
-            jnp.asarray(self.reward(s, action)),
-            jnp.asarray(self.terminated(s)),
-            metrics,
-        )
+        reward, terminated = self._call("reward", s, action), self._call("terminated", s)
+        return state, self._observation(s), jnp.asarray(reward), jnp.asarray(terminated).astype(bool), metrics
+
+    def _call(self, method: str, *args: Any) -> Any:
+        """Call a method of the task; errors about traced values name the method."""
+        with traced(f"{method} of {self.name}"):
+            return getattr(self, method)(*args)
 
     def _observation(self, s: View) -> Observation:
-        obs = self.observe(s)
-        return obs if isinstance(obs, dict) else {"state": obs}
+        obs = self._call("observe", s)
+        obs = obs if isinstance(obs, dict) else {"state": obs}
+        return {name: strong(jnp.asarray(value)) for name, value in obs.items()}
 
     def _checked_sizes(self) -> dict[str, int]:
         """Check one reset and one step, and return the sizes of the observations.
@@ -239,10 +244,8 @@ class MjcfTask:
         # With fusion emitters, MJX needs minutes on a CPU instead of seconds.
         xla_options = compiler_options(fusion_emitters=False)
         state, obs = jax.jit(self.reset, compiler_options=xla_options)(jax.random.key(0))
-        for name, value in obs.items():
-            require(value.ndim == 1, "a vector", f"observation '{name}' of {self.name}", f"shape {value.shape}")
-            bad = np.flatnonzero(~np.isfinite(np.asarray(value)))[:8].tolist()
-            require(not bad, "finite at the start", f"observation '{name}' of {self.name}", f"non-finite entries {bad}")
+        check_observation(obs, self.name)
+        self._check_finite({f"observation '{name}'": value for name, value in obs.items()}, "at the start")
         if type(self).control is MjcfTask.control:
             free = [i for i in range(self.mj_model.nu) if not self.mj_model.actuator_ctrllimited[i]]
             names = ", ".join(self.mj_model.actuator(i).name or str(i) for i in free)
@@ -260,18 +263,26 @@ class MjcfTask:
                 self.action_size,
                 "define control for another",
             )
-        kinds = jax.eval_shape(self.step, state, jax.ShapeDtypeStruct((self.action_size,), jnp.float32))
-        before, after = (jax.eval_shape(lambda x: x, each.memory) for each in (state, kinds[0]))
-        require(
-            after == before,
-            f"{before}, as in Start",
-            f"the memory that remember of {self.name} returns",
-            after,
-            "keep its structure, shapes and types",
-        )
-        for name, kind in (("reward", kinds[2]), ("terminated", kinds[3]), *kinds[4].items()):
-            require(kind.shape == (), "one number", f"{name} of {self.name}", f"shape {kind.shape}")
+        action = jnp.zeros(self.action_size, jnp.float32)
+        jax.eval_shape(self._checked_step, state, obs, action)
+        if self.backend == "c":
+            # With MJX, this would take as long to compile as the training.
+            _, obs, reward, _, metrics = jax.jit(self.step, compiler_options=xla_options)(state, action)
+            named = {f"observation '{name}'": value for name, value in obs.items()}
+            self._check_finite(named | {"reward": reward} | metrics, "after a step with action 0")
         return {name: value.shape[0] for name, value in obs.items()}
+
+    def _check_finite(self, values: dict[str, Array], when: str) -> None:
+        for name, value in values.items():
+            bad = np.flatnonzero(~np.isfinite(np.asarray(value)))[:8].tolist()
+            require(not bad, f"finite {when}", f"{name} of {self.name}", f"non-finite entries {bad}")
+
+    def _checked_step(self, state: TaskState, obs: Observation, action: Array) -> TaskState:
+        after, after_obs, reward, terminated, metrics = self.step(state, action)
+        check_unchanged(state.memory, after.memory, f"the memory that remember of {self.name} returns")
+        check_unchanged(obs, after_obs, f"the observation of {self.name} after a step")
+        check_scalars(self.name, reward=reward, terminated=terminated, **metrics)
+        return after
 
 
 # Fields of the state that a keyframe sets, with the names of their arrays in `MjModel`.

@@ -197,7 +197,7 @@ def arm_with(**members):
         ({"initial": lambda self, key: Start(act=[0.5])}, r"act of arm's Start must be of shape \(0,\), got \(1,\)"),
         (
             {"remember": lambda self, s: s.qpos},
-            r"memory that remember of arm returns must be \(\), as in Start, got",
+            r"memory that remember of arm returns must be \(\), as at the start, got",
         ),
         ({"initial": lambda self, key: jnp.zeros(2)}, "the result of initial of arm must be a Start"),
         ({"initial": lambda self, key: Start(qpos=jnp.full(2, jnp.nan))}, "must be finite at the start"),
