@@ -350,7 +350,7 @@ def test_a_checkpoint_of_another_step_or_run_is_refused_and_never_removed(direct
 
 @pytest.mark.parametrize("name", ["[a]", "back\\slash", "a*", "a?", "gs:"])
 def test_a_folder_that_orbax_could_not_read_back_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="the path of a run must be without"):
+    with pytest.raises(ValueError, match="the path of a run must not contain"):
         Checkpointer(tmp_path / name / "checkpoints")
     assert not (tmp_path / name).exists()
 

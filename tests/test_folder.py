@@ -1,15 +1,18 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import genpo_jax
 from genpo_jax.config import Config
-from genpo_jax.runs import folder
-from genpo_jax.runs.files import check_writable, remove
+from genpo_jax.runs import files, folder
+from genpo_jax.runs.files import check_writable, remove, sync
 from genpo_jax.runs.folder import locked, new_run_dir, read_config, run_id_of, saved_config, write_config
 
 CONFIG = Config(env="hopper", seed=3)
@@ -115,6 +118,38 @@ def test_a_folder_belongs_to_one_process_until_that_is_done_or_killed(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EINVAL])
+def test_a_file_system_without_locks_or_fsync_of_folders_is_warned_of_once(tmp_path, monkeypatch, caplog, number):
+    def unsupported(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(folder.fcntl, "flock", unsupported)
+    monkeypatch.setattr(files, "_warn_unsupported", cache(files._warn_unsupported.__wrapped__))
+    for name in ("first", "second"):
+        with locked(tmp_path / name):
+            pass
+        with monkeypatch.context() as inside:
+            inside.setattr(files.os, "fsync", unsupported)
+            sync(tmp_path)
+    operations = ("locking a run folder (flock)", "forcing folders to disk (fsync)")
+    assert caplog.messages == [
+        f"the file system does not support {operation}: {os.strerror(number)}; training continues without it"
+        for operation in operations
+    ]
+
+
+def test_other_errors_of_locks_and_fsync_are_raised(tmp_path, monkeypatch):
+    def broken(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(folder.fcntl, "flock", broken)
+    with pytest.raises(OSError, match="Input/output error"), locked(tmp_path):
+        pass
+    monkeypatch.setattr(files.os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        sync(tmp_path)
+
+
 def test_what_a_killed_writer_left_is_removed_by_who_has_the_folder(tmp_path):
     for name in (".config.json.4711.tmp", ".hidden", "notes.tmp", "config.json"):
         (tmp_path / name).write_text("x")
@@ -139,7 +174,7 @@ def test_a_place_that_cannot_be_written_is_told_without_leaving_anything(tmp_pat
     (tmp_path / "file").write_text("x")
     for good in ("new", "new/deep/folder", "file"):
         check_writable(tmp_path / good)
-    with pytest.raises(ValueError, match="as .*file is a file; name another place"):
+    with pytest.raises(ValueError, match="because .*file is a file; choose another path"):
         check_writable(tmp_path / "file" / "run")
     with pytest.raises(ValueError, match="/proc/run cannot be written"):
         check_writable(Path("/proc/run"))
