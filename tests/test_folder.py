@@ -12,8 +12,9 @@ import pytest
 import genpo_jax
 from genpo_jax.config import Config
 from genpo_jax.runs import files, folder
-from genpo_jax.runs.files import check_writable, remove, sync
+from genpo_jax.runs.files import check_writable, refuse_run_files, remove, sync
 from genpo_jax.runs.folder import locked, new_run_dir, read_config, run_id_of, saved_config, write_config
+from genpo_jax.runs.metrics import METRICS_FILE
 
 CONFIG = Config(env="hopper", seed=3)
 
@@ -26,6 +27,8 @@ def test_the_config_records_settings_versions_commit_and_device(tmp_path):
     assert contents["environment"] == {"factory": "mine:Arm", "object": False, "sha256": None}
     assert {"python", "jax", "genpo-jax", "orbax-checkpoint"} <= contents["versions"].keys()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
+    assert {folder.CONFIG_FILE, folder.POLICY_FILE, METRICS_FILE} < set(files.RUN_FILES)
+    assert folder.CHECKPOINTS == files.CHECKPOINTS and folder.CONFIG_FILE == files.CONFIG
 
 
 def test_the_folder_of_another_version_is_refused_with_that_version(tmp_path):
@@ -179,6 +182,24 @@ def test_a_place_that_cannot_be_written_is_told_without_leaving_anything(tmp_pat
     with pytest.raises(ValueError, match="/proc/run cannot be written"):
         check_writable(Path("/proc/run"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["config.json", "policy_spec.json", "policy.json", "metrics.jsonl", "checkpoints", "checkpoints/100/manifest.json"],
+)
+def test_the_files_of_a_run_are_not_to_be_replaced(tmp_path, monkeypatch, name):
+    refuse_run_files(tmp_path / "seed-0" / name)
+    write_config(tmp_path / "seed-0", CONFIG, "cpu", 1)
+    (tmp_path / "link").symlink_to(tmp_path / "seed-0")
+    for place in ("seed-0", "link", "seed-0/../seed-0"):
+        with pytest.raises(ValueError, match="must not replace a file of the run in .*seed-0; choose another path"):
+            refuse_run_files(f"{tmp_path}/{place}/{name}")
+    monkeypatch.chdir(tmp_path / "seed-0")
+    with pytest.raises(ValueError, match=f"^{name} must not"):
+        refuse_run_files(name)
+    for other in ("report.html", "evaluation.json", "plots/config.json", "plots/checkpoints", "checkpoints.txt", "."):
+        refuse_run_files(other)
 
 
 def test_a_run_keeps_its_name_and_others_have_another(tmp_path):

@@ -14,6 +14,10 @@ from pathlib import Path
 # Orbax and TensorStore match paths as patterns, and read a backslash or `:/` as in Windows paths and URLs.
 UNUSABLE = re.compile(r"[\[\]*?\\]|:(/|$)")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+# A run cannot be resumed or loaded without these; policy.json is the older name of policy_spec.json.
+CONFIG = "config.json"
+RUN_FILES = (CONFIG, "policy_spec.json", "policy.json", "metrics.jsonl")
+CHECKPOINTS = "checkpoints"
 # Errors of file systems without locks or without `fsync` of folders.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
@@ -82,6 +86,15 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}; choose another path") from error
+
+
+def refuse_run_files(path: str | Path) -> None:
+    """Raise `ValueError` if writing to `path` would replace a file of a run: its settings, metrics or checkpoints."""
+    target = Path(path).resolve()
+    for folder in target.parents:
+        own = target.relative_to(folder)
+        if (str(own) in RUN_FILES or own.parts[0] == CHECKPOINTS) and (folder / CONFIG).is_file():
+            raise ValueError(f"{path} must not replace a file of the run in {folder}; choose another path")
 
 
 def check_usable(path: Path) -> None:
