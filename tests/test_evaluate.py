@@ -60,7 +60,7 @@ def test_a_run_is_evaluated_with_every_noise_and_says_so_in_json_and_table(run, 
 
 
 def test_what_cannot_be_evaluated_is_refused(run):
-    with pytest.raises(ValueError, match="must be of 1 observed numbers and 1 of action, got .2, 2."):
+    with pytest.raises(ValueError, match="must have observation size 1 and action size 1, as the policy, got 2 and 2"):
         evaluate(run.run_dir, env="ring")
     with pytest.raises(ValueError, match="noise must be zero, random or fixed, got 'none'"):
         evaluate(run.run_dir, noise=("none",))
