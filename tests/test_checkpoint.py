@@ -85,20 +85,20 @@ def assert_falls_back_to_the_first(directory: Path) -> None:
     assert [Checkpointer(directory).is_intact(step) for step in (100, 200)] == [True, False]
 
 
-def test_the_folder_of_checkpoints_is_made_with_those_it_lies_in(tmp_path):
+def test_the_checkpoint_folder_is_created_with_its_parents(tmp_path):
     checkpointer = Checkpointer(tmp_path / "runs" / "mine" / "checkpoints")
     checkpointer.save(100, make_state(1), {})
     assert checkpointer.steps() == [100] and checkpointer.is_intact(100) and not checkpointer.is_intact(200)
 
 
-def test_the_newest_checkpoint_is_restored_bit_for_bit(directory):
+def test_the_newest_checkpoint_is_restored_bit_identically(directory):
     with warnings.catch_warnings(action="error"):
         step, state, meta = Checkpointer(directory).restore(ABSTRACT)
     assert (step, meta) == (200, {"name": "second"})
     assert_same_bits(state, make_state(2))
 
 
-def test_the_saved_bits_are_those_before_the_buffers_are_donated(tmp_path):
+def test_buffers_can_be_donated_as_soon_as_save_returns(tmp_path):
     overwrite = jax.jit(lambda x: x * 0, donate_argnums=0)
     state = jnp.arange(1_000_000.0)
     checkpointer = Checkpointer(tmp_path)
@@ -108,7 +108,7 @@ def test_the_saved_bits_are_those_before_the_buffers_are_donated(tmp_path):
     assert_same_bits(restored, {"x": jnp.arange(1_000_000.0)})
 
 
-def test_one_flipped_byte_in_any_file_falls_back_to_the_previous_checkpoint(directory):
+def test_one_flipped_byte_in_any_file_makes_restore_fall_back_to_the_previous_checkpoint(directory):
     files = files_of(directory / "200")
     assert len(files) > 5
     for file in files:
@@ -118,7 +118,7 @@ def test_one_flipped_byte_in_any_file_falls_back_to_the_previous_checkpoint(dire
         file.write_bytes(intact)
 
 
-def test_a_truncated_file_falls_back_to_the_previous_checkpoint(directory):
+def test_a_truncated_file_makes_restore_fall_back_to_the_previous_checkpoint(directory):
     for file in files_of(directory / "200"):
         intact = file.read_bytes()
         file.write_bytes(intact[: len(intact) // 2])
@@ -126,7 +126,7 @@ def test_a_truncated_file_falls_back_to_the_previous_checkpoint(directory):
         file.write_bytes(intact)
 
 
-def test_a_missing_file_falls_back_to_the_previous_checkpoint(directory):
+def test_a_missing_file_makes_restore_fall_back_to_the_previous_checkpoint(directory):
     for file in files_of(directory / "200"):
         if file.name != MANIFEST:
             intact = file.read_bytes()
@@ -135,14 +135,14 @@ def test_a_missing_file_falls_back_to_the_previous_checkpoint(directory):
             file.write_bytes(intact)
 
 
-def test_a_checkpoint_without_manifest_is_not_a_checkpoint(directory):
+def test_a_step_without_a_manifest_is_ignored(directory):
     (directory / "200" / MANIFEST).unlink()
     checkpointer = Checkpointer(directory)
     assert checkpointer.steps() == [100]
     assert checkpointer.restore(ABSTRACT)[0] == 100
 
 
-def test_when_every_checkpoint_is_damaged_the_error_names_each_reason(directory):
+def test_if_every_checkpoint_is_damaged_the_error_lists_each_reason(directory):
     flip_one_byte(max(files_of(directory / "200" / "state"), key=lambda path: path.stat().st_size))
     (directory / "100" / MANIFEST).unlink()
     with (
@@ -152,7 +152,7 @@ def test_when_every_checkpoint_is_damaged_the_error_names_each_reason(directory)
         Checkpointer(directory).restore(ABSTRACT)
 
 
-def test_an_empty_or_absent_directory_is_reported_as_such(tmp_path):
+def test_an_empty_or_missing_directory_is_an_error(tmp_path):
     for directory in (tmp_path, tmp_path / "absent"):
         with pytest.raises(FileNotFoundError, match="no checkpoint in"):
             Checkpointer(directory).restore(ABSTRACT)
@@ -175,21 +175,21 @@ def test_an_empty_or_absent_directory_is_reported_as_such(tmp_path):
         ({"params": {}}, r"\['params'\]\['w'\]: float32\[16,8\] saved, nothing expected"),
     ],
 )
-def test_a_state_of_another_configuration_raises_with_the_leaf(directory, change, message):
+def test_a_state_of_another_configuration_is_refused_with_the_leaf(directory, change, message):
     with pytest.raises(ValueError, match=message):
         Checkpointer(directory).restore(ABSTRACT | change)
 
 
 def test_single_arrays_are_restored_by_their_path(directory):
-    wanted = {"['params']['w']": ABSTRACT["params"]["w"], "['half']": ABSTRACT["half"]}
+    abstract = {"['params']['w']": ABSTRACT["params"]["w"], "['half']": ABSTRACT["half"]}
     for step, seed in ((None, 2), (100, 1)):
-        arrays = Checkpointer(directory).restore_leaves(wanted, at=step)
+        arrays = Checkpointer(directory).restore_leaves(abstract, at=step)
         state = make_state(seed)
         assert_same_bits(arrays, {"['params']['w']": state["params"]["w"], "['half']": state["half"]})
     with pytest.raises(ValueError, match=r"state\['params'\]\['other'\]: nothing saved, float32\[16,8\] expected"):
         Checkpointer(directory).restore_leaves({"['params']['other']": ABSTRACT["params"]["w"]})
     with pytest.raises(FileNotFoundError, match="no checkpoint in .* of step 300; there are 100, 200"):
-        Checkpointer(directory).restore_leaves(wanted, at=300)
+        Checkpointer(directory).restore_leaves(abstract, at=300)
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
@@ -218,7 +218,7 @@ def test_after_a_fallback_the_next_save_replaces_the_damaged_checkpoint(director
     assert checkpointer.steps() == [150]
 
 
-def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
+def test_an_invalid_save_is_refused_before_anything_is_written(tmp_path):
     checkpointer = Checkpointer(tmp_path / "checkpoints")
     with pytest.raises(ValueError, match="step must be at least 0, got -1"):
         checkpointer.save(-1, {"x": jnp.ones(3)}, {})
@@ -231,7 +231,7 @@ def test_what_cannot_be_saved_is_refused_before_anything_is_written(tmp_path):
     assert not (tmp_path / "checkpoints").exists()
 
 
-def test_a_failed_save_leaves_the_last_checkpoint(directory, monkeypatch):
+def test_a_failed_save_keeps_the_last_checkpoint(directory, monkeypatch):
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
@@ -245,7 +245,7 @@ def test_a_failed_save_leaves_the_last_checkpoint(directory, monkeypatch):
     assert_same_bits(state, make_state(2))
 
 
-def test_what_a_link_points_to_is_neither_removed_nor_read(directory, tmp_path):
+def test_the_target_of_a_link_is_neither_removed_nor_read(directory, tmp_path):
     outside = Path(shutil.copytree(directory / "100", tmp_path / "outside" / "50"))
     for place in (directory / "300", directory / "superseded", directory / "400.orbax-checkpoint-tmp"):
         place.symlink_to(outside if place.name != "superseded" else outside.parent)
@@ -259,30 +259,30 @@ def test_what_a_link_points_to_is_neither_removed_nor_read(directory, tmp_path):
 
 
 def rewrite_manifest(step: Path, change) -> None:
-    """Write another manifest that is signed as ours are."""
+    """Change a manifest and sign it again."""
     contents = json.loads((step / MANIFEST).read_text())["manifest"]
     change(contents)
     digest = hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()
     (step / MANIFEST).write_text(json.dumps({"manifest": contents, "sha256": digest}))
 
 
-def named(name):
-    """Let a manifest name a file as an empty one."""
+def with_empty_file(name):
+    """Return a change that adds an empty file of this name to a manifest."""
     return lambda contents: contents["files"].update({name: [0, hashlib.sha256(b"").hexdigest()]})
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        named("../../outside/empty"),
-        named("OUTSIDE/empty"),
-        named("/dev/zero"),
-        named("link/empty"),
-        named("loop"),
-        named("fifo"),
-        named("state"),
-        named("x" * 300),
-        named("nul\0"),
+        with_empty_file("../../outside/empty"),
+        with_empty_file("OUTSIDE/empty"),
+        with_empty_file("/dev/zero"),
+        with_empty_file("link/empty"),
+        with_empty_file("loop"),
+        with_empty_file("fifo"),
+        with_empty_file("state"),
+        with_empty_file("x" * 300),
+        with_empty_file("nul\0"),
         lambda contents: contents.update(files=[["a", 1]]),
         lambda contents: contents.update(files={"state/_METADATA": 7}),
         lambda contents: contents.update(leaves=[["a"]]),
@@ -291,13 +291,13 @@ def named(name):
         lambda contents: contents.clear(),
     ],
 )
-def test_a_manifest_names_only_regular_files_of_its_own_folder(directory, change):
+def test_a_manifest_may_only_list_regular_files_inside_its_folder(directory, change):
     step = directory / "200"
     os.mkfifo(step / "fifo")
     (step / "loop").symlink_to("loop")
     outside = directory.parent / "outside"
     outside.mkdir()
-    # As it is named: nothing but where it lies is wrong with it.
+    # Empty as the manifest says, so that only its place is wrong.
     (outside / "empty").touch()
     (step / "link").symlink_to(outside)
 
@@ -311,7 +311,7 @@ def test_a_manifest_names_only_regular_files_of_its_own_folder(directory, change
 
 
 @pytest.mark.parametrize("kind", ["fifo", "zero", "deep", "huge", "folder"])
-def test_a_manifest_that_cannot_be_read_through_is_refused(directory, kind):
+def test_an_unreadable_manifest_is_refused(directory, kind):
     file = directory / "200" / MANIFEST
     file.unlink()
     if kind == "fifo":
@@ -349,8 +349,8 @@ def test_a_checkpoint_of_another_step_or_run_is_refused_and_never_removed(direct
 
 
 @pytest.mark.parametrize("name", ["[a]", "back\\slash", "a*", "a?", "gs:"])
-def test_a_folder_that_orbax_could_not_read_back_is_refused(tmp_path, name):
-    with pytest.raises(ValueError, match="the path of a run must be without"):
+def test_a_folder_name_that_orbax_cannot_read_back_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="the path of a run must not contain"):
         Checkpointer(tmp_path / name / "checkpoints")
     assert not (tmp_path / name).exists()
 
@@ -375,13 +375,13 @@ print(checkpointer.steps())
 """
 
 
-def test_a_save_that_the_system_refuses_is_its_error_leaves_nothing_and_can_be_tried_again(tmp_path):
+def test_a_save_on_a_full_disk_raises_the_system_error_leaves_nothing_and_can_be_repeated(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == [f"{errno.EFBIG} [1] ['1']"] * 3 + ["[1, 5]"], done.stderr
     assert "Traceback" not in done.stderr
 
 
-KILLED_IN_MID_SAVE = """
+KILLED_DURING_SAVE = """
 import os, signal, sys, threading
 from pathlib import Path
 import jax, jax.numpy as jnp
@@ -398,13 +398,13 @@ known = walk()
 def kill(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def kill_when_orbax_has_begun():
+def kill_when_orbax_has_started():
     while not any("state.orbax" in str(path) for path in walk() - known):
         pass
     kill()
 
 if moment == "arrays":
-    threading.Thread(target=kill_when_orbax_has_begun, daemon=True).start()
+    threading.Thread(target=kill_when_orbax_has_started, daemon=True).start()
 else:
     genpo_jax.runs.manifest.write_atomically = kill
 checkpointer.save(step, make(2), {"n": 2})
@@ -412,8 +412,8 @@ checkpointer.save(step, make(2), {"n": 2})
 
 
 @pytest.mark.parametrize(("step", "moment"), [(200, "arrays"), (200, "manifest"), (100, "manifest")])
-def test_after_a_kill_in_mid_save_the_earlier_checkpoint_is_restored_and_saving_goes_on(tmp_path, step, moment):
-    command = [sys.executable, "-c", KILLED_IN_MID_SAVE, str(tmp_path), str(step), moment]
+def test_after_a_kill_during_a_save_the_previous_checkpoint_is_restored_and_saving_works(tmp_path, step, moment):
+    command = [sys.executable, "-c", KILLED_DURING_SAVE, str(tmp_path), str(step), moment]
     killed = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     checkpointer = Checkpointer(tmp_path, keep=1)

@@ -27,15 +27,15 @@ def small(env, **settings):
     )
 
 
-def test_the_interval_of_a_mean_holds_it_and_is_a_point_where_all_are_equal():
+def test_the_interval_of_a_mean_contains_it_and_is_a_point_if_all_values_are_equal():
     assert intervals.mean(np.full(5, 2.0)) == (2.0, 2.0, 2.0)
     value, low, high = intervals.mean(np.arange(101.0))
     assert value == 50
-    # The standard error is 29.2 / sqrt(101) = 2.9, and two of it on either side of 50.
+    # The standard error is 29.2 / sqrt(101) = 2.9; the interval is two of them on either side of 50.
     assert low == pytest.approx(44.3, abs=0.8) and high == pytest.approx(55.7, abs=0.8)
 
 
-def test_wilsons_interval_is_that_of_the_textbook():
+def test_wilsons_interval_has_the_textbook_values():
     assert intervals.share(10, 10) == pytest.approx((1.0, 0.7225, 1.0), abs=1e-3)
     assert intervals.share(5, 10) == pytest.approx((0.5, 0.2366, 0.7634), abs=1e-3)
 
@@ -45,22 +45,22 @@ def run(tmp_path_factory):
     return train("probes:TargetEnv", small("probes:TargetEnv"), tmp_path_factory.mktemp("eval") / "run", progress=False)
 
 
-def test_a_run_is_evaluated_with_every_noise_and_says_so_in_json_and_table(run, tmp_path, capsys):
+def test_a_run_is_evaluated_with_every_noise_and_reported_as_json_and_as_a_table(run, tmp_path, capsys):
     out = tmp_path / "eval.json"
     cli.main(["eval", str(run.run_dir), "--episodes", "6", "--noise", "zero", "random", "fixed", "--out", str(out)])
-    said = json.loads(out.read_text())
-    assert said["episodes"] == 6 and list(said["noise"]) == ["zero", "random", "fixed"]
-    zero, random = said["noise"]["zero"], said["noise"]["random"]
+    report = json.loads(out.read_text())
+    assert report["episodes"] == 6 and list(report["noise"]) == ["zero", "random", "fixed"]
+    zero, random = report["noise"]["zero"], report["noise"]["random"]
     assert zero["length"] == 8
-    # Rewards are minus a squared distance: noise of standard deviation 1 costs.
+    # The reward is minus a squared distance, so noise of standard deviation 1 lowers it.
     assert random["return"] < zero["return"] < 0
     low, high = zero["return_interval"]
     assert low <= zero["return"] <= high
     assert f"return {zero['return']:.1f}" in capsys.readouterr().out
 
 
-def test_what_cannot_be_evaluated_is_refused(run):
-    with pytest.raises(ValueError, match="must be of 1 observed numbers and 1 of action, got .2, 2."):
+def test_invalid_evaluations_are_refused(run):
+    with pytest.raises(ValueError, match="must have observation size 1 and action size 1, as the policy, got 2 and 2"):
         evaluate(run.run_dir, env="ring")
     with pytest.raises(ValueError, match="noise must be zero, random or fixed, got 'none'"):
         evaluate(run.run_dir, noise=("none",))
@@ -68,7 +68,7 @@ def test_what_cannot_be_evaluated_is_refused(run):
         cli.main(["eval", str(run.run_dir / "nothing")])
 
 
-def test_manipulation_plays_many_episodes_only_of_what_can_succeed(run, monkeypatch, capsys):
+def test_manipulation_plays_many_episodes_only_if_the_task_reports_success(run, monkeypatch, capsys):
     monkeypatch.setattr(manipulation, "train", lambda *_: run)
     monkeypatch.setattr(manipulation, "EPISODES", 5)
     monkeypatch.setattr(manipulation, "EPISODES_WITHOUT_SUCCESS", 3)

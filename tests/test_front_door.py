@@ -106,7 +106,7 @@ def test_what_a_policy_cannot_act_on_is_refused(run):
 
 
 def test_loading_says_what_there_is(run, tmp_path):
-    with pytest.raises(ValueError, match="holds the seeds 3, 4; name one"):
+    with pytest.raises(ValueError, match="holds the seeds 3, 4; choose one"):
         genpo_jax.load(run.run_dir)
     with pytest.raises(ValueError, match="holds the seeds 3, 4, not 7"):
         genpo_jax.load(run.run_dir, seed=7)

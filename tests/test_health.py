@@ -18,7 +18,7 @@ def metrics(skipped=0.0, resets=0.0, kl=0.01):
 
 
 @pytest.mark.parametrize(
-    ("sick", "nearly", "said"),
+    ("sick", "nearly", "message"),
     [
         ({"skipped": 24}, {"skipped": 23}, "every gradient of a chunk"),
         ({"resets": 24}, {"resets": 23}, "every environment was reset"),
@@ -26,18 +26,18 @@ def metrics(skipped=0.0, resets=0.0, kl=0.01):
         ({"kl": np.inf}, {"kl": 0.0}, "the KL of a chunk is not finite"),
     ],
 )
-def test_each_symptom_is_told_from_its_neighbor_and_said_once(caplog, sick, nearly, said):
+def test_each_symptom_has_a_sharp_limit_and_is_reported_once(caplog, sick, nearly, message):
     health = Health(CONFIG)
     health.observe(metrics(**nearly))
     assert not caplog.records and health.sick_chunks == 0
     for _ in range(2):
         health.observe(metrics(**sick))
     (record,) = caplog.records
-    assert record.message.startswith(said) and ": " in record.message
-    assert health.sick_chunks == 2 and said in str(health.verdict())
+    assert record.message.startswith(message) and ": " in record.message
+    assert health.sick_chunks == 2 and message in str(health.verdict())
 
 
-def test_only_an_unbroken_row_of_sick_chunks_is_hopeless():
+def test_only_consecutive_sick_chunks_are_hopeless():
     health = Health(CONFIG)
     for _ in range(HOPELESS_CHUNKS - 1):
         health.observe(metrics(kl=np.nan))
@@ -49,7 +49,7 @@ def test_only_an_unbroken_row_of_sick_chunks_is_hopeless():
     assert health.hopeless
 
 
-def test_a_run_of_several_seeds_ends_when_all_are_sick_and_the_sick_are_named(caplog):
+def test_a_run_of_several_seeds_is_hopeless_only_if_all_are_sick_and_sick_seeds_are_named(caplog):
     health = Health(replace(CONFIG, seed=5, num_seeds=2))
     for _ in range(HOPELESS_CHUNKS):
         health.observe(metrics(skipped=[24, 0], resets=[0, 0], kl=[0.1, 0.1]))

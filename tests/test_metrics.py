@@ -17,7 +17,7 @@ def read_tensorboard(run_dir, tag):
     return [(event.step, event.value) for event in events.Scalars(tag)]
 
 
-def test_tensorboard_leaves_out_values_that_are_not_finite(tmp_path):
+def test_values_that_are_not_finite_are_not_written_to_tensorboard(tmp_path):
     with MetricsWriter(tmp_path) as writer:
         writer.write(10, 1.0, {"train/kl": 0.5, "eval/return_random": math.nan})
         writer.write(20, 2.0, {"train/kl": -math.inf, "eval/return_random": 7.0})
@@ -26,7 +26,7 @@ def test_tensorboard_leaves_out_values_that_are_not_finite(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "loop", "folder"])
-def test_what_is_no_file_is_neither_waited_for_nor_read_for_ever(kind, tmp_path):
+def test_a_path_that_is_not_a_file_is_refused_without_reading_it(kind, tmp_path):
     path = tmp_path / "metrics.jsonl"
     make = {"pipe": os.mkfifo, "folder": Path.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}
     make.get(kind, lambda path: path.symlink_to(path.name))(path)
@@ -62,7 +62,7 @@ def test_tensorboard_has_the_same_scalars_at_the_same_environment_steps(tmp_path
     assert read_tensorboard(tmp_path, "eval/return_random") == [(10, 10.0), (3_000_000_000, 3e9)]
 
 
-def test_resuming_drops_what_will_be_run_again_and_a_line_cut_off_by_a_crash(tmp_path):
+def test_resuming_drops_repeated_steps_and_a_line_that_a_crash_left_incomplete(tmp_path):
     write_steps(tmp_path, [10, 20, 30])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"env_steps": 40, "wall_sec')
@@ -79,23 +79,23 @@ def test_resuming_before_the_first_line_starts_with_an_empty_file(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
-def test_a_new_run_does_not_write_into_the_metrics_of_another(tmp_path):
+def test_a_new_run_does_not_append_to_the_metrics_of_another_run(tmp_path):
     write_steps(tmp_path, [10])
     with pytest.raises(FileExistsError, match="already holds metrics"):
         MetricsWriter(tmp_path)
 
 
-def test_only_the_last_line_may_be_cut_off(tmp_path):
+def test_only_the_last_line_may_be_incomplete(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"env_steps": 1}\n{"env_st')
     assert read_metrics(path) == [{"env_steps": 1}]
     for line in ('{"env_st', "[1]", '{"env_steps": "1"}', "7", "[" * 100_000, "\x00"):
         path.write_text(line + '\n{"env_steps": 2}\n')
-        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1, holds no metrics"):
+        with pytest.raises(ValueError, match=r"metrics\.jsonl, line 1, has no metrics"):
             read_metrics(path)
 
 
-def test_lines_that_a_checkpoint_should_find_and_does_not_are_reported(tmp_path, caplog):
+def test_missing_lines_before_the_checkpoint_are_reported(tmp_path, caplog):
     write_steps(tmp_path, [10, 20, 50])
     MetricsWriter(tmp_path, resume_at=50, every=10).close()
     assert re.search(r"metrics\.jsonl lacks 2 of 5 lines up to the checkpoint at 50 .*first at 30", caplog.text)
@@ -108,7 +108,7 @@ def test_lines_that_a_checkpoint_should_find_and_does_not_are_reported(tmp_path,
 
 
 @pytest.mark.parametrize("steps", [[10, 10], [20, 10], [10, 25]])
-def test_lines_that_cannot_be_of_this_run_are_refused_by_the_file(tmp_path, steps):
+def test_lines_that_cannot_belong_to_this_run_are_refused(tmp_path, steps):
     (tmp_path / "metrics.jsonl").write_text("".join(f'{{"env_steps": {step}}}\n' for step in steps))
     with pytest.raises(ValueError, match=r"metrics\.jsonl must have lines of increasing env steps, multiples of 10"):
         MetricsWriter(tmp_path, resume_at=30, every=10)
@@ -119,7 +119,7 @@ def disk_full(*_):
 
 
 class FullDisk:
-    """A file that takes `room` more bytes."""
+    """File that accepts `room` more bytes."""
 
     def __init__(self, file, room):
         self.file, self.room = file, room
@@ -138,7 +138,7 @@ class FullDisk:
         self.file.close()
 
 
-def test_a_line_that_a_full_disk_took_half_of_does_not_spoil_the_next(tmp_path):
+def test_a_line_that_a_full_disk_left_incomplete_does_not_damage_the_next(tmp_path):
     with MetricsWriter(tmp_path) as writer:
         writer.write(10, 1.0, {"train/kl": 0.5})
         real, writer._file = writer._file, FullDisk(writer._file, 5)
@@ -147,18 +147,18 @@ def test_a_line_that_a_full_disk_took_half_of_does_not_spoil_the_next(tmp_path):
         writer._file = real
         writer.write(30, 3.0, {"train/kl": 0.7})
     assert [line["env_steps"] for line in read_metrics(tmp_path / "metrics.jsonl")] == [10, 30]
-    # The events did not fail.
+    # Writing the events did not fail.
     assert [step for step, _ in read_tensorboard(tmp_path, "train/kl")] == [10, 20, 30]
 
 
-def test_events_that_cannot_be_written_are_an_error_and_go_on_in_another_file(tmp_path, monkeypatch):
+def test_events_that_cannot_be_written_raise_and_later_events_go_to_a_new_file(tmp_path, monkeypatch):
     with MetricsWriter(tmp_path) as writer:
         writer.write(10, 1.0, {"train/kl": 0.5})
         with monkeypatch.context() as broken:
             broken.setattr(writer._events._writer, "flush", lambda: (_ for _ in ()).throw(OSError(5, "I/O error")))
             with pytest.raises(OSError, match="I/O error"):
                 writer.write(20, 2.0, {"train/kl": 0.6})
-            # However often it is tried, what fails leaves no file.
+            # Failed attempts leave no files.
             broken.setattr("tensorboardX.event_file_writer.EventsWriter.flush", disk_full)
             for _ in range(3):
                 with pytest.raises(OSError, match="No space left"):

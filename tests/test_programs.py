@@ -164,7 +164,7 @@ def test_an_interruption_is_no_traceback():
         (["--run-dir", "/dev/null/run"], "/dev/null/run cannot be written, as /dev/null is a file"),
         (["--run-dir", "/proc/run"], "cannot be written"),
         (["--run-dir", "x" * 300], "run_dir must be a path"),
-        (["--run-dir", "runs/[a]"], "the path of a run must be without '['"),
+        (["--run-dir", "runs/[a]"], "the path of a run must not contain '['"),
         (["--coordinator", "10.0.0.1:99999", "--num-processes", "2", "--process-id", "0"], "port from 1 to 65535"),
         (["--coordinator", "10.0.0.1:1", "--num-processes", "2", "--process-id", "0", "--host-timeout", "0"], "in [1,"),
         (["--num-envs", "16777216", "--unroll", "1048576"], "num_envs * unroll must be at most 2147483647"),

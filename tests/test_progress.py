@@ -14,7 +14,7 @@ class FakeTerminal(io.StringIO):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that advances by 10 seconds with each reading."""
+    """Advance the clock by 10 seconds at each reading."""
     readings = iter(range(0, 10_000, 10))
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(readings))
 
@@ -31,16 +31,24 @@ def test_outside_a_terminal_each_update_is_one_plain_line(clock):
     out = io.StringIO()
     with Progress(5_000_000, stream=out) as shown:
         shown.message("compiling ...")
-        shown.update(1_000_000, {"train/episode_return": 712.34, "train/kl": 0.01234, "eval/return_random": 650.0})
+        evaluation = {"eval/return_random": 640.0, "eval/return_zero": 650.0}
+        shown.update(1_000_000, {"train/episode_return": 712.34, "train/kl": 0.01234} | evaluation)
         shown.update(1_500_000, {"train/episode_return": 800, "train/kl": math.nan})
     assert out.getvalue().splitlines() == [
         "compiling ...",
-        "1.00M/5.00M steps  20%  - steps/s  return 712.3  eval 650  KL 0.01234  ETA -:--:--",
-        "1.50M/5.00M steps  30%  50.0k steps/s  return 800  eval 650  KL -  ETA 0:01:10",
+        "1.00M/5.00M steps  20%  - steps/s  return 712.3  eval 650  sampled 640  KL 0.01234  ETA -:--:--",
+        "1.50M/5.00M steps  30%  50.0k steps/s  return 800  eval 650  sampled 640  KL -  ETA 0:01:10",
     ]
 
 
-def test_speed_leaves_out_the_steps_before_a_resume(clock):
+def test_the_success_rate_is_shown_where_the_environment_reports_it(clock):
+    out = io.StringIO()
+    with Progress(1_000, stream=out) as shown:
+        shown.update(0, {"eval/return_zero": 1.0, "eval/success_zero": 0.9375, "eval/success_random": 0.5})
+    assert out.getvalue().splitlines() == ["0/1.00k steps  0%  - steps/s  eval 1  success 0.9375  ETA -:--:--"]
+
+
+def test_speed_excludes_the_steps_before_a_resume(clock):
     out = io.StringIO()
     with Progress(2_000, start=1_000, stream=out) as shown:
         shown.update(1_100, {})
@@ -61,13 +69,13 @@ def test_in_a_terminal_the_line_is_live_and_messages_stay_above_it():
     assert text.index("compiled") < text.index("712.3")
 
 
-def test_steps_that_make_no_sense_are_refused():
+def test_invalid_numbers_of_steps_are_refused():
     with pytest.raises(ValueError, match="total_steps >= 1 and start >= 0, got 0 and 0"):
         Progress(0)
 
 
 class Closed(io.StringIO):
-    """A pipe whose reader has gone."""
+    """A pipe whose reader has ended."""
 
     writes = 0
 
@@ -82,14 +90,14 @@ class ClosedTerminal(Closed):
 
 
 @pytest.mark.parametrize("stream", [Closed(), ClosedTerminal()], ids=["pipe", "terminal"])
-def test_output_that_fails_goes_quiet(stream):
+def test_nothing_more_is_written_after_output_has_failed(stream):
     with Progress(1000, stream=stream) as shown:
         shown.message("compiling ...")
-        seen = stream.writes
+        writes = stream.writes
         for steps in (100, 200):
             shown.update(steps, {"train/kl": 0.1})
         shown.message("done")
-    assert stream.writes == seen
+    assert stream.writes == writes
 
 
 def test_a_process_without_standard_output_shows_nothing(monkeypatch):

@@ -1,4 +1,4 @@
-"""What may look on while a run trains. A callback that fails is reported, and never ends a run."""
+"""Training callbacks. An error in a callback is reported once and does not end the run."""
 
 import importlib
 import os
@@ -17,32 +17,31 @@ class StopTraining(Exception):
 
 
 class Callback:
-    """Looks on; each method does nothing until a subclass says otherwise. Called in the first process alone."""
+    """Base class of training callbacks: every method does nothing. Only the first process calls them."""
 
     name = "callback"
-    """What messages call it."""
+    """Name in error messages."""
 
     def start(self, run_dir: Path, run_id: str, config: Config, env: "Environment") -> None:
-        """Take what is to be trained; `run_id` stays the same when a run goes on."""
+        """Called once before training; a resumed run keeps its `run_id`."""
 
     def metrics(self, env_steps: int, wall_seconds: float, values: dict[str, float]) -> None:
-        """Take one line of metrics, means over the seeds."""
+        """Called with each new line of metrics, averaged over the seeds."""
 
     def evaluated(self, env_steps: int, policy: "TrainedPolicy") -> None:
-        """Take the policy, of the first seed, after an evaluation."""
+        """Called after every evaluation with the policy of the first seed."""
 
     def close(self) -> None:
-        """End."""
+        """Called once when training ends, also after an error."""
 
 
 class WandbLogger(Callback):
-    """Send metrics to Weights & Biases: online where one is logged in, else to files that `wandb sync` takes later.
+    """Callback that logs metrics to Weights & Biases, or offline (for `wandb sync`) if not logged in.
 
-    A run that goes on is the same run there, by its id. What is trained again after a crash is sent again: draw over
-    `env_steps`.
+    A resumed run continues the same W&B run. Plot against `env_steps`: steps repeated after a crash are logged twice.
 
     Args:
-        project: of Weights & Biases.
+        project: name of the W&B project.
     """
 
     name = "wandb log"
@@ -52,10 +51,10 @@ class WandbLogger(Callback):
         self._run: Any = None
 
     def start(self, run_dir: Path, run_id: str, config: Config, env: "Environment") -> None:
-        """Open the run."""
-        # Takes seconds, and is not among what is installed for types to be checked.
+        """Open the W&B run."""
+        # Imported late, because it takes seconds; by name, because the type checker runs without it.
         wandb: Any = importlib.import_module("wandb")
-        # Without a prompt: a run on a server would wait for an answer for ever.
+        # A prompt would block a run without a terminal.
         mode = "online" if wandb.login(prompt=False) else "offline"
         self._run = wandb.init(
             project=self.project,
@@ -70,11 +69,11 @@ class WandbLogger(Callback):
         self._run.define_metric("*", step_metric="env_steps")
 
     def metrics(self, env_steps: int, wall_seconds: float, values: dict[str, float]) -> None:
-        """Log one line."""
+        """Log the metrics."""
         if self._run is not None:
             self._run.log({"env_steps": env_steps, "wall_seconds": wall_seconds} | values)
 
     def close(self) -> None:
-        """Finish the run."""
+        """Finish the W&B run."""
         if self._run is not None:
             self._run.finish()

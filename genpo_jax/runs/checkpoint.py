@@ -1,13 +1,13 @@
-"""Checkpoints that are either restored bit for bit or refused, with the reason.
+"""Checkpoints that are restored bit-identically, or refused with the reason.
 
-Orbax writes and reads the arrays, but it restores overwritten bytes and a different dtype without a word.
-So each checkpoint also carries a manifest (`genpo_jax.runs.manifest`), written last: a step without one was cut
-off in mid-save. It records whose it is, so that a folder that was renamed, or left by another run, is not taken for one
-of this. Links are never followed: neither to read a step, nor to remove one.
+Orbax writes and reads the arrays, but it silently restores overwritten bytes and another dtype. Therefore each
+checkpoint also has a manifest (`genpo_jax.runs.manifest`), which is written last: the save of a step without a manifest
+was interrupted. The manifest also records the run, the seed and the step, so that a renamed folder or a checkpoint of
+another run is refused. Links are not followed, neither to read a step nor to remove one.
 
     directory/<step>/state, meta     Orbax composite of the arrays and a JSON dict
-    directory/<step>/manifest.json   what makes the step complete
-    directory/superseded/<step>      the earlier version of a step that is just being saved again
+    directory/<step>/manifest.json   completes the step
+    directory/superseded/<step>      previous version of a step that is being saved again
 """
 
 import json
@@ -43,21 +43,19 @@ logger = logging.getLogger(__name__)
 
 
 class Checkpointer:
-    """Save a training state and restore the newest version that is intact.
+    """Writer and reader of the checkpoints of a training state.
 
-    Saving is synchronous: when `save` returns, the checkpoint is complete on disk and the state may be
-    donated. Where several processes train together, all of them save and restore, in one directory that all can reach.
-    Nothing is written or removed before the first `save`, so another process can read the directory
-    of a running one.
+    Saving is synchronous: when `save` returns, the checkpoint is complete on disk and the state may be donated. If
+    several processes train together, all of them save and restore, in a directory that all of them can access. Nothing
+    is written or removed before the first `save`, so another process can read the directory during a run.
 
     Attributes:
-        directory: folder of the checkpoints; created by the first `save`.
+        directory: folder of the checkpoints; the first `save` creates it.
         keep: number of complete checkpoints to keep.
-        identity: whose they are, by name (run, seed); one that records another value is refused, and never removed.
+        identity: the owner (`run`, `seed`). A checkpoint that records another value is refused, and never removed.
 
     Raises:
-        ValueError: if Orbax could not read back what it writes into such a folder.
-
+        ValueError: Orbax cannot read back what it writes into a folder of this name.
     """
 
     def __init__(self, directory: str | Path, keep: int = 3, identity: dict[str, Any] | None = None):
@@ -75,15 +73,15 @@ class Checkpointer:
         return sorted({int(path.name) for path in self._candidates() if (path / MANIFEST).is_file()})
 
     def save(self, step: int, state: Any, meta: dict) -> None:
-        """Save `state` (a pytree of arrays) and `meta` (JSON) as `step`, then remove what `keep` leaves out.
+        """Save `state` (a pytree of arrays) and `meta` (JSON) as `step`, then remove older checkpoints.
 
-        Older checkpoints go only after this one is complete. Saving a step again replaces it.
+        The newest `keep` checkpoints are kept. Older ones are removed only after this one is complete. Saving a step
+        again replaces it.
 
         Raises:
             ValueError: `step` is negative.
             TypeError: a leaf is not an array, or `meta` is not JSON.
-            OSError: the disk is full or not writable, or another process failed; what was saved before is unchanged.
-
+            OSError: the disk is full or not writable, or another process failed; earlier checkpoints are unchanged.
         """
         import orbax.checkpoint as ocp
 
@@ -105,16 +103,15 @@ class Checkpointer:
         in_first_process(f"complete {target}", lambda: self._complete(target, leaves))
 
     def restore_leaves(self, abstract: dict[str, Any], at: int | None = None) -> dict[str, Any]:
-        """Return single arrays of the newest intact checkpoint, by their path in the state.
+        """Restore single arrays of the newest intact checkpoint, by their path in the state.
 
         Args:
-            abstract: shape and dtype of each, by a path as `jax.tree_util.keystr` writes it.
-            at: the step to restore; None for the newest.
+            abstract: shape and dtype of each array, by its path as `jax.tree_util.keystr` writes it.
+            at: the step to restore; None: the newest.
 
         Raises:
             FileNotFoundError: there is no checkpoint, or none at this step.
-            ValueError: no checkpoint is intact, or the newest intact one has no such arrays.
-
+            ValueError: no checkpoint is intact, or the newest intact one does not have these arrays.
         """
         import orbax.checkpoint as ocp
 
@@ -126,7 +123,7 @@ class Checkpointer:
         arguments = jax.tree.map(
             lambda leaf: ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype), placed
         )
-        # Only this handler takes a part of what was saved.
+        # Only this handler restores a part of the saved arrays.
         with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as orbax:
             arrays = orbax.restore(
                 path / "state", args=ocp.args.PyTreeRestore(placed, restore_args=arguments, partial_restore=True)
@@ -134,32 +131,31 @@ class Checkpointer:
         return {name: arrays[numbers[name]] for name in abstract}
 
     def restore(self, abstract_state: Any, at: int | None = None) -> tuple[int, Any, dict]:
-        """Return `(step, state, meta)` of the newest intact checkpoint; a damaged one is named in a warning.
+        """Restore `(step, state, meta)` of the newest intact checkpoint; warn of damaged ones.
 
         Args:
-            abstract_state: the expected state from `jax.eval_shape`. Leaves go to their `sharding` where they
-                have one, else to the default device, whatever number of devices saved them.
-            at: the step to restore; None for the newest.
+            abstract_state: the expected state, as from `jax.eval_shape`. A leaf is placed by its `sharding`, or on the
+                default device if it has none, independently of the number of devices that saved it.
+            at: the step to restore; None: the newest.
 
         Raises:
             FileNotFoundError: there is no checkpoint.
             ValueError: no checkpoint is intact, or the newest intact one has other leaves, shapes or dtypes.
-
         """
         path, saved = self._newest(at)
         check_leaves(path, saved, describe_leaves(abstract_state))
         return int(path.name), *self._load(path, abstract_state)
 
     def _newest(self, at: int | None) -> tuple[Path, list[Leaf]]:
-        """Return the newest intact checkpoint, or that of a step, and the arrays it has; raises as `restore`."""
+        """Return the newest intact checkpoint (of step `at`, if given) and its leaves; raises as `restore`."""
         refusals = []
         for path in self._candidates():
             if at is not None and int(path.name) != at:
                 continue
-            if stranger := self._stranger(path):
-                refusals.append(f"{path}: {stranger}")
+            if mismatch := self._identity_mismatch(path):
+                refusals.append(f"{path}: {mismatch}")
                 warnings.warn(
-                    f"Checkpoint {path} is not of this run ({stranger}); trying the one before it", stacklevel=2
+                    f"Checkpoint {path} is not of this run ({mismatch}); trying the previous one", stacklevel=2
                 )
                 continue
             try:
@@ -170,25 +166,26 @@ class Checkpointer:
             except DamagedCheckpointError as error:
                 refusals.append(f"{path}: {error}")
                 self._refused.add(path)
-                warnings.warn(f"Checkpoint {path} is damaged ({error}); trying the one before it", stacklevel=2)
+                warnings.warn(f"Checkpoint {path} is damaged ({error}); trying the previous one", stacklevel=2)
             else:
                 return path, saved
         if not refusals:
-            there = f" of step {at}; there are {', '.join(map(str, self.steps())) or 'none'}" if at is not None else ""
-            raise FileNotFoundError(f"no checkpoint in {self.directory}{there}; check the path, or start a new run")
-        found = "\n  ".join(refusals)
-        raise ValueError(f"no intact checkpoint in {self.directory}; start a new run. Found:\n  {found}")
+            known = ", ".join(map(str, self.steps())) or "none"
+            of_step = f" of step {at}; there are {known}" if at is not None else ""
+            raise FileNotFoundError(f"no checkpoint in {self.directory}{of_step}; check the path, or start a new run")
+        details = "\n  ".join(refusals)
+        raise ValueError(f"no intact checkpoint in {self.directory}; start a new run. Found:\n  {details}")
 
     def is_intact(self, step: int) -> bool:
-        """Whether `step` has a checkpoint of this run whose checksums are right."""
+        """Return whether `step` has a checkpoint of this run with correct checksums."""
         try:
             verified_leaves(self.directory / str(step))
         except (IncompleteCheckpointError, DamagedCheckpointError):
             return False
-        return not self._stranger(self.directory / str(step))
+        return not self._identity_mismatch(self.directory / str(step))
 
     def close(self) -> None:
-        """Release Orbax; the checkpointer may still be used."""
+        """Release Orbax; this object may still be used."""
         if self._orbax is not None:
             self._orbax.close()
             self._orbax = None
@@ -196,20 +193,20 @@ class Checkpointer:
     def _checkpointer(self):
         import orbax.checkpoint as ocp
 
-        # Not CheckpointManager: without a word it skips a step that is older than its latest.
+        # Not CheckpointManager: it silently skips a step that is older than its latest.
         if self._orbax is None:
             self._orbax = ocp.Checkpointer(ocp.CompositeCheckpointHandler())
         return self._orbax
 
     def _candidates(self) -> list[Path]:
-        """Return what may be a checkpoint, newest first, and a step before the version it supersedes."""
+        """Return the folders named as steps, newest first, each before its superseded version."""
         superseded = self.directory / SUPERSEDED
         folders = [*self.directory.glob("*"), *([] if superseded.is_symlink() else superseded.glob("*"))]
         steps = [path for path in folders if path.name.isdecimal() and path.is_dir() and not path.is_symlink()]
         return sorted(steps, key=lambda path: (-int(path.name), path.parent.name == SUPERSEDED))
 
-    def _stranger(self, path: Path) -> str:
-        """Return what a checkpoint is, where it is not what its name and its place say; else nothing."""
+    def _identity_mismatch(self, path: Path) -> str:
+        """Return how the recorded run, seed or step of a checkpoint differ from the expected ones, or ""."""
         recorded = read_identity(path)
         expected = self.identity | {"step": int(path.name)}
         differing = [
@@ -220,7 +217,7 @@ class Checkpointer:
         return f"it was saved as {', '.join(differing)}" if differing else ""
 
     def _make_room(self, target: Path) -> None:
-        """Free the name `target`; a complete checkpoint of that name is kept until it is replaced."""
+        """Free the path `target`; a complete checkpoint there is kept until its replacement is complete."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
         superseded = self.directory / SUPERSEDED
@@ -240,16 +237,16 @@ class Checkpointer:
         self._remove_all_but_newest(target)
 
     def _remove_leftovers(self) -> None:
-        """Remove what saves that were cut off have left."""
+        """Remove the temporary folders of interrupted saves."""
         for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
             remove(leftover)
 
     def _remove_all_but_newest(self, saved: Path) -> None:
-        """Keep `saved`, the newest others and strangers; remove damaged, superseded, incomplete and older steps."""
+        """Remove damaged, superseded, incomplete and older steps; keep those of other runs."""
         candidates = [path for path in self._candidates() if path.parent == self.directory and path != saved]
-        candidates = [path for path in candidates if not self._stranger(path)]
-        sound = [path for path in candidates if (path / MANIFEST).is_file() and path not in self._refused]
-        kept = {saved, *sound[: self.keep - 1]}
+        candidates = [path for path in candidates if not self._identity_mismatch(path)]
+        complete = [path for path in candidates if (path / MANIFEST).is_file() and path not in self._refused]
+        kept = {saved, *complete[: self.keep - 1]}
         for path in candidates:
             if path not in kept:
                 _remove_step(path)
@@ -266,7 +263,7 @@ class Checkpointer:
 
 
 def _placed(abstract: Any) -> Any:
-    """Give every abstract array a place: without one Orbax asks for the devices of the process that saved."""
+    """Give every abstract array a sharding: without one, Orbax needs the devices of the process that saved."""
     default = jnp.zeros(()).sharding
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or default),
@@ -275,7 +272,7 @@ def _placed(abstract: Any) -> Any:
 
 
 def _named_arrays(tree: Any) -> dict[str, Any]:
-    """Flatten to `{leaf number: array}` for any container; Orbax refuses arrays without elements."""
+    """Flatten any pytree to `{leaf number: array}`, without empty arrays, which Orbax refuses."""
     return {f"{i:05d}": leaf for i, leaf in enumerate(jax.tree.leaves(tree)) if leaf.size}
 
 
@@ -290,7 +287,7 @@ def _from_named_arrays(abstract: Any, arrays: dict[str, Any]) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Orbax from logging, at length, what it raises as well."""
+    """Disable the long log messages of errors that Orbax also raises."""
     log = logging.getLogger("absl")
     before, log.disabled = log.disabled, True
     try:
@@ -300,17 +297,17 @@ def _quiet() -> Iterator[None]:
 
 
 def _system_error(error: Exception, target: Path) -> OSError:
-    """Return what kept Orbax from saving as the error of the system that it was, where it says so."""
+    """Return an error of Orbax as the operating system's error, if its message has the error number."""
     if isinstance(error, OSError):
         return error
     if number := re.search(r"os_error_code='(\d+)'", str(error)):
         return OSError(int(number[1]), os.strerror(int(number[1])), str(target))
     first_line = (str(error).splitlines() or [""])[0]
-    return OSError(f"{target} could not be saved: {type(error).__name__}: {first_line}")
+    return OSError(f"{target} cannot be saved: {type(error).__name__}: {first_line}")
 
 
 def _remove_step(path: Path) -> None:
-    """Remove a step; its manifest first, so that a removal that is cut off leaves an incomplete one."""
+    """Remove a step, the manifest first: an interrupted removal then leaves an incomplete step."""
     if not path.is_symlink():
         (path / MANIFEST).unlink(missing_ok=True)
     remove(path)

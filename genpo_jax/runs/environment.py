@@ -1,4 +1,4 @@
-"""The environment that a run was trained on, made again."""
+"""Create the environment of a run again."""
 
 from pathlib import Path
 
@@ -8,10 +8,10 @@ from genpo_jax.runs.folder import read_config, saved_config
 
 
 def find_environment(run_dir: str | Path) -> None:
-    """See to it that the environment of a run can be made by its name.
+    """Register the environment factory of a run again, so that `envs.make` finds it by its name.
 
     Raises:
-        ValueError: if it was an object that nobody but the caller has.
+        ValueError: the run was trained on an environment object, which only the caller can create.
     """
     contents = read_config(run_dir)
     name, source = contents["config"]["env"], contents["environment"]
@@ -27,16 +27,16 @@ def find_environment(run_dir: str | Path) -> None:
 def environment_of(
     run_dir: str | Path, env: str | None = None, backend: str | None = None, randomize: bool = False
 ) -> Environment:
-    """Return the environment of a run, or another in its place.
+    """Return the environment of a run, or another one in its place.
 
     Args:
         run_dir: folder of the run.
-        env: name of another environment; None for the run's own.
-        backend: another backend; None for the run's own, or the default of another environment.
-        randomize: with its randomization; without, it is nominal however the run was trained.
+        env: name of another environment; None: that of the run.
+        backend: another backend; None: that of the run, or the default of another environment.
+        randomize: randomize the physics; otherwise it is nominal, also if the run was trained with randomization.
 
     Raises:
-        ValueError: if there is no such environment or backend, or the run's own was an object.
+        ValueError: the environment or backend does not exist, or the run was trained on an environment object.
     """
     config = saved_config(run_dir)
     if env is not None and env != config.env:

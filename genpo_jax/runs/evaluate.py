@@ -1,4 +1,4 @@
-"""Evaluate the policy of a run: many episodes, any noise, other starts, another environment or backend."""
+"""Evaluate the policy of a run over many episodes, with any noise, environment or backend."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,22 +31,22 @@ def evaluate(
     step: int | None = None,
     seed: int | None = None,
 ) -> dict[str, Any]:
-    """Return what episodes of a run's policy come to, fit for JSON.
+    """Evaluate the policy of a run and return the results as JSON-compatible values.
 
     Args:
         run_dir: folder of the run.
-        episodes: for each kind of noise, all from the same starts.
-        noise: `zero`; `random`, new at every step as in training; `fixed`, drawn once an episode.
-        start_seed: of starts and noise; the default is no seed that trains.
-        env: another environment than the run's, of the same sizes.
-        backend: another backend.
-        randomize: with the environment's randomization; without, it is nominal.
-        step: env steps of the checkpoint; None for the newest.
-        seed: which of several seeds of the run.
+        episodes: episodes for each kind of noise; all kinds have the same initial states.
+        noise: `zero` (deterministic); `random`, drawn at every step as in training; `fixed`, drawn once per episode.
+        start_seed: seed of the initial states and the noise; the default differs from the usual training seeds.
+        env: another environment with the same observation and action size; None: that of the run.
+        backend: another backend; None: that of the run.
+        randomize: evaluate with randomized physics; otherwise it is nominal.
+        step: env steps of the checkpoint; None: the newest.
+        seed: seed of the run; required if the run has several.
 
     Raises:
-        ValueError: if a setting is not allowed, or the environment has other sizes than the policy.
-        FileNotFoundError: if there is no run in `run_dir`, or no checkpoint at `step`.
+        ValueError: a setting is not allowed, or the environment has other sizes than the policy.
+        FileNotFoundError: `run_dir` holds no run, or no checkpoint at `step`.
     """
     run_dir = folder_of(Path(run_dir), seed)
     policy, config = load(run_dir, step), saved_config(run_dir)
@@ -72,10 +72,10 @@ def evaluate_policy(
     start_seed: int = 1_000_003,
     compiler_options: dict[str, bool] | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Return what episodes of a policy come to, for each kind of noise; see `evaluate`.
+    """Evaluate a policy and return the results of each kind of noise; see `evaluate`.
 
     Raises:
-        ValueError: if a setting is not allowed, or the environment has other sizes than the policy.
+        ValueError: a setting is not allowed, or the environment has other sizes than the policy.
     """
     require(episodes >= 1, ">= 1", "episodes", episodes)
     for kind in noise:
@@ -87,7 +87,7 @@ def evaluate_policy(
 
 
 def table(results: dict[str, Any]) -> str:
-    """Return what `evaluate` returned as a text table."""
+    """Format the results of `evaluate` as a text table."""
     lines = [f"{results['env']}, {results['episodes']} episodes; mean [95 % interval]"]
     for kind, values in results["noise"].items():
         low, high = values["return_interval"]
@@ -124,6 +124,10 @@ def _describe(played: Episodes) -> dict[str, Any]:
 
 
 def _check_sizes(policy: TrainedPolicy, env: EpisodeEnv) -> None:
-    wanted = (policy.spec.obs_size, policy.spec.action_size)
-    found = (env.env.observation_sizes.get(policy.spec.obs_name), env.action_size)
-    require(found == wanted, f"of {wanted[0]} observed numbers and {wanted[1]} of action", f"env {env.env.name}", found)
+    spec = policy.spec
+    sizes = (env.env.observation_sizes.get(spec.obs_name), env.action_size)
+    if sizes != (spec.obs_size, spec.action_size):
+        raise ValueError(
+            f"env {env.env.name} must have observation size {spec.obs_size} and action size {spec.action_size}, as the "
+            f"policy, got {sizes[0]} and {sizes[1]}"
+        )

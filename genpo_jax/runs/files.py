@@ -1,22 +1,34 @@
-"""Write files so that a crash leaves either the old contents or the new, never a mixture; remove without strays."""
+"""Write and remove files. A crash leaves the old or the new contents of a file, never a mixture."""
 
+import errno
+import logging
 import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
-# Orbax and TensorStore look for files by patterns, and read a backslash and `:/` as they are read elsewhere.
+# Orbax and TensorStore match paths as patterns, and read a backslash or `:/` as in Windows paths and URLs.
 UNUSABLE = re.compile(r"[\[\]*?\\]|:(/|$)")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
+# A run cannot be resumed or loaded without these; policy.json is the older name of policy_spec.json.
+CONFIG = "config.json"
+RUN_FILES = (CONFIG, "policy_spec.json", "policy.json", "metrics.jsonl")
+CHECKPOINTS = "checkpoints"
+# Errors of file systems without locks or without `fsync` of folders.
+UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
     """Replace the file `path` by `data`; once this returns, `data` survives a power loss.
 
     Raises:
-        OSError: the folder does not exist, is not writable, or the disk is full; `path` is then unchanged.
-
+        OSError: the folder does not exist or is not writable, or the disk is full; `path` is then unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -32,7 +44,7 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 
 
 def check_file(path: Path) -> None:
-    """Raise `ValueError` where something else than a file lies at `path`: a pipe would be waited for, for ever."""
+    """Raise `ValueError` if `path` exists and is not a file: reading a pipe would never end."""
     if os.path.lexists(path) and not path.is_file():
         raise ValueError(f"{path} is not a file; restore it, or remove it")
 
@@ -41,22 +53,22 @@ def read_file(path: Path) -> bytes:
     """Return the contents of a file.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        ValueError: it is something else, such as a folder, a pipe or a device.
+        FileNotFoundError: `path` does not exist.
+        ValueError: `path` is not a file, but for example a folder, a pipe or a device.
     """
     check_file(path)
     return path.read_bytes()
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what writers that were killed have left in `folder`; nobody else may be writing there."""
+    """Remove the temporary files of killed writers from `folder`; no other process may be writing there."""
     for path in folder.iterdir():
         if TEMPORARY.fullmatch(path.name):
             remove(path)
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a folder with all that is in it, or a link, but never what a link points to."""
+    """Remove a file, a folder with its contents, or a link; the target of a link is kept."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -64,33 +76,59 @@ def remove(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise `ValueError` where no file can be made at `path` or, if it is a folder, in it; leaves nothing behind."""
+    """Raise `ValueError` if no file can be created at `path` or, if `path` is a folder, in it; leave nothing behind."""
     try:
-        there = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
-        if not there.is_dir() and there != path.absolute():
-            raise ValueError(f"{path} cannot be written, as {there} is a file; name another place")
-        # Asking for permissions is not enough: a file system may be read-only, or full.
-        with tempfile.TemporaryFile(dir=there if there.is_dir() else there.parent):
+        existing = next(place for place in (path.absolute(), *path.absolute().parents) if os.path.lexists(place))
+        if not existing.is_dir() and existing != path.absolute():
+            raise ValueError(f"{path} cannot be written, because {existing} is a file; choose another path")
+        # Permissions are not enough: a file system may be read-only or full.
+        with tempfile.TemporaryFile(dir=existing if existing.is_dir() else existing.parent):
             pass
     except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}; name another place") from error
+        raise ValueError(f"{path} cannot be written: {error.strerror}; choose another path") from error
+
+
+def refuse_run_files(path: str | Path) -> None:
+    """Raise `ValueError` if writing to `path` would replace a file of a run: its settings, metrics or checkpoints."""
+    target = Path(path).resolve()
+    for folder in target.parents:
+        own = target.relative_to(folder)
+        if (str(own) in RUN_FILES or own.parts[0] == CHECKPOINTS) and (folder / CONFIG).is_file():
+            raise ValueError(f"{path} must not replace a file of the run in {folder}; choose another path")
 
 
 def check_usable(path: Path) -> None:
-    """Raise `ValueError` where a run's checkpoints could not be read again."""
-    if found := UNUSABLE.search(str(path.absolute())):
+    """Raise `ValueError` if the checkpoints of a run in `path` could not be read again."""
+    if match := UNUSABLE.search(str(path.absolute())):
         raise ValueError(
-            f"the path of a run must be without {found[0]!r}, as its checkpoints could not be read again, got "
-            f"{str(path)!r}; name another run_dir"
+            f"the path of a run must not contain {match[0]!r}, because its checkpoints could not be read again, got "
+            f"{str(path)!r}; choose another run_dir"
         )
 
 
 def sync(path: str | Path) -> None:
-    """Force the file or folder `path` to disk; does nothing where folders cannot be opened (Windows)."""
+    """Force the file or folder `path` to disk, if the system (not Windows) and the file system support it."""
     if os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with if_supported("forcing folders to disk (fsync)"):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def if_supported(operation: str) -> Iterator[None]:
+    """Skip an operation that the file system does not support, and warn once in this process."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        _warn_unsupported(operation, os.strerror(error.errno))
+
+
+@cache
+def _warn_unsupported(operation: str, reason: str) -> None:
+    logger.warning("the file system does not support %s: %s; training continues without it", operation, reason)

@@ -27,7 +27,14 @@ from pathlib import Path
 from typing import Any
 
 from genpo_jax.config import Config
-from genpo_jax.runs.files import check_usable, check_writable, read_file, remove_temporaries, write_atomically
+from genpo_jax.runs.files import (
+    check_usable,
+    check_writable,
+    if_supported,
+    read_file,
+    remove_temporaries,
+    write_atomically,
+)
 from genpo_jax.version import __version__
 
 try:
@@ -84,7 +91,8 @@ def locked(run_dir: Path) -> Iterator[None]:
     with open(run_dir / LOCK_FILE, "a+", encoding="utf-8") as file:
         if fcntl is not None:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                with if_supported("locking a run folder (flock)"):
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 file.seek(0)
                 owner = file.read().strip() or "another process"

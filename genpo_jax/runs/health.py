@@ -1,4 +1,4 @@
-"""Tell a run that learns nothing any more from one that learns, from the metrics of its chunks."""
+"""Detect from the metrics of each chunk that a run no longer learns."""
 
 import logging
 from typing import Any
@@ -7,13 +7,13 @@ import numpy as np
 
 from genpo_jax.config import Config
 
-# Chunks in a row after which a run that learns nothing is stopped.
+# A run that learns nothing in this many consecutive chunks is stopped.
 HOPELESS_CHUNKS = 10
 REMEDIES = {
     "every gradient of a chunk was not finite and was skipped": "nothing is learned: lower learning_rate, target_kl or "
-    "initial_std, and look for rewards and observations of the environment without a bound",
-    "every environment was reset in every update, as its physics gave NaN or infinity": "actions or time step are too "
-    "large for it: try squash tanh, a shorter step, another backend, and reset states that can be stepped",
+    "initial_std, and check the environment for unbounded rewards and observations",
+    "every environment was reset in every update, because its physics gave NaN or infinity": "actions or the time step "
+    "are too large: try squash tanh, a shorter time step or another backend, and check the initial states",
     "the KL of a chunk is not finite": "ratios overflow: lower learning_rate, target_kl, num_epochs or clip_range",
 }
 
@@ -21,18 +21,18 @@ logger = logging.getLogger(__name__)
 
 
 class SickRunError(RuntimeError):
-    """A run that had learned nothing for `HOPELESS_CHUNKS` chunks was stopped, after everything was saved."""
+    """A run was saved and stopped because it learned nothing in `HOPELESS_CHUNKS` consecutive chunks."""
 
 
 class Health:
-    """What is wrong with a run: each symptom is reported once, with what to change.
+    """Symptoms of a run that does not learn; each is reported once, with its remedy.
 
     Args:
-        config: of the run.
+        config: settings of the run.
 
     Attributes:
-        symptom: what is wrong with all seeds since the last chunk; "" where nothing is.
-        sick_chunks: chunks in a row in which every seed had a symptom.
+        symptom: the most common symptom in the last chunk if every seed had one, otherwise "".
+        sick_chunks: consecutive chunks, up to the last, in which every seed had a symptom.
     """
 
     def __init__(self, config: Config) -> None:
@@ -50,7 +50,7 @@ class Health:
         return self.sick_chunks >= HOPELESS_CHUNKS
 
     def observe(self, metrics: dict[str, Any]) -> None:
-        """Look at the metrics of a chunk, `[S]` each."""
+        """Check the metrics of a chunk, each `[S]` (one value per seed)."""
         signs = (
             np.asarray(metrics["train/skipped_gradients"]) >= self.gradients,
             np.asarray(metrics["train/nan_resets"]) >= self.resets,
@@ -58,17 +58,16 @@ class Health:
         )
         for symptom, sick in zip(REMEDIES, signs, strict=True):
             if sick.any() and symptom not in self._reported:
-                whose = "" if sick.all() else f" (seed {', '.join(map(str, self.seeds[sick]))})"
-                logger.warning("%s%s; %s", symptom, whose, REMEDIES[symptom])
+                seeds = "" if sick.all() else f" (seed {', '.join(map(str, self.seeds[sick]))})"
+                logger.warning("%s%s; %s", symptom, seeds, REMEDIES[symptom])
                 self._reported.add(symptom)
-        everyone = np.logical_or.reduce(signs).all()
-        # The most common one, where seeds differ.
-        self.symptom = list(REMEDIES)[int(np.argmax([sick.sum() for sick in signs]))] if everyone else ""
-        self.sick_chunks = self.sick_chunks + 1 if everyone else 0
+        all_sick = np.logical_or.reduce(signs).all()
+        self.symptom = list(REMEDIES)[int(np.argmax([sick.sum() for sick in signs]))] if all_sick else ""
+        self.sick_chunks = self.sick_chunks + 1 if all_sick else 0
 
     def verdict(self) -> SickRunError:
         """Return the error that ends a hopeless run."""
         return SickRunError(
-            f"stopped after {self.sick_chunks} chunks in a row that taught nothing: {self.symptom}; "
-            f"{REMEDIES[self.symptom]}; everything is saved"
+            f"stopped after {self.sick_chunks} consecutive chunks in which nothing was learned: {self.symptom}; "
+            f"{REMEDIES[self.symptom]}; the run is saved"
         )

@@ -1,25 +1,24 @@
-"""Several processes that train together: how they meet, `jax.distributed`, and what only one of them may do.
+"""Several processes that train one run: connect them, and let only the first one write files."""
 
-Nothing waits for ever, and nobody is let into jax before all are there: where it misses one, it aborts the process.
-"""
-
-import json
+import logging
 import os
 import re
 import socket
-import time
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 
 import jax
 
 DEFAULT_TIMEOUT = 300.0
-RETRY_SECONDS = 0.2
-MAX_GREETING_BYTES = 1000
-# What jax says, after the name of a status, of a collective to which another process did not come.
+QUIET_SECONDS = 10.0
+# Beyond our timeout, since jax aborts the process at its own.
+SECONDS_UNTIL_ABORT = 60
+# The start of an error of jax that a lost process causes in the others.
 LOST = re.compile("[A-Z_]+: .*(?i:gloo|nccl|coordination service)", re.DOTALL)
-# Seconds for which the others are waited for; set by `connect`.
+# Seconds to wait for other processes; `connect` sets it.
 _timeout = DEFAULT_TIMEOUT
+logger = logging.getLogger(__name__)
 
 
 def connect(
@@ -28,146 +27,80 @@ def connect(
     process_id: int | None = None,
     timeout: float = DEFAULT_TIMEOUT,
 ) -> None:
-    """Join the other processes; must come before anything else that asks jax for devices.
+    """Connect this process to the others; call it before anything asks jax for devices.
 
     Args:
-        coordinator: address and port of process 0; "auto" asks the cluster; None is a single process.
-        num_processes: needed with an address.
-        process_id: of this process, from 0; needed with an address.
-        timeout: seconds to wait for the others, here and wherever all of them meet.
+        coordinator: address and port of process 0; "auto" asks the cluster; None: a single process.
+        num_processes: required with an address.
+        process_id: number of this process, from 0; required with an address.
+        timeout: seconds to wait for the others, here and in `wait_for_all`.
 
     Raises:
-        RuntimeError: if jax is in use already.
-        TimeoutError: if the others do not appear in time.
-        ValueError: if "auto" finds no cluster that it knows, or two processes do not belong together.
-        OSError: if the address cannot be used.
+        TimeoutError: the others did not connect in time. End the process then: jax aborts it a minute later.
+        ValueError: "auto" found no known cluster, or `num_processes` differs from that of process 0.
+        OSError: process 0 cannot use the port.
+        RuntimeError: jax is already in use, or cannot connect.
     """
     global _timeout
     _timeout = timeout
     if coordinator is None:
         return
-    if coordinator != "auto":
-        assert num_processes is not None and process_id is not None
-        meet(coordinator, num_processes, process_id, timeout)
-    seconds = max(1, round(timeout))
     address = None if coordinator == "auto" else coordinator
-    jax.distributed.initialize(
-        address,
-        num_processes,
-        process_id,
-        initialization_timeout=seconds,
-        # A process that compiles may be late with a heartbeat.
-        heartbeat_timeout_seconds=max(10, seconds),
-        shutdown_timeout_seconds=seconds,
-    )
+    expected = f"{num_processes} processes at {address}" if address else "the other processes"
+    if address and process_id == 0:
+        _check_port(int(address.rpartition(":")[2]))
+    errors: list[Exception] = []
 
-
-def meet(coordinator: str, num_processes: int, process_id: int, timeout: float) -> None:
-    """Return once all processes have met at the coordinator's address; raises as `connect`."""
-    host, _, port = coordinator.rpartition(":")
-    address = (host.strip("[]"), int(port))
-    deadline = time.monotonic() + timeout
-    if process_id == 0:
-        _host_meeting(address, num_processes, deadline, timeout)
-    else:
-        _come_to_meeting(address, num_processes, process_id, deadline, timeout)
-
-
-def _host_meeting(address: tuple[str, int], num_processes: int, deadline: float, timeout: float) -> None:
-    present: dict[int, socket.socket] = {}
-    with ExitStack() as stack:
+    def initialize() -> None:
+        seconds = max(1, round(timeout))
         try:
-            listener = stack.enter_context(_listener(address[1], num_processes))
-        except OSError as error:
-            reason = os.strerror(error.errno or 0)
-            raise OSError(f"port {address[1]} of the coordinator cannot be used: {reason}; name another") from error
-        # Who has come may have been killed while it waited.
-        while len(present := {i: other for i, other in present.items() if not _has_left(other)}) < num_processes - 1:
-            listener.settimeout(max(0.0, deadline - time.monotonic()) or 1e-3)
-            try:
-                visitor = stack.enter_context(listener.accept()[0])
-                visitor.settimeout(max(0.01, min(5.0, deadline - time.monotonic())))
-                greeting = json.loads(visitor.makefile("rb").readline(MAX_GREETING_BYTES))
-                process, expected = int(greeting["process_id"]), int(greeting["num_processes"])
-            except TimeoutError:
-                if time.monotonic() >= deadline:
-                    missing = ", ".join(str(i) for i in range(1, num_processes) if i not in present)
-                    raise TimeoutError(
-                        f"process {missing} of {num_processes} did not come to port {address[1]} within {timeout:g} s; "
-                        "start it, or give it more host_timeout"
-                    ) from None
-                continue
-            except (ValueError, KeyError, TypeError, OSError):
-                # Whoever else knocks at a port: a scanner, a browser, a process that was killed.
-                continue
-            refusal = ""
-            if expected != num_processes:
-                refusal = f"process {process} was started with num_processes {expected}, process 0 with {num_processes}"
-            elif not 0 < process < num_processes or (process in present and not _has_left(present[process])):
-                refusal = f"two processes were started with process_id {process}"
-            if refusal:
-                for other in (visitor, *present.values()):
-                    _answer(other, refusal)
-                raise ValueError(f"{refusal}; start all of them again")
-            present[process] = visitor
-        for visitor in present.values():
-            _answer(visitor, "")
+            jax.distributed.initialize(
+                *(address, num_processes, process_id),
+                initialization_timeout=seconds + SECONDS_UNTIL_ABORT,
+                # A process that compiles may send its heartbeat late.
+                heartbeat_timeout_seconds=max(10, seconds),
+                shutdown_timeout_seconds=seconds,
+            )
+        except Exception as error:
+            errors.append(error)
+
+    # In a thread that can be left: while a peer is missing, jax waits without listening to Ctrl-C, then aborts.
+    thread = threading.Thread(target=initialize, daemon=True)
+    thread.start()
+    thread.join(min(QUIET_SECONDS, timeout))
+    if thread.is_alive():
+        logger.warning("waiting for %s ...", expected)
+        thread.join(max(0.0, timeout - QUIET_SECONDS))
+    if thread.is_alive():
+        raise TimeoutError(
+            f"waited {timeout:g} s for {expected}; start each process_id once, with the same coordinator and "
+            "num_processes, or increase host_timeout"
+        )
+    if errors:
+        raise errors[0]
+    if address and jax.process_count() != num_processes:
+        raise ValueError(
+            f"num_processes must be {jax.process_count()}, as in process 0, got {num_processes}; start all processes "
+            "again with the same num_processes"
+        )
 
 
-def _listener(port: int, backlog: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, backlog=backlog, dualstack_ipv6=True)
-    return socket.create_server(("", port), backlog=backlog)
-
-
-def _has_left(visitor: socket.socket) -> bool:
-    visitor.setblocking(False)
+def _check_port(port: int) -> None:
+    """Raise `OSError` if a port is taken; jax would share it with the coordinator of another run, and wait in vain."""
     try:
-        return visitor.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
-def _answer(visitor: socket.socket, refusal: str) -> None:
-    with suppress(OSError):
-        visitor.sendall(json.dumps({"refusal": refusal}).encode() + b"\n")
-
-
-def _come_to_meeting(
-    address: tuple[str, int], num_processes: int, process_id: int, deadline: float, timeout: float
-) -> None:
-    where = f"{address[0]}:{address[1]}"
-    greeting = json.dumps({"process_id": process_id, "num_processes": num_processes}).encode() + b"\n"
-    reason = "nobody answers"
-    while time.monotonic() < deadline:
-        try:
-            with socket.create_connection(address, timeout=max(0.01, deadline - time.monotonic())) as visit:
-                visit.sendall(greeting)
-                answer = visit.makefile("rb").readline(MAX_GREETING_BYTES)
-                reason = "the others are not there"
-            if answer:
-                refusal = json.loads(answer)["refusal"]
-                if refusal:
-                    raise ValueError(f"{refusal}; start all of them again")
-                return
-        except OSError as error:
-            reason = error.strerror or reason
-        time.sleep(RETRY_SECONDS)
-    raise TimeoutError(
-        f"process 0 could not be met at {where} within {timeout:g} s ({reason}); check the address and that "
-        "it runs, or give it more host_timeout"
-    )
+        socket.create_server(("", port)).close()
+    except OSError as error:
+        reason = os.strerror(error.errno or 0)
+        raise OSError(f"process 0 cannot use port {port} ({reason}); choose another coordinator port") from error
 
 
 def is_writer() -> bool:
-    """Whether this process writes files and messages: the first one does."""
+    """Return whether this process writes files and messages: only the first process does."""
     return jax.process_index() == 0
 
 
 def any_process(flag: bool) -> bool:
-    """Whether `flag` is true in any process; all of them must ask."""
+    """Return whether `flag` is true in any process; every process must call this."""
     if jax.process_count() == 1:
         return flag
     from jax.experimental import multihost_utils
@@ -176,28 +109,28 @@ def any_process(flag: bool) -> bool:
 
 
 def in_first_process(what: str, call: Callable[[], object]) -> None:
-    """Let the first process do something while the others wait.
+    """Call `call` in the first process while the others wait.
 
     Raises:
-        OSError: in all processes, where the first could not do it; also what else `call` raises, in the first.
+        OSError: in every process, if `call` failed in the first; the first raises the original error.
     """
-    error: Exception | None = None
+    failure: Exception | None = None
     if is_writer():
         try:
             call()
-        except (OSError, ValueError) as caught:
-            error = caught
+        except (OSError, ValueError) as error:
+            failure = error
     wait_for_all(what)
-    if any_process(error is not None):
-        raise error or OSError(f"the first process could not {what}; its own message says why")
+    if any_process(failure is not None):
+        raise failure or OSError(f"the first process could not {what}; see its message")
 
 
 @contextmanager
 def others_stay() -> Iterator[None]:
-    """Say in one sentence that another process was lost while all of them computed.
+    """Turn jax's error about a lost process into one sentence.
 
     Raises:
-        ConnectionError: if it was.
+        ConnectionError: another process was lost.
     """
     try:
         yield
@@ -205,18 +138,18 @@ def others_stay() -> Iterator[None]:
         if jax.process_count() == 1 or not LOST.match(str(error)):
             raise
         raise ConnectionError(
-            "another process was lost, see its messages; what is saved stands: start all of them again with resume "
+            "another process was lost (see its messages); checkpoints are kept: start all processes again with resume "
             f"({str(error).splitlines()[0]})"
         ) from error
 
 
 def wait_for_all(what: str) -> None:
-    """Return when every process has come to this point.
+    """Return when every process has reached this point.
 
-    Collectives of a CPU wait for 30 s only, which a host that compiles slowly exceeds: this comes before them.
+    Collectives on a CPU wait for only 30 s, which a host that compiles slowly exceeds; so call this before them.
 
     Raises:
-        TimeoutError: if one does not come in time.
+        TimeoutError: a process did not reach it in time.
     """
     if jax.process_count() == 1:
         return
@@ -228,6 +161,5 @@ def wait_for_all(what: str) -> None:
         barrier(key=what, timeout_ms=round(1000 * _timeout))
     except RuntimeError as error:
         raise TimeoutError(
-            f"another process did not come to {what!r} within {_timeout:g} s; see its messages, or give it more "
-            "host_timeout"
+            f"waited {_timeout:g} s for another process before {what!r}; see its messages, or increase host_timeout"
         ) from error

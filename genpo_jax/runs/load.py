@@ -1,4 +1,4 @@
-"""Load the policy of a run, without its environment and without any physics library."""
+"""Load the policy of a run without its environment or any physics library."""
 
 from pathlib import Path
 
@@ -20,54 +20,60 @@ from genpo_jax.runs.folder import (
 
 
 def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = None) -> TrainedPolicy:
-    """Load the policy of a run, without its environment.
+    """Load the policy of a run without its environment.
 
     Args:
         run_dir: folder of the run, or of one of its seeds.
-        step: env steps of the checkpoint; None for the newest that is intact.
-        seed: which of several seeds.
+        step: env steps of the checkpoint; None: the newest intact checkpoint.
+        seed: the seed to load; required if the run has several.
 
     Returns:
-        the policy: `policy(obs)` is the zero-noise action, `policy(obs, key)` a sampled one.
+        the policy: `policy(obs)` is the deterministic action, `policy(obs, key)` a sampled action.
 
     Raises:
-        FileNotFoundError: if there is no run in `run_dir`, or no checkpoint at `step`.
-        ValueError: if the run has several seeds and none is named, if it was written by another version, or if no
-            checkpoint is intact.
+        FileNotFoundError: `run_dir` holds no run, or no checkpoint at `step`.
+        ValueError: the run has several seeds and `seed` is None, another version wrote the run, or no checkpoint is
+            intact.
     """
     folder = folder_of(Path(run_dir), seed)
     spec = PolicySpec.from_dict(read_policy_spec(folder))
     params = nnx.state(nnx.eval_shape(spec.build), nnx.Param)
     moments = jax.eval_shape(lambda: RunningMoments.create((spec.obs_size,))) if spec.normalized else None
-    wanted = {".learner.params['policy']": params, f".obs_moments['{spec.obs_name}']": moments}
+    parts = {".learner.params['policy']": params, f".obs_moments['{spec.obs_name}']": moments}
     names = {
         prefix + jax.tree_util.keystr(path): leaf
-        for prefix, tree in wanted.items()
+        for prefix, tree in parts.items()
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
     identity = identity_of(run_id_of(folder), saved_config(folder).seed)
     checkpointer = Checkpointer(folder / CHECKPOINTS, identity=identity)
-    # A state has a leading axis of seeds, here of size 1.
+    # The saved state has a leading axis of seeds, here of size 1.
     abstract = {name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in names.items()}
     arrays = checkpointer.restore_leaves(abstract, at=step)
     checkpointer.close()
     leaves = iter([arrays[name][0] for name in names])
-    filled = jax.tree.map(lambda _: next(leaves), list(wanted.values()))
+    filled = jax.tree.map(lambda _: next(leaves), list(parts.values()))
     return TrainedPolicy(spec, *filled)
 
 
 def folder_of(run_dir: Path, seed: int | None) -> Path:
-    """Return the folder of a run of one seed, or of the one seed that is named.
+    """Return the folder of one seed of a run.
+
+    Args:
+        run_dir: folder of the run, or of one of its seeds.
+        seed: the seed; None if the run has only one.
 
     Raises:
-        FileNotFoundError: if there is no run in `run_dir`.
-        ValueError: if the run has several seeds and none is named, or has not this one.
+        FileNotFoundError: `run_dir` holds no run.
+        ValueError: the run has several seeds and `seed` is None, or it does not have this seed.
     """
     if not (run_dir / CONFIG_FILE).exists():
-        raise FileNotFoundError(f"there is no run in {run_dir}: it holds no {CONFIG_FILE}; check the path")
+        raise FileNotFoundError(f"there is no run in {run_dir}, because it has no {CONFIG_FILE}; check the path")
     config = saved_config(run_dir)
     if seed is None and config.num_seeds > 1:
-        raise ValueError(f"{run_dir} holds the seeds {', '.join(map(str, config.seeds))}; name one, as seed=...")
+        raise ValueError(f"{run_dir} holds the seeds {', '.join(map(str, config.seeds))}; choose one by seed=...")
     if seed is not None and seed not in config.seeds:
-        raise ValueError(f"{run_dir} holds the seeds {', '.join(map(str, config.seeds))}, not {seed}; name one of them")
+        raise ValueError(
+            f"{run_dir} holds the seeds {', '.join(map(str, config.seeds))}, not {seed}; choose one of them"
+        )
     return dict(zip(config.seeds, seed_folders(run_dir, config), strict=True))[config.seed if seed is None else seed]

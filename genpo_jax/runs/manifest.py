@@ -1,4 +1,4 @@
-"""What a checkpoint consists of: enough to tell whole from damaged, and one kind of state from another."""
+"""The manifest of a checkpoint: its files with checksums, the leaves of its state, and its owner."""
 
 import hashlib
 import json
@@ -10,28 +10,28 @@ from genpo_jax.runs.files import sync, write_atomically
 
 MANIFEST = "manifest.json"
 MAX_LEAVES_NAMED = 10
-# Of the manifest of a state of a thousand arrays, some hundred times over.
+# About a hundred times the size of the manifest of a state with a thousand arrays.
 MAX_MANIFEST_BYTES = 2**24
 
 
 class Leaf(NamedTuple):
-    """What a manifest records of one array of the state."""
+    """Path, shape and dtype of one array of the state, as in the manifest."""
 
     path: str
     shape: tuple[int, ...]
     dtype: str
 
     def __str__(self) -> str:
-        """Write as `float32[3,4]`."""
+        """Format as `float32[3,4]`."""
         return f"{self.dtype}[{','.join(map(str, self.shape))}]"
 
 
 class IncompleteCheckpointError(Exception):
-    """The save of this checkpoint was cut off."""
+    """The save of this checkpoint was interrupted."""
 
 
 class DamagedCheckpointError(Exception):
-    """The files of this checkpoint are not those that were saved."""
+    """The files of this checkpoint differ from those that were saved."""
 
 
 def describe_leaves(tree: Any) -> list[Leaf]:
@@ -39,7 +39,6 @@ def describe_leaves(tree: Any) -> list[Leaf]:
 
     Raises:
         TypeError: a leaf is not an array.
-
     """
     import jax
 
@@ -53,7 +52,7 @@ def describe_leaves(tree: Any) -> list[Leaf]:
 
 
 def write_manifest(path: Path, leaves: list[Leaf], identity: dict[str, Any]) -> None:
-    """Force the files under `path` to disk and record them, `leaves` and whose they are: it is then complete."""
+    """Complete the checkpoint `path`: force its files to disk, then record them, `leaves` and `identity`."""
     files = {}
     for file in sorted(path.rglob("*")):
         sync(file)
@@ -65,7 +64,7 @@ def write_manifest(path: Path, leaves: list[Leaf], identity: dict[str, Any]) -> 
 
 
 def read_identity(path: Path) -> dict[str, Any]:
-    """Return what the checkpoint `path` records of whose it is; nothing, where that cannot be read."""
+    """Return the identity that the checkpoint `path` records; empty if it cannot be read."""
     try:
         return dict(_read_manifest(path).get("identity", {}))
     except (IncompleteCheckpointError, DamagedCheckpointError, OSError, ValueError, TypeError):
@@ -73,12 +72,11 @@ def read_identity(path: Path) -> dict[str, Any]:
 
 
 def verified_leaves(path: Path) -> list[Leaf]:
-    """Return the leaves recorded for the checkpoint `path`, after comparing all its files with the manifest.
+    """Compare all files of the checkpoint `path` with its manifest, and return the recorded leaves.
 
     Raises:
         IncompleteCheckpointError: there is no manifest.
-        DamagedCheckpointError: a file is missing, unreadable or differs from what was saved.
-
+        DamagedCheckpointError: a file is missing, unreadable or different from the saved one.
     """
     try:
         manifest = _read_manifest(path)
@@ -88,11 +86,11 @@ def verified_leaves(path: Path) -> list[Leaf]:
     except OSError as error:
         raise DamagedCheckpointError(f"cannot read {error.filename}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedCheckpointError(f"{MANIFEST} is not as we write it") from error
+        raise DamagedCheckpointError(f"{MANIFEST} has an unknown structure") from error
 
 
 def _check_file(path: Path, name: str, size: int, sha256: str) -> None:
-    # Whoever made the folder chose the names: no link, no device and nothing outside may be opened.
+    # The names in a manifest are not trusted: open no link, no device and no file outside the folder.
     root = path.resolve()
     try:
         inside = (root / name).resolve() == root / name and root in (root / name).parents
@@ -100,14 +98,14 @@ def _check_file(path: Path, name: str, size: int, sha256: str) -> None:
         # A link to itself.
         inside = False
     if not inside:
-        raise DamagedCheckpointError(f"{name} leads out of it")
+        raise DamagedCheckpointError(f"{name} is outside of the checkpoint")
     status = (root / name).lstat()
     if not stat.S_ISREG(status.st_mode):
         raise DamagedCheckpointError(f"{name} is not a regular file")
     if status.st_size != size:
         raise DamagedCheckpointError(f"{name} has {status.st_size} bytes, not {size}")
     if _sha256(root / name) != sha256:
-        raise DamagedCheckpointError(f"{name} has another SHA-256 than when it was saved")
+        raise DamagedCheckpointError(f"{name} differs from the saved file (SHA-256)")
 
 
 def _read_manifest(path: Path) -> dict:
@@ -115,7 +113,7 @@ def _read_manifest(path: Path) -> dict:
     try:
         status = file.lstat()
     except FileNotFoundError:
-        raise IncompleteCheckpointError(f"no {MANIFEST}, so its save did not finish") from None
+        raise IncompleteCheckpointError(f"no {MANIFEST}, because its save was interrupted") from None
     if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_MANIFEST_BYTES:
         raise DamagedCheckpointError(f"{MANIFEST} is not a regular file of at most {MAX_MANIFEST_BYTES:,} bytes")
     try:
@@ -124,12 +122,12 @@ def _read_manifest(path: Path) -> dict:
     except (ValueError, KeyError, TypeError, RecursionError):
         intact = False
     if not intact:
-        raise DamagedCheckpointError(f"{MANIFEST} is not as it was written")
+        raise DamagedCheckpointError(f"{MANIFEST} differs from the saved one")
     return signed["manifest"]
 
 
 def check_leaves(path: Path, saved: list[Leaf], expected: list[Leaf]) -> None:
-    """Raise a ValueError that names the leaves in which a checkpoint and the expected state differ."""
+    """Raise `ValueError` with the leaves that differ between a checkpoint and the expected state."""
     if saved == expected:
         return
     before, now = ({leaf.path: leaf for leaf in leaves} for leaves in (saved, expected))
@@ -142,8 +140,8 @@ def check_leaves(path: Path, saved: list[Leaf], expected: list[Leaf]) -> None:
         lines.append(f"and {len(differing) - MAX_LEAVES_NAMED} more")
     details = "\n  ".join(lines or ["the same leaves in another order"])
     raise ValueError(
-        f"checkpoint {path} must have the leaves of this configuration's state, but {len(differing)} differ; "
-        f"use the configuration it was saved with, or start a new run:\n  {details}"
+        f"checkpoint {path} must have the same leaves as the state of this configuration, but {len(differing)} differ; "
+        f"use the configuration of the saved run, or start a new run:\n  {details}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers of a run go: `metrics.jsonl` and TensorBoard."""
+"""Write and read the metrics of a run: `metrics.jsonl` and TensorBoard."""
 
 import json
 import logging
@@ -17,19 +17,18 @@ logger = logging.getLogger(__name__)
 
 
 class MetricsWriter:
-    """Append metrics to `metrics.jsonl` and to TensorBoard.
+    """Writer that appends metrics to `metrics.jsonl` and to TensorBoard.
 
     Args:
         run_dir: folder of the run; created if needed.
-        resume_at: environment steps of the checkpoint a run goes on from. Later lines, and a line cut off by
-            a crash, are dropped, as those updates will be run again; lines that should be there and are not are
-            reported. None starts a new run.
+        resume_at: environment steps of the checkpoint from which the run is resumed; None: a new run. Later lines and
+            a line that a crash left incomplete are dropped, because their updates are repeated. Missing lines are
+            reported.
         every: environment steps between two lines.
 
     Raises:
-        FileExistsError: a new run where `metrics.jsonl` already holds lines.
-        ValueError: `metrics.jsonl` has a line, other than the last, that cannot be one of this run, or is no file.
-
+        FileExistsError: a new run, but `metrics.jsonl` already has lines.
+        ValueError: a line of `metrics.jsonl` other than the last does not belong to this run, or it is not a file.
     """
 
     def __init__(self, run_dir: str | Path, resume_at: int | None = None, every: int | None = None):
@@ -41,15 +40,15 @@ class MetricsWriter:
             _keep_lines(path, resume_at, every)
         elif path.is_file() and path.stat().st_size:
             raise FileExistsError(f"{path} already holds metrics; resume that run or choose another run_dir")
-        # Unbuffered: what a full disk did not take must not be tried again when the file is closed.
+        # Unbuffered: closing the file must not write again what failed on a full disk.
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115
         self._size = self._file.tell()
         self._events = _Events(run_dir / TENSORBOARD_FOLDER, resume_at)
 
     def write(self, env_steps: int, wall_seconds: float, metrics: dict[str, float]) -> None:
-        """Write one line; it is with the operating system when this returns.
+        """Write one line, without buffering.
 
-        A value that is not finite becomes null, and is left out of TensorBoard.
+        A value that is not finite is written as null, and not written to TensorBoard.
 
         Args:
             env_steps: environment steps taken since the start of training.
@@ -57,8 +56,7 @@ class MetricsWriter:
             metrics: scalars by name, such as `train/kl`, `eval/return_random`, `time/steps_per_second`.
 
         Raises:
-            OSError: the disk is full, or fails; the next line can be written all the same.
-
+            OSError: the disk is full or fails; later lines can still be written.
         """
         env_steps = int(env_steps)
         values = {name: float(value) for name, value in metrics.items()}
@@ -70,7 +68,7 @@ class MetricsWriter:
             self._events.write(env_steps, {name: value for name, value in values.items() if math.isfinite(value)})
 
     def _append(self, line: bytes) -> None:
-        # Half a line may be left where the disk was full.
+        # A full disk may have left a part of the previous line.
         self._file.truncate(self._size)
         rest = memoryview(line)
         while rest:
@@ -78,7 +76,7 @@ class MetricsWriter:
         self._size += len(line)
 
     def close(self) -> None:
-        """Close both sinks."""
+        """Close both outputs."""
         self._file.close()
         self._events.close()
 
@@ -90,16 +88,16 @@ class MetricsWriter:
 
 
 class _Events:
-    """The events of TensorBoard, written at once: tensorboardX's own writer waits for ever where its thread has died.
+    """Unbuffered writer of TensorBoard events: tensorboardX's own writer hangs when its thread has died.
 
     Args:
-        folder: of the event files.
-        resume_at: later events of earlier files are hidden; None for a new run.
+        folder: folder of the event files.
+        resume_at: later events of earlier files are hidden; None: a new run.
     """
 
     def __init__(self, folder: Path, resume_at: int | None) -> None:
         self._folder = folder
-        # Without it, two writers started in the same second have one file name, and the later wins.
+        # Without a suffix, a writer started in the same second would overwrite this one's file.
         self._suffix = "" if resume_at is None else f".{resume_at}"
         self._number = 0
         self._purge_from = None if resume_at is None else resume_at + 1
@@ -117,7 +115,7 @@ class _Events:
             self._writer.write_event(event)
             self._writer.flush()
         except OSError:
-            # Readers stop at half a record: the next goes into a file of its own.
+            # Readers stop at an incomplete record, so the next event goes into a new file.
             self.close()
             if fresh:
                 for path in self._folder.glob(f"*{self._suffix}.{self._number}"):
@@ -151,18 +149,17 @@ class _Events:
 def _event(step: int) -> Any:
     from tensorboardX.proto import event_pb2
 
-    # Protocol buffers make their classes at run time.
+    # Protocol buffers create their classes at run time.
     protocol: Any = event_pb2
     return protocol.Event(step=step, wall_time=time.time())
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Return the lines of a `metrics.jsonl`, without a last line that a crash cut off; null reads as None.
+    """Return the lines of a `metrics.jsonl`, without a last line that a crash left incomplete; null becomes None.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line other than the last is not JSON, or not a record of env steps; or it is no file.
-
+        FileNotFoundError: `path` does not exist.
+        ValueError: `path` is not a file, or a line other than the last is not JSON with env steps.
     """
     path = Path(path)
     lines = read_file(path).split(b"\n")
@@ -173,44 +170,44 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
         try:
             records.append(parse_line(line))
         except ValueError as error:
-            # A whole line ends in a newline, so what follows the last newline may be half a line.
+            # A complete line ends in a newline, so the text after the last newline may be incomplete.
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}, holds no metrics: {line[:80]!r}; remove it") from error
+                raise ValueError(f"{path}, line {number}, has no metrics: {line[:80]!r}; remove this line") from error
     return records
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-    """Return the record of one line of a `metrics.jsonl`.
+    """Parse one line of a `metrics.jsonl`.
 
     Raises:
-        ValueError: it is not JSON, or not a record of env steps.
+        ValueError: the line is not JSON with env steps.
     """
     try:
         record = json.loads(line)
     except RecursionError as error:
-        raise ValueError("it is nested too deep") from error
+        raise ValueError("the JSON is nested too deeply") from error
     if not isinstance(record, dict) or not isinstance(record.get("env_steps"), int):
-        raise ValueError("env_steps is not an integer")
+        raise ValueError("env_steps must be an integer")
     return record
 
 
 def _keep_lines(path: Path, resume_at: int, every: int | None) -> None:
-    """Drop the lines after `resume_at`, and report those that should be before it and are not."""
+    """Drop the lines after `resume_at`, and report the missing lines before it."""
     records = read_metrics(path) if path.is_file() else []
     kept = [record for record in records if record["env_steps"] <= resume_at]
     steps = [record["env_steps"] for record in kept]
     if every is not None:
-        if strange := [step for step in steps if step % every] or [a for a, b in pairwise(steps) if a >= b]:
+        if wrong := [step for step in steps if step % every] or [a for a, b in pairwise(steps) if a >= b]:
             raise ValueError(
                 f"{path} must have lines of increasing env steps, multiples of {every}, but is damaged at "
-                f"{strange[0]}; repair it, or remove it: training can go on without"
+                f"{wrong[0]}; repair it, or remove it: training can continue without it"
             )
         after_start = [step for step in steps if step > 0]
         expected = resume_at // every
         if len(after_start) < expected:
             first = next(n for n, step in zip(count(every, every), [*after_start, None], strict=False) if n != step)
             logger.warning(
-                "%s lacks %d of %d lines up to the checkpoint at %d env steps, the first at %d; training goes on "
+                "%s lacks %d of %d lines up to the checkpoint at %d env steps, the first at %d; training continues "
                 "without them",
                 *(path, expected - len(after_start), expected, resume_at, first),
             )

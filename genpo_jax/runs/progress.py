@@ -1,6 +1,6 @@
-"""The progress line of a run: live in a terminal, one plain line per update elsewhere.
+"""The progress line of a run: live in a terminal, otherwise one plain line per update.
 
-Output is a convenience: where it fails (a closed terminal or pipe, a full disk) it goes quiet, and training goes on.
+If output fails (a closed terminal or pipe, a full disk), nothing more is shown, and training continues.
 """
 
 import io
@@ -11,10 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, TextIO
 
-# Label and metric of each figure shown, most telling first.
+# Label and metric of each number shown, the most important first: a narrow terminal cuts off the last ones.
 SHOWN_METRICS = (
     ("return", "train/episode_return"),
-    ("eval", "eval/return_random"),
+    ("eval", "eval/return_zero"),
+    ("sampled", "eval/return_random"),
+    ("success", "eval/success_zero"),
     ("KL", "train/kl"),
     ("loss", "train/loss"),
     ("validation", "valid/loss"),
@@ -24,23 +26,25 @@ MIN_WIDTH_FOR_BAR = 100
 
 
 class Progress:
-    """Show environment steps, speed, return, KL and time left; use as a context manager.
+    """Progress line with environment steps, speed, returns, KL and remaining time; a context manager.
+
+    Labels: `return` of training episodes, `eval` and `sampled` of evaluation episodes with deterministic and with
+    sampled actions, and `success` rate with deterministic actions.
 
     Args:
         total_steps: environment steps at which training ends.
-        start: environment steps already taken, where a run is resumed.
+        start: environment steps taken before this run was resumed.
         stream: where to write; standard output by default.
 
     Raises:
         ValueError: `total_steps` is not positive or `start` is negative.
-
     """
 
     def __init__(self, total_steps: int, start: int = 0, stream: TextIO | None = None):
         if total_steps < 1 or start < 0:
             raise ValueError(f"need total_steps >= 1 and start >= 0, got {total_steps} and {start}")
         self._total, self._start = total_steps, start
-        # A process without standard output has None there.
+        # sys.stdout is None in a process without standard output.
         self._stream = stream or sys.stdout or io.StringIO()
         self._console = _console(self._stream)
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal
@@ -49,7 +53,7 @@ class Progress:
         self._bar = self._task = None
 
     def __enter__(self) -> "Progress":
-        """Start the live line, in a terminal."""
+        """Start the live line if the output is a terminal."""
         if self._live:
             self._bar = _live_bar(self._console)
             self._task = self._bar.add_task("", total=self._total, completed=self._start, **self._fields(self._start))
@@ -63,9 +67,9 @@ class Progress:
             self._bar = None
 
     def update(self, env_steps: int, metrics: dict[str, float]) -> None:
-        """Show the state after `env_steps`; a metric that is not given keeps its last value.
+        """Show the state after `env_steps`; a missing metric keeps its last value.
 
-        Speed is the mean over the last updates. It starts with the second, as the first may include
+        Speed is the mean over the last updates. It is shown from the second update, because the first may include
         compilation.
         """
         self._samples.append((time.monotonic(), env_steps))
@@ -78,7 +82,7 @@ class Progress:
             self._write_line("  ".join([fields["steps"], percent, fields["speed"], fields["metrics"], fields["eta"]]))
 
     def message(self, text: str) -> None:
-        """Write `text` above the live line, or as a line of its own."""
+        """Write `text` above the live line, or as a plain line."""
         if self._bar is not None:
             self._quietly(self._bar.console.print, text, markup=False)
         else:
@@ -89,7 +93,7 @@ class Progress:
         self._quietly(self._stream.flush)
 
     def _quietly(self, show: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-        """Show something; write nothing more once that has failed."""
+        """Call `show`; if it fails, write nothing more."""
         try:
             show(*args, **kwargs)
         except (OSError, ValueError):
@@ -97,7 +101,7 @@ class Progress:
 
     def _fields(self, env_steps: int) -> dict[str, Any]:
         speed = self._speed()
-        left = None if not speed else max(self._total - env_steps, 0) / speed
+        seconds_left = None if not speed else max(self._total - env_steps, 0) / speed
         return {
             "steps": f"{_short(env_steps)}/{_short(self._total)} steps",
             "speed": f"{'-' if speed is None else _short(speed)} steps/s",
@@ -105,11 +109,11 @@ class Progress:
                 f"{label} {_number(self._metrics[name])}" for label, name in SHOWN_METRICS if name in self._metrics
             )
             or "return -",
-            "eta": f"ETA {_clock(left)}",
+            "eta": f"ETA {_clock(seconds_left)}",
         }
 
     def _speed(self) -> float | None:
-        """Return steps per second over the window, None where it is not known yet."""
+        """Return steps per second over the last updates, or None before the second update."""
         if len(self._samples) < 2:
             return None
         (first_time, first_steps), (last_time, last_steps) = self._samples[0], self._samples[-1]
@@ -121,7 +125,7 @@ def _console(stream: TextIO) -> Any:
     from rich.console import Console
 
     class QuietConsole(Console):
-        """Rich ends the process where nobody reads what it writes; this one falls silent."""
+        """Console that stops writing on a broken pipe, where Rich would end the process."""
 
         def on_broken_pipe(self) -> None:
             self.quiet = True
@@ -146,7 +150,7 @@ def _live_bar(console):
 
 
 def _short(value: float) -> str:
-    """Write 1234567 as `1.23M`."""
+    """Format 1234567 as `1.23M`."""
     for unit, name in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if value >= unit:
             scaled = value / unit
