@@ -6,7 +6,7 @@
     policy = genpo_jax.load(run.run_dir)
     action = policy(obs)
 
-The solvers are a library of their own that needs only jax: `genpo_jax.solvers`.
+The solvers, `genpo_jax.solvers`, can be used alone and need only jax.
 """
 
 import importlib
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
-# Public names and their modules: imported on first use, as jax and physics take seconds.
-_HOMES = {
+# Public names and their modules. They are imported on first use, because jax and physics take seconds to import.
+_MODULES = {
     "Callback": "genpo_jax.runs.callbacks",
     "Config": "genpo_jax.config",
     "Demonstrations": "genpo_jax.data",
@@ -63,7 +63,7 @@ _HOMES = {
     "register_env": "genpo_jax.envs:register",
     "train": "genpo_jax.runs.run",
 }
-# Packages that the bare installation leaves out, and the extra that installs each.
+# Packages that are not installed without extras, and the extra that installs each of them.
 _EXTRAS = {
     "brax": "train",
     "flatbuffers": "export",
@@ -119,9 +119,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'genpo_jax' has no attribute '{name}'")
-    module, _, attribute = _HOMES[name].partition(":")
+    module, _, attribute = _MODULES[name].partition(":")
     try:
         value = getattr(importlib.import_module(module), attribute or name)
     except ModuleNotFoundError as error:
@@ -131,11 +131,11 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_MODULES})
 
 
 def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return the error of a failed import, with the extra that installs the missing package."""
+    """Return an import error whose message names the extra that installs the missing package."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         return error

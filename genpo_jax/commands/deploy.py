@@ -11,22 +11,22 @@ from genpo_jax.commands.base import Command, write_json
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """Play an exported policy in its environment: return, latency and missed deadlines."""
+    """Play an exported policy in its environment; report return, latency and missed deadlines."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """The exported folder."""
+    """Folder of the exported policy."""
     episodes: int = 16
     """Episodes to play."""
     noise_seed: int | None = None
     """Sample actions with noise of this seed. None: deterministic actions."""
     out: Path | None = None
-    """JSON file for the results. None: none."""
+    """JSON file for the results. None: no file."""
 
     FILES = ("out",)
 
 
 def deploy(options: DeployOptions) -> None:
-    """Play and print."""
+    """Play the episodes and print a table."""
     from genpo_jax.export.deploy import deploy, table
 
     results = deploy(options.folder, episodes=options.episodes, noise_seed=options.noise_seed).to_dict()
