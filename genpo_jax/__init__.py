@@ -6,7 +6,7 @@
     policy = genpo_jax.load(run.run_dir)
     action = policy(obs)
 
-The solvers are a library of their own that needs only jax: `genpo_jax.solvers`.
+The solvers, `genpo_jax.solvers`, can be used alone and need only jax.
 """
 
 import importlib

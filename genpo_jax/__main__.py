@@ -1,4 +1,4 @@
-"""`python -m genpo_jax` and `genpo-jax` are the command line."""
+"""Entry point of `genpo-jax` and `python -m genpo_jax`."""
 
 import sys
 
@@ -6,7 +6,7 @@ from genpo_jax.version import explained
 
 
 def run(prog: str = "genpo-jax") -> None:
-    """Run the command line, or say what is not installed."""
+    """Run the command line; exit with a message if a package is not installed."""
     try:
         from genpo_jax.cli import main
     except ModuleNotFoundError as error:

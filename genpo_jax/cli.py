@@ -1,4 +1,4 @@
-"""The command line: `genpo-jax NAME ...`, the same as `python -m genpo_jax NAME ...`: dispatch and error messages."""
+"""Command line, `genpo-jax NAME ...` or `python -m genpo_jax NAME ...`: dispatch and error messages."""
 
 import contextlib
 import dataclasses
@@ -19,9 +19,9 @@ from genpo_jax.version import __version__, explained
 
 __all__ = ["STOPPED", "HostsConfig", "TrainOptions", "leave", "main", "parse_train", "run_command", "train"]
 
-# Exit code of a process that was interrupted before it could stop in order: as a shell gives it for SIGINT.
+# Exit code of a process that was interrupted before an orderly stop: the shell's code for SIGINT.
 INTERRUPTED = 130
-# Errors that a user's input or the machine can cause. Any other error is a defect of ours, and its traceback is shown.
+# Errors that the input or the machine can cause. Any other error is a bug of this package and keeps its traceback.
 USERS_ERRORS = (
     *(ValueError, TypeError, ImportError, OSError, RuntimeError, ArithmeticError, MemoryError),
     subprocess.SubprocessError,
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> Non
     elif name == "--version":
         print(__version__)
     elif name not in COMMANDS:
-        sys.exit(f"error: there is no command '{name}'; choose from {', '.join(COMMANDS)}")
+        sys.exit(f"error: unknown command '{name}'; choose from {', '.join(COMMANDS)}")
     else:
         run_command(COMMANDS[name], rest, f"{prog} {name}")
 
@@ -47,9 +47,9 @@ def _summary(command: Callable[..., Any]) -> str:
 
 
 def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str, *options_classes: type) -> None:
-    """Run one command; an error that its user can cause ends it with one sentence, in terms of options.
+    """Run one command. An error that the user can cause ends the process with a one-line message.
 
-    `python -X dev` shows the traceback instead.
+    The message names options instead of Python arguments. `python -X dev` shows the traceback instead.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -58,10 +58,10 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
         if sys.flags.dev_mode:
             raise
         message = f"error: {as_options(_sentence(error), *options_classes)}"
-        _leave_the_others(message, 1)
+        _exit_if_distributed(message, 1)
         sys.exit(message)
     except KeyboardInterrupt:
-        _leave_the_others("interrupted", INTERRUPTED)
+        _exit_if_distributed("interrupted", INTERRUPTED)
         leave(INTERRUPTED)
 
 
@@ -80,8 +80,8 @@ def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), "no message")
 
 
-def _leave_the_others(message: str, code: int) -> None:
-    """End this process at once if it is one of several; an orderly exit would wait for the others."""
+def _exit_if_distributed(message: str, code: int) -> None:
+    """Exit immediately if this process is one of several; an orderly exit would wait for the others."""
     if "jax" not in sys.modules or not sys.modules["jax"].distributed.is_initialized():
         return
     with contextlib.suppress(OSError, ValueError):
@@ -90,11 +90,11 @@ def _leave_the_others(message: str, code: int) -> None:
 
 
 def as_options(message: str, *options_classes: type) -> str:
-    """Rewrite a message about arguments to one about options: `run_dir` becomes `--run-dir`."""
+    """Rewrite the Python arguments in a message as options: `run_dir` becomes `--run-dir`."""
     commands = (command.options for command in COMMANDS.values() if isinstance(command, Command))
     parts = (Config, EnvConfig, NetworksConfig, PPOConfig, HostsConfig, TrainOptions, *METHODS.values(), *commands)
     names = {f.name for part in (*parts, *options_classes) for f in dataclasses.fields(part) if "_" in f.name}
-    message = message.replace("resume=True", "--resume")
+    message = re.sub(r"\b(resume|anyway)=True", r"--\1", message)
     return re.sub(
         r"(?<![\w.-])(" + "|".join(sorted(names)) + r")(?![\w(])", lambda m: f"--{m[1].replace('_', '-')}", message
     )

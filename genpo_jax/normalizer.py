@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from genpo_jax.checks import require, require_count, require_flags, require_fraction, require_one_shape
 from genpo_jax.shapes import Flags, Steps
 
-# Standardized observations beyond this many standard deviations are clipped: rare contacts must not rule a network.
+# Clip of standardized observations, in standard deviations: rare contacts must not dominate a network's input.
 CLIP = 10.0
 MIN_STD = 1e-4
 
@@ -22,7 +22,7 @@ class RunningMoments(PyTreeNode):
     Attributes:
         count: scalar, number of samples.
         mean: `[n]` or scalar.
-        squares: like `mean`, the sum of squared deviations from it.
+        squares: sum of squared deviations from the mean, in the shape of `mean`.
     """
 
     count: Array
@@ -31,7 +31,7 @@ class RunningMoments(PyTreeNode):
 
     @classmethod
     def create(cls, shape: tuple[int, ...] = ()) -> "RunningMoments":
-        """Return moments of no samples: standardizing with them changes nothing."""
+        """Return the moments of zero samples: mean 0 and standard deviation 1."""
         return cls(jnp.zeros(()), jnp.zeros(shape), jnp.zeros(shape))
 
     @property
@@ -43,10 +43,10 @@ class RunningMoments(PyTreeNode):
     def absorb(self, samples: Array) -> "RunningMoments":
         """Return the moments after more samples `[..., *shape]` (Chan et al. 1979, pairwise merging).
 
-        Samples whose sums are not finite are refused whole: a statistic that is lost once would be lost for good.
+        If a sum over the samples is not finite, all of them are refused: one NaN would never leave the statistics.
 
         Raises:
-            ValueError: if samples have another shape.
+            ValueError: if the samples have another shape.
         """
         self._check(samples)
         axes = tuple(range(samples.ndim - self.mean.ndim))
@@ -60,8 +60,8 @@ class RunningMoments(PyTreeNode):
             mean=self.mean + delta * (added / count),
             squares=self.squares + squares + jnp.square(delta) * (self.count * added / count),
         )
-        sound = (jnp.isfinite(after.mean) & jnp.isfinite(after.squares)).all()
-        return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, self)
+        finite = (jnp.isfinite(after.mean) & jnp.isfinite(after.squares)).all()
+        return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, self)
 
     def standardize(self, x: Array) -> Array:
         """Return `x` `[..., *shape]` with mean 0 and standard deviation 1, clipped to ±`CLIP`.
@@ -74,8 +74,8 @@ class RunningMoments(PyTreeNode):
 
     def _check(self, samples: Array) -> None:
         shape = self.mean.shape
-        ends = samples.shape[samples.ndim - len(shape) :] == shape and samples.ndim >= len(shape)
-        require(ends, f"[..., {', '.join(map(str, shape))}]" if shape else "an array", "samples", samples.shape)
+        matches = samples.shape[samples.ndim - len(shape) :] == shape and samples.ndim >= len(shape)
+        require(matches, f"[..., {', '.join(map(str, shape))}]" if shape else "an array", "samples", samples.shape)
 
 
 def create_for(sizes: dict[str, int]) -> dict[str, RunningMoments]:
@@ -94,10 +94,10 @@ def absorb_each(moments: dict[str, RunningMoments], samples: dict[str, Array]) -
 
 
 def standardize_each(moments: dict[str, RunningMoments], obs: dict[str, Array]) -> dict[str, Array]:
-    """Standardize each named observation; empty `moments` standardize nothing.
+    """Standardize each named observation; with empty `moments`, return the observations unchanged.
 
     Raises:
-        ValueError: if there are moments, but not of every observation.
+        ValueError: if `moments` is not empty and lacks an observation.
     """
     if not moments:
         return obs
@@ -106,11 +106,11 @@ def standardize_each(moments: dict[str, RunningMoments], obs: dict[str, Array]) 
 
 
 class RewardScale(PyTreeNode):
-    """Running standard deviation of the discounted return, by which rewards are divided.
+    """Running standard deviation of the discounted return; rewards are divided by it.
 
     Attributes:
-        moments: of the discounted return, over environments and steps.
-        discounted_return: `[B]`, of the episode so far.
+        moments: moments of the discounted return, over environments and steps.
+        discounted_return: `[B]`, discounted return of the episode so far.
     """
 
     moments: RunningMoments
@@ -123,10 +123,10 @@ class RewardScale(PyTreeNode):
         return cls(RunningMoments.create(), jnp.zeros(num_envs))
 
     def absorb(self, reward: Steps, ended: Flags, gamma: ArrayLike) -> "RewardScale":
-        """Return the scale after rewards and episode ends `[T, B]`.
+        """Return the scale updated with rewards and episode ends `[T, B]`.
 
         Raises:
-            ValueError: if they differ in shape, B is another, ends are not boolean, or `gamma` is not in [0, 1].
+            ValueError: if the shapes differ, B does not match, `ended` is not boolean, or `gamma` is not in [0, 1].
         """
         require_one_shape(2, reward=reward, ended=ended)
         require(len(reward) > 0, "of at least one step", "reward", reward.shape)

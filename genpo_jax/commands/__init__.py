@@ -1,6 +1,6 @@
-"""The commands of `genpo-jax`, one file each. Free of jax until one runs.
+"""The commands of `genpo-jax`, one file each. jax is imported only when a command runs.
 
-To add one: a file with a dataclass of options and a function, and a line in `COMMANDS`.
+To add a command, add a file with a dataclass of options and a function, and a line to `COMMANDS`.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What the commands share: parse options, check them, start jax, write results."""
+"""Parts that the commands share: parse and check options, configure jax, write results."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ from genpo_jax.methods import method_of
 Options = TypeVar("Options")
 RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 RunFolders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
-# Exit code of a run that was asked to stop before its end: as in sysexits.h, it can be tried again.
+# Exit code of a run that was stopped before its end: EX_TEMPFAIL of sysexits.h, which means that it can be retried.
 STOPPED = 75
 
 
@@ -48,7 +48,7 @@ class Command(Generic[Options]):
 
 
 def check_options(options: Any) -> None:
-    """Check what all commands, studies and benchmarks have in common: names, counts, and paths of output files.
+    """Check the options that commands, studies and benchmarks share: names, counts, and paths of output files.
 
     A count must be at least 1, or at least 0 where its default contains a 0. A list must not be empty unless its
     default is empty or the class lists it in `MAY_BE_EMPTY`. `out` is a folder unless the class lists it in `FILES`.
@@ -65,7 +65,7 @@ def check_options(options: Any) -> None:
         default: Any = field_.default
         values, defaults = (x if isinstance(x, tuple) else (x,) for x in (value, default))
         if isinstance(value, tuple) and default != () and name not in getattr(options, "MAY_BE_EMPTY", ()):
-            require(len(value) > 0, "a list of at least one", name, value)
+            require(len(value) > 0, "a list of at least one item", name, value)
         low = 0 if any(type(x) is int and x == 0 for x in defaults) else 1
         for item in values:
             if item is None:
@@ -87,7 +87,7 @@ def check_options(options: Any) -> None:
 
 
 def leave(code: int) -> None:
-    """End the process with this code, even where the rest of standard output cannot be written."""
+    """Exit with this code, even if the rest of standard output cannot be written."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError, AttributeError):

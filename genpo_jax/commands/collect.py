@@ -20,13 +20,13 @@ class CollectOptions:
     """Record demonstrations of a scripted expert or of trained policies."""
 
     demonstrators: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|expert")] = (EXPERT,)
-    """Run folders, or `expert` for the scripted expert of --env. Several take turns."""
+    """Run folders, or `expert` for the scripted expert of --env. Their episodes alternate in the recording."""
     env: str | None = None
-    """Environment. None: that of the first run."""
+    """Environment. None: the environment of the first run."""
     episodes: int = 100
-    """Episodes to record, in all."""
+    """Total number of episodes to record."""
     noise: float = 0.0
-    """Standard deviation of noise added to every action; the executed action is recorded."""
+    """Standard deviation of normal noise added to every action; the executed action is recorded."""
     policy_noise: Literal["random", "zero"] = "random"
     """Actions of a policy: random (sampled) or zero (deterministic)."""
     keep: Literal["all", "success"] = "all"
@@ -34,7 +34,7 @@ class CollectOptions:
     seed: int = 0
     """Seed of initial states, plans and noise."""
     form: Literal["robomimic", "minari"] = "robomimic"
-    """Format: one robomimic .hdf5 file, or a Minari folder, whose name ends in -v0."""
+    """Format: a robomimic .hdf5 file, or a Minari folder with a name that ends in -v0."""
     data: Path = Path("demonstrations.hdf5")
     """File or folder to write."""
 
@@ -52,7 +52,7 @@ def run(options: CollectOptions) -> None:
     runs = {name: load(name) for name in options.demonstrators if name != EXPERT}
     env = _environment(options, runs)
     counts = [len(range(i, options.episodes, len(options.demonstrators))) for i in range(len(options.demonstrators))]
-    require(min(counts) > 0, "at least one for each demonstrator", "episodes", options.episodes)
+    require(min(counts) > 0, "at least 1 for each demonstrator", "episodes", options.episodes)
 
     def actor_of(name: str, count: int) -> Actor:
         if name == EXPERT:
@@ -67,7 +67,7 @@ def run(options: CollectOptions) -> None:
     demonstrations, means = mixed(parts, env, options.keep == "success")
     write(options.data, demonstrations, options.form)
     described = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
-    print(f"{len(demonstrations)} episodes of {demonstrations.num_steps} steps in {options.data}; {described}")
+    print(f"wrote {len(demonstrations)} episodes, {demonstrations.num_steps} steps, to {options.data}; {described}")
 
 
 def _environment(options: CollectOptions, runs: dict) -> "Environment":
@@ -76,7 +76,7 @@ def _environment(options: CollectOptions, runs: dict) -> "Environment":
     from genpo_jax.runs.environment import environment_of
 
     if options.env is None:
-        require(len(runs) > 0, "given, as no run has one", "env", None)
+        require(len(runs) > 0, "given if no demonstrator is a run", "env", None)
         env = environment_of(next(iter(runs)))
     else:
         env = envs.make(options.env)

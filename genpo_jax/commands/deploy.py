@@ -11,10 +11,10 @@ from genpo_jax.commands.base import Command, write_json
 
 @dataclass(frozen=True)
 class DeployOptions:
-    """Play an exported policy in its environment: return, latency and missed deadlines."""
+    """Play an exported policy in its environment; report return, latency and missed deadlines."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
-    """The exported folder."""
+    """Folder of the exported policy."""
     episodes: int = 16
     """Episodes to play."""
     noise_seed: int | None = None
@@ -24,7 +24,7 @@ class DeployOptions:
     backend: str | None = None
     """Physics backend. None: c where the environment and the run allow it, else the run's backend."""
     out: Path | None = None
-    """JSON file for the results. None: none."""
+    """JSON file for the results. None: no file."""
 
     FILES = ("out",)
 

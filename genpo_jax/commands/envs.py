@@ -11,12 +11,12 @@ class EnvsOptions:
     """List all environments with their backends."""
 
     json: bool = False
-    """Print JSON: a list of environments with name, family and backends, the default first."""
+    """Print JSON: a list of environments with name, family and backends (default first)."""
 
 
 @dataclass(frozen=True)
 class MethodsOptions:
-    """List all methods: how each computes its likelihood ratio."""
+    """List all methods and how each computes its likelihood ratio."""
 
     json: bool = False
     """Print JSON: a list of methods with name and description."""

@@ -16,21 +16,21 @@ class EvalOptions:
     episodes: int = 64
     """Episodes for each kind of noise."""
     noise: tuple[Literal["zero", "random", "fixed"], ...] = ("zero", "random")
-    """Noise of the policy: zero (deterministic), random (sampled at each call), fixed (drawn once per episode)."""
+    """Noise of the policy: zero (deterministic), random (drawn at each call), fixed (drawn once per episode)."""
     start_seed: int = 1_000_003
     """Seed of initial states and noise."""
     env: str | None = None
-    """Evaluate in another environment of the same sizes. None: the run's."""
+    """Evaluate in another environment with the same sizes. None: the environment of the run."""
     backend: str | None = None
-    """Evaluate on another backend. None: the run's."""
+    """Evaluate on another backend. None: the backend of the run."""
     randomize: bool = False
     """Evaluate with randomized physics. Default: nominal physics."""
     step: int | None = None
     """Env steps of the checkpoint. None: the newest."""
     seed: int | None = None
-    """Seed of a run with several seeds."""
+    """Seed of the policy, for a run with several seeds."""
     out: Path | None = None
-    """JSON file for the results. None: none."""
+    """JSON file for the results. None: no file."""
 
     FILES = ("out",)
 

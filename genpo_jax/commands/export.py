@@ -8,7 +8,7 @@ from genpo_jax.commands.base import Command, RunFolder
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Export a policy as ONNX and StableHLO, with a description for the robot."""
+    """Export a policy as ONNX and StableHLO, with a description of its inputs and outputs."""
 
     run: RunFolder
     """Folder of the run."""
@@ -17,9 +17,9 @@ class ExportOptions:
     step: int | None = None
     """Env steps of the checkpoint. None: the newest."""
     seed: int | None = None
-    """Seed of a run with several seeds."""
+    """Seed of the policy, for a run with several seeds."""
     overwrite: bool = False
-    """Replace what was exported to this folder before."""
+    """Replace an earlier export in this folder."""
 
 
 def run(options: ExportOptions) -> None:

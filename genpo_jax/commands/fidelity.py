@@ -28,11 +28,11 @@ class FidelityOptions:
     run: RunFolder
     """Folder of the pretrained run."""
     samplers: tuple[str, ...] = SAMPLERS
-    """Methods with the settings of their samplers."""
+    """Methods with settings of their samplers, `NAME:setting=value,...`."""
     episodes: int = 1000
     """Episodes for each kind of noise. Episodes end with success, as in fine-tuning."""
     json: Path | None = None
-    """File for the numbers. None: none."""
+    """JSON file for the results. None: no file."""
 
 
 def run(options: FidelityOptions) -> None:

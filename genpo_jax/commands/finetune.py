@@ -18,31 +18,31 @@ class FinetuneOptions:
     run_dir: Path
     """Folder of the new run."""
     method: str = "genpo++"
-    """Method, with settings of its own or of its update as in `genpo++:tau=0.2,target_kl=0.02`."""
+    """Method, optionally with its settings and settings of PPO: `genpo++:tau=0.2,target_kl=0.02`."""
     resume: bool = False
     """Resume the run in --run-dir."""
     anyway: bool = False
     """Start even if the sampler loses success before training, or if nothing succeeds."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all random numbers in the run."""
     num_seeds: int = 1
-    """Seeds trained side by side in one program."""
+    """Independent runs trained in parallel in one program, with seeds from `seed` upwards."""
     num_timesteps: int | None = None
-    """Env steps of each seed. None: the preset's."""
+    """Env steps to train each seed for. None: the default of the preset."""
     num_envs: int | None = None
-    """Environments in parallel. None: the preset's."""
+    """Environments stepped in parallel. None: the default of the preset."""
     initial_kl_coef: float = 0.0
     """Coefficient of a reward penalty on KL(policy || pretrained policy)."""
     final_initial_kl_coef: float | None = None
-    """Interpolate initial_kl_coef linearly to this value over the run. None: keep it."""
+    """Final value of initial_kl_coef, reached linearly over the run. None: constant."""
     bc_coef: float = 0.0
-    """Coefficient of a loss that clones the pretrained policy, so that its modes are kept."""
+    """Weight of a behavior-cloning loss on actions of the pretrained policy, which penalizes losing a mode."""
     episodes: int = 1000
-    """Episodes of every evaluation, for each kind of noise."""
+    """Episodes per evaluation, for each kind of noise."""
 
 
 def layer_of(options: FinetuneOptions) -> dict[str, Any]:
-    """Return the settings that the options ask for, over those of the preset."""
+    """Return the settings that the options set; they override the preset."""
     anchor = {name: getattr(options, name) for name in ("initial_kl_coef", "final_initial_kl_coef", "bc_coef")}
     layer: dict[str, Any] = {"ppo": anchor, "seed": options.seed, "num_seeds": options.num_seeds}
     if options.num_timesteps is not None:
@@ -67,7 +67,7 @@ def run(options: FinetuneOptions) -> None:
     )
     if finished.stopped:
         leave(STOPPED)
-    print(f"everything is in {options.run_dir}")
+    print(f"run folder: {options.run_dir}")
 
 
 COMMAND = Command(FinetuneOptions, run)

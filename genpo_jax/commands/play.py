@@ -10,33 +10,33 @@ from genpo_jax.commands.base import Command, RunFolder
 
 @dataclass(frozen=True)
 class PlayOptions:
-    """Write a page that plays a policy: deterministic and sampled actions side by side; a film if asked."""
+    """Write an HTML page that plays a policy, deterministic and sampled actions side by side; optionally a video."""
 
     run: RunFolder
     """Folder of the run."""
     episodes: int = 1
     """Episodes for each kind of noise."""
     steps: int | None = None
-    """Longest episode in env steps. None: the time limit of the environment."""
+    """Time limit of the episodes in env steps. None: the time limit of the environment."""
     start_seed: int = 0
     """Seed of initial states and noise."""
     step: int | None = None
     """Env steps of the checkpoint. None: the newest."""
     seed: int | None = None
-    """Seed of a run with several seeds."""
+    """Seed of the policy, for a run with several seeds."""
     out: Path | None = None
-    """Page to write. None: play.html in the run folder."""
+    """HTML file to write. None: play.html in the run folder."""
     video: Path | None = None
     """Also write an MP4 of the first deterministic episode to this file."""
     strip: Path | None = None
-    """Also write eight moments of the first deterministic episode to this PNG file."""
+    """Also write eight frames of the first deterministic episode to this PNG file."""
 
     FILES = ("out", "video", "strip")
 
 
 def run(options: PlayOptions) -> None:
     """Record episodes and write the page."""
-    # MuJoCo reads the variable when it is imported. Other systems choose their own renderer.
+    # MuJoCo reads this variable on import. On other systems it selects a renderer itself.
     if sys.platform == "linux":
         os.environ.setdefault("MUJOCO_GL", "egl")
     from genpo_jax.viewing.play_page import PLAY_FILE, play_page

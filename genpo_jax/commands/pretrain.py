@@ -18,22 +18,22 @@ class PretrainOptions(PretrainConfig):
     run_dir: Path
     """Folder of the run."""
     resume: bool = False
-    """Resume the run in --run-dir, bit for bit, with its settings and data."""
+    """Resume the run in --run-dir bit-identically, with its settings and data."""
     obs_keys: tuple[str, ...] = ()
-    """Observations to concatenate, in this order. Default: the only one, or the one with the usual name."""
+    """Observations to concatenate, in this order. Default: the only observation, or the one with the usual name."""
     actions: Literal["refuse", "clip"] = "refuse"
-    """Treatment of actions outside [-1, 1]."""
+    """What to do with data that has actions outside [-1, 1]: refuse it, or clip the actions."""
     episodes: int = 1000
-    """Episodes of the final evaluation, for each kind of noise; 0 for none."""
+    """Episodes of the final evaluation, for each kind of noise. 0 disables it."""
 
     MAY_BE_EMPTY = ("obs_keys",)
 
 
 def settings(options: PretrainOptions) -> PretrainConfig:
-    """Return the settings of the run: those on the command line, or those of the run to resume.
+    """Return the settings from the command line, or the saved settings of the run to resume.
 
     Raises:
-        ValueError: if a resumed run is asked for other settings.
+        ValueError: if an option differs from the saved settings of the run to resume.
     """
     from genpo_jax.imitation.pretrain import saved_settings
 
@@ -71,7 +71,7 @@ def run(options: PretrainOptions) -> None:
         results = evaluate(options.run_dir, episodes=options.episodes)
         write_json(options.run_dir / "evaluation.json", results)
         print(table(results))
-    print(f"everything is in {options.run_dir}")
+    print(f"run folder: {options.run_dir}")
 
 
 COMMAND = Command(PretrainOptions, run)

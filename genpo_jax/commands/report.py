@@ -8,14 +8,14 @@ from genpo_jax.commands.base import Command, RunFolders
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Write a page that says whether runs learned, with curves, diagnostics, faults and settings."""
+    """Write an HTML report of runs: whether they learned, with curves, diagnostics, faults and settings."""
 
     runs: RunFolders
-    """Folders of the runs; several are compared."""
+    """Folders of the runs to report; several runs are compared."""
     players: int = 3
-    """Embed players if at most this many runs are compared; 0 for none. Each compiles its physics."""
+    """Embed players if at most this many runs are compared; 0 disables players. Each player compiles its physics."""
     out: Path | None = None
-    """Page to write. None: report.html in the first run folder."""
+    """HTML file to write. None: report.html in the first run folder."""
 
     FILES = ("out",)
 
@@ -25,7 +25,7 @@ def run(options: ReportOptions) -> None:
     from genpo_jax.reporting.records import read_records
     from genpo_jax.reporting.report_page import player_of, report_page
 
-    # Unreadable runs are refused before any physics is compiled.
+    # Refuses unreadable runs before physics is compiled.
     read_records(options.runs)
     players = []
     if len(options.runs) <= options.players:

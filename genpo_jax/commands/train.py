@@ -34,16 +34,17 @@ class HostsConfig:
     """Processes that train one run together, each with its own devices."""
 
     coordinator: str | None = None
-    """Address and port of process 0, as 10.0.0.1:1234, or auto on Slurm, Kubernetes and TPU pods. None: one process."""
+    """Address and port of process 0, such as 10.0.0.1:1234, or auto on Slurm, Kubernetes and TPU pods.
+    None: one process."""
     num_processes: int | None = None
-    """Number of processes; needed with an address."""
+    """Number of processes; required with a coordinator address."""
     process_id: int | None = None
-    """Number of this process, from 0; needed with an address."""
+    """Number of this process, from 0; required with a coordinator address."""
     host_timeout: float = 300.0
     """Seconds to wait for the other processes, at the start and at every synchronization."""
 
     def __post_init__(self) -> None:
-        """Check types and ranges, and that the options of a process come together."""
+        """Check types and ranges, and that the options of a process are given together."""
         check_types(self)
         require_between(self, 1, 1e6, "host_timeout")
         numbers = (self.num_processes, self.process_id)
@@ -72,9 +73,9 @@ class TrainOptions:
     """Exact ratios: genpo++, genpo, saflow (flows), gaussian. Surrogate ratios: fpo, fpo++, policyflow. Noise in every
     flow step: dppo, reinflow. `genpo-jax methods` describes each."""
     run_dir: str | None = None
-    """Folder that the run writes. None: runs/<env>-<method>-seed<seed>-<time>."""
+    """Run folder. None: runs/<env>-<method>-seed<seed>-<time>."""
     resume: bool = False
-    """Continue from the newest intact checkpoint in --run-dir, with the settings saved there."""
+    """Resume from the newest intact checkpoint in --run-dir, with the saved settings."""
     wandb: str | None = None
     """Log metrics to this Weights & Biases project; offline if not logged in."""
     play_every: int | None = None
@@ -82,7 +83,7 @@ class TrainOptions:
     hosts: HostsConfig = field(default_factory=HostsConfig)
 
     def __post_init__(self) -> None:
-        """Check the options that are not settings of the run."""
+        """Check the options that `Config` does not have."""
         require(self.play_every is None or self.play_every >= 1, ">= 1", "play_every", self.play_every)
         require(self.wandb != "", "the name of a project", "wandb", self.wandb)
 
@@ -93,18 +94,18 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
     Raises:
         ValueError: if a setting is out of range, or changes a setting of a resumed run.
     """
-    seen = _peek(arguments)
+    known = _peek(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
-    hosts = HostsConfig(seen.coordinator, seen.num_processes, seen.process_id, seen.host_timeout)
+    hosts = HostsConfig(known.coordinator, known.num_processes, known.process_id, known.host_timeout)
     saved = None
     if not asks_help:
-        _check_folder(seen.run_dir, seen.resume)
-        saved = _saved(seen.run_dir) if seen.resume else None
+        _check_folder(known.run_dir, known.resume)
+        saved = _saved(known.run_dir) if known.resume else None
         _start_jax(hosts)
     if saved is not None:
         config = saved
     else:
-        config = preset(seen.env, seen.method, accelerator=not asks_help and has_accelerator())
+        config = preset(known.env, known.method, accelerator=not asks_help and has_accelerator())
     _refuse_foreign_options(arguments, config.method)
     command = tyro.cli(
         tyro.conf.OmitArgPrefixes[TrainOptions],
@@ -123,7 +124,7 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
 
 
 def _peek(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse the options that decide which other options and defaults exist."""
+    """Parse the options that determine the other options and their defaults."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     peek.add_argument("--env", default="humanoid")
     peek.add_argument("--method", choices=[*METHODS], default="genpo++")
@@ -140,7 +141,7 @@ def _peek(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _refuse_foreign_options(arguments: Sequence[str], method: Method) -> None:
-    """Raise `ValueError` at the first option that belongs to other methods only."""
+    """Raise `ValueError` at the first option that only other methods have."""
     own = {f.name for f in dataclasses.fields(method)}
     for argument in arguments:
         name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
@@ -148,19 +149,19 @@ def _refuse_foreign_options(arguments: Sequence[str], method: Method) -> None:
         if argument.startswith("--") and owners and name not in own:
             option = argument.partition("=")[0]
             raise ValueError(
-                f"{option} is no option of method {method.name!r}, only of {', '.join(owners)}; leave it out"
+                f"{option} is not an option of method {method.name!r}, only of {', '.join(owners)}; leave it out"
             )
 
 
 def _check_folder(run_dir: str | None, resume: bool) -> None:
-    """Raise `ValueError` where nothing can be written or resumed, before jax and physics are imported."""
+    """Raise `ValueError` if the run cannot be written or resumed, before jax and physics are imported."""
     from genpo_jax.runs.files import check_writable
     from genpo_jax.runs.folder import DEFAULT_PARENT, check_run_dir
 
     if run_dir is not None:
         check_run_dir(Path(run_dir), resume)
     elif resume:
-        raise ValueError("--resume needs --run-dir, the folder of the run to continue")
+        raise ValueError("--resume needs --run-dir, the folder of the run to resume")
     else:
         check_writable(DEFAULT_PARENT)
 
@@ -187,13 +188,13 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
     from genpo_jax.runs import run
     from genpo_jax.runs.hosts import is_writer
 
-    # A resumed run makes its environment again from its own settings.
+    # A resumed run creates its environment from the saved settings.
     env = None if command.resume else command.config.env
     finished = run.train(env, command.config, command.run_dir, resume=command.resume, callbacks=_callbacks(command))
     if is_writer():
-        # The terminal may be closed by now.
+        # The terminal may be closed.
         with contextlib.suppress(OSError, ValueError):
-            print(f"everything is in {finished.run_dir}", flush=True)
+            print(f"run folder: {finished.run_dir}", flush=True)
     if finished.stopped:
         leave(STOPPED)
     return finished

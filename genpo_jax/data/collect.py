@@ -18,7 +18,7 @@ from genpo_jax.training.play import Actor, Noise, in_single_steps, play_episodes
 
 @runtime_checkable
 class ScriptedExpert(Protocol):
-    """What an environment with a scripted expert has."""
+    """An environment with a scripted expert."""
 
     def plan(self, key: Array) -> Any:
         """Return the plan of an episode, such as its mode."""
@@ -33,8 +33,8 @@ class Recorded(NamedTuple):
     """Recorded episodes, with the metrics of their environment.
 
     Attributes:
-        episodes: in order.
-        metrics: of each episode, by name, `[n]`: sums, and the last value of an outcome (`is_outcome`).
+        episodes: the n episodes.
+        metrics: metrics of the episodes by name, each `[n]`: sums, and the last value of an outcome (`is_outcome`).
     """
 
     episodes: list[Episode]
@@ -42,10 +42,10 @@ class Recorded(NamedTuple):
 
 
 def scripted_actor(env: Environment, num: int) -> Actor:
-    """Return the expert of an environment, which draws a plan for each of `num` episodes.
+    """Return an actor of an environment's scripted expert, with one plan for each of `num` episodes.
 
     Raises:
-        ValueError: if the environment has none.
+        ValueError: if the environment has no expert.
     """
     if not isinstance(env, ScriptedExpert):
         raise ValueError(f"{env.name} has no scripted expert; name the folder of a run instead")
@@ -58,12 +58,12 @@ def scripted_actor(env: Environment, num: int) -> Actor:
 
 
 def trained_actor(policy: TrainedPolicy, num: int, noise: Noise) -> Actor:
-    """Return a trained policy that acts as in training: in chunks, each action repeated; actions are in [-1, 1]."""
+    """Return an actor of a policy, with action chunks and repeats as in training; its actions are in [-1, 1]."""
     return in_single_steps(policy_actor(policy, num, noise), policy.spec, num)
 
 
 def with_noise(actor: Actor, std: float) -> Actor:
-    """Return an actor whose actions get normal noise before they are clipped to [-1, 1].
+    """Return an actor that adds normal noise to its actions and clips them to [-1, 1].
 
     Raises:
         ValueError: if the standard deviation is negative.
@@ -83,10 +83,10 @@ def record_demonstrations(env: Environment, actor: Actor, num: int, key: Array, 
 
     Args:
         env: the environment.
-        actor: acts in `num` episodes; its actions are those of single env steps, in [-1, 1], and are what is recorded.
+        actor: acts in `num` episodes, with one action in [-1, 1] per env step; these actions are recorded.
         num: number of episodes.
-        key: of initial states, plans and noise.
-        length: time limit; None for the environment's.
+        key: typed key of initial states, plans and noise.
+        length: time limit in env steps. None: the environment's time limit.
     """
     batch = EpisodeEnv(env, length or env.default_episode_length, squash="clip")
 
@@ -118,12 +118,12 @@ def record_demonstrations(env: Environment, actor: Actor, num: int, key: Array, 
 
 
 def mixed(parts: list[Recorded], env: Environment, successes_only: bool) -> tuple[Demonstrations, dict[str, float]]:
-    """Return the episodes of several actors in turn, and the means of their metrics.
+    """Interleave the episodes of several actors; return them and the means of their metrics.
 
     Args:
         parts: the recordings of each actor.
         env: the environment.
-        successes_only: leave the other episodes out.
+        successes_only: keep only successful episodes.
 
     Raises:
         ValueError: if no episode remains.

@@ -1,1 +1,1 @@
-"""Policies from demonstrations: pretraining, and another solver for a flow that has been trained."""
+"""Imitation learning: pretraining on demonstrations, fidelity of samplers, and fine-tuning."""

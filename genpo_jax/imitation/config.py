@@ -1,4 +1,4 @@
-"""Settings of pretraining. Free of jax, so that `--help` is quick."""
+"""Settings of pretraining. This module does not import jax, so that `--help` is quick."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -13,31 +13,33 @@ class PretrainConfig:
     """Settings of pretraining on demonstrations."""
 
     policy: Literal["flow", "gaussian"] = "flow"
-    """flow: by conditional flow matching on straight lines. gaussian: by maximum likelihood."""
+    """flow: conditional flow matching on straight lines. gaussian: maximum likelihood."""
     env: str | None = None
-    """Environment of the demonstrations. None: the one that the file names."""
+    """Environment of the demonstrations. None: the environment named in the file."""
     seed: int = 0
-    """Seed of everything random."""
+    """Seed of all random numbers in the run."""
     num_updates: int = 20_000
-    """Updates, rounded up to whole chunks of updates_per_chunk."""
+    """Updates to train for, rounded up to whole chunks of updates."""
     updates_per_chunk: int = 500
-    """Updates compiled into one program; metrics are logged once per chunk."""
+    """Updates in one chunk, which is one compiled program; metrics are logged once per chunk."""
     batch_size: int = 256
-    """Steps of demonstrations per update."""
+    """Demonstration steps per update."""
     learning_rate: float = 1e-3
-    """Initial learning rate (AdamW); a cosine schedule lowers it to a hundredth."""
+    """Initial learning rate of AdamW. A cosine schedule lowers it to 1 % over the run."""
     weight_decay: float = 1e-6
-    """Weight decay."""
+    """Weight decay of AdamW."""
     average: float = 0.995
-    """Decay of the moving average of the parameters; the averaged policy acts."""
+    """Decay per update of the moving average of the parameters. The policy acts with the average."""
     valid_share: float = 0.1
-    """Fraction of episodes held out for validation, if the file marks none."""
+    """Fraction of episodes held out for validation, unless the file marks a validation set."""
     normalization: Literal["standard", "min-max"] = "standard"
-    """Observation normalizer, fixed by the data: mean 0 and standard deviation 1, or range [-1, 1]."""
+    """Observation normalizer, computed from the data and then fixed.
+    - standard: mean 0 and standard deviation 1;
+    - min-max: range [-1, 1]."""
     chunk: int = 1
-    """Action chunk length: actions the policy outputs per call (H)."""
+    """Action chunk length (H): actions the policy outputs per call."""
     executed: int | None = None
-    """Actions executed per chunk before the policy is called again (h). None: all."""
+    """Actions executed per action chunk (h) before the policy is called again. None: all."""
     num_steps: int = 10
     """Euler steps of the pretrained flow from noise to action."""
     sizes: tuple[int, ...] = (256, 256)
@@ -45,7 +47,7 @@ class PretrainConfig:
     activation: Literal["mish", "elu", "swish", "tanh"] = "mish"
     """Activation of every network."""
     checkpoint_minutes: float = 5.0
-    """Longest time between two checkpoints."""
+    """Minutes between checkpoints; a killed run loses at most this much."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -65,7 +67,7 @@ class PretrainConfig:
         return -(-self.num_updates // self.updates_per_chunk)
 
     def run_config(self, env: str) -> Config:
-        """Return the run settings with which the policy acts; a flow acts as an FPO policy."""
+        """Return the run settings of the policy; a flow is an FPO policy."""
         flow = FPO(num_steps=self.num_steps, encoder_sizes=self.sizes, head_sizes=self.sizes, hidden_sizes=self.sizes)
         return Config(
             env=env,
@@ -78,5 +80,5 @@ class PretrainConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, fit for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)

@@ -1,4 +1,4 @@
-"""How true the sampler of fine-tuning is to the pretrained flow, before anything is learned."""
+"""Measure how well a sampler reproduces a pretrained policy, before fine-tuning."""
 
 from typing import Any, NamedTuple
 
@@ -18,21 +18,22 @@ from genpo_jax.runs.evaluate import evaluate_policy
 from genpo_jax.training.play import play_episodes, policy_actor
 from genpo_jax.training.transfer import as_method
 
+# Actions per observation for the energy distance.
 NUM_ACTIONS = 128
-# From each of so many starts so many episodes tell which modes there are.
+# Initial states for the entropy of the modes, and episodes from each of them.
 NUM_STARTS, NUM_DRAWS = 16, 64
 
 
 class Fidelity(NamedTuple):
-    """What a sampler makes of a pretrained flow.
+    """Measurements of a sampler of a pretrained policy.
 
     Attributes:
-        label: of the sampler.
-        calls: evaluations of the velocity for an action.
-        energy: energy distance of its actions from those of the pretrained sampler, a mean over observations.
-        success: with random noise.
-        success_zero: with zero noise.
-        modes: see `mode_entropy`.
+        label: name of the sampler.
+        calls: evaluations of the velocity per action.
+        energy: energy distance between its actions and the pretrained sampler's actions, mean over observations.
+        success: success rate with sampled actions.
+        success_zero: success rate with deterministic actions.
+        modes: entropy of the modes, see `mode_entropy`.
     """
 
     label: str
@@ -53,16 +54,16 @@ def fidelity(
     episodes: int = 1000,
     compiler_options: dict[str, bool] | None = None,
 ) -> Fidelity:
-    """Measure the sampler of a method against that of a pretrained policy.
+    """Compare the sampler of a method with the sampler of a pretrained policy.
 
     Args:
-        label: of the sampler.
+        label: name of the sampler.
         policy: the pretrained policy.
-        method: the method whose sampler takes over its velocity.
-        env: episodes to succeed in.
+        method: method of the sampler, which uses the velocity of the pretrained policy.
+        env: environment of the episodes; it must report the metric `success`.
         obs: observations `[N, o]` at which actions are compared.
-        episodes: for each kind of noise.
-        compiler_options: of what runs the episodes, see `genpo_jax.runtime.compiler_options`.
+        episodes: number of episodes for each kind of noise.
+        compiler_options: compiler options of the episodes' program; see `genpo_jax.runtime.compiler_options`.
     """
     sampler = as_method(policy, method)
     results = evaluate_policy(sampler, env, episodes, compiler_options=compiler_options)
@@ -78,7 +79,7 @@ def fidelity(
 
 
 def visited(policy: TrainedPolicy, env: EpisodeEnv, episodes: int = 8, count: int = 32) -> Array:
-    """Return observations `[count, o]` that a policy meets, evenly over its episodes."""
+    """Return observations `[count, o]` that a policy visits, evenly spaced over its episodes."""
     actor = trained_actor(policy, episodes, "random")
     recorded = record_demonstrations(env.env, actor, episodes, jax.random.key(0), env.episode_length)
     obs = np.concatenate([episode.obs for episode in recorded.episodes])
@@ -86,7 +87,7 @@ def visited(policy: TrainedPolicy, env: EpisodeEnv, episodes: int = 8, count: in
 
 
 def success_of(values: dict[str, Any]) -> Interval:
-    """Return the share of successful episodes of an evaluation, with its interval.
+    """Return the success rate of an evaluation with its interval.
 
     Raises:
         ValueError: if the environment has no metric `success`.
@@ -102,10 +103,12 @@ def mode_entropy(
     start_seed: int = 1_000_003,
     compiler_options: dict[str, bool] | None = None,
 ) -> float | None:
-    """Return the entropy of the modes that a policy takes from one start, over the logarithm of their number.
+    """Return the entropy of the modes of successful episodes from one initial state, normalized to [0, 1].
 
-    It is a mean over starts, weighted by their successes, with random noise: a policy that goes one way from here and
-    another from there has 0. None where the environment has no metrics `mode_k`, each 1 for a success of way k.
+    The entropy is divided by the logarithm of the number of modes, and averaged over initial states with their numbers
+    of successes as weights. Actions are sampled. A policy with one mode per initial state has 0, even if its mode
+    differs between initial states. None if the environment reports fewer than two metrics `mode_k`; `mode_k` is 1 if
+    the episode succeeded by mode k.
     """
     names = [name for name in env.metric_names if name.startswith(MODE)]
     if len(names) < 2:
@@ -116,7 +119,7 @@ def mode_entropy(
 
 
 def _conditional_entropy(counts: np.ndarray) -> float:
-    """Return the entropy of columns given rows of a table of counts, over the logarithm of the columns' number."""
+    """Return the entropy of the column given the row of a table of counts, over the log of the number of columns."""
     total = counts.sum(axis=1, keepdims=True)
     if total.sum() == 0:
         return 0.0
@@ -132,7 +135,7 @@ def _from_starts(policy: TrainedPolicy, env: EpisodeEnv, key: Array) -> dict[str
 
 
 def calls_of(method: Any) -> int:
-    """Return how often a method evaluates its velocity, or its mean, for one action."""
+    """Return the number of evaluations of a method's velocity, or mean, per action."""
     if not isinstance(method, FlowMethod):
         return 1
     if isinstance(method, ReversibleMethod):
@@ -144,25 +147,25 @@ def calls_of(method: Any) -> int:
 def energy_distance(x: Array, y: Array) -> Array:
     """Return `2 E|X - Y| - E|X - X'| - E|Y - Y'|` (Székely and Rizzo 2013) of samples `[n, d]` and `[m, d]`.
 
-    Pairs of one sample with itself are left out, so that it is unbiased, and may be below 0.
+    Pairs of a sample with itself are excluded, so the estimate is unbiased and may be negative.
     """
 
-    def apart(a: Array, b: Array) -> Array:
+    def total_distance(a: Array, b: Array) -> Array:
         square = jnp.square(a[:, None] - b[None]).sum(axis=-1)
         return jnp.sqrt(square).sum()
 
     n, m = len(x), len(y)
-    within = apart(x, x) / (n * (n - 1)) + apart(y, y) / (m * (m - 1))
-    return 2 * apart(x, y) / (n * m) - within
+    within = total_distance(x, x) / (n * (n - 1)) + total_distance(y, y) / (m * (m - 1))
+    return 2 * total_distance(x, y) / (n * m) - within
 
 
 @jax.jit
 def _energy_of(policy: TrainedPolicy, sampler: TrainedPolicy, obs: Array) -> Array:
     """Return the mean over observations of the energy distance between the actions of two policies."""
-    one, other = jax.random.split(jax.random.key(0))
+    policy_key, sampler_key = jax.random.split(jax.random.key(0))
 
     def at(obs: Array) -> Array:
         repeated = jnp.broadcast_to(obs, (NUM_ACTIONS, *obs.shape))
-        return energy_distance(policy(repeated, one), sampler(repeated, other))
+        return energy_distance(policy(repeated, policy_key), sampler(repeated, sampler_key))
 
     return jax.lax.map(at, obs).mean()

@@ -24,7 +24,7 @@ from genpo_jax.training.play import Noise
 from genpo_jax.training.transfer import with_networks_of
 
 FINETUNED_FILE = "finetuned.json"
-# Largest loss of success that the sampler may cause before training.
+# Largest drop of the success rate that a new sampler may cause before training.
 MAX_LOSS = 0.05
 NOISES: tuple[Noise, ...] = ("random", "fixed", "zero")
 
@@ -41,27 +41,27 @@ def finetune(
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
 ) -> Run:
-    """Fine-tune a pretrained policy on success, leave everything in `run_dir`, and return the run.
+    """Fine-tune a pretrained policy on success, write the run folder, and return the run.
 
         run = genpo_jax.finetune("runs/flow", "runs/tuned", method="genpo++:target_kl=0.02")
 
     The folder is an ordinary run folder. Its `finetuned.json` has the success of the pretrained policy, of the sampler
-    before training, and of the policy after it.
+    before training, and of the policy after training.
 
     Args:
         source: folder of the pretrained run.
         run_dir: folder of the new run.
-        method: name of the method, perhaps with settings, `NAME:setting=value,...`.
-        settings: further settings over those of `genpo_jax.presets.finetune_preset`, by name, nested as in `Config`.
-        resume: continue from the newest checkpoint in `run_dir`.
+        method: `NAME`, or with settings `NAME:setting=value,...`.
+        settings: settings by name, nested as in `Config`; they override `genpo_jax.presets.finetune_preset`.
+        resume: resume from the newest checkpoint in `run_dir`.
         anyway: start even if the sampler loses success before training, or if nothing succeeds.
-        episodes: of every evaluation, for each kind of noise.
+        episodes: episodes per evaluation, for each kind of noise.
         progress: show progress on standard output.
         callbacks: called during training.
 
     Raises:
-        ValueError: before training, if a setting is bad, nothing succeeds, or the sampler loses more than `MAX_LOSS` of
-            success beyond what its interval leaves open; if `run_dir` holds a run that `resume` does not ask for.
+        ValueError: before training, if a setting is invalid, nothing succeeds, or the interval of the sampler's success
+            shows a loss of more than `MAX_LOSS`; or if `run_dir` holds a run but `resume` is False.
     """
     configure_jax()
     run_dir = Path(run_dir)
@@ -79,7 +79,7 @@ def finetune(
     start = None if resume else load(source)
     run = train(config.env, config, run_dir, resume=resume, start=start, progress=progress, callbacks=callbacks)
     if not run.stopped:
-        record["after"] = _after(run_dir, config, env, episodes, progress)
+        record["after"] = _measure_after(run_dir, config, env, episodes, progress)
         write_json(path, record)
     return run
 
@@ -99,7 +99,7 @@ def finetune_config(pretrained: Config, method: str, settings: Layer | None = No
 
 
 def episodes_of(config: Config) -> EpisodeEnv:
-    """Return the episodes of a run."""
+    """Return the environment of a run's episodes."""
     return EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options)
 
 
@@ -112,7 +112,7 @@ def measure_before(
     episodes: int,
     progress: bool,
 ) -> dict[str, Any]:
-    """Return the success of the pretrained policy and of the new sampler, before training; raises as `finetune`."""
+    """Return the success of the pretrained policy and of the new sampler; raises the errors of `check_sampler`."""
     xla_options = compiler_options(config.fusion_emitters)
     obs = visited(policy, env)
 
@@ -132,21 +132,24 @@ def measure_before(
 
 
 def check_sampler(pretrained: Fidelity, sampler: Fidelity, anyway: bool) -> None:
-    """Raise `ValueError` where nothing succeeds, or the sampler loses success; never if `anyway`."""
+    """Raise `ValueError` if nothing succeeds or the sampler loses success, unless `anyway`."""
     before, after = pretrained.success.value, sampler.success
-    remedy = "or start with --anyway"
-    require(anyway or before > 0, "above 0, to have successes to learn from", "pretrained success", before, remedy)
+    remedy = "use anyway=True to start nevertheless"
+    rule = "above 0, because fine-tuning learns from success"
+    require(anyway or before > 0, rule, "pretrained success", before, remedy)
     require(
         anyway or after.high >= before - MAX_LOSS,
-        f"up to {before - MAX_LOSS:.3f} within its interval, as the pretrained policy has {before:.3f}",
+        f"at least {before - MAX_LOSS:.3f} within its interval, as the pretrained policy has {before:.3f}",
         "success of the sampler",
         str(after),
-        f"choose another solver, base or tau (docs/demonstrations.md), {remedy}",
+        f"choose another solver, base or tau (docs/demonstrations.md), or {remedy}",
     )
 
 
-def _after(run_dir: Path, config: Config, env: EpisodeEnv, episodes: int, progress: bool) -> list[dict[str, Any]]:
-    """Return the success of the fine-tuned policy of every seed, with every kind of noise."""
+def _measure_after(
+    run_dir: Path, config: Config, env: EpisodeEnv, episodes: int, progress: bool
+) -> list[dict[str, Any]]:
+    """Return the success of the fine-tuned policy of every seed, for every kind of noise."""
     xla_options, rows = compiler_options(config.fusion_emitters), []
     for folder in seed_folders(run_dir, config):
         loaded = load(folder)

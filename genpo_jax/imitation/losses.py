@@ -1,4 +1,4 @@
-"""What a policy is fitted to demonstrations by."""
+"""Imitation losses."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from genpo_jax.policies.gaussian import GaussianPolicy, normal_log_prob
 
 
 def demonstration_losses(policy: Policy, obs: Array, action: Array, key: Array) -> Array:
-    """Return the loss `[...]` of demonstrated actions: of flow matching, or minus the log likelihood of a Gaussian.
+    """Return the losses `[...]` of demonstrated actions: flow matching, or a Gaussian's negative log-likelihood.
 
     Args:
         policy: the policy.
@@ -27,8 +27,8 @@ def demonstration_losses(policy: Policy, obs: Array, action: Array, key: Array) 
 def matching_losses(policy: Any, obs: Array, action: Array, key: Array) -> Array:
     """Return the losses `[...]` of conditional flow matching (Lipman et al., arXiv:2210.02747), on straight lines.
 
-    With noise ε ~ N(0, I), t uniform in [0, 1] and x = (1 - t) ε + t a, it is `|v(x, t) - (a - ε)|^2`, a mean over the
-    coordinates; the velocity that makes its mean least moves N(0, I) to the actions.
+    For noise ε ~ N(0, I), t uniform in [0, 1] and x = (1 - t) ε + t a, the loss is the mean over coordinates of
+    `(v(x, t) - (a - ε))^2`. The velocity with the least expected loss transports N(0, I) to the density of the actions.
     """
     noise_key, time_key = jax.random.split(key)
     noise = jax.random.normal(noise_key, action.shape)

@@ -47,12 +47,12 @@ MAX_VALIDATED = 4096
 
 
 class PretrainState(PyTreeNode):
-    """Everything needed to continue bit for bit. Outside of a chunk, all leaves have a leading axis of one seed.
+    """Training state, complete for a bit-identical resume. Outside a chunk, every leaf has a leading axis of one seed.
 
     Attributes:
-        learner: the moving average of the parameters, which acts, and the optimizer of `params`.
-        obs_moments: of the demonstrations.
-        params: the parameters that the gradient moves.
+        learner: moving average of the parameters, with which the policy acts, and optimizer state of `params`.
+        obs_moments: moments of the demonstrated observations.
+        params: parameters that the optimizer updates.
         key: typed PRNG key.
         num_updates: int32 scalar.
     """
@@ -65,14 +65,14 @@ class PretrainState(PyTreeNode):
 
 
 class Pretraining(Session):
-    """One pretraining run and the folder it writes.
+    """A pretraining run and its folder.
 
     Args:
-        demonstrations: with actions in [-1, 1].
+        demonstrations: demonstrations with actions in [-1, 1].
         settings: all settings.
         run_dir: folder of the run.
-        source: the file of the demonstrations, to be recorded.
-        options: of `Session`.
+        source: file of the demonstrations, recorded in the run folder.
+        options: further arguments of `Session`.
 
     Raises:
         ValueError: if the demonstrations do not fit the environment, or actions are out of bounds.
@@ -128,7 +128,7 @@ class Pretraining(Session):
 
     @property
     def env(self) -> Environment | None:
-        """The environment of the demonstrations; None if they name none."""
+        """The environment of the demonstrations; None if it is unknown."""
         return self._env
 
     def init_state(self) -> PretrainState:
@@ -153,7 +153,7 @@ class Pretraining(Session):
         return {self.settings.seed: policy_of(self.spec, state, 0)}
 
     def check_resumed(self) -> None:
-        """Raise `ValueError` where the run was trained on other demonstrations."""
+        """Raise `ValueError` if the run was trained on other demonstrations."""
         saved = read_json(self.run_dir / PRETRAIN_FILE, "data")["data"]
         same = saved["sha256"] == _fingerprint(self.demonstrations)
         require(same, f"those of {saved['source']}", "demonstrations of a resumed run", self.source or "others")
@@ -181,7 +181,7 @@ class Pretraining(Session):
             self.spec.obs_size, self.spec.action_size, self.spec.networks, nnx.Rngs(params_key)
         )
         params = {"policy": nnx.state(policy, nnx.Param)}
-        # Copies: a program consumes its state, and nothing may be in it twice.
+        # Copies: a program donates its state, and an array cannot be donated twice.
         average, moments = jax.tree.map(jnp.copy, (params, self.moments))
         learner = Learner(average, self.optimizer.init(params), jnp.float32(0))
         return PretrainState(learner, {ACTOR_OBS: moments}, params, key, jnp.int32(0))
@@ -198,7 +198,7 @@ class Pretraining(Session):
         value, gradient = jax.value_and_grad(loss)(state.params)
         updates, opt_state = self.optimizer.update(gradient, state.learner.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        # The first averages give more weight to the last parameters.
+        # At the start of the run the newest parameters have more weight.
         decay = jnp.minimum(self.settings.average, (1 + state.num_updates) / (10 + state.num_updates))
         average = jax.tree.map(lambda mean, new: decay * mean + (1 - decay) * new, state.learner.params, params)
         learner = Learner(average, opt_state, jnp.float32(self.schedule(state.num_updates)))
@@ -210,7 +210,7 @@ class Pretraining(Session):
         )
         metrics = {"train/loss": losses.mean(), "train/learning_rate": state.learner.learning_rate}
         if held_out is not None:
-            # Always the same noise and times, so that changes of the loss come from the policy alone.
+            # The noise and times are always the same, so that the loss changes only with the policy.
             policy, key = self._policy(state.learner.params), jax.random.key(self.settings.seed)
             obs, action = held_out
             metrics["valid/loss"] = demonstration_losses(policy, obs, action, key).mean()
@@ -220,7 +220,7 @@ class Pretraining(Session):
         return nnx.merge(self.graph, params["policy"])
 
     def _prepared(self, numbers: list[int]) -> tuple[Array, Array]:
-        """Return standardized observations and chunks of actions of these episodes."""
+        """Return standardized observations and action chunks of these episodes."""
         obs = self.moments.standardize(jnp.asarray(self.demonstrations.observations(numbers)))
         return obs, jnp.asarray(self.demonstrations.chunks(numbers, self.settings.chunk))
 
@@ -235,26 +235,26 @@ def pretrain(
     callbacks: Sequence[Callback] = (),
     source: str = "",
 ) -> Pretraining:
-    """Train a policy on demonstrations, leave everything in `run_dir`, and return the run.
+    """Train a policy on demonstrations, write the run folder, and return the run.
 
         run = genpo_jax.pretrain(genpo_jax.read_demonstrations("demos.hdf5"), run_dir="runs/flow")
         action = run.policy(obs)
 
     Args:
         demonstrations: from `genpo_jax.read_demonstrations`, with actions in [-1, 1].
-        settings: all settings; None for the defaults.
-        run_dir: folder of the run; None makes one under `runs/`.
-        resume: continue from the newest checkpoint in `run_dir`, bit for bit.
+        settings: all settings. None: the defaults.
+        run_dir: run folder. None: a new folder under `runs/`.
+        resume: resume from the newest checkpoint in `run_dir`, bit-identically.
         progress: show progress on standard output.
         callbacks: called during training.
-        source: the file of the demonstrations, to be recorded.
+        source: file of the demonstrations, recorded in the run folder.
 
     Raises:
         ValueError: if the demonstrations do not fit the environment, actions are out of bounds, or `run_dir` holds a
-            run that `resume` does not ask for, or another run.
+            run but `resume` is False, or holds another run.
     """
     if resume and run_dir is None:
-        raise ValueError("resume=True needs run_dir, the folder of the run to continue")
+        raise ValueError("resume=True needs run_dir, the folder of the run to resume")
     configure_jax()
     settings = settings or PretrainConfig()
     if run_dir is None:
@@ -271,7 +271,7 @@ def saved_settings(run_dir: str | Path) -> tuple[PretrainConfig, str]:
     """Return the settings of a pretraining run and the file of its demonstrations.
 
     Raises:
-        FileNotFoundError: if `run_dir` holds none.
+        FileNotFoundError: if `run_dir` holds no pretraining run.
     """
     path = Path(run_dir) / PRETRAIN_FILE
     if not path.exists():
@@ -281,9 +281,9 @@ def saved_settings(run_dir: str | Path) -> tuple[PretrainConfig, str]:
 
 
 def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:
-    """Return moments that standardize observations `[N, n]`, or bring them to [-1, 1] (`min-max`).
+    """Return moments that standardize observations `[N, n]`, or scale them to [-1, 1] (`min-max`).
 
-    A constant coordinate is only shifted.
+    A constant coordinate is only shifted to 0.
     """
     if normalization == "min-max":
         low, high = obs.min(axis=0), obs.max(axis=0)
@@ -298,7 +298,7 @@ def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:
 def _check_sizes(demonstrations: Demonstrations, env: envs.Environment) -> None:
     sizes = (demonstrations.obs_size, demonstrations.action_size)
     expected = (env.observation_sizes.get(ACTOR_OBS), env.action_size)
-    rule = f"of observation size {expected[0]} and action size {expected[1]}, as {env.name}"
+    rule = f"of observation size {expected[0]} and action size {expected[1]} for {env.name}"
     require(sizes == expected, rule, "demonstrations", sizes, "choose other obs_keys, or another env")
 
 

@@ -1,15 +1,15 @@
-"""The folder of a run: its layout, the settings it keeps, and whether a run may start or go on in it.
+"""The run folder: its layout, its settings, and checks before a run starts or resumes in it.
 
-    config.json       settings, versions, platform and what makes the environment
-    policy_spec.json  what acting needs: sizes, squash, settings of method and networks
+    config.json       settings, versions, platform, and the source of the environment
+    policy_spec.json  description of the policy: sizes, squash, settings of method and networks
     metrics.jsonl     one line per chunk; see `genpo_jax.runs.metrics`
     curve.png         the learning curve
-    .lock             held by the process that trains
+    .lock             locked by the training process
     tensorboard/      the same metrics
     checkpoints/      see `genpo_jax.runs.checkpoint`
 
-With several seeds each has such a folder of its own, `seed-<seed>/`, which can be resumed alone as the run of one
-seed, and the metrics at the top are means over the seeds.
+With several seeds, each seed has such a folder, `seed-<seed>/`, which can be resumed alone as a run of one seed. The
+metrics at the top are means over the seeds.
 """
 
 import itertools
@@ -44,13 +44,13 @@ except ImportError:  # not on Windows
 
 CONFIG_FILE = "config.json"
 POLICY_FILE = "policy_spec.json"
-# Its name before 0.2.
+# Name of the policy file before 0.2.
 OLD_POLICY_FILE = "policy.json"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
-# Where runs go that were given no folder.
+# Parent of the default run folders.
 DEFAULT_PARENT = Path("runs")
-# Of config.json and policy_spec.json; another number means that this version cannot read them.
+# Format of the JSON files of a run folder. This version reads no other format.
 FORMAT = 2
 RECORDED_PACKAGES = (
     "genpo-jax",
@@ -67,7 +67,7 @@ RECORDED_PACKAGES = (
 
 
 def new_run_dir(config: Config) -> Path:
-    """Make a folder under `runs/` that nobody else has, also where several runs start at once."""
+    """Create a new folder under `runs/`; runs that start at the same time get different folders."""
     name = f"{config.env}-{config.method.name}-seed{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
     name = "".join(letter if letter.isalnum() or letter in "+-._" else "-" for letter in name)
     for number in itertools.count(1):
@@ -77,15 +77,15 @@ def new_run_dir(config: Config) -> Path:
         except FileExistsError:
             continue
         return path
-    raise AssertionError("there is always another number")
+    raise AssertionError("unreachable")
 
 
 @contextmanager
 def locked(run_dir: Path) -> Iterator[None]:
-    """Keep every other process out of the folder of a run, until this one is done or dead.
+    """Lock the folder of a run against other processes until the block ends or this process dies.
 
     Raises:
-        ValueError: if another process has it.
+        ValueError: if another process holds the lock.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     with open(run_dir / LOCK_FILE, "a+", encoding="utf-8") as file:
@@ -112,35 +112,34 @@ def seed_folders(run_dir: Path, config: Config) -> list[Path]:
 
 
 def check_run_dir(run_dir: Path, resume: bool) -> None:
-    """Raise `ValueError` where a run cannot be written, would overwrite another, or where there is none to resume."""
+    """Raise `ValueError` if a run cannot be written, would overwrite another run, or cannot be resumed."""
     try:
         exists = (run_dir / CONFIG_FILE).exists()
     except (OSError, ValueError) as error:
         raise ValueError(f"run_dir must be a path, got {str(run_dir)[:80]!r}: {error}; name another") from error
     if exists and not resume:
-        raise ValueError(f"{run_dir} already holds a run; go on with resume=True, or name another run_dir")
+        raise ValueError(f"{run_dir} already holds a run; resume it with resume=True, or name another run_dir")
     if resume and not exists:
-        raise ValueError(f"resume=True needs a run to go on with, but {run_dir} holds no {CONFIG_FILE}; check run_dir")
-    # A run that was killed while it started leaves nothing but a checkpoint of step 0, whole or not.
-    left = [path.name for path in (run_dir / CHECKPOINTS).glob("*") if path.name.isdecimal() and int(path.name)]
-    if left and not exists:
+        raise ValueError(f"resume=True needs a run to resume, but {run_dir} holds no {CONFIG_FILE}; check run_dir")
+    # A run that was killed during its start leaves at most a checkpoint of step 0, which may be incomplete.
+    later = [path.name for path in (run_dir / CHECKPOINTS).glob("*") if path.name.isdecimal() and int(path.name)]
+    if later and not exists:
         raise ValueError(
-            f"{run_dir} holds checkpoints but no {CONFIG_FILE}; put that back to go on with them, or name another "
-            "run_dir"
+            f"{run_dir} holds checkpoints but no {CONFIG_FILE}; restore that file to resume, or name another run_dir"
         )
     check_usable(run_dir)
     check_writable(run_dir)
 
 
 def run_id_of(run_dir: Path) -> str:
-    """Return what names the run in `run_dir` for good, wherever the folder is moved; a new name for a new run."""
+    """Return the unique id of the run in `run_dir`; a new id if there is none. Moving the folder keeps the id."""
     if not (run_dir / CONFIG_FILE).exists():
         return uuid.uuid4().hex
     return read_config(run_dir).get("run") or ""
 
 
 def identity_of(run_id: str, seed: int) -> dict[str, Any]:
-    """Return whose the checkpoints of a run are; nothing, for folders from before runs had names."""
+    """Return the identity stored in each checkpoint; empty for folders that were written before runs had ids."""
     return {"run": run_id, "seed": seed} if run_id else {}
 
 
@@ -155,13 +154,16 @@ def write_config(
     env_is_object: bool = False,
     env_sha256: dict[str, str] | None = None,
 ) -> None:
-    """Write `config.json`: the settings and what is needed to run them again.
+    """Write `config.json`: the settings and the data to reproduce the run.
 
-    Beside `config` it has `format`, `run` (what names the run for good, in its checkpoints too), `environment`
-    (`factory`, from which a registered environment can be imported, `object`, whether it was passed as an object, and
-    `sha256`, of its MJCF and compiled model),
-    `versions` (of Python and the packages that are installed), `git_commit` and `git_dirty` of the checkout that this
-    package runs from (null outside git) and `platform` (`device_kind`, `device_count`, `xla_flags`).
+    - `format`: number of the format;
+    - `run`: unique id of the run, also stored in its checkpoints;
+    - `config`: the settings;
+    - `environment`: `factory` (import path of a registered environment), `object` (whether the environment was passed
+      as an object) and `sha256` (hashes of its MJCF and of its compiled model);
+    - `versions`: of Python and the installed packages;
+    - `git_commit`, `git_dirty`: of the checkout of this package; null outside git;
+    - `platform`: `device_kind`, `device_count`, `xla_flags`.
     """
     commit, dirty = git_state()
     contents = {
@@ -182,45 +184,43 @@ def write_config(
 
 
 def write_policy_spec(run_dir: Path, spec: dict[str, Any]) -> None:
-    """Write `policy_spec.json`: together with a checkpoint, all that acting needs."""
+    """Write `policy_spec.json`, which defines the policy together with a checkpoint."""
     write_json(run_dir / POLICY_FILE, {"format": FORMAT, "policy": spec})
 
 
 def read_config(run_dir: str | Path) -> dict[str, Any]:
-    """Return what `write_config` wrote; the run's own settings are under `config`.
+    """Return the contents of `config.json`; the settings of the run are under `config`.
 
     Raises:
-        FileNotFoundError: `run_dir` has no `config.json`.
-        ValueError: it is not JSON, or another version of this package wrote it.
-
+        FileNotFoundError: if `run_dir` has no `config.json`.
+        ValueError: if the file is not JSON, or another version of this package wrote it.
     """
     return read_json(Path(run_dir) / CONFIG_FILE, "config", "environment")
 
 
 def saved_config(run_dir: str | Path) -> Config:
-    """Return the settings of the run in `run_dir`; raises as `read_config`."""
+    """Return the settings of the run in `run_dir`; raises the errors of `read_config`."""
     return Config.from_dict(read_config(run_dir)["config"])
 
 
 def write_json(path: Path, contents: Any) -> None:
-    """Write a file of a run's folder, which is made if needed."""
+    """Write a JSON file of a run folder; create the folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, (json.dumps(contents, indent=2) + "\n").encode())
 
 
 def read_policy_spec(run_dir: Path) -> dict[str, Any]:
-    """Return what `write_policy_spec` wrote; raises as `read_json`."""
+    """Return the contents of `policy_spec.json`; raises the errors of `read_json`."""
     path, old = run_dir / POLICY_FILE, run_dir / OLD_POLICY_FILE
     return read_json(old if old.exists() and not path.exists() else path, "policy")["policy"]
 
 
 def read_json(path: Path, *tables: str) -> dict[str, Any]:
-    """Read a file of a run's folder and check that this version understands it, and that it has these tables.
+    """Read a JSON file of a run folder; check its format and that it has these tables.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, lacks a table, or another version of this package wrote it.
-
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not JSON, lacks a table, or another version of this package wrote it.
     """
     data = read_file(path)
     try:
@@ -234,11 +234,11 @@ def read_json(path: Path, *tables: str) -> dict[str, Any]:
         commit = contents.get("git_commit") if isinstance(contents, dict) else None
         raise ValueError(
             f"{path} was written by genpo-jax {writer}{f' (commit {commit[:12]})' if commit else ''} in format "
-            f"{found}, and version {__version__} reads format {FORMAT} alone; go on with that version, or "
-            "start a new run"
+            f"{found}, and version {__version__} reads only format {FORMAT}; use the version that wrote it, "
+            "or start a new run"
         )
-    if lacking := [name for name in tables if not isinstance(contents.get(name), dict)]:
-        raise ValueError(f"{path} lacks {', '.join(lacking)}; restore it, or start a new run")
+    if missing := [name for name in tables if not isinstance(contents.get(name), dict)]:
+        raise ValueError(f"{path} lacks {', '.join(missing)}; restore it, or start a new run")
     return contents
 
 
@@ -253,9 +253,9 @@ def _versions() -> dict[str, str]:
 
 
 def git_state() -> tuple[str | None, bool | None]:
-    """Return the commit of this package's checkout and whether tracked files differ from it, or two None."""
+    """Return the commit of this package's checkout, and whether tracked files differ from it; None outside git."""
     try:
-        # A virtual environment inside someone else's repository must not report that repository's commit.
+        # If the package is installed inside another repository, do not report the commit of that repository.
         _git("ls-files", "--error-unmatch", Path(__file__).name)
         return _git("rev-parse", "HEAD"), bool(_git("status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.SubprocessError):

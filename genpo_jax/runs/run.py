@@ -39,15 +39,15 @@ FREE_ON_RESUME = ("num_timesteps", "num_evals", "eval_envs", "checkpoint_minutes
 
 
 class Run(Session):
-    """One training run by reinforcement learning and the folder it writes.
+    """A reinforcement learning run and its folder.
 
     Args:
         env: the environment to train on.
         config: all settings.
         run_dir: folder of the run.
-        env_is_object: whether only the caller can make the environment again.
-        start: a policy whose networks and normalizer a new run starts with.
-        options: of `Session`.
+        env_is_object: whether the environment was passed as an object, so that only the caller can create it again.
+        start: initial policy of a new run: its networks and normalizer are copied.
+        options: further arguments of `Session`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Run(Session):
         return self.trainer.select(state, index)
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
-        """Return the states of single seeds as one."""
+        """Join the states of single seeds."""
         return self.trainer.join(states)
 
     def program(self) -> tuple[Any, tuple[Any, ...]]:
@@ -101,36 +101,36 @@ class Run(Session):
         return jax.device_get(self.evaluator.metrics(state, self.config.seeds))
 
     def observe(self, metrics: dict[str, Any]) -> None:
-        """Look for signs that nothing is learned."""
+        """Check the metrics for signs that nothing is learned."""
         self.health.observe(metrics)
 
     @property
     def failure(self) -> Exception | None:
-        """The error of a run that learned nothing for many chunks."""
+        """The error that ends a run which learned nothing for many chunks; None while training may continue."""
         return self.health.verdict() if self.health.hopeless else None
 
     def policies_of(self, state: TrainState) -> dict[int, TrainedPolicy]:
-        """Return the policy of every seed in a state."""
+        """Return the policy of every seed."""
         specs = {seed: PolicySpec.of(self.env, self.config, seed) for seed in self.config.seeds}
         return {seed: policy_of(spec, state, i) for i, (seed, spec) in enumerate(specs.items())}
 
     @property
     def env_sha256(self) -> dict[str, str] | None:
-        """Hashes of the files of the environment's model, if it has them."""
+        """SHA-256 hashes of the environment's model; None if the environment has none."""
         return getattr(self.env, "sha256", None)
 
     def check_resumed(self) -> None:
-        """Warn where the model of the environment has changed."""
+        """Warn if the model of the environment has changed."""
         saved, present = read_config(self.run_dir)["environment"].get("sha256"), self.env_sha256
         if saved and present and saved["model"] != present["model"]:
             logger.warning(
-                "the model of %s differs from the one that the run in %s was trained on (SHA-256 %s, now %s); training "
-                "continues with the present one",
+                "the model of %s has changed since the last training in %s (SHA-256 %s, now %s); training continues "
+                "with the present model",
                 *(self.config.env, self.run_dir, saved["model"][:12], present["model"][:12]),
             )
 
     def write_settings(self) -> None:
-        """Write `config.json` and `policy_spec.json`, of all seeds together and of each."""
+        """Write `config.json` of the run, and `config.json` and `policy_spec.json` of each seed."""
         device = jax.devices()[0].device_kind, jax.device_count()
         source = {"env_factory": envs.factory_path(self.config.env), "env_is_object": self.env_is_object}
         source |= {"run_id": self.run_id, "env_sha256": self.env_sha256}
@@ -151,59 +151,59 @@ def train(
     callbacks: Sequence[Callback] = (),
     start: TrainedPolicy | None = None,
 ) -> Run:
-    """Train a policy, leave everything in `run_dir`, and return the run.
+    """Train a policy, write the run folder, and return the run.
 
         run = genpo_jax.train("hopper", genpo_jax.preset("hopper", "genpo++"))
         action = run.policy(obs)
 
     Args:
-        env: a name (of Brax, MuJoCo Playground, a toy, one given to `register_env`, or `package.module:NAME`), an
-            `Environment`, or an unwrapped environment object of Brax or Playground. It wins over the config's `env`;
-            None takes that.
-        config: all settings, as from `preset`; None takes those of the run to resume, or the preset of `env`.
-        run_dir: folder of the run; None makes one under `runs/`.
-        resume: continue from the newest checkpoint in `run_dir`, bit for bit. Settings must equal those saved there,
+        env: a name (see `Config.env`), an `Environment`, or an unwrapped environment object of Brax or Playground. It
+            overrides `config.env`. None: the environment of `config`.
+        config: all settings, for example from `preset`. None: the settings of the run to resume, or the preset of
+            `env`.
+        run_dir: run folder. None: a new folder under `runs/`.
+        resume: resume from the newest checkpoint in `run_dir`, bit-identically. All settings must equal the saved ones,
             except `num_timesteps`, `num_evals`, `eval_envs` and `checkpoint_minutes`.
         progress: show progress on standard output.
         randomization_fn: `(model, keys) -> (batched model, axes)`, as in Brax and Playground: draws physics parameters
             for each episode. To resume such a run, pass it again.
-        callbacks: called during training (`genpo_jax.runs.callbacks`), such as `WandbLogger`.
-        start: a policy whose networks and normalizer a new run starts with (`genpo_jax.load`); the config's method
-            must have the same networks.
+        callbacks: called during training, for example a `genpo_jax.runs.callbacks.WandbLogger`.
+        start: initial policy of a new run, from `genpo_jax.load`: its networks and normalizer are copied. The config's
+            method must have the same networks.
 
     Returns:
-        the run, with `policy`, `metrics` (the last values, by name), `run_dir` and `stopped` (by Ctrl-C).
+        the run, with `policy`, `metrics` (last values by name), `run_dir` and `stopped` (whether Ctrl-C stopped it).
 
     Raises:
-        ValueError: before anything is compiled, if the environment is unknown, a setting is bad, `run_dir` holds a run
-            that `resume` does not ask for, or there is nothing to resume.
-        TypeError: if `env` is no environment, or `config` no `Config`.
+        ValueError: before compilation, if the environment is unknown, a setting is invalid, `run_dir` holds a run but
+            `resume` is False, or there is no run to resume.
+        TypeError: if `env` is not an environment or `config` is not a `Config`.
     """
     if resume and run_dir is None:
-        raise ValueError("resume=True needs run_dir, the folder of the run to go on with")
+        raise ValueError("resume=True needs run_dir, the folder of the run to resume")
     if not (config is None or isinstance(config, Config)):
-        raise TypeError(f"config must be a Config, as from genpo_jax.preset, got {type(config).__name__}")
+        raise TypeError(f"config must be a Config, such as genpo_jax.preset returns, got {type(config).__name__}")
     configure_jax()
     keep_memory_flat()
     is_object = not (env is None or isinstance(env, str))
     if is_object:
-        # Once: a library's environment is traced when it is wrapped.
+        # Wrap only once: wrapping traces the environment of a library.
         env = envs.as_environment(env)
     if randomization_fn is not None:
         if not is_object:
-            raise ValueError(f"randomization_fn needs an environment object, got env {env!r}; make_env gives one")
+            raise ValueError(f"randomization_fn needs an environment object, got env {env!r}; create it with make_env")
         env = RandomizedEnvironment(envs.as_environment(env), randomization_fn)
     if resume:
         assert run_dir is not None
         check_run_dir(Path(run_dir), resume=True)
-        env, config = _continued(Path(run_dir), env, config)
+        env, config = _resumed(Path(run_dir), env, config)
     elif config is None:
         config = preset(env if isinstance(env, str) else "")
     assert config is not None
-    environment, config = _environment(env, config)
+    environment, config = _named(env, config)
     if run_dir is not None:
         check_run_dir(Path(run_dir), resume)
-    # Bad solver parameters show here within a second; importing the physics takes ten.
+    # Refuses invalid solver parameters within a second. The import of the physics takes ten seconds.
     nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
     environment = environment or envs.make(config.env, config.backend, config.env_options.randomize)
     path = new_run_dir(config) if run_dir is None else Path(run_dir)
@@ -221,11 +221,11 @@ def train(
     return run
 
 
-def _environment(env: Any, config: Config) -> tuple[Environment | None, Config]:
-    """Return an environment object, or None where a name says it all, and the config that names it."""
+def _named(env: Any, config: Config) -> tuple[Environment | None, Config]:
+    """Return the environment object, or None for a name, and the config with the name of the environment."""
     if env is None or isinstance(env, str):
         if env is not None and env != config.env:
-            # A backend belongs to the environment that it was chosen for.
+            # The backend in the config was chosen for another environment.
             config = replace(config, env=env, backend=None)
         envs.check(config.env, config.backend)
         return None, config
@@ -233,16 +233,16 @@ def _environment(env: Any, config: Config) -> tuple[Environment | None, Config]:
     return environment, replace(config, env=environment.name, backend=None)
 
 
-def _continued(run_dir: Path, env: Any, config: Config | None) -> tuple[Any, Config]:
-    """Return environment and settings of a run to go on with.
+def _resumed(run_dir: Path, env: Any, config: Config | None) -> tuple[Any, Config]:
+    """Return environment and settings of a run to resume.
 
     Raises:
-        ValueError: if the settings are those of another run, or nobody can make its environment again.
+        ValueError: if a setting differs that must not, or the environment cannot be created from the run folder.
     """
     saved = saved_config(run_dir)
     if config is None:
         config = saved
-    named = config if env is None else _environment(env, config)[1]
+    named = config if env is None else _named(env, config)[1]
     refuse_changes(saved, named)
     if env is None:
         find_environment(run_dir)
@@ -250,7 +250,7 @@ def _continued(run_dir: Path, env: Any, config: Config | None) -> tuple[Any, Con
 
 
 def refuse_changes(saved: Config, config: Config) -> None:
-    """Raise `ValueError` if a run would not be the same with these settings."""
+    """Raise `ValueError` if a setting differs that a resumed run must keep."""
     before, now = saved.to_dict(), config.to_dict()
     changed = [name for name in before if name not in FREE_ON_RESUME and before[name] != now[name]]
     if changed:

@@ -1,4 +1,4 @@
-"""The host side of every run, RL and pretraining alike: lock, resume, checkpoints, metrics, callbacks, signals."""
+"""The host loop of RL and of pretraining: lock, resume, checkpoints, metrics, callbacks, signals."""
 
 import io
 import logging
@@ -28,18 +28,18 @@ from genpo_jax.runs.progress import Progress
 from genpo_jax.runtime import memory_shortage, release_memory
 
 logger = logging.getLogger(__name__)
-# Seconds after which a save that failed is tried again, where checkpoints are not due sooner.
+# Seconds until a failed save is tried again, unless the next checkpoint is due sooner.
 RETRY_SECONDS = 60.0
 
 
 class Plan(NamedTuple):
-    """How long a run is, in steps of its own unit: env steps, or updates of pretraining.
+    """Length of a run, in env steps, or in updates for pretraining.
 
     Attributes:
         steps_per_chunk: steps between two lines of metrics, for each seed.
         num_chunks: chunks in the whole run.
-        num_evals: evaluations during the run, evenly spaced, plus one before it; 0 for none.
-        checkpoint_minutes: longest time between two checkpoints.
+        num_evals: evaluations during the run, evenly spaced, plus one before training; 0 disables them.
+        checkpoint_minutes: minutes between checkpoints.
     """
 
     steps_per_chunk: int
@@ -53,26 +53,26 @@ class Plan(NamedTuple):
         return self.num_chunks * self.steps_per_chunk
 
     def evaluation_due(self, before: int, now: int) -> bool:
-        """Whether one of the evenly spaced evaluations lies in (before, now]."""
+        """Whether one of the evenly spaced evaluations is due at a step in (before, now]."""
         return now * self.num_evals // self.total_steps > before * self.num_evals // self.total_steps
 
 
 class Session(ABC):
-    """A run and the folder it writes; see `genpo_jax.runs.folder` for the files.
+    """A run and its folder; `genpo_jax.runs.folder` lists the files.
 
     A subclass defines the state, the program of one chunk, and the evaluation.
 
     Args:
-        config: settings with which the policy acts; its seeds are those of the run.
+        config: settings of the policy and its environment; its seeds are the seeds of the run.
         plan: length of the run.
         run_dir: folder of the run.
-        resume: continue from the newest checkpoint in the folder.
+        resume: resume from the newest checkpoint in the folder.
         progress: show progress on standard output.
         callbacks: called during training.
 
     Attributes:
-        metrics: the last values, means over the seeds, by name.
-        stopped: whether the run was stopped before its end.
+        metrics: last values by name, means over the seeds.
+        stopped: whether the run stopped before its end.
     """
 
     unit: ClassVar[str] = "env steps"
@@ -112,7 +112,7 @@ class Session(ABC):
 
     @property
     def env(self) -> Environment | None:
-        """The environment of the run; None where it has none."""
+        """The environment of the run; None if the run has none."""
         return None
 
     @abstractmethod
@@ -133,41 +133,41 @@ class Session(ABC):
 
     @abstractmethod
     def policies_of(self, state: Any) -> dict[int, TrainedPolicy]:
-        """Return the policy of every seed in a state."""
+        """Return the policy of every seed."""
 
     def select(self, state: Any, index: int) -> Any:
         """Return the state of one seed, leaves `[1, ...]`."""
         return state if len(self.folders) == 1 else jax.tree.map(lambda x: x[index : index + 1], state)
 
     def join(self, states: Sequence[Any]) -> Any:
-        """Return the states of single seeds as one."""
+        """Join the states of single seeds."""
         return jax.tree.map(lambda *leaves: jax.numpy.concatenate(leaves), *states)
 
     def evaluate(self, state: Any) -> dict[str, Any]:
-        """Return metrics `[S]` of an evaluation."""
+        """Evaluate the policies; return metrics `[S]`."""
         del state
         return {}
 
     def check_resumed(self) -> None:  # noqa: B027
-        """Raise `ValueError` where the folder holds another run than the one to continue."""
+        """Raise `ValueError` if the folder holds another run than the run to resume."""
 
     def observe(self, metrics: dict[str, Any]) -> None:  # noqa: B027
-        """Look at the metrics `[S]` of a chunk."""
+        """Check the metrics `[S]` of a chunk."""
 
     @property
     def failure(self) -> Exception | None:
-        """An error that ends the run, after everything is saved; None while it may continue."""
+        """The error that ends the run after everything is saved; None while training may continue."""
         return None
 
     def train(self) -> None:
         """Train to the end, or until interrupted.
 
-        The first Ctrl-C (or SIGTERM, SIGHUP) finishes the present chunk, saves and returns; a second one stops at
-        once. Output that cannot be shown, drawn or written is reported and does not end a run, except the first and
-        the last checkpoint.
+        The first Ctrl-C (or SIGTERM, SIGHUP) finishes the present chunk, saves and returns; a second one stops at once.
+        A failure to display, draw or write output is reported and does not end the run. The exceptions are the first
+        and the last checkpoint.
 
         Raises:
-            ValueError: if the folder holds a run that `resume` does not ask for, or another run.
+            ValueError: if the folder holds a run but `resume` is False, or holds another run.
             OSError: if the first or the last checkpoint cannot be saved.
             ConnectionError: if another process was lost.
             SickRunError: if nothing was learned for many chunks in a row; everything is saved.
@@ -178,12 +178,12 @@ class Session(ABC):
             state, steps = self._start()
             progress = stack.enter_context(self._progress(steps))
             stop = stack.enter_context(stop_requests())
-            folders = self._written_folders()
+            folders = self._output_folders()
             self.writers = [stack.enter_context(self._writer(folder, steps)) for folder in folders]
             self.curves = [Curve(folder, self.curve_lines, self.unit) for folder in folders]
             for callback in self.callbacks:
-                stack.callback(self._unless_it_fails, callback.name, callback.close)
-                self._unless_it_fails(callback.name, callback.start, self.run_dir, self.run_id, self.config, self.env)
+                stack.callback(self._attempt, callback.name, callback.close)
+                self._attempt(callback.name, callback.start, self.run_dir, self.run_id, self.config, self.env)
             chunk = self._compile(state, progress)
             if steps == 0 and self.plan.num_evals:
                 self._record(0, self._evaluate(state), progress)
@@ -205,13 +205,13 @@ class Session(ABC):
                     self._call_back(steps, state)
                 self.stopped = any_process(bool(stop) or self._asked_to_stop) and steps < self.plan.total_steps
                 if any_process(time.monotonic() > self.save_due):
-                    # For the case that saving fails; a successful save sets it again.
+                    # The time of the next attempt if this one fails; a successful save overwrites it.
                     self.save_due = time.monotonic() + min(RETRY_SECONDS, 60 * self.plan.checkpoint_minutes)
-                    self._unless_it_fails("checkpoint", self._save, steps, state)
+                    self._attempt("checkpoint", self._save, steps, state)
             self._draw()
             self._save_last(steps, state)
             if self.stopped:
-                progress.message(f"stopped and saved at {steps:,} {self.unit}; continue with resume")
+                progress.message(f"stopped and saved at {steps:,} {self.unit}; to continue, resume the run")
         for checkpointer in self.checkpointers:
             checkpointer.close()
         self._state = state
@@ -220,7 +220,7 @@ class Session(ABC):
 
     @property
     def policy(self) -> TrainedPolicy:
-        """The policy at the end of the run; with several seeds that of the first."""
+        """The policy at the end of the run; with several seeds, the policy of the first seed."""
         return self.policies[self.config.seed]
 
     @property
@@ -231,17 +231,17 @@ class Session(ABC):
         return self.policies_of(self._state)
 
     def restore(self) -> tuple[int, Any]:
-        """Return the steps and the state, of all seeds, of the newest checkpoint that every seed has.
+        """Return steps and state from the newest checkpoint that all seeds have.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is no such checkpoint.
         """
         one = self.abstract_state()
         if len(self.checkpointers) == 1:
             steps, state, meta = self.checkpointers[0].restore(one)
             self.previous_seconds = meta["wall_seconds"]
             return steps, state
-        # A run that is killed while it saves leaves some seeds one checkpoint ahead of the others.
+        # If a run is killed during a save, some seeds are one checkpoint ahead of the others.
         common = set.intersection(*(set(checkpointer.steps()) for checkpointer in self.checkpointers))
         for steps in sorted(common, reverse=True):
             if all(checkpointer.is_intact(steps) for checkpointer in self.checkpointers):
@@ -266,7 +266,7 @@ class Session(ABC):
                 )
         else:
             steps, state = 0, self.init_state()
-            # From here on there is always a checkpoint to resume from.
+            # From now on the folder always has a checkpoint to resume from.
             self._save(0, state)
         self.saved_steps = steps
         if is_writer():
@@ -295,19 +295,19 @@ class Session(ABC):
         stream = None if is_writer() and self.show_progress else io.StringIO()
         return Progress(self.plan.total_steps, start=steps, stream=stream)
 
-    def _written_folders(self) -> list[Path]:
-        """The folders of the seeds and of their means; none except in the first process."""
+    def _output_folders(self) -> list[Path]:
+        """Return the folders of the seeds and of their means; only the first process has any."""
         if not is_writer():
             return []
         return self.folders + [folder for folder in [self.run_dir] if folder not in self.folders]
 
     def _writer(self, folder: Path, steps: int) -> MetricsWriter:
-        # The checkpoint at 0 is older than the evaluation at 0, which is repeated.
+        # The checkpoint at step 0 is older than the evaluation at step 0, so the evaluation is repeated.
         resume_at = (steps or -1) if self.resume else None
         return MetricsWriter(folder, resume_at, self.plan.steps_per_chunk)
 
     def _record(self, steps: int, metrics: dict[str, Any], progress: Progress) -> None:
-        """Write metrics, `[S]` or one number for all seeds; keep and show their means over the seeds."""
+        """Write metrics, `[S]` or one number for all seeds; keep and display their means over the seeds."""
         means = {name: float(np.mean(values)) for name, values in metrics.items()}
         by_seed = [
             {name: float(values if np.ndim(values) == 0 else values[i]) for name, values in metrics.items()}
@@ -316,39 +316,39 @@ class Session(ABC):
         seconds = self._wall_seconds()
         # With one seed there is no folder of means.
         for writer, curve, values in zip(self.writers, self.curves, [*by_seed, means], strict=False):
-            self._unless_it_fails("metrics", writer.write, steps, seconds, values)
+            self._attempt("metrics", writer.write, steps, seconds, values)
             curve.add({"env_steps": steps, "wall_seconds": seconds} | values)
         for callback in self.callbacks:
-            self._unless_it_fails(callback.name, callback.metrics, steps, seconds, means)
+            self._attempt(callback.name, callback.metrics, steps, seconds, means)
         progress.update(steps, means)
         self.metrics |= means
 
     def _call_back(self, steps: int, state: Any) -> None:
         """Pass the policy of the first seed to the callbacks."""
         for callback in self.callbacks:
-            self._unless_it_fails(
-                callback.name, lambda see=callback.evaluated: see(steps, self.policies_of(state)[self.config.seed])
+            self._attempt(
+                callback.name, lambda call=callback.evaluated: call(steps, self.policies_of(state)[self.config.seed])
             )
 
     def _draw(self) -> None:
         for curve in self.curves:
-            self._unless_it_fails("curve", curve.draw)
+            self._attempt("curve", curve.draw)
 
-    def _unless_it_fails(self, what: str, call: Callable[..., Any], *args: Any) -> None:
-        """Do what training does not depend on; report its first failure, and its recovery."""
+    def _attempt(self, name: str, call: Callable[..., Any], *args: Any) -> None:
+        """Call a function whose failure does not end training; report its first failure and its recovery."""
         try:
             call(*args)
         except (StopTraining, SystemExit) as request:
-            logger.warning("the %s asked to stop training (%s); saving", what, request)
+            logger.warning("the %s asked to stop training (%s); saving", name, request)
             self._asked_to_stop = True
         except Exception as error:
-            if what not in self._failing:
-                logger.warning("the %s of %s could not be written (%s); training continues", what, self.run_dir, error)
-            self._failing.add(what)
+            if name not in self._failing:
+                logger.warning("the %s of %s could not be written (%s); training continues", name, self.run_dir, error)
+            self._failing.add(name)
         else:
-            if what in self._failing:
-                logger.warning("%s of %s: written again", what, self.run_dir)
-            self._failing.discard(what)
+            if name in self._failing:
+                logger.warning("the %s of %s is written again", name, self.run_dir)
+            self._failing.discard(name)
 
     def _save(self, steps: int, state: Any) -> None:
         for i, checkpointer in enumerate(self.checkpointers):
@@ -364,7 +364,7 @@ class Session(ABC):
         except OSError as error:
             raise OSError(
                 f"trained to {steps:,} {self.unit}, but the last checkpoint could not be saved ({error}); the "
-                f"checkpoint at {self.saved_steps:,} is intact: fix the cause, then continue with resume=True"
+                f"checkpoint at {self.saved_steps:,} is intact; fix the cause, then use resume=True"
             ) from error
 
     def _wall_seconds(self) -> float:
@@ -376,7 +376,7 @@ def stop_requests() -> Iterator[list[int]]:
     """Collect the first SIGINT, SIGTERM or SIGHUP in a list instead of raising; a second one acts as usual."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        # Python lets no other thread handle signals.
+        # In Python only the main thread can set signal handlers.
         yield received
         return
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]

@@ -1,1 +1,1 @@
-"""Learning: one update on one page (`algorithm`), the program that runs it (`trainer`), and what they are made of."""
+"""PPO: one update (`algorithm`), the compiled program (`trainer`), and their parts."""

@@ -28,35 +28,35 @@ def generalized_advantages(
     gamma: ArrayLike,
     gae_lambda: ArrayLike,
 ) -> Advantages:
-    """Estimate advantages by GAE (Schulman et al. 2016, arXiv:1506.02438), with both kinds of episode end.
+    """Estimate advantages by GAE (Schulman et al. 2016, arXiv:1506.02438), with terminations and truncations.
 
-    A terminated step has no future. A truncated one has a future that is not seen: it is bootstrapped from
-    `next_value`, but no later advantage flows into it, as what follows belongs to another episode.
+    After a termination the value is 0. After a truncation it is bootstrapped from `next_value`. Both cut the sum of
+    later temporal differences, because the next step belongs to another episode.
 
     Args:
         reward: `[T, B]`.
-        value: `[T, B]`, of the observation before each step.
-        next_value: `[T, B]`, of the real observation after each step, before any reset.
+        value: `[T, B]`, value of the observation before each step.
+        next_value: `[T, B]`, value of the real observation after each step, before any reset.
         terminated: `[T, B]`, boolean.
         truncated: `[T, B]`, boolean.
         gamma: discount per step.
-        gae_lambda: decay of the weight of later temporal differences.
+        gae_lambda: decay per step of the weight of later temporal differences.
 
     Raises:
-        ValueError: if the arrays differ in shape, a flag is not boolean, or a plain number is not in [0, 1].
+        ValueError: if the shapes differ, a flag is not boolean, or `gamma` or `gae_lambda` is a number outside [0, 1].
     """
     require_one_shape(2, reward=reward, value=value, next_value=next_value, terminated=terminated, truncated=truncated)
     require_flags(terminated=terminated, truncated=truncated)
     require_fraction(gamma=gamma, gae_lambda=gae_lambda)
-    # Selected, not multiplied: what the value function says after a termination may be NaN.
+    # `where` instead of a product: the value after a termination may be NaN.
     next_value = jnp.where(terminated, 0.0, next_value)
-    flows_on = 1.0 - (terminated | truncated).astype(value.dtype)
+    continues = 1.0 - (terminated | truncated).astype(value.dtype)
     delta = reward + gamma * next_value - value
 
     def step(later: Array, inputs: tuple[Array, Array]) -> tuple[Array, Array]:
-        delta, flows_on = inputs
-        advantage = delta + gamma * gae_lambda * flows_on * later
+        delta, continues = inputs
+        advantage = delta + gamma * gae_lambda * continues * later
         return advantage, advantage
 
-    _, advantage = jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, flows_on), reverse=True)
+    _, advantage = jax.lax.scan(step, jnp.zeros_like(delta[0]), (delta, continues), reverse=True)
     return Advantages(advantage, advantage + value)

@@ -1,4 +1,4 @@
-"""Policy and value function as one set of parameters."""
+"""Policy and value network with one set of parameters."""
 
 from typing import Any
 
@@ -13,12 +13,12 @@ from genpo_jax.shapes import Action, Numbers
 
 
 def critic_obs_of(observation_sizes: dict[str, int]) -> str:
-    """Return which observation the critic sees: `privileged_state` where the environment offers it, else `state`."""
+    """Return the name of the critic's observation: `privileged_state` if the environment has it, else `state`."""
     return "privileged_state" if "privileged_state" in observation_sizes else ACTOR_OBS
 
 
 class Agent(nnx.Module):
-    """A policy and a value network, each on its own part of the observation; the actor sees `state`.
+    """A policy, which observes `state`, and a value network, which may observe `privileged_state`.
 
     Raises:
         ValueError: if there is no observation called `state`.
@@ -41,7 +41,7 @@ class Agent(nnx.Module):
         self.value = ValueNetwork(observation_sizes[self.critic_obs], networks, rngs)
 
     def sample(self, obs: Observation, key: Array) -> tuple[Action, Any]:
-        """Draw actions `[..., d]`, with the record for `log_ratio`."""
+        """Draw actions `[..., d]`; return them and the record for `log_ratio`."""
         return self.policy.sample(obs[ACTOR_OBS], key)
 
     def act(self, obs: Observation, carry: Any, key: Array) -> tuple[Action, Any, Any]:
@@ -49,11 +49,11 @@ class Agent(nnx.Module):
         return self.policy.act(obs[ACTOR_OBS], carry, key)
 
     def zero_noise_act(self, obs: Observation, carry: Any) -> tuple[Action, Any]:
-        """Return the actions `[..., d]` of zero noise and the policy's next carry."""
+        """Return the deterministic actions `[..., d]` and the policy's next carry."""
         return self.policy.zero_noise_act(obs[ACTOR_OBS], carry)
 
     def complete(self, obs: Observation, record: Any, key: Array) -> Any:
-        """Return records `[..., *]` of a rollout with all that the update needs."""
+        """Add to the records `[..., *]` of a rollout the data that only the update needs."""
         return self.policy.complete(obs[ACTOR_OBS], record, key)
 
     def log_ratio(self, obs: Observation, record: Any) -> Array:
@@ -61,15 +61,15 @@ class Agent(nnx.Module):
         return self.policy.log_ratio(obs[ACTOR_OBS], record)
 
     def auxiliary_loss(self, obs: Observation, record: Any) -> Array:
-        """Return what the method adds to the PPO loss, a scalar."""
+        """Return the additional loss of the method, a scalar."""
         return self.policy.auxiliary_loss(obs[ACTOR_OBS], record)
 
     def action_log_prob(self, obs: Observation, record: Any) -> Array:
-        """Return the log density `[...]` of recorded actions, or an estimate no lower in the mean."""
+        """Return the log density `[...]` of recorded actions, or an estimate; see `Policy.action_log_prob`."""
         return self.policy.action_log_prob(obs[ACTOR_OBS], record)
 
     def zero_noise_action(self, obs: Observation) -> Array:
-        """Return the actions `[..., d]` of zero noise."""
+        """Return the deterministic actions `[..., d]`."""
         return self.policy.zero_noise_action(obs[ACTOR_OBS])
 
     def value_of(self, obs: Observation) -> Numbers:

@@ -1,4 +1,4 @@
-"""One update of one seed on one page: collect, reward, batch, improve, absorb."""
+"""One update of one seed: collect, reward, batch, improve, absorb."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,24 +25,24 @@ from genpo_jax.training.rollout import Rollout, is_whole
 from genpo_jax.training.schedule import linear_schedule
 
 Metrics = dict[str, Array]
-# Metrics of an update that are sums over the episodes that ended in it; a chunk divides them by their number.
+# Prefixes of metrics that are sums over the episodes that ended. A chunk divides them by the number of these episodes.
 PER_EPISODE = ("train/episode_return", "train/episode_length", "train/env/")
-# Children of a seed's key: of updates, parameters, episodes and evaluation.
+# Keys split from the key of a seed: for updates, parameters, episodes and evaluation.
 NUM_CHILDREN = 4
 
 
 class TrainState(PyTreeNode):
-    """Everything needed to continue bit for bit. Outside of an update, all leaves have a leading axis S of seeds.
+    """Training state, complete for a bit-identical resume. Outside an update, every leaf has a leading axis S of seeds.
 
     Attributes:
         learner: parameters, optimizer state, learning rate.
-        obs_moments: running moments by observation name; empty where observations are not standardized.
+        obs_moments: running moments by observation name; empty if observations are not standardized.
         reward_scale: running scale of the rewards.
         episodes: states of all environments.
         key: typed PRNG key.
-        num_updates: int32 scalar; the host multiplies it by the steps per update, which may exceed 2^31.
-        initial_policy: parameters of the initial policy, where an extension needs them; else None.
-        policy_carry: the policy's memory in each environment `[B, ...]`; () for a policy without memory.
+        num_updates: int32 scalar, number of updates done. The host counts env steps, which may exceed 2^31.
+        initial_policy: parameters of the initial policy if an extension needs them; otherwise None.
+        policy_carry: the policy's carry `[B, ...]`; () for a policy without memory.
     """
 
     learner: Learner
@@ -61,12 +61,12 @@ class Algorithm:
 
     Attributes:
         env: the environments.
-        config: settings; numbers in `Hyperparameters` are read from there instead.
-        graph: the static part of an agent; parameters complete it.
+        config: settings of the run. The numbers in `Hyperparameters` take precedence.
+        graph: static part of the agent, to be merged with parameters.
         run_rollout: `(params, obs_moments, episodes, carry) -> (episodes, carry, rollout)`.
         shuffle: see `ppo.split_minibatches`.
         start_episodes: `keys [B] -> episodes`.
-        num_groups: groups G that minibatches draw equally from.
+        num_groups: number G of groups of environments; every minibatch has the same share of each group.
     """
 
     env: EpisodeEnv
@@ -122,7 +122,7 @@ class Algorithm:
         return self.run_rollout(state.learner.params, state.obs_moments, state.episodes, state.policy_carry)
 
     def context(self, state: TrainState, rollout: Rollout, hyper: Hyperparameters, key: Array) -> Update:
-        """Return what the phases and the extensions see of this update."""
+        """Return the data of this update that its phases and the extensions read."""
         initial_agent = None
         if state.initial_policy is not None:
             params = jax.tree.map(lambda x: x, state.learner.params)
@@ -143,12 +143,12 @@ class Algorithm:
         )
 
     def reward(self, update: Update, scale: RewardScale, hyper: Hyperparameters) -> tuple[Steps, RewardScale, Metrics]:
-        """Return the rewards `[T, B]` to learn from, in units of their scale, that scale after them, and metrics."""
+        """Return the scaled rewards `[T, B]` with the terms of the extensions, the updated scale, and metrics."""
         reward, metrics = update.rollout.reward, {}
         for extension in hyper.extensions:
             term, added = extension.reward(update)
             reward, metrics = reward + term, metrics | added
-        # Unlike the observation moments, the reward scale does not enter the ratio: it may move at once.
+        # Unlike the observation moments, the reward scale does not affect the ratio, so it is updated at once.
         scale = scale.absorb(reward, update.rollout.ended, update.gamma)
         return reward / (scale.moments.std if self.config.ppo.normalize_rewards else 1.0), scale, metrics
 
@@ -156,10 +156,10 @@ class Algorithm:
         """Return transitions with advantages and value targets, in groups `[G, T * B / G, ...]`.
 
         Args:
-            update: the update.
-            reward: `[T, B]`, to learn from.
+            update: data of the update.
+            reward: `[T, B]`, scaled rewards.
             last_obs: `[B, ...]`, observations after the last step.
-            hyper: numbers of the update.
+            hyper: hyperparameters.
         """
         rollout, agent = update.rollout, update.agent
         value = agent.value_of(update.obs)
@@ -185,7 +185,7 @@ class Algorithm:
     def improve(
         self, update: Update, learner: Learner, batch: Batch, key: Array, hyper: Hyperparameters
     ) -> tuple[Learner, Metrics]:
-        """Return the learner after all epochs on a batch, and metrics."""
+        """Return the learner after all epochs on the batch, and metrics."""
         before = rate = learner.learning_rate
         for extension in hyper.extensions:
             rate = extension.rate_during(rate, update.num_updates)
@@ -200,9 +200,9 @@ class Algorithm:
     def absorb(
         self, update: Update, state: TrainState, reward_scale: RewardScale, hyper: Hyperparameters
     ) -> tuple[dict[str, RunningMoments], Array]:
-        """Return the observation statistics after the update, and how many statistics refused non-finite samples.
+        """Return the updated observation statistics, and the number of statistics that refused non-finite samples.
 
-        They are fixed from the rollout to the end of the update: with other statistics the ratio of unchanged
+        The statistics stay fixed from the rollout to the end of the update. Otherwise the ratio of unchanged
         parameters would not be 1.
         """
         samples = [update.rollout.obs]
@@ -218,7 +218,7 @@ class Algorithm:
         return moments, sum(refused, jnp.zeros(()))
 
     def make_agent(self, params: Any) -> Agent:
-        """Return the agent of these parameters."""
+        """Return the agent with these parameters."""
         return nnx.merge(self.graph, params)
 
     def normalize(self, state: TrainState, obs: Observation) -> Observation:
@@ -226,15 +226,15 @@ class Algorithm:
         return normalizer.standardize_each(state.obs_moments, obs)
 
     def _group(self, x: Array) -> Array:
-        """Bring `[T, B, ...]` into `[G, T * B / G, ...]`."""
+        """Reshape `[T, B, ...]` to groups of environments `[G, T * B / G, ...]`."""
         unroll, num_envs, *rest = x.shape
         groups = x.reshape(unroll, self.num_groups, num_envs // self.num_groups, *rest).swapaxes(0, 1)
         return groups.reshape(self.num_groups, -1, *rest)
 
 
 def evaluation_key(key: Array, num_updates: Array) -> Array:
-    """Return the key for evaluating a seed after that many updates; training never uses it."""
-    # Folded into a child: folding n into the key itself would give its n-th child, which training uses.
+    """Return the key of the evaluation after `num_updates` updates of a seed; training never uses it."""
+    # Fold into a child key: `fold_in(key, n)` equals the n-th key of a split, which training uses.
     *_, child = jax.random.split(key, NUM_CHILDREN)
     return jax.random.fold_in(child, num_updates)
 
@@ -245,7 +245,7 @@ def new_agent(env: EpisodeEnv, config: Config, key: Array) -> Agent:
 
 
 def summarize(rollout: Rollout, time_limit: int) -> Metrics:
-    """Return scalar metrics of a rollout; those named in `PER_EPISODE` are sums over the episodes that ended."""
+    """Return scalar metrics of a rollout; the metrics in `PER_EPISODE` are sums over the episodes that ended."""
     whole = is_whole(rollout, time_limit)
     return {
         "train/reward": rollout.reward.mean(),

@@ -1,4 +1,4 @@
-"""The transitions that an update learns from."""
+"""Transitions of one update."""
 
 from typing import Any
 
@@ -9,17 +9,16 @@ from genpo_jax.envs import Observation
 
 
 class Batch(PyTreeNode):
-    """Transitions `[..., N, ...]`: N in each group; observations are standardized.
+    """Transitions `[..., N, ...]`, N in each group.
 
     Attributes:
         obs: standardized observations.
-        record: what the policy needs to compute the ratio of the action taken.
+        record: data from which the policy computes the ratio of the executed action.
         value: value estimate at collection.
         value_target: regression target of the value network.
         advantage: standardized over the rollout.
         is_image: whether a transition is the mirror image of another; None without images.
-        other_records: records of actions that were not executed, in the same states, by the name of the extension that
-            drew them.
+        other_records: records of other actions that were drawn in the same states but not executed, by name.
     """
 
     obs: Observation

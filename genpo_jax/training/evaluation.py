@@ -1,4 +1,4 @@
-"""Returns over whole episodes, with sampled and with deterministic actions."""
+"""Evaluation during training, with sampled and with deterministic actions."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,15 @@ from genpo_jax.training.trainer import Trainer
 
 
 class Evaluator:
-    """Plays whole episodes of the present policy, `num_episodes` for each kind of noise, all side by side."""
+    """Evaluation of the present policy over whole episodes.
+
+    `num_episodes` episodes have sampled actions, and as many have deterministic actions; all run in parallel.
+    """
 
     def __init__(self, trainer: Trainer, num_episodes: int) -> None:
         self.trainer = trainer
         self.num_episodes = num_episodes
-        # Every device plays all of them: a few episodes are not worth spreading, and every process has the result.
+        # Every device plays all episodes: they are too few to spread, and every process then has the result.
         everywhere = sharding.replicated(trainer.mesh)
         self.program = jax.jit(
             jax.vmap(self._evaluate), out_shardings=everywhere, compiler_options=trainer.compiler_options
@@ -29,13 +32,13 @@ class Evaluator:
     def metrics(self, state: TrainState, seeds: Sequence[int]) -> dict[str, Array]:
         """Return metrics `[S]` of the S seeds.
 
-        The noise depends only on the seed and the number of updates, so evaluating does not change training.
+        The noise depends only on the seed and the number of updates, so an evaluation does not change training.
         """
         keys = jnp.stack([jax.random.key(seed) for seed in seeds])
         return self.program(state, keys)
 
     def _evaluate(self, state: TrainState, key: Array) -> dict[str, Array]:
-        """Return mean and spread of the return, mean length and metrics, for sampled and deterministic actions."""
+        """Return mean and standard deviation of the return, mean length and metrics, for both kinds of actions."""
         env, algorithm, half = self.trainer.env, self.trainer.algorithm, self.num_episodes
         agent = algorithm.make_agent(state.learner.params)
         reset_key, key = jax.random.split(evaluation_key(key, state.num_updates))

@@ -1,4 +1,4 @@
-"""Play episodes: the one loop that evaluation, recording, demonstrations, players and studies share."""
+"""Play episodes; evaluation, recording, demonstrations, players and studies share this loop."""
 
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -16,10 +16,10 @@ Frame = Callable[[EpisodeState, Array, Timestep], Any]
 
 
 class Actor(NamedTuple):
-    """Acts in n episodes side by side.
+    """A function that acts in n parallel episodes, and a function that returns its initial carry.
 
     Attributes:
-        start: `key -> carry`, at the start of the episodes.
+        start: `key -> carry`, the carry at the start of the episodes.
         act: `(carry, obs, key) -> (carry, action [n, *])`, one action per call of `EpisodeEnv.step`.
     """
 
@@ -33,9 +33,9 @@ class Episodes(NamedTuple):
     Attributes:
         returns: sum of rewards `[n]`.
         lengths: env steps `[n]`.
-        metrics: of the environment, by name, each `[n]`: sums, and the last value of an outcome (`is_outcome`).
-        terminated: whether the episode terminated; else it reached its time limit, `[n]`.
-        frames: the values of `frame` at every step `[T, n, ...]`; those after the end of an episode are meaningless.
+        metrics: metrics of the environment by name, each `[n]`: sums, and the last value of an outcome (`is_outcome`).
+        terminated: whether the episode terminated; otherwise it was truncated, `[n]`.
+        frames: values of `frame` at every step `[T, n, ...]`; values after the end of an episode are meaningless.
             None without `frame`.
     """
 
@@ -50,50 +50,50 @@ def play_episodes(env: EpisodeEnv, actor: Actor, reset_keys: Array, key: Array, 
     """Play one whole episode in each of n environments.
 
     Args:
-        env: batched episodes.
-        actor: acts in all of them.
-        reset_keys: typed keys of the episodes `[n]`.
+        env: the environments.
+        actor: acts in all environments.
+        reset_keys: typed keys `[n]`, one for each episode.
         key: typed key of the actor.
         frame: `(episodes before the step, action, timestep) -> pytree [n, ...]`, recorded at every step.
     """
-    # A child that no split of this key has: the loop takes the first two.
-    memory = actor.start(jax.random.fold_in(key, 2))
+    # Child 2 of the key: the loop uses children 0 and 1.
+    actor_carry = actor.start(jax.random.fold_in(key, 2))
     episodes = env.init(reset_keys)
 
     def step(carry: Any) -> Any:
-        number, episodes, memory, finished, results, frames, key = carry
+        number, episodes, actor_carry, finished, results, frames, key = carry
         key, action_key = jax.random.split(key)
-        memory, action = actor.act(memory, episodes.obs, action_key)
+        actor_carry, action = actor.act(actor_carry, episodes.obs, action_key)
         after, timestep = env.step(episodes, action)
         if frame is not None:
-            seen = frame(episodes, action, timestep)
-            frames = jax.tree.map(lambda all_, one: all_.at[number].set(one), frames, seen)
-        # Environments restart by themselves; only their first episodes count.
+            new = frame(episodes, action, timestep)
+            frames = jax.tree.map(lambda frames, new: frames.at[number].set(new), frames, new)
+        # Environments restart automatically; only their first episodes count.
         ends = ~finished & (timestep.terminated | timestep.truncated)
-        seen = (timestep.episode_return, timestep.episode_length, timestep.episode_metrics, timestep.terminated)
-        results = jax.tree.map(lambda old, new: jnp.where(ends, new, old), results, seen)
-        return number + 1, after, memory, finished | ends, results, frames, key
+        new = (timestep.episode_return, timestep.episode_length, timestep.episode_metrics, timestep.terminated)
+        results = jax.tree.map(lambda old, new: jnp.where(ends, new, old), results, new)
+        return number + 1, after, actor_carry, finished | ends, results, frames, key
 
     num = len(reset_keys)
     results = (episodes.episode_return, episodes.episode_length, episodes.episode_metrics, jnp.zeros(num, bool))
     frames = None
     if frame is not None:
-        _, action = jax.eval_shape(actor.act, memory, episodes.obs, key)
+        _, action = jax.eval_shape(actor.act, actor_carry, episodes.obs, key)
         one = jax.eval_shape(lambda e, a: frame(e, a, env.step(e, a)[1]), episodes, action)
         steps = -(-env.episode_length // env.steps_per_action)
         frames = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), one)
-    carry = (jnp.int32(0), episodes, memory, jnp.zeros(num, bool), results, frames, key)
+    carry = (jnp.int32(0), episodes, actor_carry, jnp.zeros(num, bool), results, frames, key)
     *_, results, frames, _ = jax.lax.while_loop(lambda carry: ~carry[3].all(), step, carry)
     returns, lengths, metrics, terminated = results
     return Episodes(returns, lengths, metrics, terminated, frames)
 
 
 def policy_actor(policy: TrainedPolicy, num: int, noise: Noise = "zero") -> Actor:
-    """Return an actor of a policy, whose actions are whole chunks, unbounded as `EpisodeEnv` takes them.
+    """Return an actor that calls the policy at every step; its actions are unbounded chunks, as `EpisodeEnv` expects.
 
     Args:
         policy: the policy.
-        num: episodes n side by side.
+        num: number n of parallel episodes.
         noise: `zero`; `random`, drawn at every call as in training; `fixed`, drawn once per episode.
     """
     require(noise in ("zero", "random", "fixed"), "zero, random or fixed", "noise", noise)
@@ -103,9 +103,9 @@ def policy_actor(policy: TrainedPolicy, num: int, noise: Noise = "zero") -> Acto
         return policy.initial_carry(num), drawn
 
     def act(carry: Any, obs: Observation, key: Array) -> tuple[Any, Array]:
-        memory, drawn = carry
-        action, memory = policy.act(obs, memory, key if noise == "random" else None, noise=drawn)
-        return (memory, drawn), action
+        policy_carry, drawn = carry
+        action, policy_carry = policy.act(obs, policy_carry, key if noise == "random" else None, noise=drawn)
+        return (policy_carry, drawn), action
 
     return Actor(start, act)
 
@@ -128,9 +128,9 @@ def in_single_steps(actor: Actor, spec: PolicySpec, num: int) -> Actor:
     """Return an actor that unrolls action chunks: one bounded action `[n, d]` for each env step.
 
     Args:
-        actor: of a policy; its actions are unbounded chunks.
-        spec: of that policy.
-        num: episodes n side by side.
+        actor: actor of a policy; its actions are unbounded chunks.
+        spec: spec of the policy.
+        num: number n of parallel episodes.
     """
     period = spec.executed * spec.action_repeat
 
@@ -139,14 +139,14 @@ def in_single_steps(actor: Actor, spec: PolicySpec, num: int) -> Actor:
         return jnp.int32(0), actor.start(key), chunks
 
     def act(carry: Any, obs: Observation, key: Array) -> tuple[Any, Array]:
-        step, memory, chunks = carry
+        step, actor_carry, chunks = carry
 
-        def ask() -> Any:
-            after, action = actor.act(memory, obs, key)
+        def next_chunks() -> Any:
+            after, action = actor.act(actor_carry, obs, key)
             return after, bounded(action, spec.squash).reshape(chunks.shape)
 
-        memory, chunks = jax.lax.cond(step % period == 0, ask, lambda: (memory, chunks))
+        actor_carry, chunks = jax.lax.cond(step % period == 0, next_chunks, lambda: (actor_carry, chunks))
         action = jax.lax.dynamic_index_in_dim(chunks, step % period // spec.action_repeat, axis=1, keepdims=False)
-        return (step + 1, memory, chunks), action
+        return (step + 1, actor_carry, chunks), action
 
     return Actor(start, act)

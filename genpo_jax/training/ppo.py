@@ -1,4 +1,4 @@
-"""Clipped PPO on recorded actions, whatever the policy (Schulman et al. 2017, arXiv:1707.06347)."""
+"""Clipped PPO on recorded actions, for any policy (Schulman et al. 2017, arXiv:1707.06347)."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,19 +18,18 @@ from genpo_jax.training.extensions import Extension, extensions_of
 from genpo_jax.training.schedule import linear_schedule
 
 Tree = TypeVar("Tree")
-# Largest factor by which the learning rate changes after one update, and how strongly it answers to the KL.
+# Largest factor by which the learning rate changes after one update, and the exponent of target / KL in that factor.
 LEARNING_RATE_FACTOR = 1.5
 LEARNING_RATE_GAIN = 0.5
 
 
 class Hyperparameters(PyTreeNode):
-    """Numbers that the compiled update reads as arguments, so that one program serves all of their values.
+    """Arguments of the compiled update, so that one program serves all of their values.
 
-    They mean what they mean in `PPOConfig`. None, where `PPOConfig` allows it, is part of the program, as are the last
-    three fields.
+    `PPOConfig` describes them. The last three fields are compiled into the program, and so is the choice of None.
 
     Attributes:
-        last_update: updates in the whole run.
+        last_update: number of updates in the whole run.
         extensions: optional parts of the update, with their coefficients.
     """
 
@@ -63,7 +62,7 @@ class Hyperparameters(PyTreeNode):
 
 
 class Learner(PyTreeNode):
-    """What an update changes: parameters, optimizer state and learning rate."""
+    """Parameters, optimizer state and learning rate: the variables that `improve` changes."""
 
     params: Any
     opt_state: Any
@@ -74,15 +73,15 @@ def make_optimizer(max_grad_norm: Array | float, regressions: tuple[str, ...] = 
     """Return Adam on clipped gradients, without the learning rate; non-finite gradients are skipped and counted.
 
     Args:
-        max_grad_norm: largest norm of a gradient.
+        max_grad_norm: largest global norm of a gradient.
         regressions: see `Policy.regressions`.
     """
     clip = optax.clip_by_global_norm(max_grad_norm)
-    apart = optax.partition(
+    clip_separately = optax.partition(
         {True: clip, False: clip},
         partial(jax.tree_util.tree_map_with_path, lambda path, _: _is_regression(path, regressions)),
     )
-    adam = optax.chain(apart, optax.scale_by_adam(eps=1e-5))
+    adam = optax.chain(clip_separately, optax.scale_by_adam(eps=1e-5))
     return optax.apply_if_finite(adam, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
 
 
@@ -91,7 +90,7 @@ def _is_regression(path: tuple[Any, ...], regressions: tuple[str, ...]) -> bool:
 
 
 def start_learning(params: Any, hyper: Hyperparameters) -> Learner:
-    """Return the learner of new parameters."""
+    """Return the learner with new parameters."""
     return Learner(params, make_optimizer(hyper.max_grad_norm).init(params), jnp.asarray(hyper.learning_rate))
 
 
@@ -100,8 +99,8 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
     log_ratio = agent.log_ratio(batch.obs, batch.record)
     ratio = jnp.exp(log_ratio)
     # Several ratios of one action share its advantage.
-    several = batch.advantage.shape + (1,) * (ratio.ndim - batch.advantage.ndim)
-    advantage = batch.advantage.reshape(several)
+    per_action = batch.advantage.shape + (1,) * (ratio.ndim - batch.advantage.ndim)
+    advantage = batch.advantage.reshape(per_action)
     policy_loss = -_surrogate(ratio, advantage, hyper).mean()
     value_loss = _value_loss(agent.value_of(batch.obs), batch, hyper.value_clip)
     total = policy_loss + hyper.value_coef * value_loss + agent.auxiliary_loss(batch.obs, batch.record)
@@ -109,17 +108,18 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
     for extension in hyper.extensions:
         term, metrics = extension.loss(agent, batch)
         total, added = total + term, added | metrics
-    # Mirror images measure how symmetric the policy is, not how far it has moved.
-    own = True if batch.is_image is None else jnp.broadcast_to(~batch.is_image.reshape(several), ratio.shape)
+    # The ratios of mirror images measure the policy's asymmetry, not its change, so the metrics exclude them.
+    originals = True if batch.is_image is None else jnp.broadcast_to(~batch.is_image.reshape(per_action), ratio.shape)
+    second_moment = (ratio**2).mean(where=originals)
     return total, {
         "train/policy_loss": policy_loss,
         "train/value_loss": value_loss,
         "train/entropy": agent.policy.entropy(),
         # k3 estimate (Schulman, "Approximating KL divergence"): never negative, unlike the mean of -log ratio.
-        "train/kl": (ratio - 1 - log_ratio).mean(where=own),
-        "train/clip_fraction": (jnp.abs(ratio - 1) > hyper.clip_range).mean(where=own),
-        "train/ess": ratio.mean(where=own) ** 2 / jnp.maximum((ratio**2).mean(where=own), jnp.finfo(ratio.dtype).tiny),
-        "train/first_ratio_error": jnp.abs(log_ratio).max(where=own, initial=0.0),
+        "train/kl": (ratio - 1 - log_ratio).mean(where=originals),
+        "train/clip_fraction": (jnp.abs(ratio - 1) > hyper.clip_range).mean(where=originals),
+        "train/ess": ratio.mean(where=originals) ** 2 / jnp.maximum(second_moment, jnp.finfo(ratio.dtype).tiny),
+        "train/first_ratio_error": jnp.abs(log_ratio).max(where=originals, initial=0.0),
     } | added
 
 
@@ -141,15 +141,15 @@ def _value_loss(value: Array, batch: Batch, value_clip: Array | None) -> Array:
 
 
 def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper: Hyperparameters) -> Array:
-    """Return the rate that brings the KL closer to its target: times the square root of target / KL, within bounds.
+    """Return the learning rate times the square root of target / KL, within bounds.
 
-    The usual rule (rsl_rl) leaves the rate alone while the KL is between half and twice its target. Of two methods, the
-    one whose KL scatters more is then held at the lower end of that range and the other at the upper.
+    The usual rule (rsl_rl) keeps the rate while the KL is between half and twice its target. With that rule, a method
+    with a noisy KL stays at the lower end of this range, and a method with a steady KL at the upper end.
 
     Args:
-        learning_rate: the present one.
+        learning_rate: present learning rate.
         kl: mean over the minibatches of an update's last epoch.
-        progress: part of the run that is done, in [0, 1].
+        progress: fraction of the run that is done, in [0, 1].
         hyper: target and bounds.
     """
     if hyper.target_kl is None:
@@ -157,10 +157,10 @@ def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper:
     target = linear_schedule(hyper.target_kl, hyper.final_kl, progress)
     factor = (target / jnp.maximum(kl, jnp.finfo(kl.dtype).tiny)) ** LEARNING_RATE_GAIN
     factor = jnp.clip(factor, 1 / LEARNING_RATE_FACTOR, LEARNING_RATE_FACTOR)
-    # Without a finite KL there is nothing to follow; an infinite one asks for less.
+    # A NaN leaves the rate unchanged. An infinite KL lowers it.
     factor = jnp.where(jnp.isnan(kl), 1.0, factor)
     rate = jnp.clip(learning_rate * factor, hyper.min_learning_rate, hyper.max_learning_rate)
-    # The loss may be of a wider type than the learner.
+    # The loss may have a wider type than the learner.
     return rate.astype(learning_rate.dtype)
 
 
@@ -179,14 +179,14 @@ def improve(
         learner: parameters, optimizer state, learning rate.
         batch: G groups of N transitions.
         key: typed PRNG key, for the shuffles.
-        progress: part of the run that is done, in [0, 1].
-        make_agent: turns parameters into an agent.
-        hyper: numbers of the update.
-        shuffle: `split_minibatches` for this number of minibatches, or a sharded form of it.
+        progress: fraction of the run that is done, in [0, 1].
+        make_agent: returns the agent with given parameters.
+        hyper: hyperparameters.
+        shuffle: `split_minibatches` for this number of minibatches, or a sharded version of it.
 
     Returns:
-        the learner, and scalar metrics: means over the last epoch, but `train/first_ratio_error` of the very first
-        minibatch, where the parameters have not changed yet and every log-ratio should be 0.
+        the learner and scalar metrics, means over the last epoch. `train/first_ratio_error` is from the first
+        minibatch: its parameters are unchanged, so every log-ratio should be 0.
     """
     num_groups = batch.advantage.shape[0]
     regressions = make_agent(learner.params).policy.regressions
@@ -202,8 +202,8 @@ def improve(
         updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
 
         def rate(path: tuple[Any, ...]) -> Array:
-            steady = path[0].key == "value" or _is_regression(path, regressions)
-            return hyper.value_learning_rate if steady else learner.learning_rate
+            constant = path[0].key == "value" or _is_regression(path, regressions)
+            return hyper.value_learning_rate if constant else learner.learning_rate
 
         params = jax.tree_util.tree_map_with_path(lambda path, p, u: p - rate(path) * u, learner.params, updates)
         metrics["train/grad_norm"] = optax.tree.norm(gradient)
@@ -216,8 +216,8 @@ def improve(
     learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, hyper.num_epochs))
     first = metrics.pop("train/first_ratio_error")[0, 0]
     metrics = {name: values[-1].mean() for name, values in metrics.items()}
-    # Once per update: within one the KL starts at 0, and a rate that follows it minibatch by minibatch would saw
-    # between its bounds.
+    # Once per update: the KL starts at 0 in every update, so a rate adapted per minibatch would oscillate between its
+    # bounds.
     learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], progress, hyper)
     metrics |= {
         "train/first_ratio_error": first,
@@ -230,8 +230,8 @@ def improve(
 def split_minibatches(batch: Tree, keys: Array, num_minibatches: int) -> Tree:
     """Split leaves `[G, N, ...]` at random into minibatches `[num_minibatches, G, N / num_minibatches, ...]`.
 
-    Every minibatch gets the same share of each group: groups can lie on different devices, and nothing moves between
-    them. `keys` `[G]` are one typed PRNG key for each group.
+    Every minibatch has the same share of each group. Groups may be on different devices; no data moves between them.
+    `keys` `[G]` has one typed PRNG key for each group.
     """
 
     def split_group(group: Tree, key: Array) -> Tree:

@@ -17,16 +17,16 @@ class Rollout(PyTreeNode):
 
     Attributes:
         obs: observations before each step, as the environment returned them.
-        record: what the policy needs to compute the ratio of the action taken.
+        record: data from which the policy computes the ratio of the executed action.
         reward: `[T, B]`.
         terminated: `[T, B]`, boolean.
         truncated: `[T, B]`, boolean.
         nonfinite: `[T, B]`, boolean: the physics was not finite and the environment was reset.
-        final_obs: `[K, B, ...]`, real observations at the time limits that environment b reached, in order. K is how
-            many fit into T steps: 1 where T is no longer than an episode.
+        final_obs: `[K, B, ...]`, real observations at the time limits that each environment reached, in order. K is
+            the largest number of time limits in a rollout: 1 if the rollout is no longer than an episode.
         final_index: `[T, B]`, index into K for a step that reached the time limit.
-        episode_return: `[T, B]`, of the episode so far.
-        episode_length: `[T, B]`, of the episode so far.
+        episode_return: `[T, B]`, return of the episode so far.
+        episode_length: `[T, B]`, length of the episode so far.
         finished_metrics: `[1, B]` each, sums of the environment's metrics over the whole episodes that ended.
     """
 
@@ -51,7 +51,7 @@ class Rollout(PyTreeNode):
 def is_whole(timestep: Timestep | Rollout, time_limit: int) -> Array:
     """Whether an episode terminated or reached its time limit.
 
-    An episode that was cut short, by its staggered start or by non-finite physics, has no return to report.
+    Episodes that a staggered start or non-finite physics cut short are not reported.
     """
     return timestep.terminated | (timestep.truncated & ~timestep.nonfinite & (timestep.episode_length >= time_limit))
 
@@ -66,16 +66,16 @@ def collect(
 ) -> tuple[EpisodeState, Any, Rollout]:
     """Step all environments `unroll` times with actions of the agent.
 
-    Each environment depends only on its own row of `episodes` and `carry`, its key included, so rows may be spread over
-    devices in any order.
+    Each environment depends only on its own row of `episodes` (which has its key) and `carry`, so rows may be on
+    different devices in any order.
 
     Args:
-        agent: policy and value function.
-        normalize: standardizes observations; must not change until the update on this rollout is done, or the
-            ratio of unchanged parameters is no longer 1.
+        agent: policy and value network.
+        normalize: standardizes observations. It must stay fixed until the update on this rollout is done; otherwise
+            the ratio of unchanged parameters is not 1.
         env: the environments.
-        episodes: state of B of them.
-        carry: the policy's memory in each of them, `[B, ...]`.
+        episodes: state of B environments.
+        carry: the policy's carry in each environment, `[B, ...]`.
         unroll: number T of steps.
 
     Returns:
@@ -113,7 +113,7 @@ def collect(
         }
         return (next_episodes, carry, final_obs, index + timed_out, finished), transition
 
-    # Any finite observation fills a slot that no time limit reaches.
+    # Slots of time limits that are not reached may hold any finite observation.
     unused = jax.tree.map(lambda x: jnp.broadcast_to(x, (slots.size, *x.shape)), episodes.obs)
     nothing = jax.tree.map(jnp.zeros_like, episodes.episode_metrics)
     start = (episodes.replace(key=keys[0]), carry, unused, jnp.zeros_like(episodes.episode_length), nothing)

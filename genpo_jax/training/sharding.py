@@ -1,9 +1,9 @@
 """Spread environments over devices; parameters are replicated.
 
-The program is written for one device of any size. `jax.jit` partitions the update from where its inputs lie, and puts
-the reductions in. What each environment does by itself, and what each group of environments does by itself, runs under
-`jax.shard_map` instead, where no communication can slip in: a `while_loop` in the physics, for one, would otherwise ask
-all devices after every iteration whether they are done.
+The program is written for a single device. `jax.jit` partitions the update by the shardings of its inputs and inserts
+the reductions. Computations within one environment or one group of environments run under `jax.shard_map` instead,
+which inserts no communication. Otherwise a `while_loop` in the physics would synchronize all devices after every
+iteration.
 """
 
 import math
@@ -14,13 +14,13 @@ import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
-# Groups are what minibatches draw equally from. Their number does not depend on that of the devices, so that any
-# number that divides it runs the same computation.
+# Largest number of groups of environments. Every minibatch has the same share of each group. The number does not depend
+# on the number of devices, so that every number of devices that divides it runs the same computation.
 MAX_GROUPS = 64
 
 
 def make_mesh() -> Mesh:
-    """Return all devices of all processes in one axis."""
+    """Return a mesh of all devices of all processes, with one axis."""
     return jax.make_mesh((jax.device_count(),), (AXIS,), axis_types=(AxisType.Auto,))
 
 
@@ -30,7 +30,7 @@ def by_device(mesh: Mesh, axis: int) -> NamedSharding:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """Return the sharding of arrays that every device holds whole."""
+    """Return the sharding of arrays that every device holds completely."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -38,25 +38,25 @@ def locally(function: Callable, mesh: Mesh, in_axes: tuple[int | None, ...], out
     """Run `function` on each device's own part of its inputs, without communication.
 
     Args:
-        function: of pytrees, to pytrees.
+        function: maps pytrees to pytrees.
         mesh: from `make_mesh`.
-        in_axes: for each input, the array axis that is spread over the devices; None for what all devices hold.
-        out_axes: likewise for the outputs, a pytree prefix.
+        in_axes: for each input, the array axis that is spread over the devices; None if every device holds the input.
+        out_axes: the same for the outputs, as a pytree prefix.
     """
 
     def spec(axis: int | None) -> PartitionSpec:
         return PartitionSpec() if axis is None else PartitionSpec(*[None] * axis, AXIS)
 
     specs = jax.tree.map(spec, (in_axes, out_axes), is_leaf=lambda x: x is None)
-    # Without collectives and derivatives inside there is nothing for the check of varying axes to find.
+    # The check of varying axes is needed only for collectives and derivatives in `function`, which has neither.
     return jax.shard_map(function, mesh=mesh, in_specs=specs[0], out_specs=specs[1], check_vma=False)
 
 
 def num_groups(num_envs: int, unroll: int, num_minibatches: int, num_devices: int) -> int:
-    """Return how many groups environments and minibatches divide into.
+    """Return the number of groups of environments from which minibatches are drawn.
 
     Raises:
-        ValueError: if the devices cannot share them evenly.
+        ValueError: if environments and minibatches do not divide evenly over the devices.
     """
 
     def fits(groups: int) -> bool:
@@ -70,6 +70,7 @@ def num_groups(num_envs: int, unroll: int, num_minibatches: int, num_devices: in
     if not fits(num_devices):
         raise ValueError(
             f"{num_devices} devices cannot share num_envs = {num_envs} and num_minibatches = {num_minibatches} evenly; "
-            f"make num_envs a multiple of {num_devices}, and num_envs / {num_devices} * unroll one of num_minibatches"
+            f"make num_envs a multiple of {num_devices}, and num_envs / {num_devices} * unroll a multiple of "
+            "num_minibatches"
         )
     return num_devices

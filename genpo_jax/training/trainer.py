@@ -19,7 +19,7 @@ from genpo_jax.training.algorithm import PER_EPISODE, Algorithm, Metrics, TrainS
 from genpo_jax.training.ppo import Hyperparameters
 from genpo_jax.training.rollout import collect
 
-# How a chunk of updates reduces their metrics; the mean by default.
+# Reductions of metrics over the updates of a chunk; the default is the mean.
 REDUCTIONS = {
     "train/first_ratio_error": jnp.max,
     "train/learning_rate": lambda values: values[-1],
@@ -33,20 +33,20 @@ REDUCTIONS = {
 class Trainer:
     """PPO on vmapped environments, for any number of seeds and devices.
 
-    `init` makes the state of S seeds, `chunk` runs `updates_per_chunk` updates of each. Seeds share only the program,
-    which takes a state and `hyper`. Environments are spread over all devices.
+    `init` returns the state of S seeds, and `chunk` runs `updates_per_chunk` updates of each seed. Seeds share only the
+    program. Environments are spread over all devices.
 
     Attributes:
         config: settings of the run.
         env: the environments.
-        algorithm: what the program does for one seed.
-        hyper: numbers that the program reads.
+        algorithm: initial state and update of one seed.
+        hyper: hyperparameters, an argument of the program.
         mesh: all devices.
-        state_sharding: where a state lies.
-        program: `(state, hyper) -> (state, metrics)`, jitted; consumes its state.
+        state_sharding: shardings of a state.
+        program: `(state, hyper) -> (state, metrics)`, jitted; donates its state.
 
     Raises:
-        ValueError: if the devices cannot share environments and minibatches evenly.
+        ValueError: if environments and minibatches do not divide evenly over the devices.
     """
 
     def __init__(self, env: Environment, config: Config) -> None:
@@ -54,7 +54,7 @@ class Trainer:
         self.env = EpisodeEnv.of(env, config.env_options)
         self.mesh = sharding.make_mesh()
         self.algorithm = self._algorithm()
-        # Traces a step: an environment that breaks its contract is refused before anything is written.
+        # This property traces a step, so that an invalid environment is refused before any file is written.
         self.env.metric_names  # noqa: B018
         self.hyper = Hyperparameters.of(config)
         for extension in self.hyper.extensions:
@@ -88,12 +88,12 @@ class Trainer:
         return self.init_program(_keys(seeds), self.hyper)
 
     def chunk(self, state: TrainState) -> tuple[TrainState, Metrics]:
-        """Run `updates_per_chunk` updates; return the next state and metrics, each `[S]`. Consumes `state`."""
+        """Run `updates_per_chunk` updates; return the next state and metrics, each `[S]`. Donates `state`."""
         return self.program(state, self.hyper)
 
     def abstract_state(self, num_seeds: int) -> TrainState:
-        """Return shapes, types and shardings of the state of that many seeds."""
-        # Not of `init`: a program with options of its own cannot be traced within another.
+        """Return shapes, types and shardings of the state of `num_seeds` seeds."""
+        # Not `init_program`: a program with compiler options cannot be traced inside another.
         shapes = jax.eval_shape(lambda: self._init(_keys(range(num_seeds)), self.hyper))
         placed = jax.tree.broadcast(self.state_sharding, shapes)
         return jax.tree.map(
@@ -107,7 +107,7 @@ class Trainer:
         return self._pick(state, index)
 
     def join(self, states: Sequence[TrainState]) -> TrainState:
-        """Return the states of single seeds as one."""
+        """Join the states of single seeds."""
         return self._concatenate(list(states))
 
     @property
@@ -136,7 +136,7 @@ class Trainer:
         )
 
     def _state_sharding(self) -> TrainState:
-        # A prefix of the state: one sharding stands where the state has a whole subtree.
+        # A pytree prefix of the state: one sharding for each subtree.
         everywhere: Any = sharding.replicated(self.mesh)
         by_env: Any = sharding.by_device(self.mesh, axis=1)
         return TrainState(
@@ -154,7 +154,7 @@ class Trainer:
         state, metrics = jax.lax.scan(
             lambda state, _: self.algorithm.update(state, hyper), state, length=self.config.updates_per_chunk
         )
-        # Without an episode that ended there is nothing to report: 0 / 0 is NaN, which is written as null.
+        # If no episode ended, the mean is 0 / 0 = NaN, which is written as null.
         episodes = metrics["train/episodes"].sum()
         reduced = {}
         for name, values in metrics.items():

@@ -1,4 +1,4 @@
-"""Take over what a policy has learned: into another method, and into the start of a run."""
+"""Copy the networks of a trained policy to another method, or to the initial state of a run."""
 
 from dataclasses import replace
 from typing import Any
@@ -13,55 +13,56 @@ from genpo_jax.methods import FlowMethod, Gaussian, Method
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.training.algorithm import TrainState
 
-# What describes the networks that are taken over.
+# Settings of the networks that are copied.
 FLOW_NETWORKS = ("network", "encoder_sizes", "head_sizes", "hidden_sizes", "time_embedding")
 
 
 def with_networks_of(method: Method, other: Method) -> Method:
-    """Return a method with the networks of another: of a flow, those of its velocity.
+    """Return a method with the network settings of another method; for flows, the settings of the velocity.
 
     Raises:
         ValueError: if one is a flow and the other is not.
     """
-    one_kind = isinstance(method, FlowMethod) == isinstance(other, FlowMethod)
-    require(one_kind, "a flow, or gaussian, as what it starts from is", "method", method.name, f"that is {other.name}")
+    same_kind = isinstance(method, FlowMethod) == isinstance(other, FlowMethod)
+    kind = "a flow" if isinstance(other, FlowMethod) else "gaussian"
+    require(same_kind, f"{kind}, as the pretrained policy ({other.name})", "method", method.name, "choose another")
     names = ("hidden_sizes",) if isinstance(method, Gaussian) else FLOW_NETWORKS
     return replace(method, **{name: getattr(other, name) for name in names})
 
 
 def as_method(policy: TrainedPolicy, method: Method) -> TrainedPolicy:
-    """Return the policy of a method that has the velocity of a pretrained flow, or the mean and scale of a Gaussian.
+    """Return a policy of `method` with the velocity of a pretrained flow, or with the mean and scale of a Gaussian.
 
-    What else the method has is new: its solver and base, the noise that it adds.
+    The other parts of the method are new: solver, base density, added noise.
 
     Raises:
         ValueError: if one is a flow and the other is not.
     """
     spec = replace(policy.spec, method=with_networks_of(method, policy.spec.method))
     params = nnx.state(spec.build(), nnx.Param)
-    for name in _taken_over(spec.method):
+    for name in _copied_params(spec.method):
         params[name] = policy.params[name]
     return TrainedPolicy(spec, params, policy.moments)
 
 
 def start_from(state: TrainState, policy: TrainedPolicy) -> TrainState:
-    """Return the state `[S, ...]` of new runs that start with what a pretrained policy has learned.
+    """Return the state `[S, ...]` with the networks and normalizer of a pretrained policy.
 
-    Its networks and normalizer are taken; value function, optimizer and noise are those of the new runs.
+    Value network, optimizer state and noise parameters do not change.
     """
     params = jax.tree.map(lambda x: x, state.learner.params)
-    for name in _taken_over(policy.spec.method):
+    for name in _copied_params(policy.spec.method):
         params["policy"][name] = _for_all_seeds(policy.params[name], state)
     moments = dict(state.obs_moments)
     if policy.moments is not None:
         moments[policy.spec.obs_name] = _for_all_seeds(policy.moments, state)
     initial = None if state.initial_policy is None else params["policy"]
     state = state.replace(learner=state.learner.replace(params=params), obs_moments=moments, initial_policy=initial)
-    # A program consumes its state, and no array may be in it twice.
+    # Copies: a program donates its state, and an array cannot be donated twice.
     return jax.tree.map(jnp.copy, state)
 
 
-def _taken_over(method: Method) -> tuple[str, ...]:
+def _copied_params(method: Method) -> tuple[str, ...]:
     return ("mean", "log_std") if isinstance(method, Gaussian) else ("velocity",)
 
 

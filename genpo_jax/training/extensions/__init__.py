@@ -1,6 +1,6 @@
-"""Optional parts of the update: one object in one file each.
+"""Optional parts of the update, one object and one file each.
 
-To add one: a setting in `PPOConfig`, a file here with a subclass of `Extension`, and its name in `EXTENSIONS`.
+To add one, add a setting to `PPOConfig`, a file here with a subclass of `Extension`, and the class to `EXTENSIONS`.
 """
 
 from genpo_jax.config import Config
@@ -11,12 +11,12 @@ from genpo_jax.training.extensions.initial_kl import InitialKL
 from genpo_jax.training.extensions.mirror import MirrorImages
 from genpo_jax.training.extensions.value_warmup import ValueWarmup
 
-# In the order in which the hooks run: images are made of all that comes before them.
+# In the order in which their hooks run: `MirrorImages` also mirrors the data that the extensions before it add.
 EXTENSIONS: tuple[type[Extension], ...] = (Entropy, InitialKL, Cloning, MirrorImages, ValueWarmup)
 
 __all__ = ["EXTENSIONS", "Cloning", "Entropy", "Extension", "InitialKL", "MirrorImages", "Update", "ValueWarmup"]
 
 
 def extensions_of(config: Config) -> tuple[Extension, ...]:
-    """Return the extensions that a run's settings ask for."""
+    """Return the extensions that the settings of a run enable."""
     return tuple(extension for cls in EXTENSIONS if (extension := cls.of(config)) is not None)

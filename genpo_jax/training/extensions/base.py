@@ -1,4 +1,4 @@
-"""What an optional part of the update may do."""
+"""Interface of the optional parts of the update."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,13 +21,13 @@ Metrics = dict[str, Array]
 
 @dataclass(frozen=True)
 class Update:
-    """What an extension sees of one update.
+    """Data of one update that the extensions read.
 
     Attributes:
         config: settings of the run.
         env: the environments.
         agent: the agent that collected the rollout.
-        initial_agent: the same agent with the initial policy; None where no extension keeps that policy.
+        initial_agent: the same agent with the initial policy; None if no extension needs the initial policy.
         rollout: transitions `[T, B, ...]`.
         moments: observation statistics, which stay fixed during the update.
         num_updates: updates done before this one, int32 scalar.
@@ -60,8 +60,8 @@ class Update:
 class Extension(PyTreeNode):
     """Base class of the optional parts of the update.
 
-    Its fields are coefficients. They are leaves of the program's arguments, so one compiled program serves all values.
-    Every hook does nothing until a subclass overrides it.
+    The fields are coefficients. They are leaves of the program's arguments, so one compiled program serves all values.
+    By default every hook does nothing.
     """
 
     needs_initial_policy: ClassVar[bool] = False
@@ -69,24 +69,24 @@ class Extension(PyTreeNode):
 
     @classmethod
     def of(cls, config: Config) -> "Extension | None":
-        """Return the extension that the settings ask for, with plain numbers; None if they do not."""
+        """Return the extension with plain numbers from the settings; None if the settings do not enable it."""
         raise NotImplementedError
 
     def check(self, env: EpisodeEnv) -> None:
-        """Raise `ValueError` where the extension cannot work in this environment."""
+        """Raise `ValueError` if the extension cannot work in this environment."""
 
     def reward(self, update: Update) -> tuple[Steps | float, Metrics]:
-        """Return what is added to the rewards `[T, B]`, in their units, and metrics."""
+        """Return a term of the rewards `[T, B]`, in units of the environment's reward, and metrics."""
         del update
         return 0.0, {}
 
     def extend(self, update: Update, batch: Batch) -> Batch:
-        """Return the batch `[T, B, ...]` with more data or more transitions along T."""
+        """Return the batch `[T, B, ...]` with additional data, or with additional transitions along T."""
         del update
         return batch
 
     def observations(self, update: Update) -> tuple[Observation, ...]:
-        """Return further observations `[T, B, ...]` for the statistics of the normalizer."""
+        """Return additional observations `[T, B, ...]` for the statistics of the normalizer."""
         del update
         return ()
 

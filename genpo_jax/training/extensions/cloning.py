@@ -14,13 +14,13 @@ INITIAL = "initial policy"
 
 
 class Cloning(Extension):
-    """Add a coefficient times KL(initial policy || policy) to the loss, up to a constant.
+    """Loss term: a coefficient times KL(initial policy || policy), up to a constant.
 
-    The loss is minus the log-ratio of actions that the initial policy draws in the visited states. The policy must keep
-    every mode of the initial one.
+    The loss is minus the log-ratio of actions that the initial policy draws in the visited states. It penalizes losing
+    a mode of the initial policy.
 
     Attributes:
-        coef: of the loss.
+        coef: weight of the loss.
     """
 
     needs_initial_policy = True

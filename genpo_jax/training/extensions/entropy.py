@@ -1,4 +1,4 @@
-"""Bonus on the entropy of the policy."""
+"""Entropy bonus."""
 
 from typing import Any
 
@@ -16,12 +16,12 @@ from genpo_jax.training.schedule import linear_schedule
 
 
 class Entropy(Extension):
-    """Reward the entropy of the executed action, and lower the loss by the policy's closed-form entropy.
+    """Bonus on the entropy of the executed action in the reward, and on the closed-form entropy in the loss.
 
     Attributes:
-        coef: of the closed-form entropy in the loss; None without.
-        action_coef: of the executed action's entropy in the reward, at the first update; None without.
-        final_action_coef: the same at the last update; None for a constant.
+        coef: weight of the closed-form entropy in the loss; None disables it.
+        action_coef: weight of the executed action's entropy in the reward at the first update; None disables it.
+        final_action_coef: this weight at the last update; None keeps it constant.
     """
 
     coef: Any
@@ -45,7 +45,7 @@ class Entropy(Extension):
         record = update.rollout.record
         log_prob = update.agent.action_log_prob(update.obs, record)
         if update.config.env_options.squash == "tanh":
-            # The entropy of the bounded action has a maximum; that of the unbounded action has none.
+            # The entropy of the bounded action has a maximum. The entropy of the unbounded action has none.
             log_prob -= log_tanh_slope(update.agent.policy.recorded_action(record)).sum(axis=-1)
         coef = linear_schedule(self.action_coef, self.final_action_coef, update.progress)
         return -coef * jnp.where(update.rollout.nonfinite, 0.0, log_prob), {}

@@ -1,4 +1,4 @@
-"""Penalty on the KL divergence of the policy from the initial one."""
+"""Penalty on the KL divergence from the initial policy."""
 
 from typing import Any
 
@@ -11,14 +11,14 @@ from genpo_jax.training.schedule import linear_schedule
 
 
 class InitialKL(Extension):
-    """Subtract a coefficient times KL(policy || initial policy) from the reward.
+    """Reward penalty: a coefficient times KL(policy || initial policy).
 
-    The divergence is estimated by the log-ratio of the actions taken. It is exact where the ratio is: for action and
-    history together, by inverting the solver under the initial parameters.
+    The divergence is estimated by the log-ratio of the executed actions. For a reversible solver it is exact for action
+    and history together: the solver is inverted under the initial parameters.
 
     Attributes:
-        coef: at the first update.
-        final_coef: at the last update; None for a constant.
+        coef: coefficient at the first update.
+        final_coef: coefficient at the last update; None keeps it constant.
     """
 
     needs_initial_policy = True

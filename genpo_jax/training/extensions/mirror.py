@@ -12,19 +12,19 @@ from genpo_jax.training.extensions.base import Extension, Update
 
 
 class MirrorImages(Extension):
-    """Learn from the mirror image of each transition too.
+    """Mirror images of all transitions, as additional transitions of the batch.
 
-    An image has the advantage and value target of its transition. Its ratio is to the density that the transition was
-    drawn by, an exact importance weight (Mittal et al. 2024, arXiv:2403.04359).
+    An image has the advantage and value target of its original. Its ratio is relative to the density of the original
+    action, so it is an exact importance weight (Mittal et al. 2024, arXiv:2403.04359).
     """
 
     @classmethod
     def of(cls, config: Config) -> "MirrorImages | None":
-        """Return the extension, if the settings ask for it."""
+        """Return the extension if the settings enable it."""
         return cls() if config.ppo.mirror else None
 
     def check(self, env: EpisodeEnv) -> None:
-        """Raise `ValueError` where the environment has no symmetry."""
+        """Raise `ValueError` if the environment has no symmetry."""
         env.mirror  # noqa: B018
 
     def observations(self, update: Update) -> tuple[Observation, ...]:
@@ -47,5 +47,5 @@ class MirrorImages(Extension):
             other_records={name: mirrored(record) for name, record in batch.other_records.items()},
         )
         batch = batch.replace(is_image=jnp.zeros(batch.advantage.shape, bool))
-        # Concatenated along time: environments may be spread over devices.
+        # Along time, because environments may be on different devices.
         return jax.tree.map(lambda x, image: jnp.concatenate([x, image]), batch, images)

@@ -10,10 +10,10 @@ from genpo_jax.training.extensions.base import Extension
 
 
 class ValueWarmup(Extension):
-    """Keep the policy fixed during the first updates, while the value network learns; for pretrained policies.
+    """Warm-up of the value network: the policy stays fixed during the first updates. For pretrained policies.
 
     Attributes:
-        num_updates: how many.
+        num_updates: number of these updates.
     """
 
     num_updates: Any
@@ -29,5 +29,5 @@ class ValueWarmup(Extension):
         return jnp.where(num_updates < self.num_updates, 0.0, rate)
 
     def rate_after(self, before: Array, after: Array, num_updates: Array) -> Array:
-        """Return the rate from before the warm-up: a fixed policy has KL 0, which must not raise its rate."""
+        """Return the unchanged rate during the warm-up: a fixed policy has KL 0, which would raise its rate."""
         return jnp.where(num_updates < self.num_updates, before, after)
