@@ -203,6 +203,10 @@ def test_library_objects_of_either_kind_are_environments():
     assert envs.as_environment(playground).observation_sizes == {"state": 5}
     with pytest.raises(TypeError, match=r"got dict without name, action_size"):
         genpo_jax.train({}, CONFIG)
+    nameless = TargetEnv()
+    nameless.name = None
+    with pytest.raises(ValueError, match="the attribute name of TargetEnv must be a string, got None"):
+        genpo_jax.train(nameless, CONFIG)
 
 
 @pytest.mark.ci

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.mirror import Mirror
@@ -108,8 +109,10 @@ def as_environment(env: Any) -> Environment:
 
     Raises:
         TypeError: if the object is neither.
+        ValueError: if its name is not a string.
     """
     if isinstance(env, Environment):
+        require(isinstance(env.name, str), "a string", f"the attribute name of {type(env).__name__}", env.name)
         return env
     if all(hasattr(env, name) for name in ("reset", "step", "action_size", "observation_size")):
         # Playground stores the time limit in the configuration; Brax defines none.

@@ -118,10 +118,11 @@ def traced(what: str) -> Iterator[None]:
 
 def _check_attributes(env: Environment) -> None:
     require(isinstance(env.name, str), "a string", "the name of an environment", env.name)
-    require(_is_count(env.action_size), "an integer >= 1", f"action_size of {env.name}", env.action_size)
+    size = env.action_size
+    require(_is_count(size), "an integer >= 1", f"action_size of {env.name}", size, _remedy(size))
     sizes = env.observation_sizes
     known = isinstance(sizes, dict) and all(isinstance(key, str) and _is_count(n) for key, n in sizes.items())
-    require(known, "a dict of sizes >= 1 by name", f"observation_sizes of {env.name}", sizes)
+    require(known, "a dict of integers >= 1 by name", f"observation_sizes of {env.name}", sizes)
 
 
 def _checked_reset(env: Environment, key: Array) -> tuple[Any, Observation]:
@@ -157,7 +158,12 @@ def _checked_step(env: Environment, state: Any, obs: Observation, action: Array)
 
 
 def _is_count(number: Any) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool) and number >= 1
+    return isinstance(number, int) and not isinstance(number, bool) and number >= 1
+
+
+def _remedy(number: Any) -> str:
+    # The files of a run are JSON, which has no numpy types.
+    return "convert it by int(...)" if isinstance(number, np.integer) else ""
 
 
 def _described(returned: Any) -> str:

@@ -134,7 +134,7 @@ class EpisodeEnv:
     @property
     def action_size(self) -> int:
         """Size of an action: `H * d` for chunks of H actions."""
-        return self.chunk * int(self.env.action_size)
+        return self.chunk * self.env.action_size
 
     @cached_property
     def mirror(self) -> Mirror:

@@ -275,7 +275,8 @@ class MjcfTask:
     def _check_finite(self, values: dict[str, Array], when: str) -> None:
         for name, value in values.items():
             bad = np.flatnonzero(~np.isfinite(np.asarray(value)))[:8].tolist()
-            require(not bad, f"finite {when}", f"{name} of {self.name}", f"non-finite entries {bad}")
+            got = f"non-finite entries {bad}" if value.ndim else float(value)
+            require(not bad, f"finite {when}", f"{name} of {self.name}", got)
 
     def _checked_step(self, state: TaskState, obs: Observation, action: Array) -> TaskState:
         after, after_obs, reward, terminated, metrics = self.step(state, action)

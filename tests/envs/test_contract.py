@@ -66,7 +66,6 @@ def played(env):
         {"memory": lambda key: (0.5, None, True)},
         {"memory": lambda key: np.array([0.1, 0.2])},
         {"memory": lambda key: 0, "remember": lambda memory: memory + 1},
-        {"action_size": np.int64(1)},
     ],
 )
 def test_results_that_can_be_converted_are(parts):
@@ -94,8 +93,9 @@ def test_terminated_of_another_type_ends_the_episode():
         ),
         ({"obs": lambda x: {"state": x, "more": x}}, "observation_sizes of decay must be .*'more': 2"),
         ({"observation_sizes": {"state": 2, "more": 2}}, r"observation_sizes of decay must be \{'state': 2\}"),
-        ({"observation_sizes": 2}, "observation_sizes of decay must be a dict of sizes"),
+        ({"observation_sizes": 2}, "observation_sizes of decay must be a dict of integers"),
         ({"action_size": 0}, "action_size of decay must be an integer >= 1, got 0"),
+        ({"action_size": np.int64(1)}, "action_size of decay must be an integer >= 1, got .*; convert it by int"),
         ({"default_episode_length": None}, "default_episode_length of decay must be an integer >= 1, got None; or set"),
         ({"default_episode_length": 20.0}, "default_episode_length of decay must be an integer >= 1, got 20.0"),
         ({"name": None}, "the name of an environment must be a string, got None"),
