@@ -171,23 +171,21 @@ def _environment(
             raise ValueError(f"the policy was trained on an environment object, '{name}'; pass it as env")
         if name == trained["name"] and trained["factory"] is not None:
             envs.register_again(name, trained["factory"])
-        candidates: list[str | None] = (
-            [backend] if backend else _backends(name, trained["backend"] if name == trained["name"] else None)
-        )
-        return _make_first(name, candidates)
+        candidates = [backend] if backend else _backends(name, trained["backend"] if name == trained["name"] else None)
+        made, used = _make_first(name, candidates)
+        return made, getattr(made, "backend", None) or envs.check(name, used)
     except (ValueError, ImportError, RuntimeError) as error:
         raise ValueError(f"the environment of {folder} cannot be made here: {error}") from error
 
 
 def _backends(name: str, trained: str | None) -> list[str | None]:
     """Return the backends to try for an environment that was trained on a backend, the preferred one first."""
-    used = envs.check(name, trained)
-    supports_c = name in (*BRAX, *PLAYGROUND, *TASKS) and used in MUJOCO_BACKENDS
-    return ["c", used] if supports_c and used != "c" else [used]
+    supports_c = envs.check(name, trained) in MUJOCO_BACKENDS and name in (*BRAX, *PLAYGROUND, *TASKS)
+    return ["c", trained] if supports_c and trained != "c" else [trained]
 
 
 def _make_first(name: str, candidates: list[str | None]) -> tuple[Environment, str | None]:
-    """Return the environment on the first backend that it supports here, and the backend."""
+    """Return the environment on the first of the backends that works here, and that backend."""
     *preferred, last = candidates
     for backend in preferred:
         try:

@@ -23,8 +23,9 @@ model-index:
 
 # {method} on {env}
 
-A {method} policy, trained by genpo_jax {version}{backend}. The input is an observation of {obs_size} numbers. The
-output is {output}, each number in [-1, 1]. The observation normalizer, the solver and the squash are inside the policy.
+A {method} policy, trained by genpo_jax {version}{backend}. The input is an observation of {obs_size} numbers.
+The output is {output}, each number in [-1, 1].
+The observation normalizer, the solver and the squash are inside the policy.
 
 ```python
 from standalone import OnnxPolicy, executed_actions  # needs numpy and onnxruntime
