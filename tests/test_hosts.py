@@ -115,24 +115,24 @@ def started(run_dir, *more, processes):
     """Yield this many processes that run the command line; kill them at the end."""
     port = free_port()
     command = [sys.executable, "-m", "genpo_jax", "train", *more, "--run-dir", str(run_dir)]
-    given = []
+    running = []
     try:
         for i in range(processes):
             hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", str(processes), "--process-id", str(i))
             arguments = [*command, *(hosts if processes > 1 else ())]
             pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-            given.append(subprocess.Popen(arguments, env=ENVIRONMENT, **pipes))
-        yield given
+            running.append(subprocess.Popen(arguments, env=ENVIRONMENT, **pipes))
+        yield running
     finally:
-        for process in given:
+        for process in running:
             process.kill()
 
 
 def train(run_dir, *more, processes):
     """Run the command line in this many processes and return their outputs."""
-    with started(run_dir, *more, processes=processes) as given:
-        outputs = [process.communicate(timeout=400) for process in given]
-    assert all(process.returncode == 0 for process in given), [error[-2000:] for _, error in outputs]
+    with started(run_dir, *more, processes=processes) as running:
+        outputs = [process.communicate(timeout=400) for process in running]
+    assert all(process.returncode == 0 for process in running), [error[-2000:] for _, error in outputs]
     return [output for output, _ in outputs]
 
 
@@ -166,6 +166,17 @@ def test_one_process_resumes_a_run_of_two_and_two_resume_a_run_of_one(runs):
     for name in ("two", "one"):
         lines = read_metrics(folder / name / "metrics.jsonl")
         assert [line["env_steps"] for line in lines][-1] == 3072
+
+
+@pytest.mark.ci
+def test_a_missing_process_ends_the_others_in_one_sentence(tmp_path):
+    with started(tmp_path / "run", *OPTIONS, "--host-timeout", "3", processes=2) as (first, second):
+        second.kill()
+        _, error = first.communicate(timeout=100)
+    assert first.returncode == 1
+    waiting, message = [line for line in error.splitlines() if "[Gloo]" not in line]
+    assert waiting.startswith("waiting for 2 processes at 127.0.0.1:")
+    assert message.startswith("error: waited 3 s for 2 processes at 127.0.0.1:") and "--process-id" in message
 
 
 @pytest.mark.ci

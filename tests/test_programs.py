@@ -49,8 +49,8 @@ BAD = {
     "sample_seconds": (float("inf"), "sample_seconds must be"),
     "seeds": ((-1,), "seeds must be in"),
     "chunks": (10**30, "chunks must be in"),
-    "json": (Path("/dev/null/result.json"), "cannot be written, as /dev/null is a file"),
-    "out": (Path("/dev/null/folder"), "cannot be written, as /dev/null is a file"),
+    "json": (Path("/dev/null/result.json"), "cannot be written, because /dev/null is a file"),
+    "out": (Path("/dev/null/folder"), "cannot be written, because /dev/null is a file"),
 }
 
 
@@ -161,7 +161,7 @@ def test_an_interruption_is_no_traceback():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--run-dir", "/dev/null/run"], "/dev/null/run cannot be written, as /dev/null is a file"),
+        (["--run-dir", "/dev/null/run"], "/dev/null/run cannot be written, because /dev/null is a file"),
         (["--run-dir", "/proc/run"], "cannot be written"),
         (["--run-dir", "x" * 300], "run_dir must be a path"),
         (["--run-dir", "runs/[a]"], "the path of a run must not contain '['"),

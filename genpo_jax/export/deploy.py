@@ -171,7 +171,8 @@ def _environment(
             raise ValueError(f"the policy was trained on an environment object, '{name}'; pass it as env")
         if name == trained["name"] and trained["factory"] is not None:
             envs.register_again(name, trained["factory"])
-        candidates = [backend] if backend else _backends(name, trained["backend"] if name == trained["name"] else None)
+        recorded = trained["backend"] if name == trained["name"] else None
+        candidates: list[str | None] = [backend] if backend else _backends(name, recorded)
         made, used = _make_first(name, candidates)
         return made, getattr(made, "backend", None) or envs.check(name, used)
     except (ValueError, ImportError, RuntimeError) as error:

@@ -1,9 +1,10 @@
-"""Generate hundreds of command lines over every program; each must train, measure, or end in one sentence.
+"""Run hundreds of generated command lines of all programs; each must be accepted or end with one sentence.
 
     python -m tests.faults.command_lines --lines 300
 
-Each runs in a process forked from one that has imported everything, for some seconds: what is then still busy was
-accepted. Prints the lines that ended in a traceback, a signal or several sentences, and ends with 1 if there are any.
+Each line runs for some seconds in a process that is forked after all imports. A line that still runs at the end counts
+as accepted. Prints the lines that ended with a traceback, a signal or several sentences, and exits with 1 if there are
+any.
 """
 
 import argparse
@@ -45,14 +46,14 @@ TEXTS = [
 ]
 QUICK = ["--num-timesteps", "64", "--num-envs", "8", "--unroll", "8", "--num-evals", "0", "--updates-per-chunk", "1"]
 SECONDS = 8.0
-# What argparse and tyro say of a line takes a box; a sentence of ours takes one line.
+# Exit codes: our own errors take one line; those of tyro are printed in a box.
 REFUSED, BOXED = 1, 2
 
 
 def programs() -> dict[str, tuple[list[type], Callable[[list[str]], None]]]:
-    """Return the options of every program, and what runs it on a command line."""
+    """Return, for every program, the classes of its options and a function that runs it on a command line."""
     parts = [Config, EnvConfig, PPOConfig, NetworksConfig, cli.HostsConfig, cli.TrainCommand, *METHODS.values()]
-    found: dict[str, Any] = {"train": (parts, lambda line: cli.main(["train", "--env", "ring", *QUICK, *line]))}
+    runners: dict[str, Any] = {"train": (parts, lambda line: cli.main(["train", "--env", "ring", *QUICK, *line]))}
     for name, options in PROGRAMS.items():
         module = importlib.import_module(name)
         run = getattr(module, "study", None) or module.main
@@ -61,12 +62,12 @@ def programs() -> dict[str, tuple[list[type], Callable[[list[str]], None]]]:
             sys.argv = ["program", *line]
             run_program(getattr(module, options), run, None)
 
-        found[name] = ([getattr(module, options)], call)
-    return found
+        runners[name] = ([getattr(module, options)], call)
+    return runners
 
 
 def lines(count: int, seed: int, classes: dict[str, list[type]]) -> Iterator[tuple[str, list[str]]]:
-    """Generate bad values of real options, unknown options, values that are missing, and commands that do not exist."""
+    """Generate bad values of known options, unknown options, and options without a value."""
     choose = random.Random(seed)
     for i in range(count):
         program = list(classes)[i % len(classes)] if i % 3 else "train"
@@ -86,13 +87,13 @@ def lines(count: int, seed: int, classes: dict[str, list[type]]) -> Iterator[tup
 
 
 def run(call: Callable[[list[str]], None], line: list[str], folder: Path) -> tuple[int | None, float, str]:
-    """Run one line in a child; return its exit code, None where it was accepted, its seconds and what it printed."""
+    """Run one line in a child process; return its exit code (None: still running), its seconds and its output."""
     output = folder / "output"
     start = time.monotonic()
     child = os.fork()
     if child == 0:
         code = 1
-        # What it starts is to end with it.
+        # A process group, so that its own children can be killed with it.
         os.setsid()
         try:
             os.chdir(folder)
@@ -127,28 +128,28 @@ def run(call: Callable[[list[str]], None], line: list[str], folder: Path) -> tup
 
 def main() -> None:
     """Run the campaign."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--lines", type=int, default=300)
-    asked.add_argument("--seed", type=int, default=0)
-    options = asked.parse_args()
-    found, failures, took, accepted = programs(), [], [], 0
-    for program, line in lines(options.lines, options.seed, {name: classes for name, (classes, _) in found.items()}):
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--lines", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    runners, failures, durations, accepted = programs(), [], [], 0
+    for program, line in lines(options.lines, options.seed, {name: classes for name, (classes, _) in runners.items()}):
         with tempfile.TemporaryDirectory() as folder:
-            code, seconds, printed = run(found[program][1], line, Path(folder))
+            code, seconds, printed = run(runners[program][1], line, Path(folder))
         shown = f"{program} {' '.join(map(repr, line))}"
         if code in (0, None):
             accepted += 1
             print(f"accepted: {shown}", flush=True)
         elif code in (REFUSED, BOXED) and "Traceback" not in printed:
-            took.append(seconds)
-            said = [text for text in printed.splitlines() if text.startswith("error: ")]
-            if code == REFUSED and len(said) != 1:
+            durations.append(seconds)
+            errors = [text for text in printed.splitlines() if text.startswith("error: ")]
+            if code == REFUSED and len(errors) != 1:
                 failures.append(f"{shown}: {printed[-300:]!r}")
         else:
             failures.append(f"{shown}: exit code {code}: {printed[-600:]}")
     print(
-        f"{options.lines} lines over {len(found)} programs: {len(took)} refused in {statistics.median(took):.2f} s "
-        f"(median, without imports), {accepted} accepted, {len(failures)} failed"
+        f"{options.lines} lines of {len(runners)} programs: {len(durations)} refused in "
+        f"{statistics.median(durations):.2f} s (median, without imports), {accepted} accepted, {len(failures)} failed"
     )
     print("\n".join(failures))
     sys.exit(bool(failures))

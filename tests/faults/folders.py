@@ -1,9 +1,9 @@
-"""Damage or craft the folder of a run in a hundred ways; going on and loading must be right, or one sentence.
+"""Damage run folders at random; loading and resuming must be correct or end with one sentence.
 
     python -m tests.faults.folders --folders 100
 
-Right is: the state of an intact checkpoint, bit for bit, and metrics with every line once. What was damaged must be
-named in a warning or an error. A case that takes longer than some minutes hangs.
+Correct means: the state is bit-identical to that of an intact checkpoint, and the metrics have every line once. A
+warning or an error must name the damage. A case that takes longer than `SECONDS` counts as hanging.
 """
 
 import argparse
@@ -28,6 +28,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import numpy as np
 
 import genpo_jax
+from genpo_jax.runs.folder import CONFIG_FILE, POLICY_FILE
 from genpo_jax.runs.manifest import MANIFEST
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from tests.faults.kills import CONFIG as LONG
@@ -36,6 +37,7 @@ STEP = LONG.steps_per_chunk
 CONFIG = replace(LONG, num_timesteps=3 * STEP, num_evals=1, checkpoint_minutes=0.0)
 OBS = np.zeros(genpo_jax.make_env(CONFIG.env).observation_sizes["state"])
 SECONDS = 200
+REFUSED, RESUMED = "refused", "resumed with a message"
 Damage = Callable[[Path, random.Random], str]
 
 
@@ -53,7 +55,7 @@ def any_file(run_dir: Path, choose: random.Random) -> Path:
 
 
 def special(path: Path, choose: random.Random) -> None:
-    """Put something else in the place of a file."""
+    """Replace a file by a pipe, a folder or a link."""
     path.unlink()
     kind = choose.choice(["fifo", "zero", "loop", "folder", "outside"])
     if kind == "fifo":
@@ -65,7 +67,7 @@ def special(path: Path, choose: random.Random) -> None:
 
 
 def checkpoint(change: Callable[[Path, random.Random], Any]) -> Damage:
-    """Return the damage that changes one file of the newest checkpoint."""
+    """Return a damage that changes one file of the newest checkpoint."""
 
     def damage(run_dir: Path, choose: random.Random) -> str:
         path = any_file(run_dir, choose)
@@ -76,7 +78,7 @@ def checkpoint(change: Callable[[Path, random.Random], Any]) -> Damage:
 
 
 def named(name: str, change: Callable[[Path, random.Random], Any]) -> Damage:
-    """Return the damage that changes this file of the folder."""
+    """Return a damage that changes this file of the folder."""
 
     def damage(run_dir: Path, choose: random.Random) -> str:
         change(run_dir / name, choose)
@@ -86,14 +88,14 @@ def named(name: str, change: Callable[[Path, random.Random], Any]) -> Damage:
 
 
 def renamed(run_dir: Path, choose: random.Random) -> str:
-    """Give a checkpoint the name of another step."""
+    """Copy a checkpoint to the name of another step."""
     steps = run_dir / "checkpoints"
     shutil.copytree(steps / str(choose.choice([STEP, 2 * STEP])), steps / str(choose.randrange(4, 99) * STEP))
-    return "a step renamed"
+    return "a renamed step"
 
 
 def lines(change: Callable[[list[str], random.Random], Any]) -> Damage:
-    """Return the damage that changes the lines of the metrics."""
+    """Return a damage that changes the lines of the metrics."""
 
     def damage(run_dir: Path, choose: random.Random) -> str:
         path = run_dir / METRICS_FILE
@@ -106,18 +108,18 @@ def lines(change: Callable[[list[str], random.Random], Any]) -> Damage:
 
 
 def cut(path: Path, choose: random.Random) -> None:
-    """Cut a file off."""
+    """Truncate a file."""
     path.write_bytes(path.read_bytes()[: choose.randrange(max(1, path.stat().st_size - 1))])
 
 
-def rubbish(path: Path, choose: random.Random) -> None:
-    """Replace a file by text that is no table of ours."""
+def garbage(path: Path, choose: random.Random) -> None:
+    """Replace the contents of a file by JSON or text of another structure."""
     texts = ("null", "[]", "7", '{"format": 2}', '{"format": 2, "config": 3}', "[" * 99_999, '{"format": "2"}', "\0")
     path.write_text(choose.choice(texts))
 
 
 def setting(path: Path, choose: random.Random) -> None:
-    """Change a setting in config.json to what it cannot be."""
+    """Change a setting in config.json to an invalid value."""
     contents = json.loads(path.read_text())
     key = choose.choice(sorted(contents["config"]))
     contents["config"][key] = choose.choice([None, -1, "x", [], {}, 1e999, {"x": 1}])
@@ -126,39 +128,39 @@ def setting(path: Path, choose: random.Random) -> None:
 
 DAMAGES: dict[str, Damage] = {
     "a bit of a checkpoint": checkpoint(flip),
-    "a file of a checkpoint cut off": checkpoint(cut),
-    "a file of a checkpoint removed": checkpoint(lambda path, _: path.unlink()),
-    "a file of a checkpoint that is none": checkpoint(special),
-    "a manifest that is none": named(f"checkpoints/{3 * STEP}/{MANIFEST}", special),
-    "a manifest of rubbish": named(f"checkpoints/{3 * STEP}/{MANIFEST}", rubbish),
-    "a step renamed": renamed,
-    "a config of rubbish": named("config.json", rubbish),
-    "a config cut off": named("config.json", cut),
-    "a setting that cannot be": named("config.json", setting),
-    "a policy of rubbish": named("policy.json", rubbish),
+    "a truncated file of a checkpoint": checkpoint(cut),
+    "a removed file of a checkpoint": checkpoint(lambda path, _: path.unlink()),
+    "a file of a checkpoint replaced by a pipe, folder or link": checkpoint(special),
+    "a manifest replaced by a pipe, folder or link": named(f"checkpoints/{3 * STEP}/{MANIFEST}", special),
+    "a manifest of garbage": named(f"checkpoints/{3 * STEP}/{MANIFEST}", garbage),
+    "a renamed step": renamed,
+    "a config of garbage": named(CONFIG_FILE, garbage),
+    "a truncated config": named(CONFIG_FILE, cut),
+    "an invalid setting": named(CONFIG_FILE, setting),
+    "a policy of garbage": named(POLICY_FILE, garbage),
     "metrics without a line": lines(lambda text, choose: text.pop(choose.randrange(1, len(text)))),
     "metrics with a line twice": lines(lambda text, choose: text.insert(1, choose.choice(text))),
-    "metrics with rubbish": lines(lambda text, choose: text.insert(choose.randrange(len(text)), "x" * 9)),
-    "metrics that are none": named(METRICS_FILE, special),
-    "metrics cut off": named(METRICS_FILE, cut),
+    "metrics with a line of garbage": lines(lambda text, choose: text.insert(choose.randrange(len(text)), "x" * 9)),
+    "metrics replaced by a pipe, folder or link": named(METRICS_FILE, special),
+    "truncated metrics": named(METRICS_FILE, cut),
 }
 
 
 def attempt(run_dir: Path, actions: dict[int, np.ndarray]) -> str:
-    """Load, then go on for one chunk; return what was wrong with that, or nothing."""
-    said = io.StringIO()
-    handler = logging.StreamHandler(said)
+    """Load, then resume for one chunk; return what was wrong, or whether the folder was refused or resumed."""
+    messages = io.StringIO()
+    handler = logging.StreamHandler(messages)
     logging.getLogger("genpo_jax").addHandler(handler)
     problems, refused = [], False
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         try:
-            found = np.asarray(genpo_jax.load(run_dir)(OBS)).tobytes()
-            if found not in {action.tobytes() for action in actions.values()}:
+            loaded = np.asarray(genpo_jax.load(run_dir)(OBS)).tobytes()
+            if loaded not in {action.tobytes() for action in actions.values()}:
                 problems.append("loaded a policy that was never saved")
         except (ValueError, OSError, TypeError) as error:
             refused = True
-            said.write(str(error))
+            messages.write(str(error))
         try:
             genpo_jax.train(
                 run_dir=run_dir, resume=True, config=replace(CONFIG, num_timesteps=4 * STEP), progress=False
@@ -169,30 +171,28 @@ def attempt(run_dir: Path, actions: dict[int, np.ndarray]) -> str:
             if steps[-1] != 4 * STEP:
                 problems.append(f"ended at {steps[-1]}")
             if actions[4 * STEP].tobytes() != np.asarray(genpo_jax.load(run_dir)(OBS)).tobytes():
-                problems.append("another policy than that of the whole run")
+                problems.append("the policy differs from that of the uninterrupted run")
         except (ValueError, OSError, TypeError) as error:
             refused = True
-            said.write(str(error))
+            messages.write(str(error))
     logging.getLogger("genpo_jax").removeHandler(handler)
-    messages = said.getvalue() + " ".join(
-        str(warning.message) for warning in warned if "Checkpoint" in str(warning.message)
-    )
-    if not messages:
+    warnings_of_checkpoints = [warning for warning in warned if "Checkpoint" in str(warning.message)]
+    if not messages.getvalue() and not warnings_of_checkpoints:
         problems.append("silent")
-    return "; ".join(problems) or ("refused" if refused else "went on, and said so")
+    return "; ".join(problems) or (REFUSED if refused else RESUMED)
 
 
 def hang(*_: object) -> None:
-    """End a case that hangs."""
+    """Raise in a case that hangs."""
     raise BaseException("hangs")
 
 
 def main() -> None:
     """Run the campaign."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--folders", type=int, default=100)
-    asked.add_argument("--seed", type=int, default=0)
-    options = asked.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folders", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
     choose, wrong, counts = random.Random(options.seed), [], {}
     signal.signal(signal.SIGALRM, hang)
     with tempfile.TemporaryDirectory() as folder:
@@ -212,10 +212,10 @@ def main() -> None:
             except BaseException as error:
                 outcome = f"{type(error).__name__}: {str(error)[:300]}"
             signal.alarm(0)
-            if outcome not in ("refused", "went on, and said so"):
+            if outcome not in (REFUSED, RESUMED):
                 wrong.append(f"{i}: {name} ({case}): {outcome}")
                 print(wrong[-1], flush=True)
-            counts[outcome[:20]] = counts.get(outcome[:20], 0) + 1
+            counts[outcome[:30]] = counts.get(outcome[:30], 0) + 1
             shutil.rmtree(run_dir)
     print(f"{options.folders} folders: {counts}")
     sys.exit(bool(wrong))

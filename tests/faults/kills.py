@@ -1,9 +1,9 @@
-"""Kill a run at random moments, go on, and compare it with one that nobody touched: bit for bit.
+"""Kill runs at random moments, resume them, and check that they are bit-identical to an uninterrupted run.
 
     python -m tests.faults.kills --kills 60 --out kills
 
-Each process is forked from one that has imported everything, so that a kill costs seconds. A run that comes to its end
-is compared, and the next one begins. Prints one line a run, and ends with 1 where anything differs.
+Each process is forked after all imports, so that a kill costs only seconds. When a run is complete, the next starts.
+Prints one line per run, and exits with 1 if anything differs.
 """
 
 import argparse
@@ -45,7 +45,7 @@ CONFIG = Config(
 
 
 def in_child(run_dir: Path, kill_after: float | None) -> bool:
-    """Start or go on with a run in a process of its own; return whether it came to its end."""
+    """Start or resume a run in a child process; return whether it completed."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -64,22 +64,22 @@ def in_child(run_dir: Path, kill_after: float | None) -> bool:
         while time.monotonic() < deadline:
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
-                return _ended(status)
+                return _completed(status)
             time.sleep(0.005)
         os.kill(child, signal.SIGKILL)
-    return _ended(os.waitpid(child, 0)[1])
+    return _completed(os.waitpid(child, 0)[1])
 
 
-def _ended(status: int) -> bool:
+def _completed(status: int) -> bool:
     if os.WIFSIGNALED(status):
         return False
     if os.WEXITSTATUS(status):
-        raise SystemExit("a run could not start or go on: see the message above")
+        raise SystemExit("a run could not start or resume: see the message above")
     return True
 
 
-def what_is_there(run_dir: Path) -> dict:
-    """Return all that must not differ, read in a process of its own."""
+def contents(run_dir: Path) -> dict:
+    """Return everything in a run folder that must not differ."""
     lines = [
         {name: value for name, value in line.items() if not name.startswith("time/") and name != "wall_seconds"}
         for line in read_metrics(run_dir / METRICS_FILE)
@@ -101,7 +101,7 @@ def what_is_there(run_dir: Path) -> dict:
 
 
 def events(run_dir: Path) -> list[tuple[int, float]]:
-    """Return the KL of every chunk as TensorBoard reads it."""
+    """Return the KL of every chunk, read by TensorBoard."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     read = EventAccumulator(str(run_dir / "tensorboard"))
@@ -111,36 +111,35 @@ def events(run_dir: Path) -> list[tuple[int, float]]:
 
 def main() -> None:
     """Run the campaign."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("--kills", type=int, default=60)
-    options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--out", type=Path, required=True)
-    asked = options.parse_args()
-    moment = random.Random(asked.seed)
-    # Settings only: a process that has used jax cannot be forked.
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    draw = random.Random(options.seed)
+    # This only changes settings: a process that has used jax cannot be forked.
     configure_jax()
-    in_child(asked.out / "whole", None)
-    # Once more, now that all is compiled; it must not differ either.
+    in_child(options.out / "whole", None)
+    # A second uninterrupted run, with compiled programs, must not differ either; its time bounds that of the kills.
     start = time.monotonic()
-    in_child(asked.out / "again", None)
-    longest, folders, kills = time.monotonic() - start, [asked.out / "again"], 0
-    while kills < asked.kills:
-        run_dir = asked.out / f"killed-{len(folders) - 1}"
+    in_child(options.out / "again", None)
+    longest, folders, kills = time.monotonic() - start, [options.out / "again"], 0
+    while kills < options.kills:
+        run_dir = options.out / f"killed-{len(folders) - 1}"
         before = kills
-        # Early as well as late, however fast the machine: at any moment of what a whole run takes.
-        while not in_child(run_dir, moment.uniform(0.0, longest) if kills < asked.kills else None):
+        while not in_child(run_dir, draw.uniform(0.0, longest) if kills < options.kills else None):
             kills += 1
         folders.append(run_dir)
         print(f"{run_dir.name}: {kills - before} kills", flush=True)
-    whole = what_is_there(asked.out / "whole")
+    whole = contents(options.out / "whole")
     differing = []
     for run_dir in folders:
-        found = what_is_there(run_dir)
-        differing += [f"{run_dir.name}: {name}" for name in whole if found[name] != whole[name]]
+        other = contents(run_dir)
+        differing += [f"{run_dir.name}: {name}" for name in whole if other[name] != whole[name]]
     size = sum(map(len, whole["state"]))
     print(f"{kills} kills, {len(folders) - 1} runs, {len(whole['metrics'])} lines and {size} bytes of state compared")
     print("\n".join(differing) or "no difference")
-    for run_dir in [asked.out / "whole", *folders] if not differing else []:
+    for run_dir in [options.out / "whole", *folders] if not differing else []:
         shutil.rmtree(run_dir)
     sys.exit(bool(differing))
 

@@ -1,10 +1,11 @@
-"""Train for an hour, and say whether memory and speed stay as they are.
+"""Train for an hour, and measure whether memory and speed stay constant.
 
     python -m tests.faults.long_run --env hopper --minutes 60 --run-dir hour
 
-After each chunk: anonymous memory of the process, and env steps per second of processor time, which other work on the
-machine changes less than it changes time. Prints how both move over the last three quarters of the run, with 95 %
-intervals from batch means, as neighboring chunks are alike; ends with 1 where memory grew by more than 1 % of itself.
+After each chunk it records the anonymous memory of the process and the env steps per second of processor time, which
+depends less on other work on the machine than wall time does. Prints the drift of both over the last three quarters of
+the run, with 95 % intervals from batch means, because neighboring chunks are correlated. Exits with 1 if memory grew by
+more than 1 %.
 """
 
 import argparse
@@ -31,45 +32,45 @@ CHUNKS_OF_EVALUATION = 20
 
 
 def anonymous_mib() -> float:
-    """Return the memory of this process that no file stands behind, in MiB."""
+    """Return the anonymous memory of this process, in MiB."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
     return int(line.split()[1]) / 1024
 
 
 class Gauge(Callback):
-    """Note time, env steps, processor seconds and MiB after each chunk; ask the run to stop when time is up."""
+    """Callback that records minutes, env steps, processor seconds and MiB per chunk, and stops the run in time."""
 
     name = "gauge"
 
     def __init__(self, minutes: float) -> None:
         self.minutes = minutes
         self.rows: list[tuple[float, float, float, float]] = []
-        self.asked = False
+        self.stopping = False
 
     def metrics(self, env_steps: int, wall_seconds: float, values: dict[str, float]) -> None:
-        """Take one line of metrics."""
+        """Record one line."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         minutes = time.monotonic() / 60
         self.rows.append((minutes, env_steps, used.ru_utime + used.ru_stime, anonymous_mib()))
-        if minutes - self.rows[0][0] >= self.minutes and not self.asked:
-            self.asked = True
+        if minutes - self.rows[0][0] >= self.minutes and not self.stopping:
+            self.stopping = True
             os.kill(os.getpid(), signal.SIGTERM)
 
 
 def drift(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Return the slope of y over x and half of its 95 % interval, from means of successive batches."""
+    """Return the slope of y over x and half the width of its 95 % interval, from means of successive batches."""
     xs, ys = (np.array([part.mean() for part in np.array_split(values, NUM_BATCHES)]) for values in (x, y))
     fit: Any = linregress(xs, ys)
     return fit.slope, t.ppf(0.975, NUM_BATCHES - 2) * fit.stderr
 
 
 def main() -> None:
-    """Run it."""
-    asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--env", default="hopper")
-    asked.add_argument("--minutes", type=float, default=60)
-    asked.add_argument("--run-dir", type=Path, required=True)
-    options = asked.parse_args()
+    """Run the measurement."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--env", default="hopper")
+    parser.add_argument("--minutes", type=float, default=60)
+    parser.add_argument("--run-dir", type=Path, required=True)
+    options = parser.parse_args()
     configure_jax()
     gauge = Gauge(options.minutes)
     config = replace(genpo_jax.preset(options.env), num_timesteps=10**9, checkpoint_minutes=1.0)

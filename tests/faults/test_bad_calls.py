@@ -1,4 +1,4 @@
-"""Every public call with every argument wrong in turn: an error, never a wrong number."""
+"""Every public function refuses each invalid argument with an error, and never returns a wrong number."""
 
 import dataclasses
 import inspect
@@ -49,7 +49,7 @@ BAD_STEPS = arrays((4,), (4, 1), (1, 2), (3, 2), (4, 2, 1), ())
 EPISODES = EpisodeEnv(TargetEnv(), 8)
 EPISODE_STATE = EPISODES.init(jax.random.split(KEY, 2))
 
-# (call, its arguments, wrong values by argument)
+# (call, valid arguments, invalid values by argument)
 CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
     (
         solvers.HistorySolver,
@@ -273,7 +273,7 @@ CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
 
 
 def bad_settings():
-    """Yield settings and a wrong value for each of their fields, by the field's annotation."""
+    """Yield every field of every settings class with invalid values for its annotation."""
     for cls in (Config, EnvConfig, PPOConfig, NetworksConfig, *METHODS.values()):
         for name, annotation in typing.get_type_hints(cls).items():
             if name not in {f.name for f in dataclasses.fields(cls)}:
@@ -294,7 +294,7 @@ def bad_settings():
 
 
 def accepted(call, arguments):
-    """Return what a call made of bad arguments, or None where it raised as it should."""
+    """Return the result of a call with bad arguments in a tuple, or None if it raised an expected error."""
     try:
         return (call(**arguments),)
     except (ValueError, TypeError, FileNotFoundError):
@@ -308,7 +308,7 @@ def title(call):
 
 
 @pytest.mark.parametrize("case", CALLS, ids=lambda case: title(case[0]))
-def test_a_public_call_refuses_each_argument_that_is_wrong(case):
+def test_a_public_call_refuses_each_invalid_argument(case):
     call, arguments, wrong = case
     if arguments is not None:
         call(**arguments)
@@ -318,9 +318,9 @@ def test_a_public_call_refuses_each_argument_that_is_wrong(case):
 
 
 @pytest.mark.parametrize(("cls", "name", "wrong"), list(bad_settings()))
-def test_settings_refuse_each_value_that_is_wrong(cls, name, wrong):
+def test_settings_refuse_each_invalid_value(cls, name, wrong):
     def build(**settings):
-        # What a solver allows, only the solver knows.
+        # Solvers check some settings themselves.
         made = cls(**settings)
         return made.make_solver() if hasattr(made, "make_solver") else made
 

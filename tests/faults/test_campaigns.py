@@ -1,4 +1,4 @@
-"""The campaigns, as tests; each script run by itself takes more kills, folders and lines."""
+"""The campaigns as slow tests; run a script directly to choose the number of kills, folders or lines."""
 
 import subprocess
 import sys
@@ -16,13 +16,13 @@ def campaign(script, *options):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
 
 
-def test_killed_runs_go_on_bit_for_bit(tmp_path):
+def test_killed_runs_resume_bit_identically(tmp_path):
     campaign("kills", "--kills", 60, "--out", tmp_path)
 
 
-def test_damaged_folders_are_refused_or_right():
+def test_damaged_folders_are_refused_or_resumed_correctly():
     campaign("folders", "--folders", 100)
 
 
-def test_command_lines_end_in_one_sentence():
+def test_bad_command_lines_end_with_one_sentence():
     campaign("command_lines", "--lines", 300)

@@ -1,4 +1,4 @@
-"""Faults in observations, rewards, physics, resets, gradients and parameters, for every method: over 1,000 each run."""
+"""Inject faults into observations, rewards, physics, resets, gradients and parameters: over 1,000 for all methods."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ BAD = (jnp.nan, jnp.inf, -jnp.inf, 1e9, -3e38)
 
 
 class FaultyEnv:
-    """Every third step after a reset breaks: the observation, the reward or the physics; so does every other reset."""
+    """Environment with a fault (observation, reward or physics) 3 steps after each reset, and in half of the resets."""
 
     name = "faulty"
     action_size = 2
@@ -42,7 +42,7 @@ class FaultyEnv:
 
 
 def poisoned_trainer(method):
-    """Return a trainer, the first minibatch of whose every epoch has an advantage that is not a number."""
+    """Return a trainer with a NaN advantage in the first minibatch of every epoch."""
     sizes = {"unroll": T, "num_epochs": EPOCHS, "num_minibatches": MINIBATCHES}
     config = Config(
         env="faulty",
@@ -84,22 +84,22 @@ def not_finite(state):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
-def test_training_goes_on_over_faults_of_every_kind_and_counts_them(method):
+def test_training_continues_after_every_kind_of_fault_and_counts_them(method):
     trainer = poisoned_trainer(method)
     state, _ = trainer.chunk(trainer.init(range(SEEDS)))
     assert not not_finite(state), "after the first chunk"
     before = [np.asarray(leaf) for leaf in jax.tree.leaves(state.learner.params)]
     state, metrics = trainer.chunk(state)
     assert not not_finite(state), "after the second"
-    # Behind the staggered starts every episode breaks at its third step.
+    # After the first chunk, with its staggered starts, every episode has a fault at its third step.
     assert metrics["train/nan_resets"].tolist() == [B * T * UPDATES / 3] * SEEDS
     assert metrics["train/skipped_gradients"].tolist() == [EPOCHS * UPDATES] * SEEDS
-    assert metrics["train/episodes"].tolist() == [0] * SEEDS, "one that breaks has no return to report"
+    assert metrics["train/episodes"].tolist() == [0] * SEEDS, "an episode with a fault has no return to report"
     assert metrics["train/refused_statistics"].tolist() == [0] * SEEDS
     assert state.num_updates.tolist() == [2 * UPDATES] * SEEDS
     pairs = zip(before, jax.tree.leaves(state.learner.params), strict=True)
-    moved = [not np.array_equal(old, new) for old, new in pairs]
-    assert sum(moved) > len(moved) / 2, "the other minibatches must still be learned from"
+    changed = [not np.array_equal(old, new) for old, new in pairs]
+    assert sum(changed) > len(changed) / 2, "the other minibatches must still be used"
 
     for number in range(len(before)):
         for bad in (1e4, 1e30, jnp.nan):
@@ -107,14 +107,14 @@ def test_training_goes_on_over_faults_of_every_kind_and_counts_them(method):
             assert after.num_updates.tolist() == [3 * UPDATES] * SEEDS
             wrong = jax.tree.leaves(after.learner.params)
             if np.isnan(bad):
-                # Nothing can mend it, but it must not spread.
+                # A NaN parameter stays, but must not spread.
                 wrong = wrong[:number] + wrong[number + 1 :]
             assert finite(wrong), (number, bad)
             assert not {"observations", "rewards", "episodes", "rate"} & set(not_finite(after)), (number, bad)
 
 
 def with_parameter(state, number, bad):
-    """Return a copy of a state, in which the first number of one array of parameters is a bad one."""
+    """Return a copy of a state with `bad` as the first number of one parameter array."""
     state = jax.tree.map(jnp.copy, state)
     leaves, tree = jax.tree.flatten(state.learner.params)
     leaves[number] = leaves[number].reshape(SEEDS, -1).at[:, 0].set(bad).reshape(leaves[number].shape)
