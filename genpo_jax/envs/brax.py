@@ -28,6 +28,6 @@ class BraxEnvironment(LibraryEnvironment):
         with brax_notice_ignored():
             raw = envs.get_environment(name, **kwargs)
         super().__init__(
-            name, raw, BRAX_EPISODE_LENGTH, CPhysics(name, raw).exchanged if backend == "c" else nullcontext
+            name, raw, BRAX_EPISODE_LENGTH, CPhysics(name, raw).replaced if backend == "c" else nullcontext
         )
         self.backend = backend

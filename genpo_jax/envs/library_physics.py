@@ -45,7 +45,7 @@ class CPhysics:
         self._probe: dict[str, Any] | None = None
         self._refuse_unfilled_fields(raw)
 
-    def exchanged(self) -> AbstractContextManager[None]:
+    def replaced(self) -> AbstractContextManager[None]:
         """Replace MJX's functions while the environment is traced."""
         return physics_replaced(self._step, self._forward, self._control_step)
 
@@ -79,7 +79,7 @@ class CPhysics:
 
         The step is traced with the unfilled fields as inputs; dead-code elimination shows which of them are read.
         """
-        with self.exchanged(), deprecations_ignored():
+        with self.replaced(), deprecations_ignored():
             state = jax.eval_shape(raw.reset, jax.random.key_data(jax.random.key(0)))
             (data,) = [x for x in jax.tree.leaves(state, is_leaf=_is_data) if _is_data(x)][:1] or [None]
             if data is None:

@@ -47,7 +47,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
                     f"{name} needs the robots of MuJoCo Menagerie ({error}); set MENAGERIE_ROOT to a checkout of it, "
                     "or pip install 'genpo-jax[robots]', or connect to the network once for Playground to clone it"
                 ) from error
-            physics = CPhysics(name, raw).exchanged if impl == "c" else nullcontext
+            physics = CPhysics(name, raw).replaced if impl == "c" else nullcontext
         near = LIFTED.get(name)
         success = None if near is None else lambda state: _distance_to_goal(raw, state) < near
         super().__init__(name, raw, int(config.episode_length), physics, success)

@@ -73,18 +73,18 @@ class RandomizedEnvironment:
         model, _ = self._randomization_fn(self._model, jax.random.key_data(model_key)[None])
         leaves = jax.tree.leaves(model)
         drawn = [leaves[i][0] for i in self._randomized]
-        with self._exchanged(drawn):
+        with self._replaced(drawn):
             state, obs = _untraced(self.env)[0](key)
         return RandomizedState(state, drawn), obs
 
     def step(self, state: RandomizedState, action: Array) -> tuple[RandomizedState, Observation, Array, Array, Metrics]:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]` in [-1, 1]."""
-        with self._exchanged(state.drawn):
+        with self._replaced(state.drawn):
             env_state, *rest = _untraced(self.env)[1](state.state, action)
         return state.replace(state=env_state), *rest
 
     @contextmanager
-    def _exchanged(self, drawn: list[Array]) -> Iterator[None]:
+    def _replaced(self, drawn: list[Array]) -> Iterator[None]:
         leaves, tree = jax.tree.flatten(self._model)
         for i, leaf in zip(self._randomized, drawn, strict=True):
             leaves[i] = leaf
