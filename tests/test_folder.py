@@ -25,8 +25,8 @@ def test_the_config_records_settings_versions_commit_and_device(tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
 
 
-def test_the_folder_of_another_version_is_refused_with_that_version(tmp_path):
-    # As version 0.1.0 wrote it: no format, one table for all methods.
+def test_the_folder_of_another_version_is_refused_and_the_version_is_named(tmp_path):
+    # The config of version 0.1.0 had no format number and one table for all methods.
     old = {
         "config": {"policy": {"method": "genpo++"}},
         "versions": {"genpo-jax": "0.1.0"},
@@ -50,14 +50,14 @@ def test_a_damaged_config_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     "text", ['{"format": 2}', '{"format": 2, "config": 3, "environment": {}}', "null", "[" * 99_999]
 )
-def test_a_config_without_what_it_must_have_is_refused_by_name(tmp_path, text):
+def test_a_config_that_lacks_a_table_is_refused_by_name(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     for read in (saved_config, genpo_jax.load):
         with pytest.raises(ValueError, match=r"config\.json (lacks config|is not JSON|was written by)"):
             read(tmp_path)
 
 
-def test_runs_that_start_in_one_second_get_folders_of_their_own(tmp_path, monkeypatch):
+def test_runs_that_start_in_the_same_second_get_different_folders(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(folder.time, "strftime", lambda _: "now")
     assert new_run_dir(CONFIG).as_posix() == "runs/hopper-genpo++-seed3-now"
@@ -70,7 +70,7 @@ def run_git(folder, *args):
     subprocess.run(["git", "-C", str(folder), *identity, *args], check=True, capture_output=True)
 
 
-def test_the_commit_is_that_of_a_checkout_which_tracks_the_package(tmp_path, monkeypatch):
+def test_the_commit_is_recorded_only_if_the_checkout_tracks_the_package(tmp_path, monkeypatch):
     module = tmp_path / "folder.py"
     monkeypatch.setattr(folder, "__file__", str(module))
     module.write_text("")
@@ -99,7 +99,7 @@ with locked(Path(sys.argv[1])):
 """
 
 
-def test_a_folder_belongs_to_one_process_until_that_is_done_or_killed(tmp_path):
+def test_a_folder_is_locked_until_its_process_ends_or_is_killed(tmp_path):
     holder = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "locked\n"
@@ -115,7 +115,7 @@ def test_a_folder_belongs_to_one_process_until_that_is_done_or_killed(tmp_path):
         pass
 
 
-def test_what_a_killed_writer_left_is_removed_by_who_has_the_folder(tmp_path):
+def test_locking_a_folder_removes_temporary_files_of_killed_writers(tmp_path):
     for name in (".config.json.4711.tmp", ".hidden", "notes.tmp", "config.json"):
         (tmp_path / name).write_text("x")
     (tmp_path / ".curve.png.12.tmp").symlink_to(tmp_path / "notes.tmp")
@@ -124,7 +124,7 @@ def test_what_a_killed_writer_left_is_removed_by_who_has_the_folder(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == [".hidden", ".lock", "config.json", "notes.tmp"]
 
 
-def test_only_a_link_itself_is_removed(tmp_path):
+def test_removing_a_link_keeps_its_target(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "file").write_text("kept")
     (tmp_path / "link").symlink_to(tmp_path / "folder")
@@ -135,7 +135,7 @@ def test_only_a_link_itself_is_removed(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_that_cannot_be_written_is_told_without_leaving_anything(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused_without_creating_files(tmp_path):
     (tmp_path / "file").write_text("x")
     for good in ("new", "new/deep/folder", "file"):
         check_writable(tmp_path / good)
@@ -146,8 +146,8 @@ def test_a_place_that_cannot_be_written_is_told_without_leaving_anything(tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_run_keeps_its_name_and_others_have_another(tmp_path):
-    name = run_id_of(tmp_path)
-    assert len(name) == 32 and name != run_id_of(tmp_path)
-    write_config(tmp_path, CONFIG, "cpu", 1, run_id=name)
-    assert run_id_of(tmp_path) == name
+def test_a_run_keeps_its_id_and_a_new_run_has_another_id(tmp_path):
+    run_id = run_id_of(tmp_path)
+    assert len(run_id) == 32 and run_id != run_id_of(tmp_path)
+    write_config(tmp_path, CONFIG, "cpu", 1, run_id=run_id)
+    assert run_id_of(tmp_path) == run_id
