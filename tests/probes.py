@@ -1,4 +1,4 @@
-"""Tiny environments with a known solution."""
+"""Small environments with a known solution."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Comparison and search on a task of one step an episode: what they write, and that nothing is done twice."""
+"""Comparison, search and ablation on a task with one step per episode: their output, and that no run is repeated."""
 
 import json
 import re
@@ -24,7 +24,7 @@ def curve(method, seed, returns, env="ring", last=None):
 
 
 @pytest.mark.ci
-def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, monkeypatch, tmp_path, capsys):
+def test_a_comparison_writes_all_results_and_does_not_repeat_finished_runs(tiny_presets, monkeypatch, tmp_path, capsys):
     arguments = ("--num-seeds", 2, "--num-timesteps", 512, "--num-evals", 2, "--out", tmp_path, "--envs", "ring")
     run_main(compare, monkeypatch, *arguments, "--methods", "gaussian")
     metrics = tmp_path / "runs/ring/gaussian/seed-1/metrics.jsonl"
@@ -42,7 +42,7 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
     with pytest.raises(SystemExit, match="different settings: --num-evals"):
         run_main(compare, monkeypatch, *arguments[:5], 3, *arguments[6:], "--methods", "gaussian")
 
-    # A run of several histories says how much of its divergence is theirs; one without a model of them cannot.
+    # The KL divergence of a run with several histories is split. A run without a model of histories is refused.
     monkeypatch.undo()
     runs = tmp_path / "runs/ring"
     capsys.readouterr()
@@ -56,9 +56,7 @@ def test_a_comparison_writes_everything_and_goes_on_where_it_was(tiny_presets, m
         run_main(kl_of_histories, monkeypatch, runs / "genpo++:num_histories=2", "--histories", 1, 3)
 
 
-def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(
-    tiny_presets, monkeypatch, tmp_path, capsys
-):
+def test_a_stopped_study_writes_no_table(tiny_presets, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(study, "start_run", lambda *_, **__: SimpleNamespace(stopped=True))
     with pytest.raises(SystemExit) as ended:
         run_main(compare, monkeypatch, "--envs", "ring", "--num-timesteps", 512, "--out", tmp_path)
@@ -67,7 +65,7 @@ def test_a_study_that_is_asked_to_stop_ends_and_takes_no_half_run_for_a_whole(
     assert not (tmp_path / "table.md").exists()
 
 
-def test_a_table_says_how_often_a_task_succeeds_where_it_can():
+def test_the_table_has_the_success_rates_of_tasks_that_report_success():
     rates = {"eval/success_random": 0.25, "eval/success_zero": 0.5}
     curves = [curve("gaussian", 0, [0, 1], "panda_reach", rates), curve("genpo++", 0, [0, 2], "ring")]
     rows = [compare.summarize([one], [one.method])[0] for one in curves]
@@ -78,7 +76,7 @@ def test_a_table_says_how_often_a_task_succeeds_where_it_can():
     assert (first[column], first[column + 1], second[column]) == ("0.25 [0.25, 0.25]", "0.50 [0.50, 0.50]", "-")
 
 
-def test_a_report_without_runs_says_what_to_do(monkeypatch, tmp_path):
+def test_a_report_without_runs_is_refused_with_a_remedy(monkeypatch, tmp_path):
     with pytest.raises(SystemExit, match="train them first"):
         run_main(compare, monkeypatch, "--only-report", "--out", tmp_path)
 
@@ -97,9 +95,7 @@ def test_a_report_without_runs_says_what_to_do(monkeypatch, tmp_path):
         (("--methods", "gaussian", "ppo"), "method must be one of"),
     ],
 )
-def test_a_study_of_nothing_or_of_what_does_not_exist_is_refused_before_it_trains(
-    monkeypatch, tmp_path, arguments, message
-):
+def test_a_study_with_empty_or_unknown_names_is_refused_before_it_trains(monkeypatch, tmp_path, arguments, message):
     monkeypatch.setattr(study, "start_run", lambda *_, **__: pytest.fail("something was trained"))
     for module in (compare, sweep):
         with pytest.raises(SystemExit, match=message):
@@ -107,7 +103,7 @@ def test_a_study_of_nothing_or_of_what_does_not_exist_is_refused_before_it_train
     assert not (tmp_path / "study").exists()
 
 
-def test_a_method_may_have_settings_of_its_own_and_of_its_update(tiny_presets):
+def test_a_method_can_be_followed_by_settings_of_the_method_and_of_ppo(tiny_presets):
     config = study.study_config("ring", "genpo++:num_histories=4,base=standard,target_kl=0.5", 2, first_seed=7)
     assert (config.method.num_histories, config.method.base, config.ppo.target_kl) == (4, "standard", 0.5)
     assert config.seeds == range(7, 9)
@@ -116,10 +112,10 @@ def test_a_method_may_have_settings_of_its_own_and_of_its_update(tiny_presets):
     assert config == replace(plain, method=replace(plain.method, **settings), ppo=replace(plain.ppo, target_kl=0.5))
 
 
-def test_the_table_says_when_a_method_got_there():
+def test_the_table_has_the_steps_and_seconds_to_the_threshold():
     curves = [curve("gaussian", 0, [0, 5, 10]), curve("gaussian", 1, [0, 9, 10]), curve("fpo", 0, [0, 1, 2])]
     gaussian, fpo = compare.summarize(curves, ("gaussian", "fpo"))
-    # 80 % of the way from 0 to the best final return, 10.
+    # 80 % of the best final return, 10, above 0.
     assert gaussian["threshold"] == fpo["threshold"] == 8.0
     assert gaussian["steps_to_threshold"] == np.median([200, 100])
     assert gaussian["seconds_to_threshold"] == np.median([20, 10])
@@ -130,7 +126,7 @@ def test_the_table_says_when_a_method_got_there():
 
 
 @pytest.mark.ci
-def test_a_search_gives_every_method_the_same_draws_and_ranks_them(tiny_presets, monkeypatch, tmp_path):
+def test_a_search_tries_the_same_draws_for_every_method_and_ranks_them(tiny_presets, monkeypatch, tmp_path):
     every = sweep.draw(37)
     assert every[0] == {} and every[:5] == sweep.draw(5)
     assert len({tuple(settings.items()) for settings in every}) == 37
@@ -148,7 +144,7 @@ def test_a_search_gives_every_method_the_same_draws_and_ranks_them(tiny_presets,
     assert max(trial["score"] for trial in trials if trial["method"] == "fpo") == pytest.approx(1.0)
 
 
-def test_a_step_is_a_kl_where_the_rate_follows_it_and_the_rate_where_it_is_fixed():
+def test_the_step_of_a_search_scales_the_target_kl_or_a_constant_rate():
     settings = {"initial_std": 0.5, "clip_range": 0.5, "step": 2.0}
     options = sweep.Options()
     flow, fpo = (sweep.make_config("ant", m, settings, options) for m in ("genpo++", "fpo"))
@@ -157,7 +153,7 @@ def test_a_step_is_a_kl_where_the_rate_follows_it_and_the_rate_where_it_is_fixed
 
 
 @pytest.mark.ci
-def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_presets, monkeypatch, tmp_path):
+def test_an_ablation_changes_one_setting_and_compares_with_the_first_variant(tiny_presets, monkeypatch, tmp_path):
     arguments = ("--num-seeds", 2, "--num-timesteps", 512, "--num-evals", 2, "--out", tmp_path, "--envs", "ring")
     run_main(ablation, monkeypatch, *arguments, "--variants", "preset", "M = 2")
     table = (tmp_path / "table.md").read_text()
@@ -175,7 +171,7 @@ def test_an_ablation_changes_one_setting_and_compares_with_the_first(tiny_preset
         ("fpo", "target KL x 2", "--target-kl is None for method 'fpo'"),
     ],
 )
-def test_an_ablation_is_refused_whole_where_the_method_lacks_a_setting(monkeypatch, tmp_path, method, variant, message):
+def test_an_ablation_is_refused_if_the_method_lacks_a_setting(monkeypatch, tmp_path, method, variant, message):
     with pytest.raises(SystemExit, match=message):
         run_main(
             ablation, monkeypatch, "--method", method, "--variants", "preset", variant, "--out", tmp_path / "study"
@@ -184,7 +180,7 @@ def test_an_ablation_is_refused_whole_where_the_method_lacks_a_setting(monkeypat
 
 
 @pytest.mark.parametrize("variant", [name for name in ablation.VARIANTS if name != "preset"])
-def test_every_variant_differs_from_the_preset_in_what_it_names(variant):
+def test_every_variant_changes_only_the_settings_that_it_names(variant):
     options = ablation.Options()
     start, changed = (ablation.make_config("ant", name, options) for name in ("preset", variant))
     differences = [

@@ -1,4 +1,4 @@
-"""One device and eight run the same computation; the eight are virtual, in a process of their own."""
+"""One device and eight devices run the same computation; the eight are virtual devices of a subprocess."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def gradient(state):
     episodes, _, rollout = algorithm.collect(state)
     update = algorithm.context(state, rollout, trainer.hyper, jax.random.key(0))
     batch = algorithm.batch(update, rollout.reward, episodes.obs, trainer.hyper)
-    # Away from the old parameters, where the clipping acts too.
+    # Change the parameters, so that clipping is active.
     moved = jax.tree.map(lambda p: p + 0.05, state.learner.params)
     return jax.grad(lambda p: ppo.loss(algorithm.make_agent(p), batch, trainer.hyper)[0])(moved)
 
@@ -73,13 +73,13 @@ def results():
     return {num_devices: run_on(num_devices) for num_devices in (1, 8)}
 
 
-def test_environments_lie_on_all_devices(results):
+def test_environments_are_spread_over_all_devices(results):
     assert [results[n]["devices"] for n in (1, 8)] == [1, 8]
     assert [results[n]["spread"] for n in (1, 8)] == [1, 8]
     assert results[8]["programs"] == 1
 
 
-def test_the_gradient_is_that_of_one_device(results):
+def test_the_gradient_is_the_same_as_on_one_device(results):
     # Adam would hide a gradient that is eight times too large.
     for one, eight in zip(results[1]["gradient"], results[8]["gradient"], strict=True):
         np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-6)
@@ -87,18 +87,18 @@ def test_the_gradient_is_that_of_one_device(results):
 
 
 @pytest.mark.parametrize("name", ["params", "moments", "obs"])
-def test_four_updates_are_those_of_one_device(results, name):
+def test_four_updates_have_the_same_result_as_on_one_device(results, name):
     for one, eight in zip(results[1][name], results[8][name], strict=True):
         np.testing.assert_allclose(eight, one, rtol=2e-3, atol=2e-4)
 
 
-def test_metrics_are_those_of_one_device(results):
+def test_metrics_are_the_same_as_on_one_device(results):
     assert results[8]["metrics"].keys() == results[1]["metrics"].keys()
     for name, value in results[1]["metrics"].items():
         tolerance = 1e-4 if name == "train/first_ratio_error" else 2e-3 * max(abs(value), 1.0)
         assert abs(results[8]["metrics"][name] - value) <= tolerance, name
 
 
-def test_devices_exchange_nothing_but_sums(results):
+def test_devices_exchange_only_sums(results):
     assert results[8]["collectives"].pop("all-reduce") > 0
     assert set(results[8]["collectives"].values()) == {0}

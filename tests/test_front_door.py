@@ -1,4 +1,4 @@
-"""What a user does from outside: train anything, load, act, bring an environment of one's own."""
+"""The public Python API: train, load, act, and custom environments."""
 
 import re
 import subprocess
@@ -44,18 +44,18 @@ class PrivilegedTarget(TargetEnv):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Two seeds on an environment object, whose name wins over the config's."""
+    """A run of two seeds on an environment object, whose name overrides the name in the config."""
     folder = tmp_path_factory.mktemp("front") / "run"
     return genpo_jax.train(PrivilegedTarget(), replace(CONFIG, num_seeds=2), folder, progress=False)
 
 
-def test_an_environment_object_wins_over_the_configs_name_and_brings_no_backend(run):
+def test_an_environment_object_overrides_the_name_and_backend_of_the_config(run):
     saved = read_config(run.run_dir)
     assert (saved["config"]["env"], saved["config"]["backend"]) == ("privileged", None)
     assert saved["environment"] == {"factory": None, "object": True, "sha256": None}
 
 
-def test_the_run_has_what_a_notebook_needs(run, capsys):
+def test_a_run_has_metrics_and_policies_and_prints_nothing(run, capsys):
     lines = read_metrics(run.run_dir / "metrics.jsonl")
     assert run.metrics["eval/return_zero"] == lines[-1]["eval/return_zero"]
     assert run.metrics["train/env/target"] == lines[-1]["train/env/target"]
@@ -64,7 +64,7 @@ def test_the_run_has_what_a_notebook_needs(run, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_loaded_policy_acts_as_the_one_that_was_trained(run):
+def test_a_loaded_policy_equals_the_trained_policy(run):
     obs = np.random.default_rng(0).normal(size=(5, 1))
     for seed in (3, 4):
         loaded, trained = genpo_jax.load(run.run_dir, seed=seed), run.policies[seed]
@@ -75,7 +75,7 @@ def test_a_loaded_policy_acts_as_the_one_that_was_trained(run):
     assert not np.array_equal(run.policies[3](obs), run.policies[4](obs))
 
 
-def test_the_action_is_that_of_the_agent_behind_its_normalizer_and_squash(run):
+def test_a_policy_applies_normalizer_agent_and_squash(run):
     state = jax.tree.map(lambda x: x[0], run._state)
     algorithm = run.trainer.algorithm
     obs = {"state": jnp.linspace(-2, 2, 7)[:, None], "privileged_state": jnp.zeros((7, 2))}
@@ -84,7 +84,7 @@ def test_the_action_is_that_of_the_agent_behind_its_normalizer_and_squash(run):
     np.testing.assert_allclose(run.policy(obs), expected, atol=1e-6)
 
 
-def test_a_policy_acts_on_one_or_many_observations_inside_of_jit_and_as_a_pytree(run):
+def test_a_policy_acts_on_one_or_many_observations_inside_jit_and_as_a_pytree(run):
     policy, obs = genpo_jax.load(run.run_dir, seed=3), jnp.ones((4, 3, 1))
     many = policy(obs)
     assert many.shape == (4, 3, 1) and many.dtype == jnp.float32
@@ -97,7 +97,7 @@ def test_a_policy_acts_on_one_or_many_observations_inside_of_jit_and_as_a_pytree
     assert float(jnp.abs(sampled).max()) <= 1
 
 
-def test_what_a_policy_cannot_act_on_is_refused(run):
+def test_observations_of_another_shape_or_name_are_refused(run):
     policy = run.policy
     with pytest.raises(ValueError, match=r"observations of privileged must be \[..., 1\], got \(2, 3\)"):
         policy(np.zeros((2, 3)))
@@ -105,7 +105,7 @@ def test_what_a_policy_cannot_act_on_is_refused(run):
         policy({"pixels": np.zeros(1)})
 
 
-def test_loading_says_what_there_is(run, tmp_path):
+def test_errors_of_loading_list_the_existing_seeds_and_steps(run, tmp_path):
     with pytest.raises(ValueError, match="holds the seeds 3, 4; choose one"):
         genpo_jax.load(run.run_dir)
     with pytest.raises(ValueError, match="holds the seeds 3, 4, not 7"):
@@ -135,10 +135,10 @@ def test_loading_and_acting_imports_no_physics(run):
 
 
 @pytest.mark.ci
-def test_only_the_caller_can_go_on_with_an_environment_object(run, capsys):
+def test_resuming_a_run_on_an_environment_object_needs_the_object(run, capsys):
     with pytest.raises(ValueError, match="trained on an environment object, 'privileged'; pass it again"):
         genpo_jax.train(run_dir=run.run_dir, resume=True)
-    # On the command line the same is said of options.
+    # On the command line the message names options.
     with pytest.raises(SystemExit) as refusal:
         cli.main(["train", "--run-dir", str(run.run_dir), "--resume"])
     assert "--resume" in str(refusal.value.code)
@@ -183,7 +183,7 @@ def test_a_name_belongs_to_one_factory(monkeypatch):
         envs.check("hopperr!")
 
 
-def test_a_module_and_its_name_make_an_environment():
+def test_a_module_and_a_name_in_it_create_an_environment():
     assert envs.make("probes:TargetEnv").name == "target"
     with pytest.raises(ValueError, match="no backend 'mjx'; its factory takes none"):
         envs.check("probes:TargetEnv", "mjx")
@@ -193,7 +193,7 @@ def test_a_module_and_its_name_make_an_environment():
         envs.check("probes:jnp.pi")
 
 
-def test_library_objects_of_either_kind_are_environments():
+def test_objects_of_brax_and_playground_are_environments():
     brax = genpo_jax.make_env("fast").raw
     env = envs.as_environment(brax)
     assert (env.name, env.action_size, env.default_episode_length) == ("Fast", 1, 1000)
@@ -240,13 +240,13 @@ def test_an_environment_that_breaks_the_contract_is_refused(env, message, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_errors_speak_of_arguments_in_python_and_of_options_on_the_command_line(tmp_path):
+def test_errors_name_arguments_in_python_and_options_on_the_command_line(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="go on with resume=True, or name another run_dir"):
+    with pytest.raises(ValueError, match="resume it with resume=True, or name another run_dir"):
         genpo_jax.train(TargetEnv(), CONFIG, tmp_path)
     with pytest.raises(ValueError, match="resume=True needs run_dir"):
         genpo_jax.train(resume=True)
-    with pytest.raises(SystemExit, match="go on with --resume, or name another --run-dir"):
+    with pytest.raises(SystemExit, match="resume it with --resume, or name another --run-dir"):
         cli.main(["train", "--env", "fast", "--run-dir", str(tmp_path)])
 
 
@@ -257,20 +257,20 @@ def test_an_unknown_public_name_is_an_attribute_error():
 
 
 @pytest.mark.parametrize("name", ["train", "load", "make_env('ring')"])
-def test_what_is_not_installed_is_named_with_the_extra_that_brings_it(name):
+def test_a_missing_package_is_reported_with_the_extra_that_installs_it(name):
     missing = "optax" if name == "train" else "flax"
     code = f"import sys; sys.modules['{missing}'] = None; import genpo_jax; genpo_jax.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"{missing} is not installed; pip install 'genpo-jax[train]'" in done.stderr
 
 
-def test_every_public_name_can_be_had():
+def test_every_public_name_can_be_imported():
     for name in genpo_jax.__all__:
         assert getattr(genpo_jax, name) is not None
 
 
 @pytest.mark.ci
-def test_the_example_is_short_and_trains_by_one_command(tmp_path):
+def test_the_example_is_short_and_trains_with_one_command(tmp_path):
     code = (EXAMPLES / "reach_arm.py").read_text()
     assert len(code.splitlines()) < 60
     command = re.search(r"`genpo-jax (.*)`", code)[1].split()
@@ -285,6 +285,6 @@ def test_the_example_is_short_and_trains_by_one_command(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     last = read_metrics(tmp_path / "metrics.jsonl")[-1]
-    # The mean over 8 steps of a tool that is within 1.1 m of its target, as sums over an episode.
+    # The sum over the 8 steps of an episode; the tool is always within 1.1 m of its target.
     assert 0 < last["train/env/distance"] < 8 * 1.1
     assert genpo_jax.load(tmp_path)(np.zeros(10)).shape == (2,)

@@ -1,4 +1,4 @@
-"""Training to a return on real physics. Minutes each: run with `pytest -m slow`."""
+"""Training on physics up to a given return. Each test takes minutes; run them with `pytest -m slow`."""
 
 import pytest
 
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 
 def returns(tmp_path, *options):
-    """Train from the command line's settings; return the random-noise returns of all evaluations."""
+    """Train with command-line options; return the returns of sampled actions in all evaluations."""
     train(None, parse_train(options).config, tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert max(line.get("train/first_ratio_error", 0.0) for line in lines) <= 1e-4

@@ -24,7 +24,7 @@ class States(NamedTuple):
 
 
 def evaluated(env, sample):
-    """Evaluate one seed of a policy that is nothing but a function from contexts `[C, N, 2]` and a key to actions."""
+    """Evaluate one seed of a policy, given as a function from contexts `[C, N, 2]` and a key to actions."""
     agent = SimpleNamespace(sample=lambda obs, key: (sample(obs["state"], key), None))
     algorithm = SimpleNamespace(make_agent=lambda params: agent, normalize=lambda state, obs: obs)
     trainer = SimpleNamespace(algorithm=algorithm, env=SimpleNamespace(bounded=lambda action: action))
@@ -34,7 +34,7 @@ def evaluated(env, sample):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ring", "moons"])
-def test_the_soft_optimum_itself_covers_all_of_it_at_no_distance(name):
+def test_the_soft_optimum_has_full_coverage_and_no_distance_from_itself(name):
     env = make(name)
     middles = (jnp.arange(multimodality.BINS) + 0.5) / multimodality.BINS * 2 - 1
     cells = jnp.stack(jnp.meshgrid(middles, middles), axis=-1).reshape(-1, 2)
@@ -49,16 +49,16 @@ def test_the_soft_optimum_itself_covers_all_of_it_at_no_distance(name):
 
     result = evaluated(env, sample)
     share = jax.nn.softmax(logits(jnp.array([1.0, 0.0])))
-    # What is left is the noise of 50,000 draws over 1024 cells.
+    # The rest is the noise of 50,000 draws over 1024 cells.
     assert result["total_variation"] < 0.06
     assert result["coverage"] > 0.98
-    # Other contexts turn the curve against the cells.
+    # Other contexts rotate the curve relative to the cells.
     assert result["return"] == pytest.approx(float((share * env.reward_of(cells)).sum()), abs=0.02)
     entropy = float(-(share * jnp.log(share)).sum()) + np.log(4 / multimodality.BINS**2)
     assert result["entropy"] == pytest.approx(entropy, abs=0.05)
 
 
-def test_one_best_action_covers_nothing_and_is_far_from_the_soft_optimum():
+def test_a_single_best_action_has_no_coverage_and_is_far_from_the_soft_optimum():
     env = make("ring")
     point = jnp.asarray(env.points[10], jnp.float32)
 
@@ -75,12 +75,12 @@ def test_one_best_action_covers_nothing_and_is_far_from_the_soft_optimum():
     ("counts", "expected"),
     [([5, 5, 5, 5], 1.0), ([7, 0, 0, 0], 0.0), ([3, 3, 0, 0], 0.5), ([0, 0, 0, 0], 0.0)],
 )
-def test_coverage_is_entropy_over_that_of_equal_shares(counts, expected):
+def test_coverage_is_the_entropy_relative_to_equal_shares(counts, expected):
     assert multimodality.coverage(np.array(counts)) == pytest.approx(expected)
 
 
 @pytest.mark.ci
-def test_a_study_writes_numbers_and_pictures_and_trains_nothing_twice(tiny_presets, monkeypatch, tmp_path):
+def test_a_study_writes_numbers_and_figures_and_trains_nothing_twice(tiny_presets, monkeypatch, tmp_path):
     monkeypatch.setattr(multimodality, "NUM_ACTIONS", 200)
     monkeypatch.setattr(multimodality, "NUM_EPISODES", 100)
 
@@ -101,7 +101,7 @@ def test_a_study_writes_numbers_and_pictures_and_trains_nothing_twice(tiny_prese
         main("--num-timesteps", "1024")
 
 
-def test_only_policies_with_a_density_are_tried_with_the_bonus_and_flows_with_every_base():
+def test_policies_with_a_density_are_also_trained_with_the_bonus_and_flows_with_every_base():
     options = multimodality.Options(methods=("gaussian", "genpo++", "fpo"), alpha=0.3, final_alpha=0.2, num_steps=7)
     rows = multimodality.variants(options)
     assert [row.label for row in rows] == [

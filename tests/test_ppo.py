@@ -16,7 +16,7 @@ from genpo_jax.training.extensions.cloning import INITIAL
 
 
 class TwoArmPolicy(Policy):
-    """A policy whose log-ratio is a parameter times the record: losses can be worked out by hand."""
+    """A policy whose log-ratio is a parameter times the record, so that losses can be computed by hand."""
 
     def __init__(self):
         self.weight = nnx.Param(jnp.zeros(()))
@@ -79,7 +79,7 @@ def test_kl_and_effective_sample_size_match_their_formulas():
 
 
 @pytest.mark.parametrize(("value_clip", "expected"), [(None, 0.5 * 1.0), (0.2, 0.5 * 2.8**2)])
-def test_the_value_loss_takes_the_worse_of_clipped_and_plain(value_clip, expected):
+def test_the_value_loss_is_the_larger_of_clipped_and_unclipped(value_clip, expected):
     # value 2, was 0, target 3: plain error 1, clipped value 0.2 has error 2.8
     batch = toy_batch([0.0], [0.0], value=0.0, value_target=3.0)
     _, metrics = ppo.loss(toy_agent(value=2.0), batch, numbers(value_clip=value_clip))
@@ -119,22 +119,22 @@ def test_the_learning_rate_stays_in_its_bounds_and_constant_without_a_target():
     ) == jnp.float32(1e-3)
 
 
-def test_a_split_gives_every_transition_once_and_keeps_leaves_together_and_groups_apart():
+def test_a_split_has_every_transition_once_and_does_not_mix_leaves_or_groups():
     batch = {"a": jnp.arange(24).reshape(2, 12), "b": 10.0 * jnp.arange(24).reshape(2, 12, 1)}
-    dealt = ppo.split_minibatches(batch, jax.random.split(jax.random.key(0), 2), 3)
-    assert dealt["a"].shape == (3, 2, 4)
-    assert dealt["b"].shape == (3, 2, 4, 1)
+    minibatches = ppo.split_minibatches(batch, jax.random.split(jax.random.key(0), 2), 3)
+    assert minibatches["a"].shape == (3, 2, 4)
+    assert minibatches["b"].shape == (3, 2, 4, 1)
     for group in range(2):
-        cards = np.ravel(dealt["a"][:, group])
-        assert sorted(cards) == list(range(12 * group, 12 * group + 12))
-        assert not np.array_equal(cards, np.sort(cards))
-    assert not np.array_equal(dealt["a"][:, 0], dealt["a"][:, 1] - 12), "each group has its own order"
-    np.testing.assert_array_equal(dealt["b"][..., 0], 10.0 * dealt["a"])
+        rows = np.ravel(minibatches["a"][:, group])
+        assert sorted(rows) == list(range(12 * group, 12 * group + 12))
+        assert not np.array_equal(rows, np.sort(rows))
+    assert not np.array_equal(minibatches["a"][:, 0], minibatches["a"][:, 1] - 12), "each group has its own order"
+    np.testing.assert_array_equal(minibatches["b"][..., 0], 10.0 * minibatches["a"])
 
 
 def improve_toy(batch, config, weight=0.0):
     graph, params = nnx.split(toy_agent(weight), nnx.Param)
-    # The learner tells policy from value by the first name on the path.
+    # The first key of a path distinguishes the parameters of the policy and of the value network.
     learner = ppo.start_learning(params, config)
     merge = lambda p: nnx.merge(graph, p)  # noqa: E731
     return ppo.improve(learner, batch, jax.random.key(0), jnp.asarray(0.0), merge, config)
@@ -148,7 +148,7 @@ def test_a_non_finite_gradient_is_skipped_and_counted():
     assert learner.params["policy"]["weight"][...] == 0
 
 
-def test_the_policy_moves_towards_what_had_an_advantage():
+def test_the_policy_moves_towards_actions_with_a_positive_advantage():
     learner, metrics = improve_toy(toy_batch([1.0, -1.0], [1.0, -1.0]), numbers(num_epochs=2, num_minibatches=1))
     assert learner.params["policy"]["weight"][...] > 0
     assert learner.opt_state.total_notfinite == 0
@@ -165,7 +165,7 @@ def test_gradients_are_clipped_to_the_global_norm():
     np.testing.assert_allclose(jnp.linalg.norm(first_moment), 0.1, rtol=1e-5)
 
 
-def test_several_ratios_of_an_action_share_its_advantage_and_are_clipped_one_by_one():
+def test_several_ratios_of_an_action_share_its_advantage_and_are_clipped_separately():
     config = numbers(clip_range=0.2, value_coef=0.0)
     record = jnp.log(jnp.array([[1.1, 2.0], [0.5, 0.9]]))
     _, metrics = ppo.loss(toy_agent(weight=1.0), toy_batch(record, [1.0, -2.0]), config)
@@ -173,7 +173,7 @@ def test_several_ratios_of_an_action_share_its_advantage_and_are_clipped_one_by_
     np.testing.assert_allclose(metrics["train/policy_loss"], -np.mean([1.1, 1.2, -1.6, -1.8]), rtol=1e-6)
 
 
-def test_the_asymmetric_objective_pulls_back_what_a_clip_lets_go():
+def test_the_aspo_objective_has_a_gradient_where_the_clipped_objective_has_none():
     def gradient(weight, objective):
         config = numbers(clip_range=0.2, objective=objective)
         batch = toy_batch([1.0], [-1.0])
@@ -190,8 +190,8 @@ def test_the_asymmetric_objective_pulls_back_what_a_clip_lets_go():
     assert gradient(0.5, "aspo") == pytest.approx(np.exp(0.5) * (1 + (np.exp(0.5) - 1) / 0.2), rel=1e-5)
 
 
-def test_what_is_learned_by_regression_is_clipped_apart_from_the_policy():
-    """Norm 5 is clipped to 1; the norm 0.3 of the regression is not."""
+def test_gradients_of_regressions_are_clipped_separately():
+    """The norm 5 of the policy is clipped to 1. The norm 0.3 of the regression is not clipped."""
     params = {"policy": {"mean": jnp.array([3.0, 4.0]), "history": jnp.array([0.3])}, "value": {"net": jnp.zeros(1)}}
     optimizer = ppo.make_optimizer(1.0, ("history",))
     _, state = optimizer.update(params, optimizer.init(params), params)
@@ -201,7 +201,7 @@ def test_what_is_learned_by_regression_is_clipped_apart_from_the_policy():
 
 
 @pytest.mark.ci
-def test_cloning_adds_the_forward_kl_from_the_initial_policy_as_in_closed_form():
+def test_the_cloning_loss_equals_the_closed_form_forward_kl():
     def agent(shift, log_std):
         agent = Agent({"state": 1}, 2, Gaussian(hidden_sizes=(4,)), NetworksConfig(value_sizes=(4,)), nnx.Rngs(0))
         agent.policy.log_std[...] = jnp.full(2, log_std)
@@ -214,7 +214,7 @@ def test_cloning_adds_the_forward_kl_from_the_initial_policy_as_in_closed_form()
     batch = Batch(obs, record, zeros, zeros, zeros, other_records={INITIAL: record})
     without, _ = ppo.loss(agent(0.5, 0.3), batch, numbers())
     total, metrics = ppo.loss(agent(0.5, 0.3), batch, numbers(bc_coef=0.7))
-    # Of two normals in each of two dimensions.
+    # KL divergence between two normal distributions, in each of two dimensions.
     expected = 2 * (0.5 + (np.exp(-0.4) + 0.25) / (2 * np.exp(0.6)) - 0.5)
     np.testing.assert_allclose(metrics["train/bc_loss"], expected, rtol=0.02)
     np.testing.assert_allclose(total - without, 0.7 * metrics["train/bc_loss"], rtol=1e-4)

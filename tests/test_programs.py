@@ -1,4 +1,4 @@
-"""Every study and benchmark reads its options, refuses what cannot be meant, and says so in one sentence."""
+"""Studies and benchmarks accept their default options and refuse invalid options with one sentence."""
 
 import dataclasses
 import importlib
@@ -30,7 +30,7 @@ PROGRAMS = {
     "benchmarks.steady": "SteadyOptions",
     "benchmarks.steps_per_second": "StepsOptions",
 }
-# Of those that measure solvers there is neither; `benchmarks` runs the others.
+# An invalid value of each option, and the message. Each program is tested with the options that it has.
 BAD = {
     "env": ("hoper", "did you mean 'hopper'"),
     "envs": (("hoper",), "did you mean 'hopper'"),
@@ -55,7 +55,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("program", PROGRAMS)
-def test_every_program_takes_its_defaults_and_refuses_what_cannot_be_meant(program, monkeypatch, tmp_path):
+def test_every_program_accepts_its_defaults_and_refuses_invalid_options(program, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     options_class = getattr(importlib.import_module(program), PROGRAMS[program])
     check_options(options_class())
@@ -76,7 +76,7 @@ def test_every_program_takes_its_defaults_and_refuses_what_cannot_be_meant(progr
         ("ablation", {"envs": ("ring",), "method": "gaussian:num_minibatches=7"}, "num_minibatches"),
     ],
 )
-def test_a_study_with_one_run_that_cannot_be_trains_none(study, changed, message, monkeypatch, tmp_path):
+def test_a_study_with_one_invalid_run_trains_nothing(study, changed, message, monkeypatch, tmp_path):
     module = importlib.import_module(f"experiments.{study}")
     monkeypatch.setattr(module, "train", lambda *_: pytest.fail("something was trained"))
     with pytest.raises(ValueError, match=message):
@@ -85,7 +85,7 @@ def test_a_study_with_one_run_that_cannot_be_trains_none(study, changed, message
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a program of a test is asked."""
+    """Options of a test program."""
 
     num_seeds: int = 1
     """Seeds."""
@@ -93,7 +93,7 @@ class Options:
     """Result."""
 
 
-def test_what_is_no_folder_is_refused_as_one(tmp_path):
+def test_a_file_is_refused_as_an_output_folder(tmp_path):
     from experiments.compare import Options as CompareOptions
 
     (tmp_path / "file").touch()
@@ -104,7 +104,7 @@ def test_what_is_no_folder_is_refused_as_one(tmp_path):
     check_options(CompareOptions(out=tmp_path / "new"))
 
 
-def test_a_picture_is_written_to_a_file(tmp_path):
+def test_a_folder_is_refused_as_an_output_file(tmp_path):
     from experiments.avoid_paths import Options as PathsOptions
 
     options = PathsOptions((tmp_path,))
@@ -129,13 +129,13 @@ def fail_with(error):
         (RuntimeError("\nINTERNAL: first\nsecond"), "error: RuntimeError: INTERNAL: first"),
         (OverflowError("too large"), "error: OverflowError: too large"),
         (ZeroDivisionError("by zero"), "error: ZeroDivisionError: by zero"),
-        (MemoryError(), "error: out of memory (no more is known); fewer --num-envs, --num-seeds or unroll need less"),
-        (RuntimeError("RESOURCE_EXHAUSTED: x"), "error: out of memory (RESOURCE_EXHAUSTED: x); fewer"),
+        (MemoryError(), "error: out of memory (no message); reduce --num-envs, --num-seeds or unroll"),
+        (RuntimeError("RESOURCE_EXHAUSTED: x"), "error: out of memory (RESOURCE_EXHAUSTED: x); reduce"),
         (subprocess.CalledProcessError(3, ["a"]), "error: CalledProcessError: Command '['a']' returned non-zero"),
         (ModuleNotFoundError("no brax", name="brax"), "error: brax is not installed; pip install 'genpo-jax[train]'"),
     ],
 )
-def test_what_a_user_can_cause_is_one_sentence(monkeypatch, error, sentence):
+def test_an_error_that_a_user_can_cause_is_one_sentence(monkeypatch, error, sentence):
     monkeypatch.setattr("sys.argv", ["program"])
     with pytest.raises(SystemExit) as refusal:
         run_program(Options, fail_with(error), None)
@@ -143,13 +143,13 @@ def test_what_a_user_can_cause_is_one_sentence(monkeypatch, error, sentence):
     assert "\n" not in str(refusal.value.code)
 
 
-def test_what_is_a_defect_of_ours_keeps_its_traceback(monkeypatch):
+def test_a_bug_of_the_package_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("sys.argv", ["program"])
     with pytest.raises(KeyError, match="no such name"):
         run_program(Options, fail_with(KeyError("no such name")), None)
 
 
-def test_an_interruption_is_no_traceback():
+def test_an_interruption_shows_no_traceback():
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -170,7 +170,7 @@ def test_an_interruption_is_no_traceback():
         (["--num-envs", "16777216", "--unroll", "1048576"], "num_envs * unroll must be at most 2147483647"),
     ],
 )
-def test_training_refuses_before_it_imports_physics(options, message):
+def test_training_refuses_invalid_options_before_it_imports_physics(options, message):
     code = (
         "import sys\n"
         "for name in ('brax', 'mujoco', 'orbax'): sys.modules[name] = None\n"
@@ -187,7 +187,7 @@ def test_sizes_beyond_32_bits_are_refused():
         Config(num_timesteps=10**15)
 
 
-def test_a_measurement_is_written_where_git_is_missing(monkeypatch, tmp_path):
+def test_a_measurement_is_written_without_git(monkeypatch, tmp_path):
     from benchmarks.steps_per_second import StepsOptions
     from benchmarks.timing import report
 

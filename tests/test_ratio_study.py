@@ -15,7 +15,7 @@ from genpo_jax.methods import METHODS
 
 @pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
-def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
+def test_true_ratios_average_to_one_over_actions_of_the_old_policy(method):
     then = fresh_policy(sized((8,), method, initial_std=0.5), 2, 2)
     noise = nnx.Rngs(1)
     now = nnx.clone(then)
@@ -29,13 +29,13 @@ def test_true_ratios_average_to_one_over_the_actions_drawn_before(method):
         return jnp.exp(true_log_ratio(now, then, obs, action, key))
 
     ratio = np.asarray(ratios())
-    # Far enough to tell a wrong density from a right one.
+    # The ratios differ enough from 1 that a wrong density would fail.
     assert ratio.std() > 0.1
     assert ratio.mean() == pytest.approx(1, abs=4 * ratio.std() / np.sqrt(ratio.size) + 0.01)
 
 
 @pytest.mark.ci
-def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_path):
+def test_a_study_writes_its_results_and_does_not_repeat_them(monkeypatch, tmp_path):
     def main(*arguments):
         monkeypatch.setattr("sys.argv", ["ratio_study", "--out", str(tmp_path), *map(str, arguments)])
         run_program(ratio_study.Options, ratio_study.study, None)
@@ -57,7 +57,7 @@ def test_a_study_writes_what_it_found_and_does_not_repeat_it(monkeypatch, tmp_pa
 
 
 @pytest.mark.slow
-def test_the_ratios_of_several_numbers_of_histories_are_of_one_policy(monkeypatch, tmp_path):
+def test_different_numbers_of_histories_are_compared_on_the_same_policies(monkeypatch, tmp_path):
     arguments = ["--num-seeds", 1, "--num-timesteps", 8192, "--batch-size", 256, "--methods", "genpo++"]
     arguments += ["--histories", 1, 16, "--out", tmp_path]
     monkeypatch.setattr("sys.argv", ["ratio_study", *map(str, arguments)])
@@ -68,11 +68,11 @@ def test_the_ratios_of_several_numbers_of_histories_are_of_one_policy(monkeypatc
         assert (a["drift"], a["distance"], a["true_kl"]) == (b["drift"], b["distance"], b["true_kl"])
         assert b["true_kl"] < b["kl"] * 1.1 < a["kl"] * 1.1
         assert 1 - b["correlation"] < 0.7 * (1 - a["correlation"])
-        # Farther apart, a single one of 256 ratios decides the spread.
+        # At larger distances a single one of the 256 ratios dominates the spread.
         assert a["multiple"] > 2 or b["spread"] < 0.7 * a["spread"]
 
 
-def test_a_number_of_histories_without_meaning_is_refused_before_anything_is_measured(monkeypatch, tmp_path):
+def test_an_invalid_number_of_histories_is_refused_before_any_measurement(monkeypatch, tmp_path):
     monkeypatch.setattr(ratio_study, "measure", lambda *_: pytest.fail("something was measured"))
     monkeypatch.setattr("sys.argv", ["ratio_study", "--histories", "1", "3", "--out", str(tmp_path / "study")])
     with pytest.raises(SystemExit, match="num-histories must be 1 or even, .*, got 3"):

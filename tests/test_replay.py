@@ -1,7 +1,7 @@
-"""Whole updates and an evaluation, computed again in plain numpy on an environment without any symmetry.
+"""Whole updates and an evaluation, recomputed in plain numpy on an environment without symmetries.
 
-Episodes end at different times, by termination, time limit and staggered start; observations are off their center, in
-several scales, and say the whole state. Of ours only the two networks are called.
+Episodes end at different times, by termination, time limit and staggered start. Observations are not centered, have
+several scales, and contain the whole state. The numpy code calls only the two networks of the package.
 """
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ KL, RATES, BONUS = (0.02, 0.002), (1e-5, 1e-1), (5.0, 1.0)
 
 
 class UnevenEnv:
-    """A number x that actions push; an episode terminates after 2, 3, 4 or 9 steps, of which the last is too many."""
+    """A number x that actions push; an episode terminates after 2, 3, 4 or 9 steps. 9 is beyond the time limit."""
 
     name = "uneven"
     action_size = 2
@@ -65,7 +65,7 @@ def double(tree):
 
 
 class Networks:
-    """The two networks at some parameters, and what numpy makes of the observations seen before them."""
+    """The two networks with given parameters, and the mean and standard deviation of all earlier observations."""
 
     def __init__(self, algorithm, params, seen):
         self.agent = algorithm.make_agent(params)
@@ -117,7 +117,7 @@ def run():
         jax.debug.callback(lambda data: shuffle_keys.append(tuple(data.ravel().tolist())), jax.random.key_data(keys))
         return split(batch, keys)
 
-    def improve_and_show(learner, batch, *rest):
+    def improve_and_record(learner, batch, *rest):
         learner, metrics = improve(learner, batch, *rest)
         return learner, metrics | {"batch": batch}
 
@@ -125,15 +125,15 @@ def run():
     state = jax.tree.map(lambda x: x[0], trainer.init([3]))
     states, rollouts, metrics = [state], [], []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ppo, "improve", improve_and_show)
+        patch.setattr(ppo, "improve", improve_and_record)
         update, collect = jax.jit(algorithm.update), jax.jit(algorithm.collect)
         for _ in range(UPDATES):
             rollouts.append(double(collect(state)[2]))
-            state, shown = update(state, trainer.hyper)
+            state, recorded = update(state, trainer.hyper)
             states.append(state)
-            metrics.append(shown)
+            metrics.append(recorded)
     jax.effects_barrier()
-    batches = [double(shown.pop("batch")) for shown in metrics]
+    batches = [double(recorded.pop("batch")) for recorded in metrics]
     seen = [rollout.obs["state"] for rollout in rollouts]
     nets = [Networks(algorithm, state.learner.params, seen[:n]) for n, state in enumerate(states)]
     return SimpleNamespace(
@@ -153,7 +153,7 @@ def prefixes(states, rollouts, nets):
 
 
 def replay(run_so_far):
-    """Return the last rollout's ends, final observations and rewards, with all discounted returns up to its end."""
+    """Return the episode ends, next observations and rewards of the last rollout, and the reward scale after it."""
     states, rollouts, nets = run_so_far
     age, limit = np.zeros(B), np.asarray(states[0].episodes.time_limit)
     discounted, totals = np.zeros(B), []
@@ -179,7 +179,7 @@ def replay(run_so_far):
 
 
 def grouped(x):
-    """Bring `[T, B, ...]` into the groups `[2, T * 3, ...]` that minibatches draw from."""
+    """Reshape `[T, B, ...]` to the groups `[2, T * 3, ...]` from which minibatches are drawn."""
     return np.stack([x[:, :3].reshape(-1, *x.shape[2:]), x[:, 3:].reshape(-1, *x.shape[2:])])
 
 
@@ -188,34 +188,34 @@ def nth(request):
     return request.param
 
 
-def test_episodes_end_where_numpy_ends_them_and_go_on_everywhere_else(run, nth):
+def test_episodes_end_and_continue_at_the_same_steps_as_in_numpy(run, nth):
     rollout, expected = run.rollouts[nth], run.replayed[nth]
     np.testing.assert_array_equal(rollout.terminated, expected.terminated)
     np.testing.assert_array_equal(rollout.truncated, expected.truncated)
     np.testing.assert_allclose(rollout.reward, expected.reward, rtol=1e-4, atol=1e-3)
     following = rollout.obs["state"][1:]
-    goes_on = ~(expected.terminated | expected.truncated)[:-1]
-    np.testing.assert_allclose(following[goes_on], expected.obs[:-1][goes_on], rtol=1e-5, atol=1e-5)
-    np.testing.assert_array_equal(following[~goes_on][:, 1], 0.0)
-    assert expected.terminated.any(axis=0).all() or expected.truncated.any(), "the environment must not be tame"
+    continues = ~(expected.terminated | expected.truncated)[:-1]
+    np.testing.assert_allclose(following[continues], expected.obs[:-1][continues], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(following[~continues][:, 1], 0.0)
+    assert expected.terminated.any(axis=0).all() or expected.truncated.any(), "too few episodes end"
 
 
-def test_the_environment_shows_all_that_the_replay_is_for(run):
+def test_the_environment_has_terminations_truncations_and_different_episode_ends(run):
     ends = np.concatenate([r.terminated | r.truncated for r in run.replayed])
     assert len({tuple(column) for column in ends.T}) == B, "no two environments end together"
     assert sum(r.truncated.sum() for r in run.replayed) >= 10
     assert sum(r.terminated.sum() for r in run.replayed) >= 10
 
 
-def test_observations_are_standardized_by_those_of_earlier_updates(run, nth):
+def test_observations_are_standardized_with_statistics_of_earlier_updates(run, nth):
     standardized = run.nets[nth].standardized(run.rollouts[nth].obs["state"])
     np.testing.assert_allclose(run.batches[nth].obs["state"], grouped(standardized), rtol=1e-3, atol=2e-3)
 
 
-def test_values_advantages_and_targets_are_those_of_numpy(run, nth):
+def test_values_advantages_and_targets_equal_numpy(run, nth):
     rollout, net, expected = run.rollouts[nth], run.nets[nth], run.replayed[nth]
     value = net.value(net.standardized(rollout.obs["state"]))
-    # The real observation after each step, whether an episode ended there, the rollout, or neither.
+    # The values of the real observations after each step, also at the end of an episode or of the rollout.
     next_value = net.value(net.standardized(expected.obs))
     reward = expected.shaped / expected.scale
     advantage, later = np.zeros((T, B)), np.zeros(B)
@@ -228,10 +228,10 @@ def test_values_advantages_and_targets_are_those_of_numpy(run, nth):
     np.testing.assert_allclose(batch.value_target, grouped(advantage + value), rtol=1e-3, atol=5e-3)
     standard = (advantage - advantage.mean()) / advantage.std()
     np.testing.assert_allclose(batch.advantage, grouped(standard), rtol=1e-3, atol=1e-2)
-    assert abs(advantage.std() - 1) > 0.05, "or a division by the variance would not show"
+    assert abs(advantage.std() - 1) > 0.05, "otherwise a division by the variance would pass"
 
 
-def test_the_loss_of_a_minibatch_is_that_of_numpy(run, nth):
+def test_the_loss_of_a_minibatch_equals_numpy(run, nth):
     rows = np.s_[:, 5:25]
     batch, net, trainer = run.batches[nth], run.nets[nth + 1], run.trainer
     minibatch = jax.tree.map(lambda x: jnp.asarray(x[rows], jnp.float32), batch)
@@ -258,7 +258,7 @@ def test_the_learning_rate_follows_a_target_that_falls_over_the_run(run, nth):
     np.testing.assert_allclose(after, np.clip(before * factor, *RATES), rtol=1e-4)
 
 
-def test_every_action_of_a_run_has_noise_of_its_own(run):
+def test_all_actions_of_a_run_have_different_noise(run):
     noise = np.concatenate(
         [
             ((r.record.action - net.mean(net.standardized(r.obs["state"]))) / np.exp(net.log_std)).reshape(-1, 2)
@@ -266,15 +266,15 @@ def test_every_action_of_a_run_has_noise_of_its_own(run):
         ]
     )
     distance = np.abs(noise[:, None] - noise).max(-1) + np.eye(len(noise))
-    assert distance.min() > 1e-3, "of 336 pairs of normal numbers, no two are that near"
+    assert distance.min() > 1e-3, "no two of 336 pairs of normal numbers are this close"
     np.testing.assert_allclose([noise.mean(), noise.std()], [0, 1], atol=0.15)
 
 
-def test_every_epoch_of_every_update_is_shuffled_by_keys_of_its_own(run):
+def test_all_epochs_of_all_updates_are_shuffled_with_different_keys(run):
     assert len(run.shuffle_keys) == len(set(run.shuffle_keys)) == UPDATES * 3
 
 
-def test_evaluation_without_noise_is_that_of_numpy(run):
+def test_evaluation_of_deterministic_actions_equals_numpy(run):
     state, net, env, half = run.states[-1], run.nets[-1], run.trainer.env, 16
     metrics = Evaluator(run.trainer, half).metrics(jax.tree.map(lambda x: x[None], state), [3])
     reset_key, _ = jax.random.split(evaluation_key(jax.random.key(3), state.num_updates))
@@ -318,22 +318,22 @@ def back_and_forth():
     return trainer.init([0]), Evaluator(trainer, 8)
 
 
-def test_every_step_and_episode_of_an_evaluation_has_noise_of_its_own(back_and_forth):
+def test_steps_and_episodes_of_an_evaluation_have_different_noise(back_and_forth):
     state, evaluator = back_and_forth
     metrics = evaluator.metrics(state, [0])
-    assert abs(metrics["eval/return_random"]) > 1e-3, "one noise for both steps would cancel"
+    assert abs(metrics["eval/return_random"]) > 1e-3, "the same noise in both steps would cancel"
     assert metrics["eval/return_random_std"] > 0.1
     assert metrics["eval/return_zero"] == 0
 
 
-def test_every_evaluation_has_noise_of_its_own_and_can_be_repeated(back_and_forth):
+def test_evaluations_have_different_noise_and_can_be_repeated(back_and_forth):
     state, evaluator = back_and_forth
     later = state.replace(num_updates=state.num_updates + 1)
     returns = [float(evaluator.metrics(s, [0])["eval/return_random"][0]) for s in (state, later, state)]
     assert returns[0] == returns[2] != returns[1]
 
 
-def test_no_key_of_evaluation_is_one_of_training():
+def test_evaluation_and_training_share_no_keys():
     key = jax.random.key(5)
     training = {tuple(data.tolist()) for data in jax.random.key_data(jax.random.split(key, 3))}
     for n in range(5):

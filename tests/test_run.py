@@ -41,17 +41,17 @@ CONFIG = Config(
 )
 
 
-# Settings of a run that no program of its is made of.
-OUTSIDE = {"seed": 0, "num_seeds": 1, "num_timesteps": 1, "num_evals": 0, "checkpoint_minutes": 0.0}
+# Settings that do not affect the compiled programs.
+NOT_COMPILED = {"seed": 0, "num_seeds": 1, "num_timesteps": 1, "num_evals": 0, "checkpoint_minutes": 0.0}
 
 
 @pytest.fixture(autouse=True, scope="module")
-def programs_are_traced_once():
-    """Let runs share the programs that are made of the same settings; processes of their own have their own."""
+def share_programs():
+    """Share the programs of runs with the same settings within this process."""
     trainers, evaluators = {}, {}
 
     def trainer(env, config):
-        key = type(env), replace(config, **OUTSIDE)
+        key = type(env), replace(config, **NOT_COMPILED)
         trainers[key] = trainers.get(key) or Trainer(env, config)
         made = copy.copy(trainers[key])
         made.config, made.hyper = config, Hyperparameters.of(config)
@@ -85,7 +85,7 @@ def without_clock(lines):
     return [{k: v for k, v in line.items() if not k.startswith("time/") and k != "wall_seconds"} for line in lines]
 
 
-def test_a_run_leaves_config_metrics_curve_events_and_checkpoints(tmp_path):
+def test_a_run_writes_config_metrics_curve_events_and_checkpoints(tmp_path):
     run = train(CONFIG, tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
@@ -116,7 +116,7 @@ def test_a_run_leaves_config_metrics_curve_events_and_checkpoints(tmp_path):
 
 
 @pytest.mark.ci
-def test_several_seeds_leave_one_folder_each_equal_to_that_of_a_single_run(tmp_path):
+def test_each_of_several_seeds_writes_the_same_folder_as_a_single_run(tmp_path):
     config = replace(CONFIG, num_seeds=3)
     means = train(config, tmp_path / "all").metrics
     train(replace(CONFIG, seed=4), tmp_path / "alone")
@@ -135,11 +135,11 @@ def test_several_seeds_leave_one_folder_each_equal_to_that_of_a_single_run(tmp_p
 
 
 @pytest.mark.ci
-def test_seeds_that_were_killed_between_two_saves_go_on_together_bit_for_bit(tmp_path):
+def test_seeds_killed_between_two_saves_resume_together_bit_identically(tmp_path):
     config = replace(CONFIG, num_seeds=2, checkpoint_minutes=0.0)
     train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
-    # seed 3 had saved 192 and was killed before seed 4 had
+    # The run was killed when seed 3 had saved step 192 and seed 4 had not.
     for folder, steps in (("seed-3", ["256"]), ("seed-4", ["256", "192"])):
         for step in steps:
             shutil.rmtree(tmp_path / "parts" / folder / "checkpoints" / step)
@@ -169,7 +169,7 @@ def test_a_run_that_was_killed_before_its_first_save_is_evaluated_once_before_tr
     assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
 
 
-def test_half_a_run_and_its_continuation_equal_the_whole_bit_for_bit(tmp_path):
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_run(tmp_path):
     config = replace(CONFIG, checkpoint_minutes=0.0)
     train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
@@ -186,7 +186,7 @@ def test_half_a_run_and_its_continuation_equal_the_whole_bit_for_bit(tmp_path):
     assert wall == sorted(wall)
 
 
-def test_an_existing_run_is_neither_overwritten_nor_confused(tmp_path):
+def test_an_existing_run_is_not_overwritten_or_resumed_with_other_settings(tmp_path):
     train(replace(CONFIG, num_timesteps=64), tmp_path)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match="already holds a run.*resume=True"):
@@ -204,7 +204,7 @@ def disk_full(*_, code=errno.ENOSPC):
     raise OSError(code, os.strerror(code))
 
 
-def test_a_picture_or_a_line_that_cannot_be_written_ends_no_run(tmp_path, monkeypatch, caplog):
+def test_a_failure_to_write_curve_or_metrics_does_not_end_a_run(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("genpo_jax.runs.curve.Curve.draw", disk_full)
     monkeypatch.setattr("genpo_jax.runs.metrics.MetricsWriter.write", disk_full)
     run = train(CONFIG, tmp_path)
@@ -214,7 +214,7 @@ def test_a_picture_or_a_line_that_cannot_be_written_ends_no_run(tmp_path, monkey
 
 
 def failing_saves(monkeypatch, *steps, code=errno.ENOSPC):
-    """Let the saves at these env steps fail; return the env steps at which a save was tried."""
+    """Make the saves at these env steps fail; return a list of the env steps at which a save was tried."""
     tried, save = [], Checkpointer.save
 
     def sometimes(self, step, state, meta):
@@ -228,7 +228,7 @@ def failing_saves(monkeypatch, *steps, code=errno.ENOSPC):
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO])
-def test_a_save_that_fails_is_reported_and_tried_again_and_training_goes_on(code, tmp_path, monkeypatch, caplog):
+def test_a_failed_save_is_reported_and_retried_while_training_continues(code, tmp_path, monkeypatch, caplog):
     tried = failing_saves(monkeypatch, 64, 128, code=code)
     train(replace(CONFIG, checkpoint_minutes=0.0), tmp_path)
     assert tried == [0, 64, 128, 192, 256]
@@ -238,7 +238,7 @@ def test_a_save_that_fails_is_reported_and_tried_again_and_training_goes_on(code
     assert os.strerror(code) in messages[0]
 
 
-def test_when_the_last_save_fails_the_error_says_what_stands(tmp_path, monkeypatch):
+def test_the_error_of_a_failed_last_save_names_the_last_intact_checkpoint(tmp_path, monkeypatch):
     failing_saves(monkeypatch, 256)
     with pytest.raises(
         OSError, match=r"trained to 256 .*could not be saved \(.*No space left.*the checkpoint at 0 is intact"
@@ -257,7 +257,7 @@ def test_without_a_first_checkpoint_nothing_is_trained(tmp_path, monkeypatch):
     assert not (tmp_path / "config.json").exists()
 
 
-def test_env_steps_are_counted_past_what_32_bits_hold(tmp_path):
+def test_env_steps_are_counted_beyond_32_bits(tmp_path):
     train(replace(CONFIG, num_timesteps=64), tmp_path)
     run, far = Run(TargetEnv(), CONFIG, tmp_path, resume=True), 2**32 - 64
     _, state = run.restore()
@@ -274,16 +274,16 @@ def test_env_steps_are_counted_past_what_32_bits_hold(tmp_path):
     assert int(np.ravel(state.num_updates)[0]) * 64 == step == 2**32 + 64
 
 
-def test_a_resumed_run_cannot_be_asked_for_less_than_it_has_done(tmp_path):
+def test_a_resumed_run_cannot_be_shortened(tmp_path):
     train(replace(CONFIG, num_timesteps=128), tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ValueError, match=r"num_timesteps must be at least the 128 env steps .* got 64"):
+    with pytest.raises(ValueError, match=r"already has 128 env steps, so its length must be at least 128, got 64"):
         train(replace(CONFIG, num_timesteps=64), tmp_path, resume=True)
     assert (tmp_path / "config.json").read_bytes() == before
 
 
 @pytest.mark.ci
-def test_a_run_that_was_killed_while_it_started_can_be_started_again(tmp_path):
+def test_a_run_that_was_killed_during_its_start_can_be_started_again(tmp_path):
     train(replace(CONFIG, num_timesteps=64), tmp_path)
     for name in ("config.json", "metrics.jsonl"):
         (tmp_path / name).unlink()
@@ -293,19 +293,19 @@ def test_a_run_that_was_killed_while_it_started_can_be_started_again(tmp_path):
 
 
 @pytest.mark.ci
-def test_checkpoints_that_another_run_left_are_not_taken_for_this_one(tmp_path):
+def test_checkpoints_of_another_run_are_ignored(tmp_path):
     for name in ("mine", "other"):
         train(replace(CONFIG, num_timesteps=64), tmp_path / name)
     shutil.copytree(tmp_path / "other" / "checkpoints" / "64", tmp_path / "mine" / "checkpoints" / "128")
     with pytest.warns(UserWarning, match="128 is not of this run .it was saved as run .*, step 64, not 128"):
         train(CONFIG, tmp_path / "mine", resume=True)
     (tmp_path / "other" / "config.json").unlink()
-    with pytest.raises(ValueError, match="holds checkpoints but no config.json; put that back"):
+    with pytest.raises(ValueError, match="holds checkpoints but no config.json; restore that file"):
         train(CONFIG, tmp_path / "other")
 
 
 class Broken(TargetEnv):
-    """Gives no finite observation from its first step on."""
+    """The target environment with a NaN observation after every step."""
 
     def step(self, state, action):
         state, obs, *others = super().step(state, action)
@@ -313,17 +313,17 @@ class Broken(TargetEnv):
 
 
 @pytest.mark.ci
-def test_a_run_that_learns_nothing_says_so_once_and_stops_with_everything_saved(tmp_path, caplog):
+def test_a_run_with_broken_physics_warns_once_and_stops_after_saving(tmp_path, caplog):
     config = replace(CONFIG, num_timesteps=64 * 30, num_evals=0)
     with pytest.raises(SickRunError, match="stopped after 10 chunks .*every environment was reset .*another backend"):
         start(Broken(), config, tmp_path)
-    said = [record.message for record in caplog.records if "every environment was reset" in record.message]
-    assert len(said) == 1 and "squash tanh" in said[0]
+    warnings = [record.message for record in caplog.records if "every environment was reset" in record.message]
+    assert len(warnings) == 1 and "squash tanh" in warnings[0]
     assert Checkpointer(tmp_path / "checkpoints").steps() == [0, 640]
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["env_steps"] == 640
 
 
-def test_there_must_be_something_to_resume(tmp_path):
+def test_resuming_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no config.json"):
         train(CONFIG, tmp_path / "nowhere", resume=True)
 
@@ -370,13 +370,13 @@ def started(run_dir, *more):
 
 
 def resumed(run_dir, steps):
-    """Go on to `steps` env steps with the saved settings."""
+    """Resume a run up to `steps` env steps with the saved settings."""
     command = [sys.executable, "-m", "genpo_jax", "train", "--run-dir", str(run_dir), "--resume"]
     return subprocess.run([*command, "--num-timesteps", str(steps)], capture_output=True, text=True, timeout=240)
 
 
 @pytest.mark.ci
-def test_ctrl_c_saves_and_stops_and_the_run_goes_on(tmp_path):
+def test_ctrl_c_saves_and_stops_a_run_that_can_be_resumed(tmp_path):
     process = started(tmp_path)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
@@ -391,7 +391,7 @@ def test_ctrl_c_saves_and_stops_and_the_run_goes_on(tmp_path):
 
 
 @pytest.mark.ci
-def test_a_run_goes_on_when_nobody_reads_its_output_and_a_hang_up_saves_it(tmp_path):
+def test_a_run_continues_when_its_output_is_closed_and_saves_on_sighup(tmp_path):
     process = started(tmp_path)
     process.stdout.close()
     before = len(read_metrics(tmp_path / "metrics.jsonl"))
@@ -407,7 +407,7 @@ def test_a_run_goes_on_when_nobody_reads_its_output_and_a_hang_up_saves_it(tmp_p
 
 
 @pytest.mark.ci
-def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(tmp_path):
+def test_sigkill_loses_only_the_work_since_the_last_checkpoint(tmp_path):
     process = started(tmp_path, "--checkpoint-minutes", "0")
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
@@ -437,7 +437,7 @@ def test_kill_minus_nine_loses_no_more_than_the_work_since_the_last_checkpoint(t
 def test_the_command_line_refuses_bad_input_in_one_line(tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as refusal:
         call(*options, "--run-dir", str(tmp_path / "run"))
-    # What a dataclass refuses while the command line is read, tyro prints itself.
+    # tyro prints the errors that a dataclass raises during parsing.
     assert message in f"{refusal.value.code} {capsys.readouterr().err}"
     assert not (tmp_path / "run").exists()
 
@@ -446,7 +446,7 @@ def call(*options):
     cli.main(["train", *options])
 
 
-def test_a_resumed_run_may_not_be_asked_to_be_another(tmp_path):
+def test_a_resumed_run_refuses_another_seed(tmp_path):
     write_config(tmp_path, replace(CONFIG, env="fast"), "cpu", 1)
     with pytest.raises(SystemExit) as refusal:
         call("--run-dir", str(tmp_path), "--resume", "--seed", "9")

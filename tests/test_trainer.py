@@ -51,14 +51,14 @@ def first_seed(tree):
 
 @pytest.fixture(scope="module")
 def trainer():
-    """A trainer for tests of no setting in particular, so that its program is traced once."""
+    """A trainer with default settings that several tests share, so that its program is traced once."""
     return make_trainer(TargetEnv())
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
 def test_a_policy_learns_an_action_that_follows_the_observation(method):
-    # As published, fpo++ learns on small steps; fpo has to, as its actions run off to the edge on larger ones.
+    # The published fpo++ uses small steps. So must fpo: with larger steps its actions drift to the bounds.
     options = METHODS[method].published_update | ({"learning_rate": 2e-3} if method == "fpo++" else {})
     trainer = make_trainer(TargetEnv(), method, **options)
     state, history = train(trainer, {"fpo": 50, "fpo++": 40, "policyflow": 50}.get(method, 15))
@@ -95,7 +95,7 @@ def test_the_value_bootstraps_from_a_time_limit_but_not_from_a_termination(termi
 def test_the_ratio_is_one_on_the_first_minibatch_of_every_update(method, histories):
     _, history = train(make_trainer(TargetEnv(), method, histories=histories, learning_rate=1e-2), 5)
     assert max(metrics["train/first_ratio_error"] for metrics in history) <= 1e-4
-    # The error is measured, not zero by construction: later minibatches move away from 1.
+    # The error is measured, not zero by construction: the ratios of later minibatches differ from 1.
     assert history[-1]["train/kl"] > 1e-4
     assert ("train/history_ess" in history[-1]) == (histories == 4)
 
@@ -111,7 +111,7 @@ def test_a_chunk_compiles_once_and_donates_its_state(trainer):
     assert after.num_updates.tolist() == [16]
 
 
-# Another value for every number of the update, far enough from the first to be felt within a few updates.
+# A second value for every number of the update, different enough to change the result within a few updates.
 NUMBERS = {
     "learning_rate": 2e-3,
     "value_learning_rate": 1e-4,
@@ -143,7 +143,7 @@ def trainer_of_numbers():
 
 
 def changed(hyper, name, number):
-    """Return hyperparameters with another number, by its name in `NUMBERS`."""
+    """Return the hyperparameters with one number changed, by its name in `NUMBERS`."""
     kind, _, field = name.rpartition(".")
     if not kind:
         return hyper.replace(**{field: jnp.float32(number)})
@@ -160,19 +160,19 @@ def numbers_of(hyper):
     return (own | of_extensions) - {"last_update", "extensions", "Entropy.action_coef", "Entropy.final_action_coef"}
 
 
-def test_every_number_of_the_update_is_tried():
+def test_the_table_of_numbers_is_complete():
     assert numbers_of(ppo.Hyperparameters.of(Config())) == NUMBERS.keys()
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_one_program_serves_every_number_of_the_update_and_reads_it(trainer_of_numbers, name):
+def test_every_number_of_the_update_has_an_effect_without_recompilation(trainer_of_numbers, name):
     trainer, keys = trainer_of_numbers, jnp.stack([jax.random.key(0)])
 
     def parameters(hyper):
         state, _ = trainer.program(trainer.init_program(keys, hyper), hyper)
         return jax.tree.leaves(state.learner.params)
 
-    # Rates fall to their lower bound, or rise to the upper one.
+    # The learning rate falls to its lower bound. A high target makes it rise to the upper bound instead.
     hyper = changed(trainer.hyper, "target_kl", 10.0) if name == "max_learning_rate" else trainer.hyper
     leaves = zip(parameters(hyper), parameters(changed(hyper, name, NUMBERS[name])), strict=True)
     assert not all(np.array_equal(a, b) for a, b in leaves)
@@ -185,7 +185,7 @@ def test_a_chunk_of_four_updates_equals_four_updates(trainer):
     chex.assert_trees_all_close(state.learner.params, other.learner.params, rtol=1e-4, atol=1e-5)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(trainer):
+def test_the_same_seed_repeats_a_run_and_another_seed_does_not(trainer):
     runs = [train(trainer, 2, seed)[1][-1]["train/reward"] for seed in (0, 0, 1)]
     assert runs[0] == runs[1] != runs[2]
 
@@ -197,16 +197,16 @@ def test_metrics_are_finite_scalars_and_episodes_are_counted(trainer):
         assert np.isfinite(value), name
     # The sum over the 8 steps of an episode of numbers in [-1/2, 1/2].
     assert 0 < abs(history[1]["train/env/target"]) < 4
-    # 64 environments, 4 updates of 8 steps, a time limit of 8; the staggered first episodes do not count, and
-    # one that lasts its full 8 steps does
+    # 64 environments, 4 updates of 8 steps, a time limit of 8. First episodes count only if the stagger leaves them
+    # their full 8 steps.
     assert history[1]["train/episodes"] == 64 * 4
     assert 64 * 3 <= history[0]["train/episodes"] < 64 * 4
     assert history[0]["train/episode_length"] == history[1]["train/episode_length"] == 8
 
 
-def test_non_finite_physics_is_counted_and_leaves_training_intact():
+def test_non_finite_physics_is_counted_and_parameters_stay_finite():
     state, history = train(make_trainer(TargetEnv(nan_at=3)), 2)
-    # Every environment breaks at its fourth step, if a staggered first episode has not ended before.
+    # Every environment is non-finite at its fourth step, unless its staggered first episode ends before.
     assert history[1]["train/nan_resets"] == 64 * 2 * 4
     assert history[0]["train/skipped_gradients"] == 0
     chex.assert_tree_all_finite(state.learner.params)
@@ -214,7 +214,7 @@ def test_non_finite_physics_is_counted_and_leaves_training_intact():
 
 
 @pytest.mark.ci
-def test_the_critic_alone_sees_the_privileged_observation():
+def test_only_the_critic_observes_the_privileged_state():
     trainer = make_trainer(TargetEnv(privileged=True))
     agent = trainer.algorithm.make_agent(first_seed(trainer.init([0])).learner.params)
     obs = {"state": jnp.ones((1, 1)), "privileged_state": jnp.ones((1, 2))}
@@ -245,7 +245,7 @@ def test_seeds_trained_in_one_program_equal_single_runs(trainer):
         np.testing.assert_allclose(metrics["train/reward"][seed], history[-1]["train/reward"], rtol=1e-4)
 
 
-def test_single_seeds_can_be_taken_out_and_put_together(trainer):
+def test_single_seeds_can_be_selected_and_joined(trainer):
     state = trainer.init([4, 5])
     parts = [trainer.select(state, i) for i in range(2)]
     second = jax.tree.map(lambda x: x[1:], state)
@@ -254,13 +254,13 @@ def test_single_seeds_can_be_taken_out_and_put_together(trainer):
             np.testing.assert_array_equal(a, b)
 
 
-def test_final_observations_of_several_time_limits_within_one_rollout_are_told_apart():
+def test_a_rollout_keeps_the_final_observation_of_each_of_several_time_limits():
     trainer = make_trainer(ClockEnv())
     state = first_seed(trainer.init([0]))
     collect = jax.jit(trainer.algorithm.collect)
     _, _, rollout = collect(state)
-    assert rollout.final_obs["state"].shape == (3, 64, 1), "8 steps can meet a limit of 3 three times"
-    # The first limit is staggered; at every limit the clock shows the steps of that episode.
+    assert rollout.final_obs["state"].shape == (3, 64, 1), "8 steps can reach a limit of 3 three times"
+    # The first limit is staggered. At every limit the observation is the number of steps of the episode.
     final = jnp.take_along_axis(rollout.final_obs["state"][..., 0], rollout.final_index, axis=0)
     limits = np.asarray(rollout.truncated)
     assert (limits.sum(axis=0) >= 2).all()
@@ -268,19 +268,19 @@ def test_final_observations_of_several_time_limits_within_one_rollout_are_told_a
     np.testing.assert_array_equal(np.asarray(final)[limits], np.asarray(rollout.episode_length)[limits])
 
 
-def test_evaluation_counts_whole_first_episodes_and_changes_nothing():
+def test_evaluation_reports_the_first_whole_episode_of_each_environment():
     trainer = make_trainer(ConstantEnv())
     state = trainer.init([0])
     evaluator = Evaluator(trainer, 3)
     metrics = jax.device_get(evaluator.metrics(state, [1]))
-    # Reward 1 a step up to the time limit of 4, and nothing after it.
+    # Reward 1 per step up to the time limit of 4. Later steps do not count.
     assert metrics["eval/return_random"] == metrics["eval/return_zero"] == 4.0
     assert metrics["eval/length_random"] == 4
     assert metrics["eval/return_zero_std"] == 0
     assert metrics["eval/env/steps"] == metrics["eval/env_zero/steps"] == 4.0
 
 
-def test_evaluation_tells_zero_noise_from_random_noise(trainer):
+def test_evaluation_reports_deterministic_and_sampled_actions_separately(trainer):
     state = trainer.init([0])
     for _ in range(10):
         state, _ = trainer.chunk(state)
@@ -292,7 +292,7 @@ def test_evaluation_tells_zero_noise_from_random_noise(trainer):
     "method",
     [pytest.param(name, marks=() if name in ("genpo++", "gaussian") else pytest.mark.ci) for name in METHODS],
 )
-def test_a_chunk_keeps_the_types_of_its_state_where_numbers_are_64_bits_wide(method):
+def test_a_chunk_keeps_the_types_of_its_state_with_x64_enabled(method):
     with jax.enable_x64(True):
         trainer = make_trainer(TargetEnv(), method, updates=1)
         state = trainer.abstract_state(1)
@@ -303,18 +303,18 @@ def test_a_chunk_keeps_the_types_of_its_state_where_numbers_are_64_bits_wide(met
 
 
 class MirroredEnv(TargetEnv):
-    """Best at action = x / 2 from either side."""
+    """The target environment with its symmetry: negated observations and actions."""
 
     mirror = Mirror({"state": signs(-1)}, signs(-1))
 
 
 @pytest.mark.ci
-def test_mirror_images_are_learned_from_and_keep_the_statistics_symmetric():
+def test_mirror_images_train_the_policy_and_keep_the_statistics_symmetric():
     trainer = make_trainer(MirroredEnv(), mirror=True)
     state, history = train(trainer, 10)
     assert max(float(metrics["train/first_ratio_error"]) for metrics in history) < 1e-4
     moments = state.obs_moments["state"]
-    # 10 chunks of 4 updates of 8 steps of 64 environments, and their images, which bring the mean to zero.
+    # 10 chunks of 4 updates of 8 steps of 64 environments, and their images, with which the mean is zero.
     assert moments.count == 10 * 4 * 8 * 64 * 2
     np.testing.assert_allclose(moments.mean, 0.0, atol=1e-5)
     assert history[0]["train/reward"] < -0.3
@@ -326,7 +326,7 @@ def test_mirror_images_of_an_environment_without_a_symmetry_are_refused():
         make_trainer(TargetEnv(), mirror=True)
 
 
-def test_the_shape_of_a_state_is_known_where_the_compiler_is_told_something():
+def test_compiler_options_do_not_change_the_abstract_state():
     trainer = make_trainer(TargetEnv())
     other = Trainer(TargetEnv(), dataclasses.replace(trainer.config, fusion_emitters=False))
     assert jax.tree.structure(other.abstract_state(2)) == jax.tree.structure(trainer.abstract_state(2))

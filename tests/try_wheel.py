@@ -1,4 +1,4 @@
-"""Try a wheel in an environment that has nothing else: `python try_wheel.py WHEEL README`. Run by .ci/run."""
+"""Test a wheel in an environment without other packages: `python try_wheel.py WHEEL README`. Run by .ci/run."""
 
 import importlib.util
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def main(wheel: str, readme: str) -> None:
-    """Check what the wheel holds, embed the solver as the README does, and ask for what is not installed."""
+    """Check the wheel's files, run the README's example of a solver, and check the error for a missing package."""
     top = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert {name for name in top if not name.endswith(".dist-info")} == {"genpo_jax"}, top
     assert "genpo_jax/py.typed" in zipfile.ZipFile(wheel).namelist()

@@ -56,7 +56,7 @@ def check_options(options: Any) -> None:
     Raises:
         ValueError: at the first option with an invalid value.
     """
-    from genpo_jax.runs.files import check_writable
+    from genpo_jax.runs.files import check_writable, refuse_run_files
 
     files = ("json", "file", *getattr(options, "FILES", ()))
     check_types(options)
@@ -80,6 +80,7 @@ def check_options(options: Any) -> None:
                 method_of(item.partition(":")[0])
             elif isinstance(item, Path) and (name in files or name == "out"):
                 check_writable(item)
+                refuse_run_files(item)
                 if name in files:
                     require(not item.is_dir(), "a file", name, str(item), "name a file in it")
                 else:

@@ -18,6 +18,9 @@ from genpo_jax.runs.load import folder_of, load
 from genpo_jax.runtime import compiler_options
 from genpo_jax.training.play import Episodes, Noise, play_episodes, policy_actor
 
+# Names of the kinds of noise in tables.
+ACTIONS: dict[str, str] = {"zero": "deterministic", "random": "sampled", "fixed": "fixed noise"}
+
 
 def evaluate(
     run_dir: str | Path,
@@ -91,7 +94,7 @@ def table(results: dict[str, Any]) -> str:
     lines = [f"{results['env']}, {results['episodes']} episodes; mean [95 % interval]"]
     for kind, values in results["noise"].items():
         low, high = values["return_interval"]
-        line = f"  {kind + ' noise':14} return {values['return']:.1f} [{low:.1f}, {high:.1f}]"
+        line = f"  {ACTIONS[kind]:14} return {values['return']:.1f} [{low:.1f}, {high:.1f}]"
         line += f"  length {values['length']:.0f}"
         if SUCCESS in values:
             low, high = values[f"{SUCCESS}_interval"]

@@ -54,7 +54,7 @@ def read_file(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        ValueError: `path` is not a file, but for example a folder, a pipe or a device.
+        ValueError: `path` is not a file, except example a folder, a pipe or a device.
     """
     check_file(path)
     return path.read_bytes()

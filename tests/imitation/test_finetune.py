@@ -62,7 +62,7 @@ def tiny(method, **ppo):
 
 
 @pytest.mark.ci
-def test_a_plain_flow_in_another_method_without_noise_does_the_same():
+def test_a_flow_in_another_method_acts_the_same_without_added_noise():
     policy = flow_of()
     obs = jax.random.normal(jax.random.key(1), (5, 2))
     noise = jax.random.normal(jax.random.key(2), (5, 5, 4)).at[:, 1:].set(0.0)
@@ -71,7 +71,7 @@ def test_a_plain_flow_in_another_method_without_noise_does_the_same():
 
 
 @pytest.mark.ci
-def test_an_euler_start_is_within_tau_of_the_flow_and_the_published_start_is_not():
+def test_the_euler_start_solver_is_close_to_the_flow_and_the_published_start_is_not():
     policy = flow_of()
     obs = jax.random.normal(jax.random.key(1), (5, 2))
     noise = jax.random.normal(jax.random.key(2), (5, 2, 4))
@@ -88,17 +88,17 @@ def test_an_euler_start_is_within_tau_of_the_flow_and_the_published_start_is_not
 
 @pytest.mark.ci
 @pytest.mark.parametrize("name", sorted(set(METHODS) - {"gaussian"}))
-def test_every_flow_method_has_a_preset_that_takes_over_the_velocity(name):
+def test_every_flow_method_has_a_preset_that_copies_the_velocity(name):
     config = tiny(name)
     assert config.ppo.freeze_observations and config.env_options.reward == "success"
-    # 0.99 per step, and an action is two of them.
+    # 0.99 per env step, and an action chunk has two env steps.
     assert config.ppo.gamma == pytest.approx(0.9801)
     policy = as_method(flow_of(), config.method)
     assert jax.eval_shape(policy, jnp.zeros(2), jax.random.key(0)).shape == (4,)
 
 
 def test_a_gaussian_cannot_start_from_a_flow():
-    with pytest.raises(ValueError, match="method must be a flow, or gaussian, as what it starts from is"):
+    with pytest.raises(ValueError, match=r"method must be a flow, as the pretrained policy \(fpo\), got 'gaussian'"):
         as_method(flow_of(), Gaussian())
     with pytest.raises(ValueError, match="initial_kl_coef must be 0 for a method without a density"):
         finetune_config(PRETRAINED, "fpo", {"ppo": {"initial_kl_coef": 0.1}})
@@ -109,7 +109,7 @@ def differ(before, tree):
 
 
 @pytest.mark.ci
-def test_a_run_starts_with_the_pretrained_networks_and_keeps_its_normalizer():
+def test_a_run_starts_with_the_pretrained_networks_and_keeps_the_normalizer():
     config = replace(tiny("genpo++", initial_kl_coef=0.5, value_warmup=1), num_seeds=2)
     trainer, policy = Trainer(make("avoid"), config), flow_of()
     state = start_from(trainer.init(config.seeds), policy)
@@ -121,14 +121,14 @@ def test_a_run_starts_with_the_pretrained_networks_and_keeps_its_normalizer():
     velocity = [np.asarray(x) for x in jax.tree.leaves(state.learner.params["policy"])]
     value = [np.asarray(x) for x in jax.tree.leaves(state.learner.params["value"])]
     rate = np.asarray(state.learner.learning_rate)
-    # The first update warms the value function up: the policy stands still, exactly, and so does its rate.
+    # The first update trains only the value network: the policy and its learning rate do not change.
     state, metrics = trainer.chunk(state)
     assert not differ(velocity, state.learner.params["policy"])
     assert differ(value, state.learner.params["value"])
     np.testing.assert_array_equal(rate, state.learner.learning_rate)
-    # Rounding, over tau = 0.1 and in a network of large random weights.
+    # Rounding errors, divided by tau = 0.1, in a network with large random weights.
     assert (metrics["train/first_ratio_error"] < 5e-3).all()
-    # The policy is still that of the start: no divergence but rounding.
+    # The policy is still the initial policy, so the divergence is only rounding.
     np.testing.assert_allclose(metrics["train/initial_kl"], 0.0, atol=1e-4)
     np.testing.assert_array_equal(metrics["train/refused_statistics"], 0.0)
     state, _ = trainer.chunk(state)
@@ -138,7 +138,7 @@ def test_a_run_starts_with_the_pretrained_networks_and_keeps_its_normalizer():
     np.testing.assert_array_equal(state.obs_moments["state"].mean, np.full((2, 2), 0.5))
 
 
-def test_the_energy_distance_of_points_by_hand():
+def test_the_energy_distance_equals_a_value_computed_by_hand():
     # 2 * (1 + 3 + 1 + 1) / 4 - 2 - 2 for {0, 2} and {1, 3}: 2 * 1.5 - 2 - 2 = -1.
     x, y = jnp.array([[0.0], [2.0]]), jnp.array([[1.0], [3.0]])
     np.testing.assert_allclose(energy_distance(x, y), -1.0, rtol=1e-6)
@@ -146,19 +146,19 @@ def test_the_energy_distance_of_points_by_hand():
     assert abs(float(energy_distance(*same))) < 0.03 < 0.5 < float(energy_distance(same[0], same[1] + 1))
 
 
-def test_the_entropy_of_ways_is_that_from_one_start():
+def test_the_entropy_of_the_modes_is_conditional_on_the_initial_state():
     def of(*counts):
         return _conditional_entropy(np.array(counts, float))
 
     assert of([5, 5, 5, 5], [2, 2, 2, 2]) == pytest.approx(1.0)
     assert of([3, 3, 0, 0], [0, 1, 1, 0]) == pytest.approx(0.5)
-    # One way from here, the other from there; and weighted by what succeeds.
+    # One mode per initial state has no entropy. Initial states are weighted by their numbers of successes.
     assert of([9, 0], [0, 9]) == of([0, 0], [0, 0]) == 0.0
     assert of([1, 1], [6, 0]) == pytest.approx(0.25)
 
 
 @pytest.mark.ci
-def test_a_policy_goes_no_way_in_an_environment_without_and_one_where_none_succeeds():
+def test_the_entropy_of_the_modes_is_none_without_modes_and_zero_without_success():
     assert mode_entropy(flow_of(obs_size=1, action_size=2), EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)) is None
     assert mode_entropy(flow_of(), EpisodeEnv.of(make("avoid"), PRETRAINED.env_options)) == 0.0
 
@@ -173,7 +173,7 @@ def test_the_sampler_of_the_pretrained_flow_has_no_distance_from_itself():
     assert (same.calls, other.calls, calls_of(Gaussian())) == (4, 5, 1) and 0 <= same.success.value <= 1
 
 
-def test_fidelity_needs_success():
+def test_fidelity_needs_the_metric_success():
     policy = flow_of(obs_size=1, action_size=2)
     env = EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)
     with pytest.raises(ValueError, match="an environment with a metric 'success'"):
@@ -191,7 +191,7 @@ def test_options_reach_the_settings_of_the_run():
 
 
 @pytest.mark.parametrize(("chunk", "unroll", "num_minibatches"), [(1, 64, 8), (4, 32, 8), (8, 16, 4), (64, 16, 4)])
-def test_a_rollout_of_long_actions_is_of_fewer(chunk, unroll, num_minibatches):
+def test_the_preset_has_shorter_rollouts_for_longer_action_chunks(chunk, unroll, num_minibatches):
     config = finetune_preset(replace(PRETRAINED, env_options=EnvConfig(chunk=chunk)), "genpo++")
     assert (config.ppo.unroll, config.ppo.num_minibatches) == (unroll, num_minibatches)
     assert config.ppo.gamma == 0.99**chunk
@@ -201,15 +201,15 @@ def measured(label, success):
     return Fidelity(label, 1, 0.0, success, success, None)
 
 
-@pytest.mark.parametrize(("can", "refused"), [((0.4, 0.36, 0.44), True), ((0.4, 0.3, 0.5), False)])
-def test_a_sampler_is_refused_only_where_its_interval_shows_the_loss(can, refused):
-    before, sampler = measured("pretrained", Interval(0.5, 0.45, 0.55)), measured("sampler", Interval(*can))
-    with pytest.raises(ValueError, match="up to 0.450 within its interval") if refused else nullcontext():
+@pytest.mark.parametrize(("interval", "refused"), [((0.4, 0.36, 0.44), True), ((0.4, 0.3, 0.5), False)])
+def test_a_sampler_is_refused_only_if_its_interval_shows_the_loss(interval, refused):
+    before, sampler = measured("pretrained", Interval(0.5, 0.45, 0.55)), measured("sampler", Interval(*interval))
+    with pytest.raises(ValueError, match="at least 0.450 within its interval") if refused else nullcontext():
         check_sampler(before, sampler, anyway=False)
     check_sampler(before, sampler, anyway=True)
 
 
-def test_a_sampler_that_equals_the_pretrained_one_is_measured_once(monkeypatch):
+def test_a_sampler_that_equals_the_pretrained_sampler_is_measured_once(monkeypatch):
     labels = []
 
     def fake(label, *_, **__):
@@ -224,7 +224,7 @@ def test_a_sampler_that_equals_the_pretrained_one_is_measured_once(monkeypatch):
 
 
 @pytest.mark.ci
-def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
+def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path):
     from experiments import avoid_paths, finetuned
 
     data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
@@ -240,7 +240,7 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_command_lines(tmp_path):
     assert genpo_jax.load(tuned)(jnp.zeros(2)).shape == (2,)
     found = finetuned.read(tuned)
     assert found.before.value == json.loads((tuned / "finetuned.json").read_text())["sampler"]["success"][0]
-    # One chunk is the least.
+    # A run has at least one chunk.
     assert found.during.shape == (1, 2) and found.env_steps.tolist() == [0, 4 * 64 * 64]
     assert found.first_ratio_error is not None and found.first_ratio_error < 5e-3
     assert found.modes is not None and found.modes_before == found.modes.value == 0

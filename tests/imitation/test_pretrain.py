@@ -43,7 +43,7 @@ def others():
 
 
 @pytest.mark.ci
-def test_a_run_of_pretraining_is_loaded_evaluated_and_recorded(tmp_path, demonstrations):
+def test_a_pretraining_run_is_loaded_evaluated_and_recorded(tmp_path, demonstrations):
     run = Pretraining(demonstrations, TINY, tmp_path / "run", progress=False, source="demos.hdf5")
     run.train()
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
@@ -57,7 +57,7 @@ def test_a_run_of_pretraining_is_loaded_evaluated_and_recorded(tmp_path, demonst
     assert 0 <= results["noise"]["zero"]["success"] <= 1
     written = read_json(tmp_path / "run" / "pretrain.json", "settings", "data")
     assert written["data"]["source"] == "demos.hdf5" and written["data"]["episodes"] == 10
-    # What a policy in chunks does is recorded step by step.
+    # Action chunks are recorded step by step.
     env = make("avoid")
     recorded = record_demonstrations(env, trained_actor(policy, 3, "zero"), 3, jax.random.key(1), 3).episodes[0]
     expected = np.asarray(policy(recorded.obs[0])).reshape(4, 2)[:2]
@@ -66,7 +66,7 @@ def test_a_run_of_pretraining_is_loaded_evaluated_and_recorded(tmp_path, demonst
 
 
 @pytest.mark.ci
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, demonstrations, monkeypatch):
+def test_a_stopped_run_resumes_bit_identically(tmp_path, demonstrations, monkeypatch):
     Pretraining(demonstrations, TINY, tmp_path / "whole", progress=False).train()
 
     @contextmanager
@@ -88,7 +88,7 @@ def test_a_run_that_was_stopped_goes_on_bit_for_bit(tmp_path, demonstrations, mo
         Pretraining(demonstrations, TINY, tmp_path / "parts", progress=False).train()
 
 
-def test_the_matching_loss_is_0_for_the_velocity_of_one_action_and_known_for_none():
+def test_the_matching_loss_is_0_for_the_exact_velocity_and_known_for_a_zero_velocity():
     action = jnp.broadcast_to(jnp.array([0.5, -0.25]), (4000, 2))
     towards = SimpleNamespace(condition=lambda obs: lambda x, t: (action - x) / (1 - t[..., None]))
     still = SimpleNamespace(condition=lambda obs: lambda x, t: jnp.zeros_like(x))
@@ -101,7 +101,7 @@ def test_the_matching_loss_is_0_for_the_velocity_of_one_action_and_known_for_non
     np.testing.assert_allclose(found, 1.15625, atol=0.06)
 
 
-def test_moments_standardize_or_bring_to_one_and_only_shift_what_never_changes():
+def test_moments_standardize_or_scale_to_one_and_only_shift_constant_coordinates():
     obs = np.array([[0.0, 7.0], [4.0, 7.0], [2.0, 7.0]])
     scaled = moments_of(obs, "min-max").standardize(jnp.asarray(obs, jnp.float32))
     np.testing.assert_allclose(scaled, [[-1, 0], [1, 0], [0, 0]], atol=1e-6)
@@ -111,7 +111,7 @@ def test_moments_standardize_or_bring_to_one_and_only_shift_what_never_changes()
 
 def test_demonstrations_of_another_size_are_refused(tmp_path, demonstrations):
     with pytest.raises(
-        ValueError, match="of observation size 2 and action size 2, as multigoal, got .*; choose other obs_keys"
+        ValueError, match="of observation size 2 and action size 2 for multigoal, got .*; choose other obs_keys"
     ):
         Pretraining(
             Demonstrations((Episode(np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1)),), {"state": 3}),
@@ -128,8 +128,8 @@ def test_a_resumed_run_keeps_its_settings(tmp_path, demonstrations):
 
 
 @pytest.mark.ci
-def test_a_flow_keeps_two_ways_that_a_gaussian_averages(tmp_path):
-    # Whatever is observed, the action is 0.6 or -0.6.
+def test_a_flow_keeps_two_modes_that_a_gaussian_averages(tmp_path):
+    # The action is 0.6 or -0.6, independent of the observation.
     rng = np.random.default_rng(0)
     episodes = tuple(
         Episode(rng.normal(size=(20, 1)), rng.choice([-0.6, 0.6], size=(20, 1)), np.zeros(20)) for _ in range(20)
