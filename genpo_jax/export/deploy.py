@@ -4,7 +4,7 @@ The policy runs in ONNX Runtime, the physics in MuJoCo's C engine if the environ
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +185,7 @@ def _backends(name: str, trained: str | None) -> list[str | None]:
     return ["c", trained] if supports_c and trained != "c" else [trained]
 
 
-def _make_first(name: str, candidates: list[str | None]) -> tuple[Environment, str | None]:
+def _make_first(name: str, candidates: Sequence[str | None]) -> tuple[Environment, str | None]:
     """Return the environment on the first of the backends that works here, and that backend."""
     *preferred, last = candidates
     for backend in preferred:
