@@ -67,6 +67,11 @@ class Tuned(NamedTuple):
         return float(self.during.min())
 
 
+def _modes(measured: dict[str, Any]) -> float | None:
+    """Return the mode entropy in a record; files written before 0.2 call it `ways`."""
+    return measured["modes"] if "modes" in measured else measured["ways"]
+
+
 def read(folder: Path) -> Tuned:
     """Read a run folder of `genpo-jax finetune`.
 
@@ -79,11 +84,11 @@ def read(folder: Path) -> Tuned:
     lines = [read_metrics(seed / METRICS_FILE) for seed in seed_folders(folder, saved_config(folder))]
     evals = [[line for line in seed if line.get(f"eval/{SUCCESS}_random") is not None] for seed in lines]
     errors = [line["train/first_ratio_error"] for seed in lines for line in seed if "train/first_ratio_error" in line]
-    modes = [row["modes"] for row in record["after"]]
+    modes = [_modes(row) for row in record["after"]]
     return Tuned(
         label=folder.name,
         before=Interval(*record["sampler"][SUCCESS]),
-        modes_before=record["sampler"]["modes"],
+        modes_before=_modes(record["sampler"]),
         env_steps=np.array([line["env_steps"] for line in evals[0]]),
         during=np.array([[line[f"eval/{SUCCESS}_random"] for line in seed] for seed in evals]),
         after={noise: intervals.mean([row["noise"][noise][SUCCESS] for row in record["after"]]) for noise in NOISES},
