@@ -155,7 +155,8 @@ class Pretraining(Session):
         """Raise `ValueError` if the run was trained on other demonstrations."""
         saved = read_json(self.run_dir / PRETRAIN_FILE, "data")["data"]
         same = saved["sha256"] == _fingerprint(self.demonstrations)
-        require(same, f"those of {saved['source']}", "demonstrations of a resumed run", self.source or "others")
+        rule = f"the same as before ({saved['source'] or 'without a file'})"
+        require(same, rule, "demonstrations of a resumed run", self.source or "other demonstrations")
 
     def write_settings(self) -> None:
         """Write `pretrain.json`, `policy_spec.json` and `config.json`."""

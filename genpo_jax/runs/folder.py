@@ -219,15 +219,15 @@ def read_json(path: Path, *tables: str) -> dict[str, Any]:
         contents = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it, or start a new run") from error
-    found = contents.get("format", 1) if isinstance(contents, dict) else None
-    if found != FORMAT:
+    file_format = contents.get("format", 1) if isinstance(contents, dict) else None
+    if file_format != FORMAT:
         versions = contents.get("versions", {}) if isinstance(contents, dict) else {}
         writer = versions.get("genpo-jax", "another version")
         commit = contents.get("git_commit") if isinstance(contents, dict) else None
         raise ValueError(
             f"{path} was written by genpo-jax {writer}{f' (commit {commit[:12]})' if commit else ''} in format "
-            f"{found}, but version {genpo_jax.__version__} reads only format {FORMAT}; use the version that wrote it, "
-            "or start a new run"
+            f"{file_format}, but version {genpo_jax.__version__} reads only format {FORMAT}; use the version that "
+            "wrote it, or start a new run"
         )
     if missing := [name for name in tables if not isinstance(contents.get(name), dict)]:
         raise ValueError(f"{path} lacks {', '.join(missing)}; restore it, or start a new run")

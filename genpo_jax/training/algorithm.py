@@ -144,7 +144,7 @@ class Algorithm:
         for extension in hyper.extensions:
             term, added = extension.reward(update)
             reward, metrics = reward + term, metrics | added
-        # Unlike the observation moments, the reward scale does not affect the ratio, so it is updated at once.
+        # Unlike the observation moments, the reward scale does not affect the ratio, so it is updated immediately.
         scale = scale.absorb(reward, update.rollout.ended, hyper.gamma)
         return reward / (scale.moments.std if self.config.ppo.normalize_rewards else 1.0), scale, metrics
 
