@@ -250,7 +250,7 @@ def pretrain(
         source: file of the demonstrations, recorded in the run folder.
 
     Raises:
-        ValueError: if the demonstrations do not fit the environment, actions are out of bounds, or `run_dir` holds a
+        ValueError: if the demonstrations do not fit the environment or have actions out of bounds; if `run_dir` holds a
             run but `resume` is False, or holds another run.
     """
     if resume and run_dir is None:

@@ -151,8 +151,8 @@ def write_config(
     - `format`: number of the format;
     - `run`: unique id of the run, also stored in its checkpoints;
     - `config`: the settings;
-    - `environment`: `factory` (import path of a registered environment), `object` (whether the environment was passed
-      as an object) and `sha256` (hashes of its MJCF and of its compiled model);
+    - `environment`: `factory`, import path of a registered environment; `object`, whether the environment was passed as
+      an object; `sha256`, hashes of its MJCF and of its compiled model;
     - `versions`: of Python and the installed packages;
     - `git_commit`, `git_dirty`: of the checkout of this package; null outside git;
     - `platform`: `device_kind`, `device_count`, `xla_flags`.
