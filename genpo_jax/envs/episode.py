@@ -312,9 +312,9 @@ def _acceptable(*leaves: Array) -> Array:
 
 
 def select_rows(mask: Array, on_true: Any, on_false: Any) -> Any:
-    """Select between two trees; the axes of `mask` are the leading ones of every leaf of `on_false`."""
+    """Select between two trees; the axes of `mask` are the leading ones of every leaf."""
 
     def select(a, b):
-        return jnp.where(mask.reshape(mask.shape + (1,) * (b.ndim - mask.ndim)), a, b)
+        return jnp.where(mask.reshape(mask.shape + (1,) * (jnp.ndim(a) - mask.ndim)), a, b)
 
     return jax.tree.map(select, on_true, on_false)

@@ -175,8 +175,8 @@ def train(
         the run, with `policy`, `metrics` (last values by name), `run_dir` and `stopped` (whether Ctrl-C stopped it).
 
     Raises:
-        ValueError: before compilation, if the environment is unknown, a setting is invalid, `run_dir` holds a run but
-            `resume` is False, or there is no run to resume.
+        ValueError: before compilation, if environment or settings are invalid, `run_dir` holds a run but `resume` is
+            False, or there is no run to resume.
         TypeError: if `env` is not an environment or `config` is not a `Config`.
     """
     if resume and run_dir is None:

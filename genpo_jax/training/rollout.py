@@ -66,8 +66,8 @@ def collect(
 ) -> tuple[EpisodeState, Any, Rollout]:
     """Step all environments `unroll` times with actions of the agent.
 
-    Each environment depends only on its own row of `episodes` (which has its key) and `carry`, so rows may be on
-    different devices in any order.
+    Each environment depends only on its own row of `episodes` (with its key) and `carry`. Rows may therefore be on
+    different devices, in any order.
 
     Args:
         agent: policy and value network.
