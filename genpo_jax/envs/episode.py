@@ -202,7 +202,7 @@ class EpisodeEnv:
         nonfinite = ~(_acceptable(reward) & _acceptable(*obs.values()))
         terminated = terminated & ~nonfinite
         timestep = Timestep(
-            next_state=env_state,
+            next_state=strong(env_state),
             next_obs=select_rows(nonfinite, state.obs, obs),
             reward=jnp.where(nonfinite, 0.0, reward),
             terminated=terminated,

@@ -104,7 +104,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _episodes(policy: TrainedPolicy, env: EpisodeEnv, kind: Noise, episodes: int, key: jax.Array) -> Episodes:
-    # Of three children the second is not used: published evaluations drew their starts and noise so.
+    # The second key is unused, so that published evaluations keep their initial states and noise.
     reset_key, _, key = jax.random.split(key, 3)
     actor = policy_actor(policy, episodes, kind)
     return play_episodes(env, actor, jax.random.split(reset_key, episodes), key)
