@@ -11,6 +11,7 @@ from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs import EpisodeEnv
+from genpo_jax.envs.base import succeeded
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
@@ -120,7 +121,7 @@ def _describe(played: Episodes) -> dict[str, Any]:
         "metrics": {name: float(each.mean()) for name, each in metrics.items()},
     }
     if SUCCESS in metrics:
-        hits = int((metrics[SUCCESS] > 0).sum())
+        hits = int(succeeded(metrics[SUCCESS]).sum())
         value, *ends = intervals.share(hits, len(returns))
         values |= {SUCCESS: value, f"{SUCCESS}_interval": ends}
     return values

@@ -225,8 +225,7 @@ def _named(env: Any, config: Config) -> tuple[Environment | None, Config]:
     """Return the environment object, or None for a name, and the config with the name of the environment."""
     if env is None or isinstance(env, str):
         if env is not None and env != config.env:
-            # The backend in the config was chosen for another environment.
-            config = replace(config, env=env, backend=None)
+            config = replace(config, env=env)
         envs.check(config.env, config.backend)
         return None, config
     environment = envs.as_environment(env)

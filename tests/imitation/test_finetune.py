@@ -190,6 +190,13 @@ def test_options_reach_the_settings_of_the_run():
     assert preset_sizes.env_options.num_envs == 64
 
 
+@pytest.mark.parametrize("executed", range(1, 65))
+def test_a_policy_that_executes_any_number_of_actions_can_be_fine_tuned(executed):
+    pretrained = replace(PRETRAINED, env_options=EnvConfig(chunk=64, executed=executed))
+    for method in METHODS:
+        assert finetune_preset(pretrained, method).ppo.num_minibatches >= 4
+
+
 @pytest.mark.parametrize(("chunk", "unroll", "num_minibatches"), [(1, 64, 8), (4, 32, 8), (8, 16, 4), (64, 16, 4)])
 def test_the_preset_has_shorter_rollouts_for_longer_action_chunks(chunk, unroll, num_minibatches):
     config = finetune_preset(replace(PRETRAINED, env_options=EnvConfig(chunk=chunk)), "genpo++")
