@@ -1,5 +1,6 @@
 """The public Python API: train, load, act, and custom environments."""
 
+import os
 import re
 import subprocess
 import sys
@@ -263,6 +264,25 @@ def test_a_missing_package_is_reported_with_the_extra_that_installs_it(name):
     code = f"import sys; sys.modules['{missing}'] = None; import genpo_jax; genpo_jax.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"{missing} is not installed; pip install 'genpo-jax[train]'" in done.stderr
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["envs"], ["methods", "--json"], ["--help"], ["train", "--help"]])
+def test_a_reader_that_closes_the_pipe_ends_a_command_without_an_error(command, unbuffered):
+    program = [sys.executable, "-m", "genpo_jax", *command]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(program, env=os.environ | {"PYTHONUNBUFFERED": unbuffered}, **pipes) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_another_broken_pipe_is_an_error(capsys):
+    def encode(arguments, prog):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit, match="error: .*Broken pipe"):
+        cli.run_command(encode, [], "encode")
 
 
 def test_every_public_name_can_be_imported():

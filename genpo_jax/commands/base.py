@@ -16,7 +16,9 @@ from genpo_jax.methods import method_of
 
 Options = TypeVar("Options")
 RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-RunFolders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+RunFolders = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")
+]
 # Exit code of a run that was stopped before its end: EX_TEMPFAIL of sysexits.h, which means that it can be retried.
 STOPPED = 75
 

@@ -70,8 +70,11 @@ class TrainOptions:
 
     config: Config
     method: MethodName = "genpo++"  # pyright: ignore[reportInvalidTypeForm]
-    """Exact ratios: genpo++, genpo, saflow (flows), gaussian. Surrogate ratios: fpo, fpo++, policyflow. Noise in every
-    flow step: dppo, reinflow. `genpo-jax methods` describes each."""
+    """Method, by the kind of its likelihood ratio; `genpo-jax methods` describes each:
+    - exact ratio of the action: gaussian;
+    - exact ratio of the solver's state (action and history): genpo++, genpo, saflow;
+    - exact ratio of the chain of noisy flow steps: dppo, reinflow;
+    - surrogate ratio: fpo, fpo++, policyflow."""
     run_dir: str | None = None
     """Run folder. None: runs/<env>-<method>-seed<seed>-<time>."""
     resume: bool = False
