@@ -269,8 +269,9 @@ def test_a_missing_package_is_reported_with_the_extra_that_installs_it(name):
 @pytest.mark.parametrize("command", [["envs"], ["methods", "--json"], ["--help"], ["train", "--help"]])
 def test_a_reader_that_closes_the_pipe_ends_a_command_without_an_error(command, unbuffered):
     program = [sys.executable, "-m", "genpo_jax", *command]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(program, env=os.environ | {"PYTHONUNBUFFERED": unbuffered}, **pipes) as process:
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
