@@ -12,6 +12,7 @@ is quick.
 
 import ast
 import dataclasses
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -256,7 +257,8 @@ def finetune_preset(pretrained: Config, method: str) -> Config:
     steps = config.env_options.steps_per_action
     # 128 env steps, but at least 16 policy calls.
     unroll = min(config.ppo.unroll, max(128 // steps, 16))
-    minibatches = min(config.ppo.num_minibatches, unroll // 4)
+    # A power of two divides the transitions of any unroll of 64 environments.
+    minibatches = min(config.ppo.num_minibatches, 2 ** int(math.log2(unroll // 4)))
     return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps, "unroll": unroll, "num_minibatches": minibatches}})
 
 

@@ -17,6 +17,7 @@ from settings import networks, sized
 import genpo_jax
 from genpo_jax import cli, envs
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.runs import run as run_module
 from genpo_jax.runs.folder import read_config, saved_config
 from genpo_jax.runs.metrics import read_metrics
 
@@ -309,3 +310,10 @@ def test_the_example_is_short_and_trains_with_one_command(tmp_path):
     # The sum over the 8 steps of an episode; the tool is always within 1.1 m of its target.
     assert 0 < last["train/env/distance"] < 8 * 1.1
     assert genpo_jax.load(tmp_path)(np.zeros(10)).shape == (2,)
+
+
+def test_the_backend_of_a_config_is_kept_for_another_environment_or_refused(tmp_path):
+    _, named = run_module._named("hopper", genpo_jax.Config(backend="mjx"))
+    assert (named.env, named.backend) == ("hopper", "mjx")
+    with pytest.raises(ValueError, match="'CartpoleBalance' has no backend 'spring'; choose one of jax, warp, c"):
+        genpo_jax.train("CartpoleBalance", genpo_jax.preset("humanoid"), tmp_path)

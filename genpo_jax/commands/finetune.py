@@ -18,7 +18,7 @@ class FinetuneOptions:
     run_dir: Path
     """Folder of the new run."""
     method: str = "genpo++"
-    """Method, optionally with its settings and settings of PPO: `genpo++:tau=0.2,target_kl=0.02`."""
+    """Method, optionally with its settings and settings of PPO: `genpo++:target_kl=0.02,num_steps=10`."""
     resume: bool = False
     """Resume the run in --run-dir."""
     anyway: bool = False

@@ -56,8 +56,8 @@ class HostsConfig:
                 )
             return
         host, _, port = self.coordinator.rpartition(":")
-        good = bool(host) and port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= MAX_PORT
-        require(good, f"an address with a port from 1 to {MAX_PORT}, or auto", "coordinator", self.coordinator)
+        valid = bool(host) and port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= MAX_PORT
+        require(valid, f"an address with a port from 1 to {MAX_PORT}, or auto", "coordinator", self.coordinator)
         if self.num_processes is None or self.process_id is None:
             raise ValueError("a coordinator address needs num_processes and process_id; give both, or use auto")
         require(self.num_processes >= 1, ">= 1", "num_processes", self.num_processes)

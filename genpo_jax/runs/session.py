@@ -162,9 +162,9 @@ class Session(ABC):
     def train(self) -> None:
         """Train to the end, or until interrupted.
 
-        The first Ctrl-C (or SIGTERM, SIGHUP) finishes the present chunk, saves and returns; a second one stops at once.
-        A failure to display, draw or write output is reported and does not end the run. The exceptions are the first
-        and the last checkpoint.
+        The first Ctrl-C (or SIGTERM, SIGHUP) finishes the present chunk, saves and returns; a second one stops the run
+        immediately. A failure to display, draw or write output is reported and does not end the run. The exceptions
+        are the first and the last checkpoint.
 
         Raises:
             ValueError: if the folder holds a run but `resume` is False, or holds another run.
