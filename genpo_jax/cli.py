@@ -73,7 +73,7 @@ def _closed_output_ignored() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # Another pipe may be the broken one, such as that to the process that encodes a film: write a line to find out.
+        # Another pipe may be broken, such as the pipe to a video encoder. Writing a line shows which one it is.
         if not _output_is_closed("\n"):
             raise
     finally:
