@@ -272,10 +272,7 @@ def test_a_reader_that_closes_the_pipe_ends_a_command_without_an_error(command, 
     program = [sys.executable, "-m", "genpo_jax", *command]
     env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
     with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-<<<<<<< HEAD
-=======
         assert process.stdout is not None and process.stderr is not None
->>>>>>> d2
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
