@@ -92,7 +92,7 @@ def read(folder: Path) -> Tuned:
         env_steps=np.array([line["env_steps"] for line in evals[0]]),
         during=np.array([[line[f"eval/{SUCCESS}_random"] for line in seed] for seed in evals]),
         after={noise: intervals.mean([row["noise"][noise][SUCCESS] for row in record["after"]]) for noise in NOISES},
-        modes=None if None in modes else intervals.mean(modes),
+        modes=intervals.mean(known) if len(known := [m for m in modes if m is not None]) == len(modes) else None,
         first_ratio_error=max((error for error in errors if error is not None), default=None),
     )
 

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from genpo_jax.commands import COMMANDS
@@ -33,7 +33,8 @@ def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> Non
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if name in ("-h", "--help"):
         listed = "\n".join(f"  {key:8} {_summary(command)}" for key, command in COMMANDS.items())
-        print(f"usage: {prog} COMMAND [OPTIONS]\n\n{listed}\n\n{prog} COMMAND --help explains its options")
+        with _closed_output_ignored():
+            print(f"usage: {prog} COMMAND [OPTIONS]\n\n{listed}\n\n{prog} COMMAND --help explains its options")
     elif name == "--version":
         print(__version__)
     elif name not in COMMANDS:
@@ -53,7 +54,8 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
-        command(arguments, prog)
+        with _closed_output_ignored():
+            command(arguments, prog)
     except USERS_ERRORS as error:
         if sys.flags.dev_mode:
             raise
@@ -63,6 +65,33 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
     except KeyboardInterrupt:
         _exit_if_distributed("interrupted", INTERRUPTED)
         leave(INTERRUPTED)
+
+
+@contextlib.contextmanager
+def _closed_output_ignored() -> Iterator[None]:
+    """End a command quietly if the reader of its output has closed the pipe, as `head` does."""
+    try:
+        yield
+    except BrokenPipeError:
+        # Another pipe may be the broken one, such as that to the process that encodes a film: write a line to find out.
+        if not _output_is_closed("\n"):
+            raise
+    finally:
+        # Flush here: at the end of the process, Python would print a message about the broken pipe.
+        _output_is_closed("")
+
+
+def _output_is_closed(text: str) -> bool:
+    """Write to standard output; if it is a closed pipe, discard all further output and return True."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return True
+    except (OSError, ValueError, AttributeError):
+        return False
+    return False
 
 
 def _sentence(error: BaseException) -> str:

@@ -42,7 +42,8 @@ class EnvConfig:
     squash: Literal["tanh", "clip"] = "tanh"
     """How unbounded actions are mapped to [-1, 1] for the environment. It does not affect the ratio."""
     randomize: bool = False
-    """Domain randomization: draw physics parameters for each episode, by the environment's own randomization."""
+    """Domain randomization: draw physics parameters for each episode, by the environment's own randomization.
+    Not available on backend c: choose --backend jax (MuJoCo Playground) or mjx (your MJCF tasks)."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -96,7 +97,8 @@ class PPOConfig:
     value_coef: float = 1.0
     """Weight of the value loss."""
     entropy_coef: float = 0.0
-    """Weight of the entropy bonus in the loss, for methods with a closed-form entropy."""
+    """Weight of the entropy bonus in the loss: gaussian, policyflow, and genpo++, genpo, saflow with a learned base.
+    No effect for other methods, base=standard and base=correlated."""
     max_grad_norm: float = 1.0
     """Maximum global norm of a gradient; larger gradients are scaled down."""
     normalize_observations: bool = True
@@ -169,7 +171,8 @@ class Config:
     checkpoint_minutes: float = 5.0
     """Minutes between checkpoints; a killed run loses at most this much."""
     fusion_emitters: bool = True
-    """Use XLA's fusion emitters on a CPU: faster for small tasks, much slower for MJX arms (docs/benchmarks.md)."""
+    """Use XLA's fusion emitters on a CPU: faster for small tasks, but MJX with a robot arm needs them off.
+    No effect from jaxlib 0.11.1 on (docs/benchmarks.md)."""
     env_options: EnvConfig = field(default_factory=EnvConfig)
     method: Method = field(default_factory=GenPOPlusPlus)
     networks: NetworksConfig = field(default_factory=NetworksConfig)

@@ -37,7 +37,7 @@ class GymnasiumEnv(gymnasium.Env):
         boxes: dict[str, spaces.Space] = {
             name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in self.env.observation_sizes.items()
         }
-        # A single observation is an array and not a dict, as in Gymnasium's own environments.
+        # A single observation is a plain array, as in Gymnasium's own environments.
         self._single = next(iter(boxes)) if len(boxes) == 1 else None
         self.observation_space = boxes[self._single] if self._single else spaces.Dict(boxes)
         self.action_space = spaces.Box(-1.0, 1.0, (self.env.action_size,), np.float32)

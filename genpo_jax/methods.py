@@ -60,7 +60,7 @@ class Method:
     has_density: ClassVar[bool] = False
 
     initial_std: float = 1.0
-    """Initial standard deviation of the action before the squash. Ignored by base=standard and base=correlated."""
+    """Initial standard deviation of the action before the squash."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
@@ -148,6 +148,8 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
 
     policy = "reversible:ReversiblePolicy"
 
+    initial_std: float = 1.0
+    """Initial standard deviation of the action before the squash. Ignored by base=standard and base=correlated."""
     num_steps: int = 5
     """Number of solver steps M from noise to action."""
     base: Literal["standard", "learned-scale", "conditioned", "correlated"] = "learned-scale"
@@ -157,7 +159,7 @@ class ReversibleMethod(EntropyBonus, FlowMethod):
     - conditioned: learned-scale around a mean that depends on the observation;
     - correlated: iterates at distance tau from one draw of N(0, I), for pretrained flows."""
     tau: float = 0.1
-    """Standard deviation between the solver's iterates, for base=correlated and solver=euler-start.
+    """Standard deviation of the noise between the solver's iterates, for base=correlated.
     A smaller value is closer to the pretrained flow but makes ratios steeper (docs/demonstrations.md)."""
     num_histories: int = 1
     """Number K of solver histories averaged in the ratio: 1 (published), or even (antithetic pairs).
@@ -193,6 +195,9 @@ class GenPOPlusPlus(ReversibleMethod):
     - history: as published;
     - multistep-1, multistep-2, multistep-3: multistep solver of order 1, 2 or 3;
     - euler-start: history solver whose first step is an Euler step, for pretrained flows."""
+    tau: float = 0.1
+    """Standard deviation of the noise between the solver's iterates, for base=correlated or solver=euler-start.
+    A smaller value is closer to the pretrained flow but makes ratios steeper (docs/demonstrations.md)."""
     history_coef: float = 0.75
     """Coefficient sigma of the oldest iterate. Recommended for multistep-1, -2 and -3: 0.65, 0.45 and 0.3."""
 

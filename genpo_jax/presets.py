@@ -12,6 +12,7 @@ is quick.
 
 import ast
 import dataclasses
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -171,11 +172,16 @@ def apply(config: Config, layer: Layer) -> Config:
 
 def scale_update(ppo: PPOConfig, clip_range: float, step: float) -> PPOConfig:
     """Scale the clip range by `clip_range`, and the KL target, or the learning rate if it is fixed, by `step`."""
-    ppo = replace(ppo, clip_range=ppo.clip_range * clip_range)
+    ppo = replace(ppo, clip_range=_rounded(ppo.clip_range * clip_range))
     if ppo.target_kl is None:
-        return replace(ppo, learning_rate=ppo.learning_rate * step)
-    final = None if ppo.final_kl is None else ppo.final_kl * step
-    return replace(ppo, target_kl=ppo.target_kl * step, final_kl=final)
+        return replace(ppo, learning_rate=_rounded(ppo.learning_rate * step))
+    final = None if ppo.final_kl is None else _rounded(ppo.final_kl * step)
+    return replace(ppo, target_kl=_rounded(ppo.target_kl * step), final_kl=final)
+
+
+def _rounded(value: float) -> float:
+    """Round to six significant digits, so that `--help` shows 0.3 instead of 0.30000000000000004."""
+    return float(f"{value:.6g}")
 
 
 # Fine-tuning of a pretrained policy: a sparse success reward, a fixed observation normalizer, initial updates of only
@@ -251,7 +257,8 @@ def finetune_preset(pretrained: Config, method: str) -> Config:
     steps = config.env_options.steps_per_action
     # 128 env steps, but at least 16 policy calls.
     unroll = min(config.ppo.unroll, max(128 // steps, 16))
-    minibatches = min(config.ppo.num_minibatches, unroll // 4)
+    # A power of two divides the transitions of any unroll of 64 environments.
+    minibatches = min(config.ppo.num_minibatches, 2 ** int(math.log2(unroll // 4)))
     return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps, "unroll": unroll, "num_minibatches": minibatches}})
 
 

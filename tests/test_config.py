@@ -153,3 +153,12 @@ def test_a_preset_of_an_unknown_method_is_refused():
 
     with pytest.raises(ValueError, match="method must be one of .*got 'ppo'"):
         preset("ant", "ppo", False)
+
+
+def test_a_scaled_update_has_round_numbers():
+    from genpo_jax.presets import preset
+
+    shown = preset("push_t", "policyflow", accelerator=False).ppo
+    assert (str(shown.clip_range), str(shown.target_kl), str(shown.final_kl)) == ("0.3", "0.06", "0.006")
+    assert str(preset("ant", "dppo", accelerator=False).ppo.clip_range) == "0.45"
+    assert str(preset("hopper", "fpo", accelerator=False).ppo.learning_rate) == "0.00015"

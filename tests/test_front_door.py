@@ -1,5 +1,6 @@
 """The public Python API: train, load, act, and custom environments."""
 
+import os
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from settings import networks, sized
 import genpo_jax
 from genpo_jax import cli, envs
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.runs import run as run_module
 from genpo_jax.runs.folder import read_config, saved_config
 from genpo_jax.runs.metrics import read_metrics
 
@@ -264,6 +266,25 @@ def test_a_missing_package_is_reported_with_the_extra_that_installs_it(name):
     assert f"{missing} is not installed; pip install 'genpo-jax[train]'" in done.stderr
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["envs"], ["methods", "--json"], ["--help"], ["train", "--help"]])
+def test_a_reader_that_closes_the_pipe_ends_a_command_without_an_error(command, unbuffered):
+    program = [sys.executable, "-m", "genpo_jax", *command]
+    env = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    with subprocess.Popen(program, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
+
+
+def test_another_broken_pipe_is_an_error(capsys):
+    def encode(arguments, prog):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    with pytest.raises(SystemExit, match="error: .*Broken pipe"):
+        cli.run_command(encode, [], "encode")
+
+
 def test_every_public_name_can_be_imported():
     for name in genpo_jax.__all__:
         assert getattr(genpo_jax, name) is not None
@@ -288,3 +309,10 @@ def test_the_example_is_short_and_trains_with_one_command(tmp_path):
     # The sum over the 8 steps of an episode; the tool is always within 1.1 m of its target.
     assert 0 < last["train/env/distance"] < 8 * 1.1
     assert genpo_jax.load(tmp_path)(np.zeros(10)).shape == (2,)
+
+
+def test_the_backend_of_a_config_is_kept_for_another_environment_or_refused(tmp_path):
+    _, named = run_module._named("hopper", genpo_jax.Config(backend="mjx"))
+    assert (named.env, named.backend) == ("hopper", "mjx")
+    with pytest.raises(ValueError, match="'CartpoleBalance' has no backend 'spring'; choose one of jax, warp, c"):
+        genpo_jax.train("CartpoleBalance", genpo_jax.preset("humanoid"), tmp_path)

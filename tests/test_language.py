@@ -36,6 +36,14 @@ REPLACED = {
     r"\bsays (?:so|what|how|which|whether|that|it)\b": "describes, reports",
     r"\btold\b": "compiler options; reported",
     r"\b(?:policy|policies|that|agent|parameters) (?:at|of) the start\b": "initial policy",
+    r"\bof their own\b": "their own",
+    r"\bone's own\b": "your own",
+    r"\bof ours\b": "of this package",
+    r"\bbit for bit\b": "bit-identical",
+    r"\bnothing but\b": "only",
+    r"\bwhat else\b": "name the thing",
+    r"\bwhere there (?:is|are)\b": "if there is",
+    r"(?:^|[.:;] )(?-i:Of) ": "begin with the subject",
 }
 
 

@@ -16,17 +16,17 @@ from genpo_jax.methods import METHODS
 @pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
 def test_true_ratios_average_to_one_over_actions_of_the_old_policy(method):
-    then = fresh_policy(sized((8,), method, initial_std=0.5), 2, 2)
+    old = fresh_policy(sized((8,), method, initial_std=0.5), 2, 2)
     noise = nnx.Rngs(1)
-    now = nnx.clone(then)
-    params = nnx.state(now, nnx.Param)
-    nnx.update(now, jax.tree.map(lambda x: x + 0.1 * jax.random.normal(noise.params(), x.shape), params))
+    new = nnx.clone(old)
+    params = nnx.state(new, nnx.Param)
+    nnx.update(new, jax.tree.map(lambda x: x + 0.1 * jax.random.normal(noise.params(), x.shape), params))
     obs, key = jnp.array([0.3, -0.7]), jax.random.key(2)
 
     @jax.jit
     def ratios():
-        action, _ = then.sample(jnp.broadcast_to(obs, (2048, 2)), jax.random.key(3))
-        return jnp.exp(true_log_ratio(now, then, obs, action, key))
+        action, _ = old.sample(jnp.broadcast_to(obs, (2048, 2)), jax.random.key(3))
+        return jnp.exp(true_log_ratio(new, old, obs, action, key))
 
     ratio = np.asarray(ratios())
     # The ratios differ enough from 1 that a wrong density would fail.

@@ -277,7 +277,7 @@ def test_env_steps_are_counted_beyond_32_bits(tmp_path):
 def test_a_resumed_run_cannot_be_shortened(tmp_path):
     train(replace(CONFIG, num_timesteps=128), tmp_path)
     before = (tmp_path / "config.json").read_bytes()
-    with pytest.raises(ValueError, match=r"already has 128 env steps, so its length must be at least 128, got 64"):
+    with pytest.raises(ValueError, match=r"num_timesteps must be at least the 128 env steps .* got 64"):
         train(replace(CONFIG, num_timesteps=64), tmp_path, resume=True)
     assert (tmp_path / "config.json").read_bytes() == before
 
@@ -425,8 +425,8 @@ def test_sigkill_loses_only_the_work_since_the_last_checkpoint(tmp_path):
         (["--env", "fast", "--backend", "spring"], "no backend 'spring'"),
         (["--num-minibatches", "7"], "not divisible"),
         (["--history-coef", "0"], "--history-coef must"),
-        (["--mix", "0.9"], "--mix is no option of method 'genpo++', only of genpo;"),
-        (["--method", "gaussian", "--num-steps", "10"], "--num-steps is no option of method 'gaussian'"),
+        (["--mix", "0.9"], "--mix is not an option of method 'genpo++', only of genpo;"),
+        (["--method", "gaussian", "--num-steps", "10"], "--num-steps is not an option of method 'gaussian'"),
         (["--method", "ppo"], "invalid choice: 'ppo'"),
         (["--env", "no_such_module:Env"], "could not be imported"),
         (["--method", "genpo", "--mix", "1.5"], "mix must satisfy 0 < mix <= 1"),

@@ -16,7 +16,9 @@ from genpo_jax.methods import method_of
 
 Options = TypeVar("Options")
 RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-RunFolders = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN")]
+RunFolders = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")
+]
 # Exit code of a run that was stopped before its end: EX_TEMPFAIL of sysexits.h, which means that it can be retried.
 STOPPED = 75
 
@@ -50,7 +52,7 @@ class Command(Generic[Options]):
 def check_options(options: Any) -> None:
     """Check the options that commands, studies and benchmarks share: names, counts, and paths of output files.
 
-    A count must be at least 1, or at least 0 where its default contains a 0. A list must not be empty unless its
+    A count must be at least 1, or at least 0 if its default contains a 0. A list must not be empty unless its
     default is empty or the class lists it in `MAY_BE_EMPTY`. `out` is a folder unless the class lists it in `FILES`.
 
     Raises:

@@ -8,10 +8,21 @@ from genpo_jax.commands.base import Command
 
 @dataclass(frozen=True)
 class EnvsOptions:
-    """List all environments with their backends."""
+    """List all environments with their backends and features.
+
+    The first backend is the default without a preset; the preset of some environments chooses another.
+
+    Features:
+    - success: reports the metric `success`;
+    - expert: has a scripted expert, for `genpo-jax collect`;
+    - modes: reports the mode of a success as `mode_0`, `mode_1`, ...;
+    - randomization: works with --randomize, except on backend c;
+    - mirror: works with --mirror.
+    """
 
     json: bool = False
-    """Print JSON: a list of environments with name, family and backends (default first)."""
+    """Print JSON: a list of environments with name, family, backends and features.
+    The first backend is the default without a preset."""
 
 
 @dataclass(frozen=True)
@@ -24,20 +35,22 @@ class MethodsOptions:
 
 def list_envs(options: EnvsOptions) -> None:
     """Print a table or JSON."""
-    from genpo_jax.envs.names import families
+    from genpo_jax.envs.names import families, features_of
 
     if options.json:
         rows = [
-            {"name": name, "family": family, "backends": [b for b in backends if b]}
+            {"name": name, "family": family, "backends": [b for b in backends if b], **features_of(name)._asdict()}
             for family, members in families().items()
             for name, backends in members.items()
         ]
         print(json.dumps(rows, indent=2))
         return
+    print(f"  {'environment':36} {'backends, the default without a preset first':42} features")
     for family, members in families().items():
         print(f"{family}:")
         for name, backends in members.items():
-            print(f"  {name:36} {', '.join(b for b in backends if b) or '-'}")
+            listed = ", ".join(b for b in backends if b) or "-"
+            print(f"  {name:36} {listed:42} {features_of(name)}")
     print("Your own: --env package.module:NAME, a class or function that returns an environment (docs/extend.md).")
 
 

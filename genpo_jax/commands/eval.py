@@ -24,7 +24,7 @@ class EvalOptions:
     backend: str | None = None
     """Evaluate on another backend. None: the backend of the run."""
     randomize: bool = False
-    """Evaluate with randomized physics. Default: nominal physics."""
+    """Evaluate with randomized physics, by the environment's own randomization. Default: nominal physics."""
     step: int | None = None
     """Env steps of the checkpoint. None: the newest."""
     seed: int | None = None

@@ -3,7 +3,9 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+import tyro
 
 from genpo_jax.commands.base import STOPPED, Command, leave, write_json
 from genpo_jax.imitation.config import PretrainConfig
@@ -14,13 +16,16 @@ class PretrainOptions(PretrainConfig):
     """Train a policy on demonstrations: a flow by flow matching, or a Gaussian by maximum likelihood."""
 
     data: Path | None = None
-    """Demonstrations: a robomimic .hdf5, a Minari or LeRobot folder, or DPPO's train.npz."""
+    """Demonstrations: a robomimic .hdf5, a Minari or LeRobot folder, or DPPO's train.npz.
+    Required unless --resume is given. None: the data of the run to resume."""
     run_dir: Path
     """Folder of the run."""
     resume: bool = False
     """Resume the run in --run-dir bit-identically, with its settings and data."""
-    obs_keys: tuple[str, ...] = ()
-    """Observations to concatenate, in this order. Default: the only observation, or the one with the usual name."""
+    obs_keys: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
+    """Names of the observations to concatenate, in this order. DPPO's format has no names.
+    Default: the usual name of the format, or the only observation.
+    Usual names: state (robomimic), observation (Minari), observation.state (LeRobot)."""
     actions: Literal["refuse", "clip"] = "refuse"
     """What to do with data that has actions outside [-1, 1]: refuse it, or clip the actions."""
     episodes: int = 1000

@@ -56,8 +56,8 @@ class HostsConfig:
                 )
             return
         host, _, port = self.coordinator.rpartition(":")
-        good = bool(host) and port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= MAX_PORT
-        require(good, f"an address with a port from 1 to {MAX_PORT}, or auto", "coordinator", self.coordinator)
+        valid = bool(host) and port.isascii() and port.isdecimal() and 1 <= int(port[:6]) <= MAX_PORT
+        require(valid, f"an address with a port from 1 to {MAX_PORT}, or auto", "coordinator", self.coordinator)
         if self.num_processes is None or self.process_id is None:
             raise ValueError("a coordinator address needs num_processes and process_id; give both, or use auto")
         require(self.num_processes >= 1, ">= 1", "num_processes", self.num_processes)
@@ -70,8 +70,11 @@ class TrainOptions:
 
     config: Config
     method: MethodName = "genpo++"  # pyright: ignore[reportInvalidTypeForm]
-    """Exact ratios: genpo++, genpo, saflow (flows), gaussian. Surrogate ratios: fpo, fpo++, policyflow. Noise in every
-    flow step: dppo, reinflow. `genpo-jax methods` describes each."""
+    """Method, by the kind of its likelihood ratio; `genpo-jax methods` describes each:
+    - exact ratio of the action: gaussian;
+    - exact ratio of the solver's state (action and history): genpo++, genpo, saflow;
+    - exact ratio of the chain of noisy flow steps: dppo, reinflow;
+    - surrogate ratio: fpo, fpo++, policyflow."""
     run_dir: str | None = None
     """Run folder. None: runs/<env>-<method>-seed<seed>-<time>."""
     resume: bool = False

@@ -44,6 +44,11 @@ class Environment(Protocol):
         ...
 
 
+def succeeded(success: Any) -> Any:
+    """Return which episodes are a success: those whose last value of the metric `success` is above 0."""
+    return success > 0
+
+
 def mode_metrics(success: Array, modes: Sequence[Array]) -> Metrics:
     """Return a metric `mode_k` for each mode k of a task: 1 for a success in this mode, else 0.
 

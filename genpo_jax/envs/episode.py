@@ -202,7 +202,7 @@ class EpisodeEnv:
         nonfinite = ~(_acceptable(reward) & _acceptable(*obs.values()))
         terminated = terminated & ~nonfinite
         timestep = Timestep(
-            next_state=env_state,
+            next_state=strong(env_state),
             next_obs=select_rows(nonfinite, state.obs, obs),
             reward=jnp.where(nonfinite, 0.0, reward),
             terminated=terminated,
@@ -312,9 +312,9 @@ def _acceptable(*leaves: Array) -> Array:
 
 
 def select_rows(mask: Array, on_true: Any, on_false: Any) -> Any:
-    """Select between two trees; the axes of `mask` are the leading ones of every leaf of `on_false`."""
+    """Select between two trees; the axes of `mask` are the leading ones of every leaf."""
 
     def select(a, b):
-        return jnp.where(mask.reshape(mask.shape + (1,) * (b.ndim - mask.ndim)), a, b)
+        return jnp.where(mask.reshape(mask.shape + (1,) * (jnp.ndim(a) - mask.ndim)), a, b)
 
     return jax.tree.map(select, on_true, on_false)

@@ -6,6 +6,7 @@ import, so their names are listed here. This module imports neither them nor jax
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 BRAX_BACKENDS = ("spring", "positional", "generalized", "mjx", "c")
 PLAYGROUND_BACKENDS = ("jax", "warp", "c")
@@ -94,6 +95,69 @@ MANIPULATION = (
 PLAYGROUND = DM_CONTROL + LOCOMOTION + MANIPULATION
 
 NAMES = (*BRAX, *TOYS, *TASKS, *PLAYGROUND)
+
+
+class Features(NamedTuple):
+    """What an environment offers beside its reward.
+
+    Attributes:
+        success: it reports the metric `success`.
+        expert: it has a scripted expert, for `genpo-jax collect`.
+        modes: number of its metrics `mode_0`, `mode_1`, ...
+        randomization: it has a randomization of its physics, for `--randomize`.
+        mirror: it has a known symmetry, for `--mirror`.
+    """
+
+    success: bool = False
+    expert: bool = False
+    modes: int = 0
+    randomization: bool = False
+    mirror: bool = False
+
+    def __str__(self) -> str:
+        """The names of the features, `-` for none."""
+        modes = f"{self.modes} modes" if self.modes else ""
+        named = ((self.success, "success"), (self.expert, "expert"), (self.modes > 0, modes))
+        named += ((self.randomization, "randomization"), (self.mirror, "mirror"))
+        return ", ".join(name for has, name in named if has) or "-"
+
+
+# Environments that are not listed have none of the features. The tests compare the table with the environments.
+FEATURES = {
+    "avoid": Features(success=True, expert=True, modes=4),
+    "panda_reach": Features(success=True),
+    "panda_push": Features(success=True, expert=True, modes=2),
+    "push_t": Features(success=True, modes=2, mirror=True),
+    "ant": Features(mirror=True),
+    "humanoid": Features(mirror=True),
+    "G1JoystickFlatTerrain": Features(randomization=True, mirror=True),
+    "Go1JoystickFlatTerrain": Features(randomization=True, mirror=True),
+    "PandaPickCube": Features(success=True),
+    "PandaPickCubeOrientation": Features(success=True),
+    "PandaRobotiqPushCube": Features(success=True),
+    **dict.fromkeys(
+        (
+            "AeroCubeRotateZAxis",
+            "BerkeleyHumanoidJoystickFlatTerrain",
+            "BerkeleyHumanoidJoystickRoughTerrain",
+            "G1JoystickRoughTerrain",
+            "Go1Footstand",
+            "Go1Getup",
+            "Go1Handstand",
+            "Go1JoystickRoughTerrain",
+            "LeapCubeReorient",
+            "LeapCubeRotateZAxis",
+            "T1JoystickFlatTerrain",
+            "T1JoystickRoughTerrain",
+        ),
+        Features(randomization=True),
+    ),
+}
+
+
+def features_of(name: str) -> Features:
+    """Return the features of a listed environment."""
+    return FEATURES.get(name, Features())
 
 
 def families() -> dict[str, dict[str, tuple[str | None, ...]]]:

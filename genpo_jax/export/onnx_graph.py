@@ -294,7 +294,11 @@ def _dot(graph: Graph, equation: Any, x: Value, y: Value) -> Tensor:
 def _scan(graph: Graph, equation: Any, *values: Value) -> list[Value]:
     """Unroll a loop of known length that neither reads nor returns arrays with an axis of steps."""
     params = equation.params
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    if "num_consts" in params:
+        num_consts, num_carry = params["num_consts"], params["num_carry"]
+    else:
+        # jax 0.11 replaced the numbers by a tree of constants, carry and inputs.
+        num_consts, num_carry, _ = (len(list(part)) for part in params["ft_in"].unpack())
     if len(values) > num_consts + num_carry or len(equation.outvars) > num_carry:
         raise NotImplementedError
     consts, carry = list(values[:num_consts]), list(values[num_consts:])

@@ -27,7 +27,7 @@ def demonstration_losses(policy: Policy, obs: Array, action: Array, key: Array) 
 def matching_losses(policy: Any, obs: Array, action: Array, key: Array) -> Array:
     """Return the losses `[...]` of conditional flow matching (Lipman et al., arXiv:2210.02747), on straight lines.
 
-    For noise ε ~ N(0, I), t uniform in [0, 1] and x = (1 - t) ε + t a, the loss is the mean over coordinates of
+    Let ε ~ N(0, I), t uniform in [0, 1] and x = (1 - t) ε + t a. The loss is the mean over coordinates of
     `(v(x, t) - (a - ε))^2`. The velocity with the least expected loss transports N(0, I) to the density of the actions.
     """
     noise_key, time_key = jax.random.split(key)

@@ -156,7 +156,8 @@ class Pretraining(Session):
         """Raise `ValueError` if the run was trained on other demonstrations."""
         saved = read_json(self.run_dir / PRETRAIN_FILE, "data")["data"]
         same = saved["sha256"] == _fingerprint(self.demonstrations)
-        require(same, f"those of {saved['source']}", "demonstrations of a resumed run", self.source or "others")
+        rule = f"the same as before ({saved['source'] or 'without a file'})"
+        require(same, rule, "demonstrations of a resumed run", self.source or "other demonstrations")
 
     def write_settings(self) -> None:
         """Write `pretrain.json`, `policy_spec.json` and `config.json`."""
@@ -250,7 +251,7 @@ def pretrain(
         source: file of the demonstrations, recorded in the run folder.
 
     Raises:
-        ValueError: if the demonstrations do not fit the environment, actions are out of bounds, or `run_dir` holds a
+        ValueError: if the demonstrations do not fit the environment or have actions out of bounds; if `run_dir` holds a
             run but `resume` is False, or holds another run.
     """
     if resume and run_dir is None:

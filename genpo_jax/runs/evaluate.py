@@ -11,6 +11,7 @@ from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs import EpisodeEnv
+from genpo_jax.envs.base import succeeded
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
@@ -104,7 +105,7 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _episodes(policy: TrainedPolicy, env: EpisodeEnv, kind: Noise, episodes: int, key: jax.Array) -> Episodes:
-    # Of three children the second is not used: published evaluations drew their starts and noise so.
+    # The second key is unused, so that published evaluations keep their initial states and noise.
     reset_key, _, key = jax.random.split(key, 3)
     actor = policy_actor(policy, episodes, kind)
     return play_episodes(env, actor, jax.random.split(reset_key, episodes), key)
@@ -120,7 +121,7 @@ def _describe(played: Episodes) -> dict[str, Any]:
         "metrics": {name: float(each.mean()) for name, each in metrics.items()},
     }
     if SUCCESS in metrics:
-        hits = int((metrics[SUCCESS] > 0).sum())
+        hits = int(succeeded(metrics[SUCCESS]).sum())
         value, *ends = intervals.share(hits, len(returns))
         values |= {SUCCESS: value, f"{SUCCESS}_interval": ends}
     return values

@@ -159,8 +159,8 @@ def write_config(
     - `format`: number of the format;
     - `run`: unique id of the run, also stored in its checkpoints;
     - `config`: the settings;
-    - `environment`: `factory` (import path of a registered environment), `object` (whether the environment was passed
-      as an object) and `sha256` (hashes of its MJCF and of its compiled model);
+    - `environment`: `factory`, import path of a registered environment; `object`, whether the environment was passed as
+      an object; `sha256`, hashes of its MJCF and of its compiled model;
     - `versions`: of Python and the installed packages;
     - `git_commit`, `git_dirty`: of the checkout of this package; null outside git;
     - `platform`: `device_kind`, `device_count`, `xla_flags`.
@@ -227,14 +227,14 @@ def read_json(path: Path, *tables: str) -> dict[str, Any]:
         contents = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it, or start a new run") from error
-    found = contents.get("format", 1) if isinstance(contents, dict) else None
-    if found != FORMAT:
+    file_format = contents.get("format", 1) if isinstance(contents, dict) else None
+    if file_format != FORMAT:
         versions = contents.get("versions", {}) if isinstance(contents, dict) else {}
         writer = versions.get("genpo-jax", "another version")
         commit = contents.get("git_commit") if isinstance(contents, dict) else None
         raise ValueError(
             f"{path} was written by genpo-jax {writer}{f' (commit {commit[:12]})' if commit else ''} in format "
-            f"{found}, and version {__version__} reads only format {FORMAT}; use the version that wrote it, "
+            f"{file_format}, but version {__version__} reads only format {FORMAT}; use the version that wrote it, "
             "or start a new run"
         )
     if missing := [name for name in tables if not isinstance(contents.get(name), dict)]:

@@ -175,8 +175,8 @@ def train(
         the run, with `policy`, `metrics` (last values by name), `run_dir` and `stopped` (whether Ctrl-C stopped it).
 
     Raises:
-        ValueError: before compilation, if the environment is unknown, a setting is invalid, `run_dir` holds a run but
-            `resume` is False, or there is no run to resume.
+        ValueError: before compilation, if environment or settings are invalid, `run_dir` holds a run but `resume` is
+            False, or there is no run to resume.
         TypeError: if `env` is not an environment or `config` is not a `Config`.
     """
     if resume and run_dir is None:
@@ -225,8 +225,7 @@ def _named(env: Any, config: Config) -> tuple[Environment | None, Config]:
     """Return the environment object, or None for a name, and the config with the name of the environment."""
     if env is None or isinstance(env, str):
         if env is not None and env != config.env:
-            # The backend in the config was chosen for another environment.
-            config = replace(config, env=env, backend=None)
+            config = replace(config, env=env)
         envs.check(config.env, config.backend)
         return None, config
     environment = envs.as_environment(env)

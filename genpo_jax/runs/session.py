@@ -162,9 +162,9 @@ class Session(ABC):
     def train(self) -> None:
         """Train to the end, or until interrupted.
 
-        The first Ctrl-C (or SIGTERM, SIGHUP) finishes the present chunk, saves and returns; a second one stops at once.
-        A failure to display, draw or write output is reported and does not end the run. The exceptions are the first
-        and the last checkpoint.
+        The first Ctrl-C (or SIGTERM, SIGHUP) finishes the present chunk, saves and returns; a second one stops the run
+        immediately. A failure to display, draw or write output is reported and does not end the run. The exceptions
+        are the first and the last checkpoint.
 
         Raises:
             ValueError: if the folder holds a run but `resume` is False, or holds another run.
@@ -173,29 +173,14 @@ class Session(ABC):
             SickRunError: if nothing was learned for many chunks in a row; everything is saved.
         """
         with others_stay(), ExitStack() as stack:
-            in_first_process("lock the run's folder", lambda: self._lock(stack))
-            check_run_dir(self.run_dir, self.resume)
-            state, steps = self._start()
-            progress = stack.enter_context(self._progress(steps))
-            stop = stack.enter_context(stop_requests())
-            folders = self._output_folders()
-            self.writers = [stack.enter_context(self._writer(folder, steps)) for folder in folders]
-            self.curves = [Curve(folder, self.curve_lines, self.unit) for folder in folders]
-            for callback in self.callbacks:
-                stack.callback(self._attempt, callback.name, callback.close)
-                self._attempt(callback.name, callback.start, self.run_dir, self.run_id, self.config, self.env)
+            state, steps, progress, stop = self._open(stack)
             chunk = self._compile(state, progress)
             if steps == 0 and self.plan.num_evals:
                 self._record(0, self._evaluate(state), progress)
                 self._call_back(0, state)
             while steps < self.plan.total_steps and not self.stopped and self.failure is None:
-                started = time.monotonic()
-                state, metrics = chunk(state)
-                metrics = jax.device_get(metrics)
-                self.observe(metrics)
+                state, metrics = self._timed(chunk, state)
                 before, steps = steps, steps + self.plan.steps_per_chunk
-                steps_per_second = len(self.folders) * self.plan.steps_per_chunk / (time.monotonic() - started)
-                metrics |= {"time/steps_per_second": steps_per_second, "time/compile_seconds": self.compile_seconds}
                 evaluated = self.plan.evaluation_due(before, steps)
                 if evaluated:
                     metrics |= self._evaluate(state)
@@ -204,10 +189,7 @@ class Session(ABC):
                     self._draw()
                     self._call_back(steps, state)
                 self.stopped = any_process(bool(stop) or self._asked_to_stop) and steps < self.plan.total_steps
-                if any_process(time.monotonic() > self.save_due):
-                    # The time of the next attempt if this one fails; a successful save overwrites it.
-                    self.save_due = time.monotonic() + min(RETRY_SECONDS, 60 * self.plan.checkpoint_minutes)
-                    self._attempt("checkpoint", self._save, steps, state)
+                self._save_if_due(steps, state)
             self._draw()
             self._save_last(steps, state)
             if self.stopped:
@@ -249,6 +231,33 @@ class Session(ABC):
                 self.previous_seconds = max(meta["wall_seconds"] for _, _, meta in restored)
                 return steps, self.join([state for _, state, _ in restored])
         raise ValueError(f"no step has an intact checkpoint of every seed in {self.run_dir}; start a new run")
+
+    def _open(self, stack: ExitStack) -> tuple[Any, int, Progress, list[int]]:
+        """Lock the folder, start or restore, and open all outputs; return state, steps, progress and stop requests."""
+        in_first_process("lock the run's folder", lambda: self._lock(stack))
+        check_run_dir(self.run_dir, self.resume)
+        state, steps = self._start()
+        progress = stack.enter_context(self._progress(steps))
+        stop = stack.enter_context(stop_requests())
+        folders = self._output_folders()
+        self.writers = [stack.enter_context(self._writer(folder, steps)) for folder in folders]
+        self.curves = [Curve(folder, self.curve_lines, self.unit) for folder in folders]
+        for callback in self.callbacks:
+            stack.callback(self._attempt, callback.name, callback.close)
+            self._attempt(callback.name, callback.start, self.run_dir, self.run_id, self.config, self.env)
+        return state, steps, progress, stop
+
+    def _timed(self, chunk: Callable[[Any], Any], state: Any) -> tuple[Any, dict[str, Any]]:
+        """Run one chunk; return the state and the metrics `[S]`, with its speed."""
+        started = time.monotonic()
+        state, metrics = chunk(state)
+        metrics = jax.device_get(metrics)
+        self.observe(metrics)
+        steps_per_second = len(self.folders) * self.plan.steps_per_chunk / (time.monotonic() - started)
+        return state, metrics | {
+            "time/steps_per_second": steps_per_second,
+            "time/compile_seconds": self.compile_seconds,
+        }
 
     def _lock(self, stack: ExitStack) -> None:
         for folder in sorted({self.run_dir, *self.folders}):
@@ -355,6 +364,12 @@ class Session(ABC):
             checkpointer.save(steps, self.select(state, i), {"wall_seconds": self._wall_seconds()})
         self.save_due, self.saved_steps = time.monotonic() + 60 * self.plan.checkpoint_minutes, steps
         release_memory()
+
+    def _save_if_due(self, steps: int, state: Any) -> None:
+        if any_process(time.monotonic() > self.save_due):
+            # The time of the next attempt if this one fails; a successful save overwrites it.
+            self.save_due = time.monotonic() + min(RETRY_SECONDS, 60 * self.plan.checkpoint_minutes)
+            self._attempt("checkpoint", self._save, steps, state)
 
     def _save_last(self, steps: int, state: Any) -> None:
         if self.saved_steps == steps:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from genpo_jax.config import SUCCESS
+from genpo_jax.envs.base import succeeded
 from genpo_jax.training import sharding
 from genpo_jax.training.algorithm import TrainState, evaluation_key
 from genpo_jax.training.play import Actor, Episodes, play_episodes, side_by_side
@@ -67,5 +68,8 @@ def _describe(noise: str, group: str, episodes: Episodes) -> dict[str, Array]:
         f"eval/length_{noise}": episodes.lengths.mean(),
     }
     for name, values in episodes.metrics.items():
-        described[f"eval/success_{noise}" if name == SUCCESS else f"eval/{group}/{name}"] = values.mean()
+        if name == SUCCESS:
+            described[f"eval/success_{noise}"] = succeeded(values).mean()
+        else:
+            described[f"eval/{group}/{name}"] = values.mean()
     return described

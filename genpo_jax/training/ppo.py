@@ -143,8 +143,8 @@ def _value_loss(value: Array, batch: Batch, value_clip: Array | None) -> Array:
 def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper: Hyperparameters) -> Array:
     """Return the learning rate times the square root of target / KL, within bounds.
 
-    The usual rule (rsl_rl) keeps the rate while the KL is between half and twice its target. With that rule, a method
-    with a noisy KL stays at the lower end of this range, and a method with a steady KL at the upper end.
+    The usual rule (rsl_rl) keeps the rate while the KL is between half and twice its target. A method with a noisy KL
+    then stays at the lower end of this range, and one with a steady KL at the upper end.
 
     Args:
         learning_rate: present learning rate.

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 from flax.struct import PyTreeNode
 from jax import Array
 
+from genpo_jax.config import SUCCESS
 from genpo_jax.envs import EpisodeEnv, EpisodeState, Metrics, Observation, Timestep, select_rows
+from genpo_jax.envs.base import succeeded
 from genpo_jax.training.agent import Agent
 
 
@@ -66,8 +68,8 @@ def collect(
 ) -> tuple[EpisodeState, Any, Rollout]:
     """Step all environments `unroll` times with actions of the agent.
 
-    Each environment depends only on its own row of `episodes` (which has its key) and `carry`, so rows may be on
-    different devices in any order.
+    Each environment depends only on its own row of `episodes` (with its key) and `carry`. Rows may therefore be on
+    different devices, in any order.
 
     Args:
         agent: policy and value network.
@@ -92,9 +94,10 @@ def collect(
         next_episodes, timestep = env.step(episodes, action)
         carry = select_rows(timestep.terminated | timestep.truncated, fresh_carry, carry)
         whole = is_whole(timestep, env.episode_length)
-        finished = jax.tree.map(
-            lambda total, value: total + jnp.where(whole, value, 0.0), finished, timestep.episode_metrics
-        )
+        metrics = timestep.episode_metrics
+        if SUCCESS in metrics:
+            metrics = metrics | {SUCCESS: succeeded(metrics[SUCCESS]).astype(jnp.float32)}
+        finished = jax.tree.map(lambda total, value: total + jnp.where(whole, value, 0.0), finished, metrics)
         timed_out = timestep.truncated & ~timestep.nonfinite
         chosen = timed_out & (index == slots)
         final_obs = jax.tree.map(

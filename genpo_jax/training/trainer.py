@@ -117,14 +117,14 @@ class Trainer:
 
     def _algorithm(self) -> Algorithm:
         config, mesh = self.config, self.mesh
-        num_envs, unroll, parts = config.env_options.num_envs, config.ppo.unroll, config.ppo.num_minibatches
+        num_envs, unroll, num_minibatches = config.env_options.num_envs, config.ppo.unroll, config.ppo.num_minibatches
         graph = nnx.graphdef(nnx.eval_shape(lambda: new_agent(self.env, config, jax.random.key(0))))
 
         def collect_locally(params: Any, moments: dict[str, RunningMoments], episodes: EpisodeState, carry: Any) -> Any:
             normalize = partial(normalizer.standardize_each, moments)
             return collect(nnx.merge(graph, params), normalize, self.env, episodes, carry, unroll)
 
-        split = partial(ppo.split_minibatches, num_minibatches=parts)
+        split = partial(ppo.split_minibatches, num_minibatches=num_minibatches)
         return Algorithm(
             env=self.env,
             config=config,
@@ -132,7 +132,7 @@ class Trainer:
             run_rollout=sharding.locally(collect_locally, mesh, (None, None, 0, 0), out_axes=(0, 0, 1)),
             shuffle=sharding.locally(split, mesh, (0, 0), out_axes=1),
             start_episodes=sharding.locally(partial(self.env.init, stagger=True), mesh, (0,), out_axes=0),
-            num_groups=sharding.num_groups(num_envs, unroll, parts, mesh.size),
+            num_groups=sharding.num_groups(num_envs, unroll, num_minibatches, mesh.size),
         )
 
     def _state_sharding(self) -> TrainState:

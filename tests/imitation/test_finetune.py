@@ -114,8 +114,8 @@ def test_a_run_starts_with_the_pretrained_networks_and_keeps_the_normalizer():
     trainer, policy = Trainer(make("avoid"), config), flow_of()
     state = start_from(trainer.init(config.seeds), policy)
     for seed in range(2):
-        found = raw_leaves(jax.tree.map(lambda x, i=seed: x[i], state.learner.params["policy"]["velocity"]))
-        for a, b in zip(found, raw_leaves(policy.params["velocity"]), strict=True):
+        copied = raw_leaves(jax.tree.map(lambda x, i=seed: x[i], state.learner.params["policy"]["velocity"]))
+        for a, b in zip(copied, raw_leaves(policy.params["velocity"]), strict=True):
             np.testing.assert_array_equal(a, b)
     np.testing.assert_array_equal(state.obs_moments["state"].mean, np.full((2, 2), 0.5))
     velocity = [np.asarray(x) for x in jax.tree.leaves(state.learner.params["policy"])]
@@ -190,6 +190,13 @@ def test_options_reach_the_settings_of_the_run():
     assert preset_sizes.env_options.num_envs == 64
 
 
+@pytest.mark.parametrize("executed", range(1, 65))
+def test_a_policy_that_executes_any_number_of_actions_can_be_fine_tuned(executed):
+    pretrained = replace(PRETRAINED, env_options=EnvConfig(chunk=64, executed=executed))
+    for method in METHODS:
+        assert finetune_preset(pretrained, method).ppo.num_minibatches >= 4
+
+
 @pytest.mark.parametrize(("chunk", "unroll", "num_minibatches"), [(1, 64, 8), (4, 32, 8), (8, 16, 4), (64, 16, 4)])
 def test_the_preset_has_shorter_rollouts_for_longer_action_chunks(chunk, unroll, num_minibatches):
     config = finetune_preset(replace(PRETRAINED, env_options=EnvConfig(chunk=chunk)), "genpo++")
@@ -218,9 +225,9 @@ def test_a_sampler_that_equals_the_pretrained_sampler_is_measured_once(monkeypat
 
     monkeypatch.setattr(finetune, "fidelity", fake)
     monkeypatch.setattr(finetune, "visited", lambda *_: None)
-    found = finetune.measure_before(None, PRETRAINED, PRETRAINED, None, False, 10, False)
+    results = finetune.measure_before(None, PRETRAINED, PRETRAINED, None, False, 10, False)
     assert labels == ["pretrained"]
-    assert found["sampler"] == found["pretrained"] | {"label": "sampler"}
+    assert results["sampler"] == results["pretrained"] | {"label": "sampler"}
 
 
 @pytest.mark.ci
@@ -251,5 +258,5 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path):
         finetuned.read(start)
     avoid_paths.study(avoid_paths.Options((start, tuned), tmp_path / "paths.png", episodes=3))
     assert (tmp_path / "paths.png").stat().st_size > 10_000
-    walk = avoid_paths.paths(tuned, Avoid(), 0.05, 3)
-    assert [episode.obs[0].tolist() for episode in walk.episodes] == [[0.0, np.float32(0.05)]] * 3
+    recorded = avoid_paths.paths(tuned, Avoid(), 0.05, 3)
+    assert [episode.obs[0].tolist() for episode in recorded.episodes] == [[0.0, np.float32(0.05)]] * 3

@@ -33,12 +33,12 @@ def demonstrations():
 
 
 def bits(run_dir):
-    run = Pretraining(others(), TINY, run_dir)
+    run = Pretraining(other_demonstrations(), TINY, run_dir)
     _, state, _ = Checkpointer(run_dir / "checkpoints").restore(run.abstract_state())
     return [np.asarray(x).tobytes() for x in raw_leaves(state)]
 
 
-def others():
+def other_demonstrations():
     return Demonstrations((Episode(np.zeros((3, 2)), np.zeros((3, 2)), np.zeros(3)),) * 2, {"state": 2}, "avoid")
 
 
@@ -70,11 +70,11 @@ def test_a_stopped_run_resumes_bit_identically(tmp_path, demonstrations, monkeyp
     Pretraining(demonstrations, TINY, tmp_path / "whole", progress=False).train()
 
     @contextmanager
-    def at_once():
+    def stop_in_the_first_chunk():
         yield [2]
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "stop_requests", at_once)
+        patch.setattr(session, "stop_requests", stop_in_the_first_chunk)
         stopped = Pretraining(demonstrations, TINY, tmp_path / "parts", progress=False)
         stopped.train()
         assert stopped.stopped
@@ -82,23 +82,23 @@ def test_a_stopped_run_resumes_bit_identically(tmp_path, demonstrations, monkeyp
     assert bits(tmp_path / "parts") == bits(tmp_path / "whole")
     lines = read_metrics(tmp_path / "parts" / "metrics.jsonl")
     assert [line["env_steps"] for line in lines] == [2, 4, 6]
-    with pytest.raises(ValueError, match="demonstrations of a resumed run must be those of"):
-        Pretraining(others(), TINY, tmp_path / "parts", progress=False, resume=True).train()
+    with pytest.raises(ValueError, match="demonstrations of a resumed run must be the same as before"):
+        Pretraining(other_demonstrations(), TINY, tmp_path / "parts", progress=False, resume=True).train()
     with pytest.raises(ValueError, match="already holds a run"):
         Pretraining(demonstrations, TINY, tmp_path / "parts", progress=False).train()
 
 
 def test_the_matching_loss_is_0_for_the_exact_velocity_and_known_for_a_zero_velocity():
     action = jnp.broadcast_to(jnp.array([0.5, -0.25]), (4000, 2))
-    towards = SimpleNamespace(condition=lambda obs: lambda x, t: (action - x) / (1 - t[..., None]))
-    still = SimpleNamespace(condition=lambda obs: lambda x, t: jnp.zeros_like(x))
+    exact = SimpleNamespace(condition=lambda obs: lambda x, t: (action - x) / (1 - t[..., None]))
+    zero = SimpleNamespace(condition=lambda obs: lambda x, t: jnp.zeros_like(x))
     obs, key = jnp.zeros((4000, 1)), jax.random.key(0)
     np.testing.assert_allclose(
-        np.median(matching_losses(SimpleNamespace(velocity=towards), obs, action, key)), 0.0, atol=1e-8
+        np.median(matching_losses(SimpleNamespace(velocity=exact), obs, action, key)), 0.0, atol=1e-8
     )
     # E |a - noise|^2 per coordinate: 1 + (0.25 + 0.0625) / 2.
-    found = matching_losses(SimpleNamespace(velocity=still), obs, action, key).mean()
-    np.testing.assert_allclose(found, 1.15625, atol=0.06)
+    loss = matching_losses(SimpleNamespace(velocity=zero), obs, action, key).mean()
+    np.testing.assert_allclose(loss, 1.15625, atol=0.06)
 
 
 def test_moments_standardize_or_scale_to_one_and_only_shift_constant_coordinates():
