@@ -12,6 +12,7 @@ import pytest
 from experiments.program import check_options, run_program
 from genpo_jax import cli
 from genpo_jax.cli import run_command
+from genpo_jax.commands import COMMANDS
 from genpo_jax.config import Config
 
 ROOT = Path(__file__).parents[1]
@@ -194,3 +195,12 @@ def test_a_measurement_is_written_without_git(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     report("title", StepsOptions(json=tmp_path / "a.json"), [{"method": "gaussian", "ms": 1.0}])
     assert json.loads((tmp_path / "a.json").read_text())["machine"]["commit"] == "unknown"
+
+
+@pytest.mark.parametrize(("command", "option"), [("report", "players"), ("pretrain", "episodes")])
+def test_zero_disables_what_the_help_says_it_disables(command, option):
+    options = COMMANDS[command].options
+    given = {"runs": (Path("run"),)} if command == "report" else {"run_dir": Path("run")}
+    check_options(options(**given, **{option: 0}))
+    with pytest.raises(ValueError, match=rf"{option} must be in \[0, "):
+        check_options(options(**given, **{option: -1}))

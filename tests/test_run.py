@@ -192,7 +192,7 @@ def test_an_existing_run_is_not_overwritten_or_resumed_with_other_settings(tmp_p
     with pytest.raises(ValueError, match="already holds a run.*resume=True"):
         train(CONFIG, tmp_path)
     other = replace(CONFIG, networks=networks((9,)))
-    with pytest.raises(ValueError, match=r"keeps its settings, but networks: saved .*8.*given .*9"):
+    with pytest.raises(ValueError, match=r"keeps its settings, but value_sizes: saved .*8.*given .*9"):
         train(other, tmp_path, resume=True)
     with pytest.raises(ValueError, match=r"float32\[1,8\] saved, float32\[1,9\] expected"):
         Run(TargetEnv(), other, tmp_path, resume=True).train()

@@ -32,6 +32,7 @@ class PretrainOptions(PretrainConfig):
     """Episodes of the final evaluation, for each kind of noise. 0 disables it."""
 
     MAY_BE_EMPTY = ("obs_keys",)
+    MAY_BE_ZERO = ("episodes",)
 
 
 def settings(options: PretrainOptions) -> PretrainConfig:

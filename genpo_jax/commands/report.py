@@ -18,6 +18,7 @@ class ReportOptions:
     """HTML file to write. None: report.html in the first run folder."""
 
     FILES = ("out",)
+    MAY_BE_ZERO = ("players",)
 
 
 def run(options: ReportOptions) -> None:

@@ -250,8 +250,16 @@ def _resumed(run_dir: Path, env: Any, config: Config | None) -> tuple[Any, Confi
 
 def refuse_changes(saved: Config, config: Config) -> None:
     """Raise `ValueError` if a setting differs that a resumed run must keep."""
-    before, now = saved.to_dict(), config.to_dict()
-    changed = [name for name in before if name not in FREE_ON_RESUME and before[name] != now[name]]
+    before, now = _flat(saved.to_dict()), _flat(config.to_dict())
+    names = [name for name in sorted(before.keys() | now.keys()) if name not in FREE_ON_RESUME]
+    changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
-        details = ", ".join(f"{name}: saved {before[name]!r}, given {now[name]!r}" for name in changed)
+        details = ", ".join(f"{name}: saved {before.get(name)!r}, given {now.get(name)!r}" for name in changed)
         raise ValueError(f"a resumed run keeps its settings, but {details}; leave these out, or start a new run")
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings by the names of their fields, which no two tables share."""
+    tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    rest = {name: value for name, value in settings.items() if name not in tables}
+    return rest | {name: value for table in tables.values() for name, value in table.items()}
