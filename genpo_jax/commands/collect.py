@@ -20,7 +20,8 @@ class CollectOptions:
     """Record demonstrations of a scripted expert or of trained policies."""
 
     demonstrators: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RUN|expert")] = (EXPERT,)
-    """Run folders, or `expert` for the scripted expert of --env. Their episodes alternate in the recording."""
+    """Run folders, or `expert` for the scripted expert of --env. Default: expert.
+    The episodes of several demonstrators alternate in the recording."""
     env: str | None = None
     """Environment. None: the environment of the first run."""
     episodes: int = 100

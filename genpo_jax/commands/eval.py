@@ -24,7 +24,8 @@ class EvalOptions:
     backend: str | None = None
     """Evaluate on another backend. None: the backend of the run."""
     randomize: bool = False
-    """Evaluate with randomized physics, by the environment's own randomization. Default: nominal physics."""
+    """Evaluate with randomized physics, by the environment's own randomization. Default: nominal physics.
+    Not on backend c: for a run on c, add --backend."""
     step: int | None = None
     """Env steps of the checkpoint. None: the newest."""
     seed: int | None = None

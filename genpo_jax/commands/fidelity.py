@@ -28,7 +28,9 @@ class FidelityOptions:
     run: RunFolder
     """Folder of the pretrained run."""
     samplers: tuple[str, ...] = SAMPLERS
-    """Methods with settings of their samplers, `NAME:setting=value,...`."""
+    """Methods with settings of their samplers, `NAME:setting=value,...`.
+    Other settings have the defaults of the method: `genpo++:base=standard` has history_coef=0.75.
+    The preset of `finetune` has history_coef=0.5 for genpo++."""
     episodes: int = 1000
     """Episodes for each kind of noise. Episodes end with success, as in fine-tuning."""
     json: Path | None = None

@@ -18,9 +18,11 @@ class FinetuneOptions:
     run_dir: Path
     """Folder of the new run."""
     method: str = "genpo++"
-    """Method, optionally with its settings and settings of PPO: `genpo++:target_kl=0.02,num_steps=10`."""
+    """Method, optionally with its settings and settings of PPO: `genpo++:target_kl=0.02,num_steps=10`.
+    Other settings are those of the fine-tuning preset, for genpo++ base=standard and history_coef=0.5.
+    In `fidelity`, genpo++ has the method's default instead, history_coef=0.75."""
     resume: bool = False
-    """Resume the run in --run-dir."""
+    """Resume the run in --run-dir; repeat the whole command, with --from and all settings."""
     anyway: bool = False
     """Start even if the sampler loses success before training, or if nothing succeeds."""
     seed: int = 0

@@ -21,7 +21,8 @@ class PretrainOptions(PretrainConfig):
     run_dir: Path
     """Folder of the run."""
     resume: bool = False
-    """Resume the run in --run-dir bit-identically, with its settings and data."""
+    """Resume the run in --run-dir bit-identically. Settings and the path of the data come from the run.
+    Give --obs-keys and --actions again if you used them."""
     obs_keys: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """Names of the observations to concatenate, in this order. DPPO's format has no names.
     Default: the usual name of the format, or the only observation.
