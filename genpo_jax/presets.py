@@ -80,7 +80,7 @@ CPU: dict[str, Layer] = {
     },
     "humanoid": {
         "backend": "c",
-        "num_timesteps": 2_400_000,
+        "num_timesteps": 1_600_000,
         "method": {"initial_std": 0.25},
         "fusion_emitters": False,
         # With a discount of .99 from the beginning it learns to stand, because the bonus for being alive is certain. A
