@@ -316,4 +316,4 @@ def test_the_backend_of_a_config_is_kept_for_another_environment_or_refused(tmp_
     _, named = run_module._named("hopper", genpo_jax.Config(backend="mjx"))
     assert (named.env, named.backend) == ("hopper", "mjx")
     with pytest.raises(ValueError, match="'CartpoleBalance' has no backend 'spring'; choose one of jax, warp, c"):
-        genpo_jax.train("CartpoleBalance", genpo_jax.preset("humanoid"), tmp_path)
+        genpo_jax.train("CartpoleBalance", genpo_jax.Config(backend="spring"), tmp_path)
