@@ -1,5 +1,6 @@
 """Reports on runs: verdicts with hand-computed numbers, and pages of damaged runs."""
 
+import json
 import math
 import os
 import re
@@ -192,3 +193,14 @@ def test_a_browser_draws_the_report_and_its_player_and_loads_nothing(tmp_path):
     # The content policy of the page blocks a request, and the console reports it.
     (tmp_path / "asks.html").write_text(page.replace("</main>", '<img src="http://127.0.0.1:9/x.png"></main>'))
     assert open_page(tmp_path / "asks.html", tmp_path)[1]
+
+
+def test_the_terms_of_the_reward_are_shown_and_a_return_that_is_alive_bonus_is_named(tmp_path):
+    run = write_run(tmp_path / "run", [1.0, 2.0])
+    terms = {"eval/return_zero": 100.0, "eval/length_zero": 20.0, "eval/env_zero/reward_alive": 98.0}
+    terms |= {"eval/env_zero/forward_reward": 3.0}
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    lines[-1] = json.dumps(json.loads(lines[-1]) | terms)
+    (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    text = re.sub(r"<[^>]+>|\s+", " ", report_page([run]))
+    assert re.search(r"20 steps: +reward_alive +98 *, +forward_reward +3 *\. +98 % of the return is reward_alive", text)

@@ -17,6 +17,8 @@ from genpo_jax.runs.curve import LINES
 from genpo_jax.version import __version__
 
 TEMPLATE = "report_page.html"
+# Names of terms that pay for staying alive, and the share of the return from which the page points at them.
+ALIVE, MOSTLY = ("alive", "healthy", "survive"), 0.9
 # Runs longer than this, in seconds, have a time axis in hours.
 HOURS_FROM = 3 * 3600
 
@@ -173,6 +175,9 @@ def _row(run: Records) -> dict[str, Any]:
         "best": verdict.best[1] if verdict.best else None,
         "deterministic": run.last("eval/return_zero"),
         "success": run.last("eval/success_zero"),
+        "length": run.last("eval/length_zero"),
+        "terms": _terms(run),
+        "alive": _alive_share(run),
         "steps": number(steps),
         "target": target,
         "done": target is not None and steps >= target,
@@ -181,6 +186,23 @@ def _row(run: Records) -> dict[str, Any]:
         "compile": run.last("time/compile_seconds"),
         "faults": sum(run.total(metric) for metric, _, _ in FAULTS) + _nulls(run),
     }
+
+
+def _terms(run: Records) -> list[tuple[str, float]]:
+    """Return the metrics of an episode with deterministic actions, the terms of the reward among them, largest first."""
+    prefix = "eval/env_zero/"
+    names = {name.removeprefix(prefix) for line in run.lines for name in line if name.startswith(prefix)}
+    terms = [(name, run.last(prefix + name)) for name in sorted(names)]
+    return sorted(((name, value) for name, value in terms if value is not None), key=lambda term: -abs(term[1]))
+
+
+def _alive_share(run: Records) -> tuple[str, float] | None:
+    """Return the term of the reward that pays for staying alive, and its share of the return if that is most of it."""
+    total = run.last("eval/return_zero")
+    for name, value in _terms(run):
+        if total and any(word in name for word in ALIVE) and value / total > MOSTLY:
+            return name, value / total
+    return None
 
 
 def _returns(runs: Sequence[Records], colors: dict[str, str]) -> list[tuple[str, str]]:

@@ -101,6 +101,8 @@ def table(results: dict[str, Any]) -> str:
             low, high = values[f"{SUCCESS}_interval"]
             line += f"  success {values[SUCCESS]:.3f} [{low:.3f}, {high:.3f}]"
         lines.append(line)
+        if metrics := {name: value for name, value in values["metrics"].items() if name != SUCCESS}:
+            lines.append("                 " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
     return "\n".join(lines)
 
 
