@@ -189,7 +189,7 @@ def _row(run: Records) -> dict[str, Any]:
 
 
 def _terms(run: Records) -> list[tuple[str, float]]:
-    """Return the metrics of an episode with deterministic actions, the terms of the reward among them, largest first."""
+    """Return the metrics of an episode with deterministic actions, such as the terms of the reward, largest first."""
     prefix = "eval/env_zero/"
     names = {name.removeprefix(prefix) for line in run.lines for name in line if name.startswith(prefix)}
     terms = [(name, run.last(prefix + name)) for name in sorted(names)]
