@@ -118,7 +118,8 @@ def test_the_bonus_keeps_the_action_random(method):
     trainer = Trainer(make("ring"), config)
 
     def spread(coef):
-        hyper = trainer.hyper.replace(action_entropy_coef=jnp.float32(coef))
+        (entropy,) = trainer.hyper.extensions
+        hyper = trainer.hyper.replace(extensions=(entropy.replace(action_coef=jnp.float32(coef)),))
         state = trainer.init([0])
         for _ in range(16):
             state, _ = trainer.program(state, hyper)

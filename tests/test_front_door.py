@@ -315,5 +315,6 @@ def test_the_example_is_short_and_trains_with_one_command(tmp_path):
 def test_the_backend_of_a_config_is_kept_for_another_environment_or_refused(tmp_path):
     _, named = run_module._named("hopper", genpo_jax.Config(backend="mjx"))
     assert (named.env, named.backend) == ("hopper", "mjx")
+    assert run_module._named("fast", genpo_jax.Config(backend="mjx"))[1].backend is None, "fast has no backends"
     with pytest.raises(ValueError, match="'CartpoleBalance' has no backend 'spring'; choose one of jax, warp, c"):
         genpo_jax.train("CartpoleBalance", genpo_jax.Config(backend="spring"), tmp_path)

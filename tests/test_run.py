@@ -315,7 +315,9 @@ class Broken(TargetEnv):
 @pytest.mark.ci
 def test_a_run_with_broken_physics_warns_once_and_stops_after_saving(tmp_path, caplog):
     config = replace(CONFIG, num_timesteps=64 * 30, num_evals=0)
-    with pytest.raises(SickRunError, match="stopped after 10 chunks .*every environment was reset .*another backend"):
+    with pytest.raises(
+        SickRunError, match="stopped after 10 consecutive chunks .*every environment was reset .*another backend"
+    ):
         start(Broken(), config, tmp_path)
     warnings = [record.message for record in caplog.records if "every environment was reset" in record.message]
     assert len(warnings) == 1 and "squash tanh" in warnings[0]

@@ -6,7 +6,7 @@ The names and their checks need no jax; everything else is imported at its first
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from genpo_jax.envs.registry import check, factory_path, make, register, register_again
+from genpo_jax.envs.registry import check, factory_path, has_backends, make, register, register_again
 
 if TYPE_CHECKING:
     from genpo_jax.envs.adapter import as_environment
@@ -36,6 +36,7 @@ __all__ = [
     "bounded",
     "check",
     "factory_path",
+    "has_backends",
     "make",
     "register",
     "register_again",
