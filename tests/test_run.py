@@ -383,7 +383,8 @@ def test_ctrl_c_saves_and_stops_a_run_that_can_be_resumed(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == cli.STOPPED, output
-    assert "stopped and saved" in output
+    assert "stopped and saved" in output and f"to continue: genpo-jax train --run-dir {tmp_path}" in output
+    assert "genpo++ on fast, seed 0, 1 device (cpu)" in output
     lines = read_metrics(tmp_path / "metrics.jsonl")
     last = lines[-1]["env_steps"]
     result = resumed(tmp_path, last + 256)

@@ -80,6 +80,7 @@ class Pretraining(Session):
 
     unit = "updates"
     length_setting = "num_updates"
+    command = "pretrain"
     curve_lines = LOSS_LINES
 
     def __init__(

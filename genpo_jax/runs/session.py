@@ -77,6 +77,7 @@ class Session(ABC):
 
     unit: ClassVar[str] = "env steps"
     length_setting: ClassVar[str] = "num_timesteps"
+    command: ClassVar[str] = "train"
     curve_lines: ClassVar[Lines] = LINES
 
     def __init__(
@@ -176,6 +177,7 @@ class Session(ABC):
             state, steps, progress, stop = self._open(stack)
             chunk = self._compile(state, progress)
             if steps == 0 and self.plan.num_evals:
+                progress.message("evaluating the untrained policy ...")
                 self._record(0, self._evaluate(state), progress)
                 self._call_back(0, state)
             while steps < self.plan.total_steps and not self.stopped and self.failure is None:
@@ -193,12 +195,26 @@ class Session(ABC):
             self._draw()
             self._save_last(steps, state)
             if self.stopped:
-                progress.message(f"stopped and saved at {steps:,} {self.unit}; to continue, resume the run")
+                progress.message(
+                    f"stopped and saved at {steps:,} {self.unit}; to continue: genpo-jax {self.command} --run-dir "
+                    f"{self.run_dir} --resume"
+                )
         for checkpointer in self.checkpointers:
             checkpointer.close()
         self._state = state
         if self.failure is not None:
             raise self.failure
+
+    @property
+    def headline(self) -> str:
+        """One line on what is trained, where, and how to stop it."""
+        config, seeds = self.config, self.config.seeds
+        backend = f" ({config.backend})" if config.backend else ""
+        seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''} ({jax.devices()[0].platform})"
+        return (
+            f"{config.method.name} on {config.env}{backend}, {seed}, {devices}, {self.run_dir}; Ctrl-C saves and stops"
+        )
 
     @property
     def policy(self) -> TrainedPolicy:
@@ -238,6 +254,7 @@ class Session(ABC):
         check_run_dir(self.run_dir, self.resume)
         state, steps = self._start()
         progress = stack.enter_context(self._progress(steps))
+        progress.message(self.headline)
         stop = stack.enter_context(stop_requests())
         folders = self._output_folders()
         self.writers = [stack.enter_context(self._writer(folder, steps)) for folder in folders]
