@@ -7,7 +7,10 @@ import os
 import re
 import subprocess
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from genpo_jax.commands import COMMANDS
@@ -26,6 +29,7 @@ USERS_ERRORS = (
     *(ValueError, TypeError, ImportError, OSError, RuntimeError, ArithmeticError, MemoryError),
     subprocess.SubprocessError,
 )
+OUR_PACKAGES = ("genpo_jax", "experiments", "benchmarks")
 
 
 def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> None:
@@ -59,7 +63,7 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
     except USERS_ERRORS as error:
         if sys.flags.dev_mode:
             raise
-        message = f"error: {as_options(_sentence(error), *options_classes)}"
+        message = f"error: {as_options(_sentence(error), *options_classes)}{_place(error)}"
         _exit_if_distributed(message, 1)
         sys.exit(message)
     except KeyboardInterrupt:
@@ -107,6 +111,19 @@ def _sentence(error: BaseException) -> str:
 
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), "no message")
+
+
+def _place(error: BaseException) -> str:
+    """Return where in the user's own code an error was raised, such as in `step` of their environment; "" elsewhere."""
+    libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
+    frames = [
+        f"{path.name}, line {line}, in {frame.f_code.co_name}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if (path := Path(frame.f_code.co_filename)).is_file()
+        and frame.f_globals.get("__name__", "").partition(".")[0] not in (*OUR_PACKAGES, "__main__")
+        and not frame.f_code.co_filename.startswith(libraries)
+    ]
+    return f" (raised in {frames[-1]}; python -X dev shows the traceback)" if frames else ""
 
 
 def _exit_if_distributed(message: str, code: int) -> None:

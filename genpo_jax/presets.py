@@ -80,7 +80,7 @@ CPU: dict[str, Layer] = {
     },
     "humanoid": {
         "backend": "c",
-        "num_timesteps": 1_600_000,
+        "num_timesteps": 2_400_000,
         "method": {"initial_std": 0.25},
         "fusion_emitters": False,
         # With a discount of .99 from the beginning it learns to stand, because the bonus for being alive is certain. A
@@ -158,9 +158,9 @@ def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -
 
 def has_accelerator() -> bool:
     """Return whether jax finds a device other than a CPU."""
-    import jax
+    from genpo_jax.runtime import default_platform
 
-    return jax.default_backend() != "cpu"
+    return default_platform() != "cpu"
 
 
 def apply(config: Config, layer: Layer) -> Config:

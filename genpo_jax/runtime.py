@@ -33,11 +33,29 @@ def configure_jax() -> None:
         jax.config.update("jax_default_matmul_precision", "highest")
 
 
+def default_platform() -> str:
+    """Return the platform of jax's default device, such as `cpu` or `gpu`.
+
+    Raises:
+        ValueError: if jax has no device of the platforms that `JAX_PLATFORMS` asks for; jax fails with an assertion.
+    """
+    import jax
+
+    try:
+        return jax.default_backend()
+    except (AssertionError, RuntimeError) as error:
+        settings: Any = jax.config
+        raise ValueError(
+            f"jax finds no device of JAX_PLATFORMS={settings.jax_platforms!r}: unset it, or install jax for that "
+            "platform, such as jax[cuda12] for a GPU"
+        ) from error
+
+
 def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
     """Return the compiler options of programs that run physics; see `Config.fusion_emitters`."""
     import jax
 
-    if fusion_emitters or jax.default_backend() != "cpu" or not knows_fusion_emitters(metadata.version("jaxlib")):
+    if fusion_emitters or default_platform() != "cpu" or not knows_fusion_emitters(metadata.version("jaxlib")):
         return None
     return {"xla_cpu_use_fusion_emitters": False}
 

@@ -135,7 +135,7 @@ def test_a_policy_in_bfloat16_is_unchanged_in_stablehlo_and_in_float32_in_onnx()
 @pytest.mark.parametrize(
     ("method", "network", "activation"),
     [
-        ("genpo++", "encoder", "mish"),
+        pytest.param("genpo++", "encoder", "mish", marks=pytest.mark.ci),
         ("gaussian", "encoder", "swish"),
         pytest.param("reinflow", "concat", "elu", marks=pytest.mark.ci),
     ],

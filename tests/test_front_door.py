@@ -195,6 +195,7 @@ def test_a_module_and_a_name_in_it_create_an_environment():
         envs.check("probes:jnp.pi")
 
 
+@pytest.mark.ci
 def test_objects_of_brax_and_playground_are_environments():
     brax = genpo_jax.make_env("fast").raw
     env = envs.as_environment(brax)

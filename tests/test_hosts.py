@@ -69,6 +69,7 @@ def test_processes_connect_in_any_order():
     assert outcomes((3, 2), (3, 1), (3, 0), timeout=30) == ["connected"] * 3
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "processes",
     [[(2, 0)], [(2, 1)], [(3, 0), (2, 1)]],

@@ -226,7 +226,7 @@ def test_at_zero_velocity_the_conditioned_base_is_a_gaussian_policy_around_its_m
     np.testing.assert_allclose(action.mean(axis=0, keepdims=True), mean, atol=0.01)
 
 
-@pytest.mark.parametrize("network", ["encoder", "concat"])
+@pytest.mark.parametrize("network", [pytest.param("encoder", marks=pytest.mark.ci), "concat"])
 def test_bfloat16_networks_keep_parameters_state_and_ratio_in_float32(network):
     policy, obs = build(compute_dtype="bfloat16", network=network), observations(32)
     action, record = policy.sample(obs, jax.random.key(1))

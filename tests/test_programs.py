@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -142,6 +143,25 @@ def test_an_error_that_a_user_can_cause_is_one_sentence(monkeypatch, error, sent
         run_program(Options, fail_with(error), None)
     assert str(refusal.value.code).startswith(sentence)
     assert "\n" not in str(refusal.value.code)
+
+
+def test_an_error_in_the_users_own_code_names_file_line_and_function(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["program"])
+    program = fail_with(TypeError("shapes differ"))
+    with pytest.raises(SystemExit) as refusal:
+        run_program(Options, program, None)
+    line = program.__code__.co_firstlineno + 1
+    assert str(refusal.value.code) == (
+        f"error: TypeError: shapes differ (raised in test_programs.py, line {line}, in program; "
+        "python -X dev shows the traceback)"
+    )
+
+
+def test_a_platform_that_jax_does_not_have_is_one_sentence(tmp_path):
+    words = [sys.executable, "-m", "genpo_jax", "train", "--env", "multigoal", "--run-dir", str(tmp_path / "run")]
+    end = subprocess.run(words, env=os.environ | {"JAX_PLATFORMS": "rocm"}, capture_output=True, text=True)
+    assert (end.returncode, end.stderr.count("\n")) == (1, 1)
+    assert end.stderr.startswith("error: jax finds no device of JAX_PLATFORMS='rocm': unset it, or install jax")
 
 
 def test_a_bug_of_the_package_keeps_its_traceback(monkeypatch):

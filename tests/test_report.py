@@ -124,6 +124,14 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         report_page([tmp_path, tmp_path / "." / ""])
 
 
+def test_a_folder_without_a_run_among_others_is_named_and_left_out(tmp_path, capsys):
+    write_run(tmp_path / "run", [1.0])
+    (tmp_path / "locked").mkdir()
+    cli.main(["report", str(tmp_path / "locked"), str(tmp_path / "run"), "--players", "0"])
+    assert f"left out {tmp_path / 'locked'}: it holds no run" in capsys.readouterr().out
+    assert (tmp_path / "run" / "report.html").exists()
+
+
 def test_the_command_compares_runs_and_marks_what_differs(tmp_path, capsys):
     first = write_run(tmp_path / "a", [10.0, 20.0], training=range(1, 21), seed=1)
     other = write_run(tmp_path / "b", [10.0, 9.0], training=range(1, 21), seed=2)

@@ -238,6 +238,7 @@ def test_a_failed_save_is_reported_and_retried_while_training_continues(code, tm
     assert os.strerror(code) in messages[0]
 
 
+@pytest.mark.ci
 def test_the_error_of_a_failed_last_save_names_the_last_intact_checkpoint(tmp_path, monkeypatch):
     failing_saves(monkeypatch, 256)
     with pytest.raises(

@@ -43,9 +43,10 @@ class Command(Generic[Options]):
         options = tyro.cli(self.options, args=list(arguments), prog=prog)
         check_options(options)
         if self.jax:
-            from genpo_jax.runtime import configure_jax
+            from genpo_jax.runtime import configure_jax, default_platform
 
             configure_jax()
+            default_platform()
         self.run(options)
 
 

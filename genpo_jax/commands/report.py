@@ -22,20 +22,24 @@ class ReportOptions:
 
 
 def run(options: ReportOptions) -> None:
-    """Read the runs and write the page."""
-    from genpo_jax.reporting.records import read_records
+    """Read the runs and write the page; folders without a run are named and left out, unless all are."""
+    from genpo_jax.reporting.records import holds_run, read_records
     from genpo_jax.reporting.report_page import player_of, report_page
 
+    runs = [run for run in options.runs if holds_run(run) or not run.is_dir()] or list(options.runs)
+    for folder in options.runs:
+        if folder not in runs:
+            print(f"left out {folder}: it holds no run")
     # Refuses unreadable runs before physics is compiled.
-    read_records(options.runs)
+    read_records(runs)
     players = []
-    if len(options.runs) <= options.players:
+    if len(runs) <= options.players:
         from genpo_jax.runtime import configure_jax
 
         configure_jax()
-        players = [player_of(run) for run in options.runs]
-    out = options.out or options.runs[0] / "report.html"
-    out.write_text(report_page(options.runs, players), encoding="utf-8")
+        players = [player_of(run) for run in runs]
+    out = options.out or runs[0] / "report.html"
+    out.write_text(report_page(runs, players), encoding="utf-8")
     print(f"open {out} in a browser")
 
 

@@ -83,6 +83,11 @@ def read_records(folders: Sequence[str | Path]) -> list[Records]:
     return [_read(path, name) for path, name in zip(paths, _names(paths), strict=True)]
 
 
+def holds_run(folder: Path) -> bool:
+    """Return whether a folder holds settings or metrics of a run."""
+    return (folder / CONFIG_FILE).exists() or (folder / METRICS_FILE).exists()
+
+
 def points(lines: Sequence[dict[str, Any]], metric: str, x: str = "env_steps") -> Points:
     """Return `(x, metric)` of each line in which both are finite numbers."""
     pairs = ((number(line.get(x)), number(line.get(metric))) for line in lines)
@@ -109,7 +114,7 @@ def _names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read(path: Path, name: str) -> Records:
-    if not (path / CONFIG_FILE).exists() and not (path / METRICS_FILE).exists():
+    if not holds_run(path):
         raise FileNotFoundError(f"there is no run in {path}: the folder holds neither {CONFIG_FILE} nor {METRICS_FILE}")
     problems: list[str] = []
     contents = _contents(path / CONFIG_FILE, problems)

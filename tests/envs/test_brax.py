@@ -90,6 +90,7 @@ def test_the_state_is_a_brax_state_with_stable_types(hopper):
     ]
 
 
+@pytest.mark.ci
 def test_inverted_pendulum_falls_within_a_hundred_steps_of_random_actions(pendulum):
     episodes = EpisodeEnv(pendulum, 1000)
     actions = jax.random.normal(jax.random.key(1), (100, 8, 1))
