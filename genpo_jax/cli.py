@@ -106,7 +106,7 @@ def _sentence(error: BaseException) -> str:
         return f"out of memory ({_first_line(error)}); reduce num_envs, num_seeds or unroll"
     if isinstance(error, ValueError | OSError | ImportError) or type(error).__module__.startswith("genpo_jax"):
         return str(error)
-    return f"{type(error).__name__}: {_first_line(error)}"
+    return f"{type(error).__name__}: {_first_line(error).rstrip('.')}"
 
 
 def _first_line(error: BaseException) -> str:

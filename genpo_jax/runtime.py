@@ -53,8 +53,6 @@ def default_platform() -> str:
 
 def compiler_options(fusion_emitters: bool) -> dict[str, bool] | None:
     """Return the compiler options of programs that run physics; see `Config.fusion_emitters`."""
-    import jax
-
     if fusion_emitters or default_platform() != "cpu" or not knows_fusion_emitters(metadata.version("jaxlib")):
         return None
     return {"xla_cpu_use_fusion_emitters": False}
