@@ -4,6 +4,7 @@ A Gymnasium environment runs one step at a time on the host. That serves other l
 check a policy. Training needs environments that are JAX functions.
 """
 
+import os
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,9 @@ from genpo_jax.checks import require
 from genpo_jax.envs import Environment
 from genpo_jax.policy import TrainedPolicy
 
+# A forked copy of a process with jax in it waits forever for threads that were not copied.
+IMPORTED_IN = os.getpid()
+
 
 class GymnasiumEnv(gymnasium.Env):
     """One of our environments with Gymnasium's interface: actions in [-1, 1], metrics in `info`.
@@ -27,11 +31,18 @@ class GymnasiumEnv(gymnasium.Env):
         env: name of an environment, or an environment object.
         backend: backend of the physics, for an environment that is given by name.
         episode_length: time limit in env steps; None for that of the environment.
+
+    Raises:
+        ValueError: in a process that was forked after this module was imported, as by `AsyncVectorEnv`'s default.
     """
 
     metadata = {"render_modes": []}
 
     def __init__(self, env: Any, backend: str | None = None, episode_length: int | None = None) -> None:
+        if os.getpid() != IMPORTED_IN:
+            raise ValueError(
+                "jax cannot compute in a forked process; start processes anew: AsyncVectorEnv(..., context='spawn')"
+            )
         self.env: Environment = envs.make(env, backend) if isinstance(env, str) else envs.as_environment(env)
         self.episode_length = episode_length or self.env.default_episode_length
         boxes: dict[str, spaces.Space] = {

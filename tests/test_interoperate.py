@@ -1,6 +1,7 @@
 """Policies in Brax's form, Gymnasium environments in both directions, and training callbacks."""
 
 import json
+import os
 import re
 import sys
 import types
@@ -166,6 +167,20 @@ def test_our_environment_passes_gymnasiums_own_check():
     short = GymnasiumEnv("multigoal", episode_length=2)
     short.reset(seed=1)
     assert [short.step(np.zeros(2))[3] for _ in range(2)] == [False, True]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork")
+def test_an_environment_in_a_forked_process_is_refused_instead_of_hanging():
+    adapter = pytest.importorskip("genpo_jax.gymnasium_adapter")
+    child = os.fork()
+    if child == 0:
+        try:
+            adapter.GymnasiumEnv(TargetEnv())
+        except ValueError as error:
+            os._exit(10 if "context='spawn'" in str(error) else 11)
+        os._exit(12)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 10
 
 
 def test_our_policy_acts_within_the_bounds_of_another_environment(watched):
