@@ -13,7 +13,8 @@ from genpo_jax.shapes import Flags, Steps
 
 # Clip of standardized observations, in standard deviations: rare contacts must not dominate a network's input.
 CLIP = 10.0
-MIN_STD = 1e-4
+# Below this fraction of the mean, a standard deviation is rounding: float32 keeps a mean to 2e-7 of its size.
+ROUNDING = 1e-6
 
 
 class RunningMoments(PyTreeNode):
@@ -36,9 +37,12 @@ class RunningMoments(PyTreeNode):
 
     @property
     def std(self) -> Array:
-        """Standard deviation, at least `MIN_STD`; 1 before the first sample."""
-        variance = self.squares / jnp.maximum(self.count, 1.0)
-        return jnp.where(self.count > 0, jnp.maximum(jnp.sqrt(variance), MIN_STD), 1.0)
+        """Standard deviation in any unit; 1 for a coordinate that was constant, also before the first sample.
+
+        So a constant coordinate is only shifted to 0, and a small change of it later is a small input.
+        """
+        std = jnp.sqrt(self.squares / jnp.maximum(self.count, 1.0))
+        return jnp.where(std > ROUNDING * jnp.abs(self.mean), std, 1.0)
 
     def absorb(self, samples: Array) -> "RunningMoments":
         """Return the moments after more samples `[..., *shape]` (Chan et al. 1979, pairwise merging).

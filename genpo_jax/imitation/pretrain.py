@@ -22,7 +22,7 @@ from genpo_jax.envs import Environment
 from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.losses import demonstration_losses
-from genpo_jax.normalizer import MIN_STD, RunningMoments
+from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runs.curve import LOSS_LINES
@@ -285,14 +285,13 @@ def saved_settings(run_dir: str | Path) -> tuple[PretrainConfig, str]:
 def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:
     """Return moments that standardize observations `[N, n]`, or scale them to [-1, 1] (`min-max`).
 
-    A constant coordinate is only shifted to 0.
+    A constant coordinate is only shifted to 0, as `RunningMoments.std` has it.
     """
     if normalization == "min-max":
         low, high = obs.min(axis=0), obs.max(axis=0)
         center, scale = (high + low) / 2, (high - low) / 2
     else:
         center, scale = obs.mean(axis=0), obs.std(axis=0)
-    scale = np.where(scale < MIN_STD, 1.0, scale)
     count = jnp.float32(len(obs))
     return RunningMoments(count, jnp.asarray(center, jnp.float32), jnp.asarray(count * scale**2, jnp.float32))
 

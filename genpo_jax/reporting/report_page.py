@@ -101,7 +101,8 @@ FAULTS = (
     (
         "train/nan_resets",
         "environments reset",
-        "The physics returned NaN or infinity. Use a smaller time step or smaller actions.",
+        "An observation or reward was not finite or beyond ±1e8. Check its unit. If the physics diverged, use a "
+        "smaller time step or smaller actions.",
     ),
     (
         "train/skipped_gradients",

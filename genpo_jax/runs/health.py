@@ -12,8 +12,8 @@ HOPELESS_CHUNKS = 10
 REMEDIES = {
     "every gradient of a chunk was not finite and was skipped": "nothing is learned: lower learning_rate, target_kl or "
     "initial_std, and check the environment for unbounded rewards and observations",
-    "every environment was reset in every update, because its physics gave NaN or infinity": "actions or the time step "
-    "are too large: try squash tanh, a shorter time step or another backend, and check the initial states",
+    "every environment was reset in every update: an observation or reward was not finite or beyond 1e8": "use units "
+    "that keep numbers below 1e8; if the physics diverges, try squash tanh, a shorter time step or another backend",
     "the KL of a chunk is not finite": "ratios overflow: lower learning_rate, target_kl, num_epochs or clip_range",
 }
 
