@@ -68,6 +68,7 @@ def test_invalid_evaluations_are_refused(run):
         cli.main(["eval", str(run.run_dir / "nothing")])
 
 
+@pytest.mark.ci
 def test_manipulation_plays_many_episodes_only_if_the_task_reports_success(run, monkeypatch, capsys):
     monkeypatch.setattr(manipulation, "train", lambda *_: run)
     monkeypatch.setattr(manipulation, "EPISODES", 5)

@@ -150,7 +150,8 @@ def test_every_method_acts_in_onnx_as_in_the_trainer(method, network, activation
     assert largest_difference(method, network, activation) < 1e-5
 
 
-@pytest.mark.parametrize("method", ["genpo", pytest.param("saflow", marks=pytest.mark.ci)])
+@pytest.mark.ci
+@pytest.mark.parametrize("method", ["genpo", "saflow"])
 def test_a_fine_tuned_policy_acts_in_onnx_as_in_the_trainer(method):
     assert largest_difference(method, "encoder", "mish", base="correlated", num_steps=2) < 1e-5
 

@@ -125,6 +125,7 @@ def test_a_checkpoint_can_be_chosen(run):
     np.testing.assert_array_equal(last(obs), run.policies[3](obs))
 
 
+@pytest.mark.ci
 def test_loading_and_acting_imports_no_physics(run):
     code = (
         "import sys\n"

@@ -24,6 +24,7 @@ def density_of(policy, obs):
     return policy.history.given(obs, policy._normal(), flow.forward(zero))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("options", SOLVERS, ids=str)
 def test_the_untrained_model_is_exact_at_zero_velocity(options):
     policy, obs = fresh(num_histories=8, **options), observations(256)
@@ -41,6 +42,7 @@ def test_the_untrained_model_is_exact_at_zero_velocity(options):
     np.testing.assert_allclose(record.log_weight[:, 0], expected, atol=2e-3)
 
 
+@pytest.mark.ci
 def test_the_covariance_at_zero_velocity_agrees_with_the_sampled_states():
     policy = fresh(num_histories=2, solver="multistep-3", history_coef=0.3)
     policy.velocity.head.output.kernel[...] *= 0

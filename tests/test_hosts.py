@@ -65,6 +65,7 @@ def outcomes(*processes, timeout=3):
             process.kill()
 
 
+@pytest.mark.ci
 def test_processes_connect_in_any_order():
     assert outcomes((3, 2), (3, 1), (3, 0), timeout=30) == ["connected"] * 3
 

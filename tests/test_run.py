@@ -258,6 +258,7 @@ def test_without_a_first_checkpoint_nothing_is_trained(tmp_path, monkeypatch):
     assert not (tmp_path / "config.json").exists()
 
 
+@pytest.mark.ci
 def test_env_steps_are_counted_beyond_32_bits(tmp_path):
     train(replace(CONFIG, num_timesteps=64), tmp_path)
     run, far = Run(TargetEnv(), CONFIG, tmp_path, resume=True), 2**32 - 64

@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import pytest
 from settings import networks, sized
 
 from genpo_jax.config import Config, EnvConfig, PPOConfig
@@ -42,6 +43,7 @@ CONFIG = Config(
 )
 
 
+@pytest.mark.ci
 def test_all_three_count_the_same_episodes():
     trainer = Trainer(PartialEnv(), CONFIG)
     state, metrics = trainer.chunk(trainer.init([0]))

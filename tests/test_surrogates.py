@@ -62,6 +62,7 @@ def test_policyflow_is_exact_if_the_velocity_changes_by_a_constant():
     np.testing.assert_allclose(policy.zero_noise_action(obs), jnp.broadcast_to(before + shift, action.shape), rtol=1e-5)
 
 
+@pytest.mark.ci
 def test_the_brownian_regularizer_vanishes_at_the_velocity_of_heat_diffusion():
     policy, obs = build(method="policyflow"), observations()
     _, record = sampled(policy, obs, jax.random.key(0))
@@ -92,6 +93,7 @@ def test_the_chain_log_density_agrees_with_scipy(method, steps):
     assert moved.log_ratio(obs, record).shape == ((4, steps) if method == "dppo" else (4,))
 
 
+@pytest.mark.ci
 def test_reinflow_keeps_its_noise_within_bounds():
     policy, obs = build(method="reinflow", initial_std=0.5), 100 * observations(1000)
     relative = jnp.exp(policy.log_std(obs)) / policy.step_std

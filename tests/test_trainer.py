@@ -179,6 +179,7 @@ def test_every_number_of_the_update_has_an_effect_without_recompilation(trainer_
     assert trainer.program._cache_size() == trainer.init_program._cache_size() == 1
 
 
+@pytest.mark.ci
 def test_a_chunk_of_four_updates_equals_four_updates(trainer):
     state, _ = train(trainer, 1)
     other, _ = train(make_trainer(TargetEnv(), updates=1), 4)

@@ -244,6 +244,7 @@ def test_invalid_settings_are_refused(counting_env, kwargs, message):
         EpisodeEnv(**{"env": counting_env(), "episode_length": 3, **kwargs})
 
 
+@pytest.mark.ci
 def test_staggered_first_episodes_end_at_random_times_and_later_ones_at_the_limit(counting_episodes):
     episodes = counting_episodes(10)
     state = episodes.init(keys(512), stagger=True)

@@ -94,6 +94,7 @@ def test_a_mirrored_push_moves_the_mirrored_t():
     agree(env, state, dataclasses.replace(state, data=data), 1e-4, 1e-4)
 
 
+@pytest.mark.ci
 def test_the_ant_moves_symmetrically():
     # With backend spring, contacts with the ground are asymmetric, by 3 % of a reward; in the air it agrees to 1e-6.
     env = make("ant", "c")

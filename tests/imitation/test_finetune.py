@@ -173,6 +173,7 @@ def test_the_sampler_of_the_pretrained_flow_has_no_distance_from_itself():
     assert (same.calls, other.calls, calls_of(Gaussian())) == (4, 5, 1) and 0 <= same.success.value <= 1
 
 
+@pytest.mark.ci
 def test_fidelity_needs_the_metric_success():
     policy = flow_of(obs_size=1, action_size=2)
     env = EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)

@@ -120,6 +120,7 @@ def test_demonstrations_of_another_size_are_refused(tmp_path, demonstrations):
         )
 
 
+@pytest.mark.ci
 def test_a_resumed_run_keeps_its_settings(tmp_path, demonstrations):
     Pretraining(demonstrations, replace(TINY, num_updates=2), tmp_path, progress=False).train()
     assert settings(PretrainOptions(run_dir=tmp_path, resume=True)) == replace(TINY, num_updates=2)

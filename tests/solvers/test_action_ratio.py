@@ -185,6 +185,7 @@ def test_the_density_estimate_is_too_high_in_expectation_and_less_so_with_more_h
     np.testing.assert_array_less(four, one)
 
 
+@pytest.mark.ci
 def test_batch_dimensions_of_flow_and_actions_agree():
     # The velocity of a policy has batch dimensions too.
     shift = jnp.linspace(-1, 1, 6).reshape(3, 2)[..., None]
