@@ -21,6 +21,7 @@ from jax import Array
 
 from genpo_jax.checks import require
 from genpo_jax.envs.patches import import_mjx, mujoco_log_ignored
+from genpo_jax.runtime import default_platform
 
 # State of a simulation, in the order of `mjSTATE_INTEGRATION`; a step changes the first five.
 MOVED = ("time", "qpos", "qvel", "act", "qacc_warmstart")
@@ -223,10 +224,9 @@ def check_c() -> None:
         ValueError: if jax computes on an accelerator, or in several processes.
         ImportError: if MuJoCo is older than 4.
     """
-    if jax.default_backend() != "cpu":
+    if (platform := default_platform()) != "cpu":
         raise ValueError(
-            f"backend c simulates on the CPU, but jax computes on {jax.default_backend()}; use backend mjx, or set "
-            "JAX_PLATFORMS=cpu"
+            f"backend c simulates on the CPU, but jax computes on {platform}; use backend mjx, or set JAX_PLATFORMS=cpu"
         )
     if jax.process_count() > 1:
         raise ValueError(f"backend c needs one process, got {jax.process_count()}; use backend mjx")

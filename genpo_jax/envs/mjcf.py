@@ -20,7 +20,7 @@ from genpo_jax.envs.contract import check_observation, check_scalars, check_unch
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine
 from genpo_jax.envs.mirror import Mirror
 from genpo_jax.envs.names import TASK_BACKENDS, closest
-from genpo_jax.runtime import compiler_options
+from genpo_jax.runtime import compiler_options, default_platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,7 +299,7 @@ _KEYFRAMES = {
 
 
 def _default_backend() -> str:
-    return "c" if jax.default_backend() == "cpu" and jax.process_count() == 1 else "mjx"
+    return "c" if default_platform() == "cpu" and jax.process_count() == 1 else "mjx"
 
 
 def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:

@@ -30,8 +30,7 @@ class Cloning(Extension):
     @classmethod
     def of(cls, config: Config) -> "Cloning | None":
         """Return the loss, unless its coefficient is 0."""
-        coef = config.ppo.bc_coef or None
-        return None if coef is None else cls(coef)
+        return cls(config.ppo.bc_coef) if config.ppo.bc_coef else None
 
     def extend(self, update: Update, batch: Batch) -> Batch:
         """Add the records `[T, B, ...]` of actions that the initial policy draws in the states of the rollout."""

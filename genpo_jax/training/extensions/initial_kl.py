@@ -29,8 +29,8 @@ class InitialKL(Extension):
     @classmethod
     def of(cls, config: Config) -> "InitialKL | None":
         """Return the penalty, unless its coefficient is 0."""
-        coef = config.ppo.initial_kl_coef or None
-        return None if coef is None else cls(coef, config.ppo.final_initial_kl_coef)
+        ppo = config.ppo
+        return cls(ppo.initial_kl_coef, ppo.final_initial_kl_coef) if ppo.initial_kl_coef else None
 
     def reward(self, update: Update) -> tuple[Steps, Metrics]:
         """Return minus the log-ratio `[T, B]` of the actions to the initial policy, times the coefficient."""

@@ -21,8 +21,7 @@ class ValueWarmup(Extension):
     @classmethod
     def of(cls, config: Config) -> "ValueWarmup | None":
         """Return the extension, unless the number of updates is 0."""
-        count = config.ppo.value_warmup or None
-        return None if count is None else cls(count)
+        return cls(config.ppo.value_warmup) if config.ppo.value_warmup else None
 
     def rate_during(self, rate: Array, num_updates: Array) -> Array:
         """Return 0 during the warm-up."""
