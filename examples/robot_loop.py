@@ -9,9 +9,9 @@ from typing import Protocol
 
 import numpy as np
 
-from genpo_jax.export.standalone import OnnxPolicy, executed_actions  # on the robot: from standalone import ...
+from genpo_jax.export.standalone import ObservationHistory, OnnxPolicy, executed_actions  # on the robot: from standalone import ...
 
-LARGEST_CHANGE = 0.3  # of an action coordinate from one control period to the next; its range has length 2
+LARGEST_CHANGE = 0.15  # of an action coordinate from one control period to the next, as a share of its range
 LARGEST_DISTANCE = 8.0  # standard deviations from the mean of training; the policy is unknown beyond
 DEFAULT_PERIOD = 0.02  # seconds, for an environment that has no control period
 
@@ -24,7 +24,7 @@ class Robot(Protocol):
         ...
 
     def command(self, action: np.ndarray) -> None:
-        """Scale an action in [-1, 1] to the actuators; policy.json has the order of its coordinates."""
+        """Send an action to the actuators; policy.json has the order, bounds and units of its coordinates."""
         ...
 
 
@@ -33,7 +33,7 @@ class StandIn:
 
     def __init__(self, policy: OnnxPolicy):
         seen = policy.description["observation"]
-        self.obs = np.asarray(seen.get("seen_mean", [0.0] * seen["size"]), np.float32)
+        self.obs = np.asarray(seen.get("seen_mean", [0.0] * seen["size"]), np.float32)[-seen["size"] :]
 
     def observe(self) -> np.ndarray:
         """Return the mean observation of training."""
@@ -43,35 +43,50 @@ class StandIn:
         """Do nothing."""
 
 
-def run(policy: OnnxPolicy, robot: Robot, period: float, seconds: float) -> int:
+def run(policy: OnnxPolicy, robot: Robot, period: float, seconds: float, rest: np.ndarray | None = None) -> int:
     """Send one action every `period` seconds, and return the number of missed deadlines.
 
     The policy is called again when the executed actions of its chunk have been sent, each of them `action_repeat`
     times.
 
+    Args:
+        policy: the exported policy.
+        robot: the driver.
+        period: seconds between two actions.
+        seconds: duration of the loop.
+        rest: action `[d]` that the first action departs from and that stops the robot; None for the middle of the
+            bounds. For position control, pass the present positions.
+
     Raises:
         RuntimeError: if an observation is not finite, or far from the observations of training.
     """
-    seen = policy.description["observation"]
-    # A policy that does not standardize its observations has no statistics of them.
-    mean, std = np.asarray(seen.get("seen_mean", 0.0)), np.asarray(seen.get("seen_std", np.inf))
-    previous = np.zeros(policy.description["action"]["size"], np.float32)
+    described, history = policy.description["action"], ObservationHistory(policy.description)
+    low, high = np.asarray(described["low"], np.float32), np.asarray(described["high"], np.float32)
+    previous = rest = (low + high) / 2 if rest is None else np.asarray(rest, np.float32)
     planned: list[np.ndarray] = []
     missed, due = 0, time.monotonic()
     for _ in range(round(seconds / period)):
-        obs = robot.observe()
-        if not np.isfinite(obs).all() or (np.abs(obs - mean) > LARGEST_DISTANCE * std).any():
-            robot.command(np.zeros_like(previous))
-            raise RuntimeError(f"stopped: the observation {obs} is far from those of training")
+        recent = history(robot.observe())
+        if not _familiar(policy, recent):
+            robot.command(rest)
+            raise RuntimeError(f"stopped: the observation {recent} is far from those of training")
         if not planned:
-            planned = list(executed_actions(policy.description, policy(obs)))
-        change = np.clip(planned.pop(0) - previous, -LARGEST_CHANGE, LARGEST_CHANGE)
-        previous = np.clip(previous + change, -1, 1)
+            planned = list(executed_actions(policy.description, policy(recent)))
+        largest = LARGEST_CHANGE * (high - low)
+        previous = np.clip(previous + np.clip(planned.pop(0) - previous, -largest, largest), low, high)
         robot.command(previous)
         due += period
         missed += time.monotonic() > due
         time.sleep(max(0.0, due - time.monotonic()))
     return missed
+
+
+def _familiar(policy: OnnxPolicy, recent: np.ndarray) -> bool:
+    """Return whether the last observations are finite and near those of training."""
+    seen = policy.description["observation"]
+    # A policy that does not standardize its observations has no statistics of them.
+    mean, std = np.asarray(seen.get("seen_mean", 0.0)), np.asarray(seen.get("seen_std", np.inf))
+    return bool(np.isfinite(recent).all() and (np.abs(recent - mean) <= LARGEST_DISTANCE * std).all())
 
 
 if __name__ == "__main__":

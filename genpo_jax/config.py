@@ -5,6 +5,7 @@ hosts are arguments of the call.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,6 +40,13 @@ class EnvConfig:
     """Actions executed per action chunk (h) before the policy is called again. None: all."""
     reward: Literal["task", "success"] = "task"
     """task: the environment's reward. success: 1 when the metric `success` is positive (ends the episode), else 0."""
+    history: int = 1
+    """Observations that the policy sees: the last k, one per env step. The first one of an episode fills the history."""
+    action_low: tuple[float, ...] | None = None
+    """What an action of -1 means in units of the environment, one number for all coordinates or one for each.
+    None: the environment's own action_low, or -1. A fine-tuned policy keeps the bounds of its pretraining."""
+    action_high: tuple[float, ...] | None = None
+    """What an action of 1 means in units of the environment; given together with action_low."""
     squash: Literal["tanh", "clip"] = "tanh"
     """How unbounded actions are mapped to [-1, 1] for the environment. It does not affect the ratio."""
     randomize: bool = False
@@ -49,10 +57,20 @@ class EnvConfig:
         """Check types and ranges."""
         check_types(self)
         require_between(self, 1, LARGEST_NUM_ENVS, "num_envs")
-        require_between(self, 1, 1000, "action_repeat", "chunk")
+        require_between(self, 1, 1000, "action_repeat", "chunk", "history")
         require_between(self, 1, self.chunk, "executed")
+        self._check_bounds()
         # A chunk of repeated actions may overrun the limit by up to this many steps.
         require_between(self, 1, LARGEST_COUNT - 1_000_000, "episode_length")
+
+    def _check_bounds(self) -> None:
+        low, high = self.action_low, self.action_high
+        require((low is None) == (high is None), "given together", "action_low and action_high", (low, high))
+        if low is None or high is None:
+            return
+        fits = len(low) == len(high) >= 1 and all(map(math.isfinite, (*low, *high)))
+        require(fits, "finite numbers, as many as of action_high", "action_low", low)
+        require(all(a <= b for a, b in zip(low, high, strict=True)), f"<= action_high = {high}", "action_low", low)
 
     @property
     def steps_per_action(self) -> int:

@@ -16,6 +16,7 @@ from gymnasium import spaces
 from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.envs import Environment
+from genpo_jax.envs.wrappers import bounds_of
 from genpo_jax.policy import TrainedPolicy
 
 # A forked copy of a process with jax in it waits forever for threads that were not copied.
@@ -23,9 +24,9 @@ IMPORTED_IN = os.getpid()
 
 
 class GymnasiumEnv(gymnasium.Env):
-    """One of our environments with Gymnasium's interface: actions in [-1, 1], metrics in `info`.
+    """One of our environments with Gymnasium's interface: metrics are in `info`.
 
-    Episodes are truncated at the time limit.
+    Actions are in [-1, 1], or within the bounds that the environment declares. Episodes are truncated at the time limit.
 
     Args:
         env: name of an environment, or an environment object.
@@ -51,7 +52,8 @@ class GymnasiumEnv(gymnasium.Env):
         # A single observation is a plain array, as in Gymnasium's own environments.
         self._single = next(iter(boxes)) if len(boxes) == 1 else None
         self.observation_space = boxes[self._single] if self._single else spaces.Dict(boxes)
-        self.action_space = spaces.Box(-1.0, 1.0, (self.env.action_size,), np.float32)
+        low, high = (np.asarray(bound, np.float32) for bound in bounds_of(self.env, self.env.action_size))
+        self.action_space = spaces.Box(low, high, dtype=np.float32)
         self._reset, self._step = jax.jit(self.env.reset), jax.jit(self.env.step)
         self._state: Any = None
         self._steps = 0
@@ -65,11 +67,12 @@ class GymnasiumEnv(gymnasium.Env):
         return self._observation(obs), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        """Advance by one env step; actions are clipped to [-1, 1], as in Gymnasium's own environments."""
+        """Advance by one env step; actions are clipped to their bounds, as in Gymnasium's own environments."""
         require(self._state is not None, "reset before its first step", "the environment", self.env.name)
         action = np.asarray(action, np.float32)
         require(action.shape == self.action_space.shape, f"of shape {self.action_space.shape}", "action", action.shape)
-        self._state, obs, reward, terminated, metrics = self._step(self._state, np.clip(action, -1.0, 1.0))
+        action = np.clip(action, self.action_space.low, self.action_space.high)
+        self._state, obs, reward, terminated, metrics = self._step(self._state, action)
         self._steps += 1
         info = {name: float(value) for name, value in metrics.items()}
         return self._observation(obs), float(reward), bool(terminated), self._steps >= self.episode_length, info
@@ -82,8 +85,9 @@ class GymnasiumEnv(gymnasium.Env):
 class GymnasiumPolicy:
     """A policy as a function from an observation to the next action of a Gymnasium environment.
 
-    Call it once for each step of the environment. It calls the policy once per executed part of an action chunk, and
-    repeats each action as the run did. Call `reset` at the start of each episode.
+    Call it once for each step of the environment. It calls the policy once per executed part of an action chunk,
+    repeats each action as the run did, and keeps the history of observations. Call `reset` at the start of each
+    episode.
     """
 
     def __init__(self, policy: TrainedPolicy, env: gymnasium.Env) -> None:
@@ -92,19 +96,24 @@ class GymnasiumPolicy:
         self._policy, self._spec = jax.jit(policy), policy.spec
         self._observation_space, self._space = env.observation_space, space
         self._next: list[np.ndarray] = []
+        self._history: list[np.ndarray] = []
 
     def reset(self) -> None:
-        """Drop the remaining actions of the chunk."""
-        self._next = []
+        """Drop the remaining actions of the chunk, and the history of observations."""
+        self._next, self._history = [], []
 
     def __call__(self, obs: Any, key: jax.Array | None = None) -> np.ndarray:
         """Return the next action, within the bounds of the environment; a key samples the chunk if one is due."""
+        newest = np.asarray(spaces.flatten(self._observation_space, obs), np.float32)
+        count = self._spec.history
+        self._history = [*(self._history or [newest] * count), newest][-count:]
         if not self._next:
-            flat = jnp.asarray(spaces.flatten(self._observation_space, obs), jnp.float32)
+            flat = jnp.asarray(np.concatenate(self._history))
             chunk = np.asarray(self._policy(flat, key), np.float64).reshape(self._spec.chunk, *self._space.shape)
             self._next = list(np.repeat(chunk[: self._spec.executed], self._spec.action_repeat, axis=0))
-        low, high = self._space.low, self._space.high
-        scaled = low + (self._next.pop(0) + 1) / 2 * (high - low)
+        low, high, action = self._space.low, self._space.high, self._next.pop(0)
+        # A policy without bounds of its own has actions in [-1, 1].
+        scaled = low + (action + 1) / 2 * (high - low) if self._spec.action_low is None else np.clip(action, low, high)
         return scaled.astype(self._space.dtype)
 
 
@@ -123,7 +132,7 @@ def policy_for(policy: TrainedPolicy, env: gymnasium.Env) -> GymnasiumPolicy:
     space = env.action_space
     bounded = isinstance(space, spaces.Box) and space.is_bounded()
     require(bounded, "a Box with bounds", "the action space", space)
-    sizes = (policy.spec.obs_size, policy.spec.action_size // policy.spec.chunk)
+    sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)
     own = (spaces.flatdim(env.observation_space), spaces.flatdim(space))
     if own != sizes:
         raise ValueError(

@@ -14,6 +14,7 @@ from jax import Array
 from genpo_jax.config import Config, build_settings, method_from_dict, method_to_dict
 from genpo_jax.envs import Environment, Observation, bounded
 from genpo_jax.envs.base import ACTOR_OBS
+from genpo_jax.envs.wrappers import Bounds, action_bounds, bounds_of, in_units
 from genpo_jax.methods import Method, NetworksConfig
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policies import Policy
@@ -36,6 +37,12 @@ class PolicySpec:
         chunk: action chunk length H, the number of actions that the policy outputs per call.
         executed: actions h of a chunk to execute before the policy is called again.
         action_repeat: env steps for which each action is executed.
+        history: number k of observations in `obs_size`, oldest first, one per env step.
+        action_low: what -1 means in units of the action, one number per coordinate; None for actions in [-1, 1].
+        action_high: what 1 means.
+        action_names: name of each coordinate of the action; None if unknown.
+        obs_names: name of each coordinate of one observation; None if unknown.
+        rate: env steps per second of real or simulated time; None if unknown.
     """
 
     env: str
@@ -50,14 +57,21 @@ class PolicySpec:
     chunk: int = 1
     executed: int = 1
     action_repeat: int = 1
+    history: int = 1
+    action_low: tuple[float, ...] | None = None
+    action_high: tuple[float, ...] | None = None
+    action_names: tuple[str, ...] | None = None
+    obs_names: tuple[str, ...] | None = None
+    rate: float | None = None
 
     @classmethod
     def of(cls, env: Environment, config: Config, seed: int) -> "PolicySpec":
         """Return the spec of one seed of a run."""
+        low, high = action_bounds(env, config.env_options) or (None, None)
         return cls(
             env=config.env,
             seed=seed,
-            obs_size=env.observation_sizes[ACTOR_OBS],
+            obs_size=config.env_options.history * env.observation_sizes[ACTOR_OBS],
             obs_name=ACTOR_OBS,
             action_size=config.env_options.chunk * env.action_size,
             squash=config.env_options.squash,
@@ -67,11 +81,26 @@ class PolicySpec:
             chunk=config.env_options.chunk,
             executed=config.env_options.executed or config.env_options.chunk,
             action_repeat=config.env_options.action_repeat,
+            history=config.env_options.history,
+            action_low=low,
+            action_high=high,
         )
 
     def build(self) -> Policy:
         """Return a policy with new parameters."""
         return self.method.build(self.obs_size, self.action_size, self.networks, nnx.Rngs(0))
+
+    @property
+    def bounds(self) -> Bounds:
+        """Lower and upper bound of each coordinate of one action, `[d]` each."""
+        return bounds_of(self, self.action_size // self.chunk)
+
+    def in_units(self, action: Any) -> Any:
+        """Return action chunks `[..., chunk * d]` in [-1, 1] in the units of the environment."""
+        if self.action_low is None:
+            return action
+        single = action.reshape(*action.shape[:-1], self.chunk, -1)
+        return in_units(single, self.bounds).reshape(action.shape)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -118,17 +147,18 @@ class TrainedPolicy:
         self.moments = moments
 
     def __call__(self, obs: Observation | Any, key: Array | None = None, *, noise: Array | None = None) -> Array:
-        """Return actions `[..., d]` in [-1, 1], as the environment expects them.
+        """Return actions `[..., d]` in the units of the environment; without bounds in the spec, these are [-1, 1].
 
         Args:
             obs: observations `[..., obs_size]` as the environment returns them, or a dict with them under `obs_name`.
+                With a history of k observations, the last k in one vector, oldest first.
             key: typed PRNG key for sampled actions; None for deterministic actions.
             noise: standard normal noise `[..., n, d]` instead of a key; see `noise_shape`.
 
         Raises:
             ValueError: if the observation has the wrong size or is missing from the dict.
         """
-        return bounded(self.unbounded(obs, key, noise=noise), self.spec.squash)
+        return self.spec.in_units(bounded(self.unbounded(obs, key, noise=noise), self.spec.squash))
 
     def unbounded(self, obs: Observation | Any, key: Array | None = None, *, noise: Array | None = None) -> Array:
         """Return actions before the squash, for `EpisodeEnv`, which squashes them; see `__call__`."""

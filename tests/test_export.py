@@ -499,7 +499,7 @@ def test_only_an_exported_policy_is_overwritten(exported, tmp_path):
     old = shutil.copytree(folder, tmp_path / "old")
     description = json.loads((old / "policy.json").read_text())
     (old / "policy.json").write_text(json.dumps(description | {"format": 1}))
-    with pytest.raises(ValueError, match="has format 1, this loader reads 2; export it again"):
+    with pytest.raises(ValueError, match="has format 1, this loader reads 3; export it again"):
         standalone.describe(old)
     export(run.run_dir, old, overwrite=True)
     assert standalone.describe(old)["format"] == 2

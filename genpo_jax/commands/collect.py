@@ -45,7 +45,17 @@ def run(options: CollectOptions) -> None:
     import jax
 
     from genpo_jax.data import write
-    from genpo_jax.data.collect import mixed, record_demonstrations, scripted_actor, trained_actor, with_noise
+    from genpo_jax.config import EnvConfig
+    from genpo_jax.data.collect import (
+        Recorded,
+        mixed,
+        record_demonstrations,
+        scripted_actor,
+        trained_actor,
+        unwrapped,
+        with_noise,
+    )
+    from genpo_jax.envs.wrappers import wrapped
     from genpo_jax.runs.load import load
     from genpo_jax.training.play import Actor
 
@@ -61,10 +71,13 @@ def run(options: CollectOptions) -> None:
         return trained_actor(runs[name], count, options.policy_noise)
 
     keys = jax.random.split(jax.random.key(options.seed), len(counts))
-    parts = [
-        record_demonstrations(env, with_noise(actor_of(name, count), options.noise), count, key)
-        for name, count, key in zip(options.demonstrators, counts, keys, strict=True)
-    ]
+
+    def recorded(name: str, count: int, key: "jax.Array") -> Recorded:
+        view = EnvConfig() if name == EXPERT else runs[name].spec
+        actor = with_noise(actor_of(name, count), options.noise)
+        return unwrapped(record_demonstrations(wrapped(env, view), actor, count, key), env, view)
+
+    parts = [recorded(*part) for part in zip(options.demonstrators, counts, keys, strict=True)]
     demonstrations, means = mixed(parts, env, options.keep == "success")
     write(options.data, demonstrations, options.form)
     described = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
@@ -83,7 +96,7 @@ def _environment(options: CollectOptions, runs: dict) -> "Environment":
         env = envs.make(options.env)
     obs_size, action_size = env.observation_sizes.get("state"), env.action_size
     for name, policy in runs.items():
-        sizes = (policy.spec.obs_size, policy.spec.action_size // policy.spec.chunk)
+        sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)
         rule = f"a policy with observation size {obs_size} and action size {action_size}"
         require(sizes == (obs_size, action_size), rule, name, sizes)
     return env

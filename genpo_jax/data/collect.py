@@ -1,5 +1,6 @@
 """Record demonstrations of trained policies and scripted experts."""
 
+import dataclasses
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -12,6 +13,7 @@ from genpo_jax.config import SUCCESS
 from genpo_jax.data.demonstrations import Demonstrations, Episode
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Observation, Timestep
 from genpo_jax.envs.base import ACTOR_OBS
+from genpo_jax.envs.wrappers import View, action_bounds, in_units
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.training.play import Actor, Noise, in_single_steps, play_episodes, policy_actor
 
@@ -82,7 +84,7 @@ def record_demonstrations(env: Environment, actor: Actor, num: int, key: Array, 
     """Record one episode in each of `num` environments.
 
     Args:
-        env: the environment.
+        env: the environment as the actor sees it (`wrapped`).
         actor: acts in `num` episodes, with one action in [-1, 1] per env step; these actions are recorded.
         num: number of episodes.
         key: typed key of initial states, plans and noise.
@@ -115,6 +117,21 @@ def record_demonstrations(env: Environment, actor: Actor, num: int, key: Array, 
         for i, length in enumerate(played.lengths)
     ]
     return Recorded(episodes, played.metrics)
+
+
+def unwrapped(recorded: Recorded, env: Environment, options: View) -> Recorded:
+    """Return episodes that were recorded in `wrapped(env, options)` in the terms of `env`.
+
+    These are the newest observation of each history, and actions in the units of the environment.
+    """
+    size, bounds = env.observation_sizes[ACTOR_OBS], action_bounds(env, options)
+
+    def plain(episode: Episode) -> Episode:
+        last = None if episode.last_obs is None else episode.last_obs[-size:]
+        action = episode.action if bounds is None else in_units(episode.action, bounds)
+        return dataclasses.replace(episode, obs=episode.obs[:, -size:], last_obs=last, action=action)
+
+    return recorded._replace(episodes=[plain(episode) for episode in recorded.episodes])
 
 
 def mixed(parts: list[Recorded], env: Environment, successes_only: bool) -> tuple[Demonstrations, dict[str, float]]:

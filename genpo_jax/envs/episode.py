@@ -15,6 +15,7 @@ from genpo_jax.config import SUCCESS, EnvConfig, is_outcome
 from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.contract import as_floats, check_environment, strong
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
+from genpo_jax.envs.wrappers import wrapped
 
 # Larger magnitudes count as non-finite: their squares could overflow the float32 running statistics.
 LARGEST = 1e8
@@ -115,14 +116,14 @@ class EpisodeEnv:
 
     @classmethod
     def of(cls, env: Environment, options: EnvConfig) -> "EpisodeEnv":
-        """Return the episodes of an environment with the settings of a run."""
+        """Return the episodes of an environment with the settings of a run; its history and bounds are wrappers."""
         length = options.episode_length
         if length is None:
             length = env.default_episode_length
             whole = isinstance(length, int | np.integer) and not isinstance(length, bool) and length >= 1
             require(whole, "an integer >= 1", f"default_episode_length of {env.name}", length, "or set episode_length")
         return cls(
-            env,
+            wrapped(env, options),
             int(length),
             options.action_repeat,
             options.squash,

@@ -14,9 +14,10 @@ import numpy as np
 
 from genpo_jax import envs, intervals
 from genpo_jax.checks import require
-from genpo_jax.config import SUCCESS
+from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs import Environment, EpisodeEnv
 from genpo_jax.envs.mujoco_model import step_seconds
+from genpo_jax.envs.wrappers import from_units
 from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
 from genpo_jax.export.standalone import OnnxPolicy, describe
 from genpo_jax.runtime import compiler_options
@@ -99,16 +100,9 @@ def deploy(
     description = describe(folder)
     action, trained = description["action"], description["trained"]
     made, used = _environment(folder, description["environment"], env, backend)
-    batch = EpisodeEnv(
-        made,
-        description["environment"]["episode_length"] or made.default_episode_length,
-        action["action_repeat"],
-        squash="clip",  # the exported action is already in [-1, 1]
-        chunk=action["chunk"],
-        executed=action["executed"],
-        reward=description["environment"]["reward"],
-    )
-    _check_sizes(description, batch)
+    _check_sizes(description, made)
+    batch = EpisodeEnv.of(made, _options(description))
+    bounds = (tuple(action["low"]), tuple(action["high"]))
     policy, latencies = OnnxPolicy(folder), []
     noise = None if noise_seed is None else np.random.default_rng(noise_seed)
 
@@ -117,7 +111,8 @@ def deploy(
         started = time.perf_counter()
         chunk = policy(obs, noise=drawn)
         latencies.append(time.perf_counter() - started)
-        return chunk
+        # `EpisodeEnv` scales actions in [-1, 1] to the units of the environment, in which the policy acts already.
+        return from_units(chunk.reshape(-1, action["size"]), bounds).reshape(chunk.shape)
 
     returns, lengths, metrics = _play(batch, description["observation"]["name"], act, latencies, episodes)
     seconds = step_seconds(made)
@@ -197,13 +192,30 @@ def _make_first(name: str, candidates: Sequence[str | None]) -> tuple[Environmen
     return envs.make(name, last), last
 
 
-def _check_sizes(description: dict[str, Any], env: EpisodeEnv) -> None:
+def _options(description: dict[str, Any]) -> EnvConfig:
+    """Return how the environment executes the actions of an exported policy."""
+    action = description["action"]
+    scaled = any(low != -1 or high != 1 for low, high in zip(action["low"], action["high"], strict=True))
+    return EnvConfig(
+        episode_length=description["environment"]["episode_length"],
+        action_repeat=action["action_repeat"],
+        chunk=action["chunk"],
+        executed=action["executed"],
+        history=description["observation"]["history"],
+        action_low=tuple(action["low"]) if scaled else None,
+        action_high=tuple(action["high"]) if scaled else None,
+        reward=description["environment"]["reward"],
+        squash="clip",
+    )
+
+
+def _check_sizes(description: dict[str, Any], env: Environment) -> None:
     sizes = (description["observation"]["size"], description["action"]["size"])
-    own = (env.env.observation_sizes.get(description["observation"]["name"]), env.env.action_size)
+    own = (env.observation_sizes.get(description["observation"]["name"]), env.action_size)
     if own != sizes:
         raise ValueError(
             f"the environment must have observation size {sizes[0]} and action size {sizes[1]}, "
-            f"{env.env.name} has {own[0]} and {own[1]}; name another env"
+            f"{env.name} has {own[0]} and {own[1]}; name another env"
         )
 
 

@@ -61,7 +61,7 @@ def export(
     run_dir = folder_of(Path(run_dir), seed)
     policy, config, contents = load(run_dir, step), saved_config(run_dir), read_config(run_dir)
     env = _environment_or_none(run_dir)
-    description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy, config.env_options)
+    description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
     description["action"]["names"] = _action_names(env, description["action"]["size"])
     description |= {
         "rate": _rate(env, config.env_options),
@@ -107,20 +107,19 @@ def policy_files(policy: TrainedPolicy) -> dict[str, bytes]:
     }
 
 
-def describe_policy(policy: TrainedPolicy, options: EnvConfig) -> dict[str, Any]:
-    """Return the meaning of the inputs and outputs of the exported functions, ready for JSON.
-
-    Args:
-        policy: the policy.
-        options: how the environment of its run executes actions.
-    """
+def describe_policy(policy: TrainedPolicy) -> dict[str, Any]:
+    """Return the meaning of the inputs and outputs of the exported functions, ready for JSON."""
     spec, moments = policy.spec, policy.moments
+    low, high = spec.bounds
     observation: dict[str, Any] = {
         "name": spec.obs_name,
         "shape": ["batch", spec.obs_size],
-        "size": spec.obs_size,
+        "size": spec.obs_size // spec.history,
+        "history": spec.history,
+        "names": spec.obs_names,
         "dtype": "float32",
-        "order": "order and units of the environment; the policy standardizes the observation itself",
+        "order": "order and units of the training data; the policy standardizes the observation itself; with a history, "
+        "the last observations in one vector, oldest first, one per control period; the first of an episode fills it",
     }
     if moments is not None:
         mean, std = (np.asarray(x, float).tolist() for x in (moments.mean, moments.std))
@@ -132,16 +131,16 @@ def describe_policy(policy: TrainedPolicy, options: EnvConfig) -> dict[str, Any]
         "action": {
             "shape": ["batch", spec.action_size],
             "dtype": "float32",
-            "low": -1.0,
-            "high": 1.0,
+            "low": list(low),
+            "high": list(high),
             "squash": spec.squash,
-            "size": spec.action_size // options.chunk,
-            "chunk": options.chunk,
-            "executed": options.executed or options.chunk,
-            "action_repeat": options.action_repeat,
-            "order": "chunk actions one after another, each of size numbers; execute the first executed actions, each "
-            "for action_repeat control periods, then call the policy again; the environment scales [-1, 1] to the "
-            "range of its actuators",
+            "size": spec.action_size // spec.chunk,
+            "chunk": spec.chunk,
+            "executed": spec.executed,
+            "action_repeat": spec.action_repeat,
+            "order": "chunk actions one after another, each of size numbers, in the units of the training data; execute "
+            "the first executed actions, each for action_repeat control periods, then call the policy again; with "
+            "bounds of -1 and 1, the environment scales them to the range of its actuators",
         },
         "noise": {"shape": list(policy.noise_shape), "distribution": "independent standard normals"},
         "onnx": {"dtype": "float32", "trained_in": spec.networks.compute_dtype},

@@ -24,14 +24,15 @@ model-index:
 # {method} on {env}
 
 A {method} policy, trained by genpo_jax {version}{backend}. The input is an observation of {obs_size} numbers.
-The output is {output}, each number in [-1, 1].
+The output is {output}, {bounds}.
 The observation normalizer, the solver and the squash are inside the policy.
 
 ```python
-from standalone import OnnxPolicy, executed_actions  # needs numpy and onnxruntime
+from standalone import ObservationHistory, OnnxPolicy, executed_actions  # needs numpy and onnxruntime
 
 policy = OnnxPolicy(".")
-chunk = policy(observation)  # deterministic; policy(observation, seed=0) samples
+history = ObservationHistory(policy.description)  # the last {history} observations; one call per control period
+chunk = policy(history(observation))  # deterministic; policy(..., seed=0) samples
 for action in executed_actions(policy.description, chunk):
     ...  # one action per control period{period}
 ```
@@ -67,6 +68,8 @@ def model_card(description: dict[str, Any]) -> str:
     output = f"an action of {action['size']} numbers"
     if action["chunk"] > 1:
         output = f"a chunk of {action['chunk']} actions of {action['size']} numbers"
+    low, high = action["low"], action["high"]
+    plain = set(low) == {-1.0} and set(high) == {1.0}
     return CARD.format(
         method=description["method"]["name"],
         env=environment["name"],
@@ -75,6 +78,8 @@ def model_card(description: dict[str, Any]) -> str:
         backend=f" with {backend} physics" if backend else "",
         obs_size=description["observation"]["size"],
         output=output,
+        bounds="each number in [-1, 1]" if plain else "in units of the training data, within the bounds of policy.json",
+        history=description["observation"]["history"],
         period="" if seconds is None else f" of {seconds:g} s",
         evaluation=evaluation,
     )

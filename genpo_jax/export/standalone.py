@@ -3,9 +3,10 @@
     from standalone import OnnxPolicy
 
     policy = OnnxPolicy("exported")
-    chunk = policy(observation)  # [..., obs_size] to [..., chunk * d], in [-1, 1]
+    history = ObservationHistory(policy.description)  # reset it at the start of each episode
+    chunk = policy(history(observation))  # [chunk * d], in the units of policy.json
     for action in executed_actions(policy.description, chunk):
-        ...  # one action [d] per control period
+        ...  # one action [d] and one call of history per control period
 
 `policy.json` in the folder describes each number of an observation and of an action.
 """
@@ -17,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-FORMAT = 2
+FORMAT = 3
 DESCRIPTION = "policy.json"
 
 
@@ -65,6 +66,34 @@ def executed_actions(description: dict[str, Any], chunk: Any) -> np.ndarray:
     return np.repeat(actions[: action["executed"]], action["action_repeat"], axis=0)
 
 
+class ObservationHistory:
+    """The last k observations of an episode, one per control period; the first observation fills the history.
+
+    Args:
+        description: contents of `policy.json`, which has k.
+    """
+
+    def __init__(self, description: dict[str, Any]) -> None:
+        self.size, self.length = description["observation"]["size"], description["observation"]["history"]
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all observations, at the start of an episode."""
+        self._recent: list[np.ndarray] = []
+
+    def __call__(self, observation: Any) -> np.ndarray:
+        """Add an observation `[obs_size]`; return the last k, oldest first `[k * obs_size]`.
+
+        Raises:
+            ValueError: if the observation has another shape.
+        """
+        newest = np.asarray(observation, np.float32)
+        if newest.shape != (self.size,):
+            raise ValueError(f"an observation must be [{self.size}], got {list(newest.shape)}; see {DESCRIPTION}")
+        self._recent = [*(self._recent or [newest] * self.length), newest][-self.length :]
+        return np.concatenate(self._recent)
+
+
 class OnnxPolicy:
     """A policy in ONNX Runtime, on one thread. Needs onnxruntime.
 
@@ -81,10 +110,11 @@ class OnnxPolicy:
         self._sessions = {"policy.onnx": onnx_session(read(folder, "policy.onnx"))}
 
     def __call__(self, observation: Any, *, noise: Any = None, seed: int | None = None) -> np.ndarray:
-        """Return action chunks `[..., chunk * d]`, float32 in [-1, 1].
+        """Return action chunks `[..., chunk * d]`, float32, in the units of `policy.json`.
 
         Args:
-            observation: observations `[..., obs_size]`, as the environment returns them.
+            observation: observations `[..., obs_size]`, as the environment returns them; with a history of k, the last
+                k of them `[..., k * obs_size]`, see `ObservationHistory`.
             noise: standard normal noise `[..., n, chunk * d]`. None, without a seed: the deterministic action.
             seed: seed of numpy's generator, which then draws the noise.
 
@@ -151,7 +181,7 @@ def _checked(
     description: dict[str, Any], observation: Any, noise: Any, seed: int | None
 ) -> tuple[np.ndarray, np.ndarray | None]:
     observation = np.asarray(observation, np.float32)
-    size = description["observation"]["size"]
+    size = description["observation"]["size"] * description["observation"]["history"]
     if observation.ndim < 1 or observation.shape[-1] != size:
         raise ValueError(f"observations must be [..., {size}], got {observation.shape}; see {DESCRIPTION}")
     shape = (*observation.shape[:-1], *description["noise"]["shape"])

@@ -36,7 +36,11 @@ def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = Non
             intact.
     """
     folder = folder_of(Path(run_dir), seed)
-    spec = PolicySpec.from_dict(read_policy_spec(folder))
+    options = saved_config(folder).env_options
+    # Runs of version 0.1 have these only in their config.json.
+    steps = {"chunk": options.chunk, "executed": options.executed or options.chunk}
+    steps |= {"action_repeat": options.action_repeat}
+    spec = PolicySpec.from_dict(steps | read_policy_spec(folder))
     params = nnx.state(nnx.eval_shape(spec.build), nnx.Param)
     moments = jax.eval_shape(lambda: RunningMoments.create((spec.obs_size,))) if spec.normalized else None
     parts = {".learner.params['policy']": params, f".obs_moments['{spec.obs_name}']": moments}

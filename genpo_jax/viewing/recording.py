@@ -14,6 +14,7 @@ from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Timestep
 from genpo_jax.envs.mujoco_model import mj_model_of, step_seconds
+from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
@@ -119,6 +120,7 @@ class Recorder:
         self.model, self.episodes = model, episodes
         self.title = f"{config.method.name} on {config.env}"
         self.seconds = step_seconds(env) or float(model.opt.timestep)
+        env = wrapped(env, config.env_options)
         self.places = _places(env, model)
         length = steps or config.env_options.episode_length or env.default_episode_length
         self.batch = EpisodeEnv(env, length, squash="clip")
