@@ -51,15 +51,25 @@ class Demonstrations:
         obs_keys: name and size of each part of the observation, in the order in which they are concatenated.
         env: name of the environment; empty if the file does not contain it.
         valid: numbers of the held-out episodes; None if the file does not define them.
+        action_names: name of each action coordinate; None if the file does not name them.
+        obs_names: name of each observation coordinate, in the order of `obs_keys`; None if the file names none.
+        rate: steps per second; None if the file does not define it.
+        action_bounds: lowest and highest action, each float32 `[d]`, as the file declares them, in the units of the
+            actions; infinite where unbounded; None if the file declares none.
 
     Raises:
-        ValueError: names the first episode that is empty, has arrays of inconsistent shapes, or is not finite.
+        ValueError: names the first episode that is empty, has arrays of inconsistent shapes, or is not finite; or the
+            field whose size differs from the actions or observations.
     """
 
     episodes: tuple[Episode, ...]
     obs_keys: dict[str, int]
     env: str = ""
     valid: tuple[int, ...] | None = None
+    action_names: tuple[str, ...] | None = None
+    obs_names: tuple[str, ...] | None = None
+    rate: float | None = None
+    action_bounds: tuple[np.ndarray, np.ndarray] | None = None
 
     def __post_init__(self) -> None:
         """Check that every episode is complete and has the same sizes as the others."""
@@ -69,6 +79,22 @@ class Demonstrations:
             _check(episode, number, *sizes)
         beyond = [number for number in self.valid or () if not 0 <= number < len(self.episodes)]
         require(not beyond, f"numbers of the {len(self.episodes)} episodes", "held-out episodes", beyond)
+        self._check_description()
+
+    def _check_description(self) -> None:
+        """Check names, rate and bounds against the sizes of actions and observations."""
+        for name, size in (("action_names", self.action_size), ("obs_names", self.obs_size)):
+            if (names := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(map(str, names)))
+                require(len(names) == size, f"one for each of {size} coordinates", name, list(names))
+        if self.rate is not None:
+            require(0 < self.rate < np.inf, "a positive number of steps per second", "rate", self.rate)
+        if self.action_bounds is not None:
+            low, high = (np.asarray(bound, np.float32) for bound in self.action_bounds)
+            object.__setattr__(self, "action_bounds", (low, high))
+            shapes = [list(low.shape), list(high.shape)]
+            require(shapes == [[self.action_size]] * 2, f"two arrays [{self.action_size}]", "action_bounds", shapes)
+            require(bool((low <= high).all()), "low <= high", "action_bounds", [low.tolist(), high.tolist()])
 
     def __len__(self) -> int:
         """Return the number of episodes."""

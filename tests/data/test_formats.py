@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,23 @@ def test_actions_out_of_bounds_are_refused_or_clipped():
     with pytest.raises(ValueError, match=r"actions of episode 0 must be in \[-1, 1\], got 2.0; scale them"):
         wild.with_bounded_actions()
     np.testing.assert_array_equal(wild.with_bounded_actions("clip").episodes[0].action, [[1.0], [-1.0]])
+
+
+@pytest.mark.parametrize(
+    ("field", "sentence"),
+    [
+        ({"action_names": ("a", "b")}, r"action_names must be one for each of 1 coordinates, got \['a', 'b'\]"),
+        ({"obs_names": ("x",)}, r"obs_names must be one for each of 2 coordinates, got \['x'\]"),
+        ({"rate": 0.0}, "rate must be a positive number of steps per second, got 0.0"),
+        ({"action_bounds": ([0, 0], [1, 1])}, r"action_bounds must be two arrays \[1\], got \[\[2\], \[2\]\]"),
+        ({"action_bounds": ([1], [0])}, "action_bounds must be low <= high"),
+    ],
+)
+def test_names_rate_and_bounds_fit_the_data(field, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        replace(two_episodes(), **field)
+    described = replace(two_episodes(), obs_names=["x", "y"], action_bounds=([-2], [np.inf]), rate=30)
+    assert described.obs_names == ("x", "y") and described.action_bounds[1].dtype == np.float32
 
 
 def test_a_chunk_is_an_action_and_the_following_ones_and_repeats_the_last_past_the_end():
