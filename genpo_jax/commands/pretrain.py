@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
@@ -22,13 +22,11 @@ class PretrainOptions(PretrainConfig):
     """Folder of the run."""
     resume: bool = False
     """Resume the run in --run-dir bit-identically. Settings and the path of the data come from the run.
-    Give --obs-keys and --actions again if you used them."""
+    Give --obs-keys again if you used it."""
     obs_keys: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """Names of the observations to concatenate, in this order. DPPO's format has no names.
     Default: the usual name of the format, or the only observation.
     Usual names: state (robomimic), observation (Minari), observation.state (LeRobot)."""
-    actions: Literal["refuse", "clip"] = "refuse"
-    """What to do with data that has actions outside [-1, 1]: refuse it, or clip the actions."""
     episodes: int = 1000
     """Episodes of the final evaluation, for each kind of noise. 0 disables it."""
 
@@ -70,7 +68,7 @@ def run(options: PretrainOptions) -> None:
         if not options.resume:
             raise ValueError("data must name the file or folder of the demonstrations, got None")
         data = Path(saved_settings(options.run_dir)[1])
-    demonstrations = read(data, options.obs_keys or None).with_bounded_actions(options.actions)
+    demonstrations = read(data, options.obs_keys or None)
     run = pretrain(demonstrations, config, options.run_dir, resume=options.resume, source=str(data))
     if run.stopped:
         leave(STOPPED)

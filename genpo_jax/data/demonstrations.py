@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -115,23 +114,6 @@ class Demonstrations:
         """Total number of steps."""
         return sum(map(len, self.episodes))
 
-    def with_bounded_actions(self, how: Literal["refuse", "clip"] = "refuse") -> "Demonstrations":
-        """Return these demonstrations with actions in [-1, 1], the range of an environment's actions.
-
-        Args:
-            how: `refuse` actions out of bounds, or `clip` them.
-
-        Raises:
-            ValueError: names the first episode with an action out of bounds, if `how` is `refuse`.
-        """
-        for number, episode in enumerate(self.episodes):
-            largest = float(np.abs(episode.action).max())
-            inside = how == "clip" or largest <= 1 + ACTION_TOLERANCE
-            remedy = "scale them to [-1, 1], or clip them"
-            require(inside, "in [-1, 1]", f"actions of episode {number}", largest, remedy)
-        clipped = (dataclasses.replace(e, action=np.clip(e.action, -1, 1)) for e in self.episodes)
-        return dataclasses.replace(self, episodes=tuple(clipped))
-
     def split(self, share: float, seed: int) -> tuple[list[int], list[int]]:
         """Return the numbers of the training episodes and of the held-out episodes.
 
@@ -148,9 +130,17 @@ class Demonstrations:
         require(len(rest) > 0, "fewer than all", "held-out episodes", len(held_out), "leave some to train on")
         return rest, held_out
 
-    def observations(self, numbers: list[int]) -> np.ndarray:
-        """Return the observations `[N, o]` of all steps of these episodes."""
-        return np.concatenate([self.episodes[number].obs for number in numbers])
+    def observations(self, numbers: list[int], history: int = 1) -> np.ndarray:
+        """Return the last `history` observations `[N, history * o]` at all steps of these episodes, oldest first.
+
+        Before the start of an episode, its first observation is repeated.
+        """
+        parts = []
+        for number in numbers:
+            obs = self.episodes[number].obs
+            index = np.maximum(np.arange(len(obs))[:, None] + np.arange(1 - history, 1), 0)
+            parts.append(obs[index].reshape(len(obs), -1))
+        return np.concatenate(parts)
 
     def chunks(self, numbers: list[int], length: int) -> np.ndarray:
         """Return the action chunk `[N, length * d]` that starts at each step of these episodes.

@@ -194,7 +194,7 @@ def bounds_of(owner: Any, action_size: int) -> Bounds:
         return (-1.0,) * action_size, (1.0,) * action_size
     sizes = (np.size(low), np.size(high))
     fits = set(sizes) <= {1, action_size}
-    require(fits, f"of {action_size} numbers each", "action_low and action_high", f"{sizes[0]} and {sizes[1]}")
+    require(fits, f"of {action_size} numbers each", "action_low and action_high", sizes)
     low, high = (tuple(float(x) for x in np.broadcast_to(bound, action_size)) for bound in (low, high))
     return low, high
 

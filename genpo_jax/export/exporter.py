@@ -22,14 +22,14 @@ import jax.numpy as jnp
 import mujoco
 import numpy as np
 
-from genpo_jax.config import Config, EnvConfig, method_to_dict
+from genpo_jax.config import Config, method_to_dict
 from genpo_jax.envs import Environment
 from genpo_jax.envs.mujoco_model import mj_model_of, step_seconds
 from genpo_jax.export import standalone
 from genpo_jax.export.model_card import model_card
 from genpo_jax.export.onnx_graph import batched, to_onnx
 from genpo_jax.normalizer import CLIP
-from genpo_jax.policy import TrainedPolicy
+from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.folder import read_config, saved_config
@@ -62,9 +62,10 @@ def export(
     policy, config, contents = load(run_dir, step), saved_config(run_dir), read_config(run_dir)
     env = _environment_or_none(run_dir)
     description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
-    description["action"]["names"] = _action_names(env, description["action"]["size"])
+    names = policy.spec.action_names
+    description["action"]["names"] = list(names) if names else _action_names(env, description["action"]["size"])
     description |= {
-        "rate": _rate(env, config.env_options),
+        "rate": _rate(env, policy.spec),
         "robot": _robot(env),
         "environment": _describe_environment(config, contents["environment"], env),
         "trained": _trained(run_dir),
@@ -165,12 +166,12 @@ def _environment_or_none(run_dir: Path) -> Environment | None:
         return None
 
 
-def _rate(env: Environment | None, options: EnvConfig) -> dict[str, float | None]:
-    """Return the seconds of one env step and from one policy call to the next; None if the environment has no `dt`."""
-    seconds = None if env is None else step_seconds(env)
+def _rate(env: Environment | None, spec: PolicySpec) -> dict[str, float | None]:
+    """Return the seconds of one env step and from one policy call to the next; None if they are unknown."""
+    seconds = 1 / spec.rate if spec.rate else None if env is None else step_seconds(env)
     return {
         "control_period_seconds": seconds,
-        "policy_period_seconds": None if seconds is None else seconds * options.steps_per_action,
+        "policy_period_seconds": None if seconds is None else seconds * spec.executed * spec.action_repeat,
     }
 
 

@@ -8,6 +8,9 @@ from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import FPO, Gaussian, NetworksConfig, check_sizes
 
 
+DEFAULT_ACTION_NORMALIZATION = "min-max"
+
+
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Settings of pretraining on demonstrations."""
@@ -36,6 +39,15 @@ class PretrainConfig:
     """Observation normalizer, computed from the data and then fixed.
     - standard: mean 0 and standard deviation 1;
     - min-max: range [-1, 1]."""
+    action_normalization: Literal["min-max", "quantile", "mean-std", "none"] | None = None
+    """Range of the actions that the network sees as [-1, 1]; the policy acts in the units of the data, within it.
+    - min-max: from the smallest to the largest action, per coordinate;
+    - quantile: from the 1 % to the 99 % quantile and a quarter more on each side, within min-max;
+    - mean-std: three standard deviations on each side of the mean;
+    - none: the bounds of the environment, or [-1, 1]; other actions are refused.
+    None: those of the environment if it is known, else those that the file declares, else min-max."""
+    history: int = 1
+    """Observations that the policy sees: the last k, one per step. The first one of an episode fills the history."""
     chunk: int = 1
     """Action chunk length (H): actions the policy outputs per call."""
     executed: int | None = None
@@ -75,7 +87,7 @@ class PretrainConfig:
             num_timesteps=self.num_chunks * self.updates_per_chunk,
             method=flow if self.policy == "flow" else Gaussian(hidden_sizes=self.sizes),
             networks=NetworksConfig(value_sizes=self.sizes, activation=self.activation),
-            env_options=EnvConfig(squash="clip", chunk=self.chunk, executed=self.executed),
+            env_options=EnvConfig(squash="clip", chunk=self.chunk, executed=self.executed, history=self.history),
             ppo=PPOConfig(normalize_observations=True),
         )
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,14 @@ from jax import Array
 
 from genpo_jax import envs
 from genpo_jax.checks import require
-from genpo_jax.config import build_settings
+from genpo_jax.config import Config, build_settings
 from genpo_jax.data import Demonstrations
 from genpo_jax.envs import Environment
 from genpo_jax.envs.base import ACTOR_OBS
+from genpo_jax.envs.wrappers import Bounds, from_units
+from genpo_jax.imitation.action_range import action_range
 from genpo_jax.imitation.config import PretrainConfig
+from genpo_jax.imitation.held_out import write_held_out
 from genpo_jax.imitation.losses import demonstration_losses
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
@@ -39,6 +44,7 @@ from genpo_jax.runs.session import Plan, Session
 from genpo_jax.runtime import configure_jax
 from genpo_jax.training.ppo import Learner
 
+logger = logging.getLogger(__name__)
 PRETRAIN_FILE = "pretrain.json"
 FINAL_RATE = 0.01
 MAX_GRAD_NORM = 1.0
@@ -68,14 +74,14 @@ class Pretraining(Session):
     """A pretraining run and its folder.
 
     Args:
-        demonstrations: demonstrations with actions in [-1, 1].
+        demonstrations: the data, with actions in any units.
         settings: all settings.
         run_dir: folder of the run.
         source: file of the demonstrations, recorded in the run folder.
         options: further arguments of `Session`.
 
     Raises:
-        ValueError: if the demonstrations do not fit the environment, or actions are out of bounds.
+        ValueError: if the demonstrations do not fit `settings.env`, or actions are beyond the chosen bounds.
     """
 
     unit = "updates"
@@ -92,28 +98,15 @@ class Pretraining(Session):
         source: str = "",
         **options: Any,
     ) -> None:
-        self.demonstrations = demonstrations.with_bounded_actions()
-        self.settings, self.source = settings, source
-        name = settings.env or demonstrations.env
-        self._env = envs.make(name) if name else None
-        if self._env is not None:
-            _check_sizes(demonstrations, self._env)
-        config = settings.run_config(name or "demonstrations")
-        self.spec = PolicySpec(
-            env=config.env,
-            seed=settings.seed,
-            obs_size=demonstrations.obs_size,
-            obs_name=ACTOR_OBS,
-            action_size=settings.chunk * demonstrations.action_size,
-            squash=config.env_options.squash,
-            method=config.method,
-            networks=config.networks,
-            normalized=True,
-            chunk=settings.chunk,
-            executed=settings.executed or settings.chunk,
-        )
-        train, held_out = self.demonstrations.split(settings.valid_share, settings.seed)
-        self.moments = moments_of(self.demonstrations.observations(train), settings.normalization)
+        self.demonstrations, self.settings, self.source = demonstrations, settings, source
+        self.train_episodes, self.held_out = demonstrations.split(settings.valid_share, settings.seed)
+        train, held_out = self.train_episodes, self.held_out
+        self._env = _environment(demonstrations, settings.env)
+        bounds = action_range(settings, demonstrations, train, self._env)
+        config = _config(settings, demonstrations, bounds)
+        self.spec = _spec(config, demonstrations)
+        obs = demonstrations.observations(train, settings.history)
+        self.moments = moments_of(obs, settings.normalization)
         self.train_set = self._prepared(train)
         self.valid_set = jax.tree.map(lambda x: x[:MAX_VALIDATED], self._prepared(held_out)) if held_out else None
         self.graph = nnx.graphdef(nnx.eval_shape(self.spec.build))
@@ -222,9 +215,12 @@ class Pretraining(Session):
         return nnx.merge(self.graph, params["policy"])
 
     def _prepared(self, numbers: list[int]) -> tuple[Array, Array]:
-        """Return standardized observations and action chunks of these episodes."""
-        obs = self.moments.standardize(jnp.asarray(self.demonstrations.observations(numbers)))
-        return obs, jnp.asarray(self.demonstrations.chunks(numbers, self.settings.chunk))
+        """Return standardized observations and action chunks in [-1, 1] of these episodes."""
+        obs = self.moments.standardize(jnp.asarray(self.demonstrations.observations(numbers, self.settings.history)))
+        chunks = self.demonstrations.chunks(numbers, self.settings.chunk)
+        if self.spec.action_low is not None:
+            chunks = from_units(chunks.reshape(-1, self.demonstrations.action_size), self.spec.bounds)
+        return obs, jnp.asarray(np.clip(chunks, -1, 1).reshape(len(obs), -1), jnp.float32)
 
 
 def pretrain(
@@ -243,7 +239,7 @@ def pretrain(
         action = run.policy(obs)
 
     Args:
-        demonstrations: from `genpo_jax.read_demonstrations`, with actions in [-1, 1].
+        demonstrations: from `genpo_jax.read_demonstrations`, with actions in any units.
         settings: all settings. None: the defaults.
         run_dir: run folder. None: a new folder under `runs/`.
         resume: resume from the newest checkpoint in `run_dir`, bit-identically.
@@ -252,8 +248,8 @@ def pretrain(
         source: file of the demonstrations, recorded in the run folder.
 
     Raises:
-        ValueError: if the demonstrations do not fit the environment or have actions out of bounds; if `run_dir` holds a
-            run but `resume` is False, or holds another run.
+        ValueError: if the demonstrations do not fit `settings.env` or have actions beyond the chosen bounds; if
+            `run_dir` holds a run but `resume` is False, or holds another run.
     """
     if resume and run_dir is None:
         raise ValueError("resume=True needs run_dir, the folder of the run to resume")
@@ -266,6 +262,8 @@ def pretrain(
     options: dict[str, Any] = {"resume": resume, "progress": progress, "callbacks": callbacks}
     run = Pretraining(demonstrations, settings, path, source=source, **options)
     run.train()
+    if run.held_out and not run.stopped:
+        write_held_out(path, run.policy, demonstrations, run.train_episodes, run.held_out)
     return run
 
 
@@ -296,11 +294,67 @@ def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:
     return RunningMoments(count, jnp.asarray(center, jnp.float32), jnp.asarray(count * scale**2, jnp.float32))
 
 
-def _check_sizes(demonstrations: Demonstrations, env: envs.Environment) -> None:
+def _environment(demonstrations: Demonstrations, name: str | None) -> Environment | None:
+    """Return the environment of that name, or the one that the data names; None if that is unknown or does not fit.
+
+    Raises:
+        ValueError: if `name` is unknown or does not fit the data.
+    """
+    if name is not None:
+        env = envs.make(name)
+        _check_sizes(demonstrations, env)
+        return env
+    if not demonstrations.env:
+        return None
+    try:
+        # A file must not have a module imported.
+        require(":" not in demonstrations.env, "known", "the environment of the data", demonstrations.env)
+        env = envs.make(demonstrations.env)
+        _check_sizes(demonstrations, env)
+        return env
+    except (ValueError, ImportError) as error:
+        logger.warning(
+            "the environment '%s' of the data is not used, so the policy is not evaluated; env names another one (%s)",
+            *(demonstrations.env, error),
+        )
+        return None
+
+
+def _check_sizes(demonstrations: Demonstrations, env: Environment) -> None:
     sizes = (demonstrations.obs_size, demonstrations.action_size)
     expected = (env.observation_sizes.get(ACTOR_OBS), env.action_size)
     rule = f"of observation size {expected[0]} and action size {expected[1]} for {env.name}"
     require(sizes == expected, rule, "demonstrations", sizes, "choose other obs_keys, or another env")
+
+
+def _config(settings: PretrainConfig, demonstrations: Demonstrations, bounds: Bounds | None) -> Config:
+    """Return the settings of the run, from which fine-tuning starts."""
+    config = settings.run_config(settings.env or demonstrations.env or "demonstrations")
+    low, high = bounds or (None, None)
+    return replace(config, env_options=replace(config.env_options, action_low=low, action_high=high))
+
+
+def _spec(config: Config, demonstrations: Demonstrations) -> PolicySpec:
+    options = config.env_options
+    return PolicySpec(
+        env=config.env,
+        seed=config.seed,
+        obs_size=options.history * demonstrations.obs_size,
+        obs_name=ACTOR_OBS,
+        action_size=options.chunk * demonstrations.action_size,
+        squash=options.squash,
+        method=config.method,
+        networks=config.networks,
+        normalized=True,
+        chunk=options.chunk,
+        executed=options.executed or options.chunk,
+        history=options.history,
+        action_low=options.action_low,
+        action_high=options.action_high,
+        action_names=demonstrations.action_names,
+        obs_names=demonstrations.obs_names,
+        rate=demonstrations.rate,
+    )
 
 
 def _fingerprint(demonstrations: Demonstrations) -> str:

@@ -1,5 +1,6 @@
 """Write a report on runs as one HTML page that needs no network: text, charts and player are inside."""
 
+import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from genpo_jax.reporting.numbers import duration, number, percent, short
 from genpo_jax.reporting.records import Points, Records, flat, points, read_records
 from genpo_jax.reporting.verdict import Z, interval, judge
 from genpo_jax.runs.curve import LINES
+from genpo_jax.runs.folder import HELD_OUT_FIGURE
 from genpo_jax.version import __version__
 
 TEMPLATE = "report_page.html"
@@ -158,6 +160,7 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
         versions=_table(runs, "versions") + _table(runs, "platform") + _table(runs, "git_commit", "git_dirty"),
         configs=[(run, json.dumps(run.contents.get("config", {}), indent=2)) for run in runs],
         players=list(zip(runs, players, strict=False)),
+        held_out=[(run, picture) for run in runs if (picture := _held_out(run.path))],
         version=__version__,
     )
 
@@ -313,6 +316,12 @@ def _table(runs: Sequence[Records], *names: str) -> list[tuple[str, list[str], b
         texts = [_text(each.get(name, "-")) for each in entries]
         rows.append((name.removeprefix(f"{names[0]}."), texts, len(set(texts)) > 1))
     return rows
+
+
+def _held_out(run_dir: Path) -> str | None:
+    """Return the figure of a cloned policy on held-out episodes as the text of a PNG; None if there is none."""
+    path = run_dir / HELD_OUT_FIGURE
+    return base64.b64encode(path.read_bytes()).decode() if path.is_file() else None
 
 
 def _text(value: Any) -> str:

@@ -42,6 +42,8 @@ try:
 except ImportError:  # not on Windows
     fcntl = None
 
+# Written by pretraining, shown by reports.
+HELD_OUT_FIGURE = "held_out.png"
 CONFIG_FILE = "config.json"
 POLICY_FILE = "policy_spec.json"
 # Name of the policy file before 0.2.

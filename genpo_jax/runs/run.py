@@ -31,7 +31,7 @@ from genpo_jax.runtime import configure_jax, keep_memory_flat
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.evaluation import Evaluator
 from genpo_jax.training.trainer import Trainer
-from genpo_jax.training.transfer import start_from
+from genpo_jax.training.transfer import check_start, start_from
 
 logger = logging.getLogger(__name__)
 # Settings that a resumed run may change.
@@ -61,17 +61,19 @@ class Run(Session):
         **options: Any,
     ) -> None:
         plan = Plan(config.steps_per_chunk, config.num_chunks, config.num_evals, config.checkpoint_minutes)
-        self.env_is_object = env_is_object
+        self._env, self.env_is_object = env, env_is_object
         self.start = start
         self.trainer = Trainer(env, config)
         self.evaluator = Evaluator(self.trainer, config.eval_envs)
         self.health = Health(config)
+        if start is not None:
+            check_start(start.spec, PolicySpec.of(env, config, config.seed))
         super().__init__(config, plan, run_dir, **options)
 
     @property
     def env(self) -> Environment:
-        """The environment of the run."""
-        return self.trainer.env.env
+        """The environment of the run, without the history and the bounds of its policy."""
+        return self._env
 
     def init_state(self) -> TrainState:
         """Return the state of a new run, leaves `[S, ...]`."""

@@ -10,7 +10,7 @@ from jax import Array
 
 from genpo_jax.checks import require
 from genpo_jax.methods import FlowMethod, Gaussian, Method
-from genpo_jax.policy import TrainedPolicy
+from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.training.algorithm import TrainState
 
 # Settings of the networks that are copied.
@@ -60,6 +60,14 @@ def start_from(state: TrainState, policy: TrainedPolicy) -> TrainState:
     state = state.replace(learner=state.learner.replace(params=params), obs_moments=moments, initial_policy=initial)
     # Copies: a program donates its state, and an array cannot be donated twice.
     return jax.tree.map(jnp.copy, state)
+
+
+def check_start(spec: PolicySpec, new: PolicySpec) -> None:
+    """Raise `ValueError` if a run would read the observations or the actions of its initial policy differently."""
+    for name in ("obs_size", "history", "action_size", "chunk", "squash", "bounds"):
+        rule = f"{getattr(spec, name)}, that of the initial policy"
+        same = getattr(spec, name) == getattr(new, name)
+        require(same, rule, f"{name} of the run", getattr(new, name), "change the config, or start from another policy")
 
 
 def _copied_params(method: Method) -> tuple[str, ...]:

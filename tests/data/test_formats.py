@@ -194,13 +194,6 @@ def test_lerobot_is_read_without_its_images(tmp_path, version):
     assert first.terminated and not second.terminated and len(second) == 1
 
 
-def test_actions_out_of_bounds_are_refused_or_clipped():
-    wild = Demonstrations((Episode(OBS, 2 * ACTION, np.zeros(2)),), {"state": 2})
-    with pytest.raises(ValueError, match=r"actions of episode 0 must be in \[-1, 1\], got 2.0; scale them"):
-        wild.with_bounded_actions()
-    np.testing.assert_array_equal(wild.with_bounded_actions("clip").episodes[0].action, [[1.0], [-1.0]])
-
-
 @pytest.mark.parametrize(
     ("field", "sentence"),
     [

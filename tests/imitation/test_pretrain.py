@@ -138,7 +138,9 @@ def test_a_flow_keeps_two_modes_that_a_gaussian_averages(tmp_path):
     demos = Demonstrations(episodes, {"state": 1})
     spread = {}
     for policy in ("flow", "gaussian"):
-        config = PretrainConfig(policy=policy, sizes=(64, 64), learning_rate=3e-3, num_updates=2000)
+        config = PretrainConfig(
+            policy=policy, sizes=(64, 64), learning_rate=3e-3, num_updates=2000, action_normalization="none"
+        )
         Pretraining(demos, config, tmp_path / policy, progress=False).train()
         drawn = genpo_jax.load(tmp_path / policy)(jnp.zeros((2000, 1)), jax.random.key(0))
         spread[policy] = float((jnp.abs(jnp.abs(drawn) - 0.6) < 0.15).mean())
