@@ -9,11 +9,8 @@ from typing import Protocol
 
 import numpy as np
 
-from genpo_jax.export.standalone import (
-    ObservationHistory,
-    OnnxPolicy,
-    executed_actions,
-)  # on the robot: from standalone import ...
+# On the robot: from standalone import ...
+from genpo_jax.export.standalone import ObservationHistory, OnnxPolicy, executed_actions
 
 LARGEST_CHANGE = 0.15  # of an action coordinate from one control period to the next, as a share of its range
 LARGEST_DISTANCE = 8.0  # standard deviations from the mean of training; the policy is unknown beyond

@@ -41,7 +41,7 @@ class EnvConfig:
     reward: Literal["task", "success"] = "task"
     """task: the environment's reward. success: 1 when the metric `success` is positive (ends the episode), else 0."""
     history: int = 1
-    """Observations that the policy sees: the last k, one per env step. The first one of an episode fills the history."""
+    """Number k of observations that the policy sees: the last k, one per env step. The first of an episode fills it."""
     action_low: tuple[float, ...] | None = None
     """What an action of -1 means in units of the environment, one number for all coordinates or one for each.
     None: the environment's own action_low, or -1. A fine-tuned policy keeps the bounds of its pretraining."""

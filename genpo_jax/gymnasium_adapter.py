@@ -26,7 +26,8 @@ IMPORTED_IN = os.getpid()
 class GymnasiumEnv(gymnasium.Env):
     """One of our environments with Gymnasium's interface: metrics are in `info`.
 
-    Actions are in [-1, 1], or within the bounds that the environment declares. Episodes are truncated at the time limit.
+    Actions are in [-1, 1], or within the bounds that the environment declares. Episodes are truncated at the time
+    limit.
 
     Args:
         env: name of an environment, or an environment object.

@@ -44,8 +44,8 @@ def run(options: CollectOptions) -> None:
     """Record and write."""
     import jax
 
-    from genpo_jax.data import write
     from genpo_jax.config import EnvConfig
+    from genpo_jax.data import write
     from genpo_jax.data.collect import (
         Recorded,
         mixed,

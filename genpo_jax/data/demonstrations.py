@@ -1,6 +1,5 @@
 """Demonstrations in memory, and the checks that they must pass."""
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np

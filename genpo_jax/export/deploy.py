@@ -17,8 +17,8 @@ from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs import Environment, EpisodeEnv
 from genpo_jax.envs.mujoco_model import step_seconds
-from genpo_jax.envs.wrappers import from_units
 from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
+from genpo_jax.envs.wrappers import from_units
 from genpo_jax.export.standalone import OnnxPolicy, describe
 from genpo_jax.runtime import compiler_options
 

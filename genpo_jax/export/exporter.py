@@ -119,8 +119,8 @@ def describe_policy(policy: TrainedPolicy) -> dict[str, Any]:
         "history": spec.history,
         "names": spec.obs_names,
         "dtype": "float32",
-        "order": "order and units of the training data; the policy standardizes the observation itself; with a history, "
-        "the last observations in one vector, oldest first, one per control period; the first of an episode fills it",
+        "order": "order and units of the training data; the policy standardizes the observation itself; with a "
+        "history, the last observations in one vector, oldest first, one per control period; the first of an episode fills it",
     }
     if moments is not None:
         mean, std = (np.asarray(x, float).tolist() for x in (moments.mean, moments.std))
@@ -139,9 +139,9 @@ def describe_policy(policy: TrainedPolicy) -> dict[str, Any]:
             "chunk": spec.chunk,
             "executed": spec.executed,
             "action_repeat": spec.action_repeat,
-            "order": "chunk actions one after another, each of size numbers, in the units of the training data; execute "
-            "the first executed actions, each for action_repeat control periods, then call the policy again; with "
-            "bounds of -1 and 1, the environment scales them to the range of its actuators",
+            "order": "chunk actions one after another, each of size numbers, in the units of the training data; "
+            "execute the first executed actions, each for action_repeat control periods, then call the policy again; "
+            "with bounds of -1 and 1, the environment scales them to the range of its actuators",
         },
         "noise": {"shape": list(policy.noise_shape), "distribution": "independent standard normals"},
         "onnx": {"dtype": "float32", "trained_in": spec.networks.compute_dtype},

@@ -7,7 +7,6 @@ from genpo_jax.checks import check_types, require, require_between
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import FPO, Gaussian, NetworksConfig, check_sizes
 
-
 DEFAULT_ACTION_NORMALIZATION = "min-max"
 
 
@@ -47,7 +46,7 @@ class PretrainConfig:
     - none: the bounds of the environment, or [-1, 1]; other actions are refused.
     None: those of the environment if it is known, else those that the file declares, else min-max."""
     history: int = 1
-    """Observations that the policy sees: the last k, one per step. The first one of an episode fills the history."""
+    """Number k of observations that the policy sees: the last k, one per step. The first of an episode fills it."""
     chunk: int = 1
     """Action chunk length (H): actions the policy outputs per call."""
     executed: int | None = None
