@@ -54,7 +54,7 @@ class GymnasiumEnv(gymnasium.Env):
         self._single = next(iter(boxes)) if len(boxes) == 1 else None
         self.observation_space = boxes[self._single] if self._single else spaces.Dict(boxes)
         low, high = (np.asarray(bound, np.float32) for bound in bounds_of(self.env, self.env.action_size))
-        self.action_space = spaces.Box(low, high, dtype=np.float32)
+        self._box = self.action_space = spaces.Box(low, high, dtype=np.float32)
         self._reset, self._step = jax.jit(self.env.reset), jax.jit(self.env.step)
         self._state: Any = None
         self._steps = 0
@@ -72,7 +72,7 @@ class GymnasiumEnv(gymnasium.Env):
         require(self._state is not None, "reset before its first step", "the environment", self.env.name)
         action = np.asarray(action, np.float32)
         require(action.shape == self.action_space.shape, f"of shape {self.action_space.shape}", "action", action.shape)
-        action = np.clip(action, self.action_space.low, self.action_space.high)
+        action = np.clip(action, self._box.low, self._box.high)
         self._state, obs, reward, terminated, metrics = self._step(self._state, action)
         self._steps += 1
         info = {name: float(value) for name, value in metrics.items()}

@@ -91,9 +91,10 @@ class History(Wrapper):
 
     def step(self, state: HistoryState, action: Array) -> tuple[HistoryState, Observation, Array, Array, Metrics]:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]`."""
-        env_state, obs, *rest = self.env.step(state.env_state, action)
+        env_state, obs, reward, terminated, metrics = self.env.step(state.env_state, action)
         recent = jnp.concatenate([state.recent[1:], obs[ACTOR_OBS][None]])
-        return HistoryState(env_state, recent), obs | {ACTOR_OBS: recent.reshape(-1)}, *rest
+        obs = obs | {ACTOR_OBS: recent.reshape(-1)}
+        return HistoryState(env_state, recent), obs, reward, terminated, metrics
 
     @property
     def mirror(self) -> Mirror | None:

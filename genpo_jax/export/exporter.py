@@ -120,7 +120,8 @@ def describe_policy(policy: TrainedPolicy) -> dict[str, Any]:
         "names": spec.obs_names,
         "dtype": "float32",
         "order": "order and units of the training data; the policy standardizes the observation itself; with a "
-        "history, the last observations in one vector, oldest first, one per control period; the first of an episode fills it",
+        "history, the last observations in one vector, oldest first, one per control period; the first of an episode "
+        "fills it",
     }
     if moments is not None:
         mean, std = (np.asarray(x, float).tolist() for x in (moments.mean, moments.std))
