@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 from settings import networks, sized
@@ -9,7 +10,9 @@ from settings import networks, sized
 from experiments import manipulation
 from genpo_jax import cli, intervals, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.evaluate import evaluate
+from genpo_jax.training.play import policy_actor
 
 
 def small(env, **settings):
@@ -57,6 +60,27 @@ def test_a_run_is_evaluated_with_every_noise_and_reported_as_json_and_as_a_table
     low, high = zero["return_interval"]
     assert low <= zero["return"] <= high
     assert f"return {zero['return']:.1f}" in capsys.readouterr().out
+
+
+def test_fixed_noise_is_drawn_once_for_each_episode():
+    class Echo(TrainedPolicy):
+        noise_shape = (1, 2)
+
+        def __init__(self):
+            pass
+
+        def initial_carry(self, num):
+            return ()
+
+        def act(self, obs, carry, key=None, *, noise=None):
+            return noise[:, 0], carry
+
+    actor = policy_actor(Echo(), 5, "fixed")
+    carry = actor.start(jax.random.key(0))
+    carry, first = actor.act(carry, {}, jax.random.key(1))
+    _, second = actor.act(carry, {}, jax.random.key(2))
+    np.testing.assert_array_equal(first, second)
+    assert len(np.unique(first)) == 10
 
 
 def test_invalid_evaluations_are_refused(run):

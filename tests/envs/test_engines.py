@@ -57,6 +57,24 @@ def test_a_step_is_bit_identical_to_mujoco(engine, model):
             np.testing.assert_array_equal(getattr(simulated, name), np.float32(getattr(data, name)))
 
 
+def test_the_solver_of_a_contact_starts_where_the_last_call_ended():
+    # One iteration of the solver is far from convergence, so that the result depends on where it starts.
+    model = mujoco.MjModel.from_xml_string(
+        "<mujoco><option iterations='1' solver='CG'/><worldbody><geom type='plane' size='1 1 .1'/>"
+        "<body pos='0 0 .2' euler='30 20 0'><freejoint/><geom type='box' size='.1 .2 .1'/></body></worldbody></mujoco>"
+    )
+    engine, data, cold = CEngine(model), mujoco.MjData(model), mujoco.MjData(model)
+    simulated = engine.start()
+    for _ in range(16):
+        mujoco.mj_step(model, data, SUBSTEPS)
+        simulated = engine.step(simulated, SUBSTEPS)
+        cold.qacc_warmstart[:] = 0
+        mujoco.mj_step(model, cold, SUBSTEPS)
+    difference = np.abs(data.qvel - cold.qvel).max()
+    assert difference > 0.01, "otherwise a lost warm start would pass"
+    assert np.abs(simulated.qvel - data.qvel).max() < difference / 10
+
+
 @pytest.mark.ci
 def test_it_agrees_with_mjx(engine, model):
     # In some simulations the tip touches the floor.

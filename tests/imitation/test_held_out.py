@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import genpo_jax
 from genpo_jax.data import Demonstrations, Episode
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.held_out import held_out_errors
+from genpo_jax.imitation.pretrain import Pretraining
 
 TINY = PretrainConfig(policy="gaussian", sizes=(8,), num_updates=2, updates_per_chunk=2, batch_size=4, chunk=3)
 
@@ -56,6 +58,17 @@ def test_the_normalized_actions_are_those_that_the_policy_turns_into_units(clone
     # The stacked observation of the first step repeats it.
     np.testing.assert_allclose(np.asarray(run.moments.mean + obs[0] * run.moments.std), [0, 0], atol=1e-6)
     np.testing.assert_allclose(run.policy.spec.in_units(np.asarray(action[1])), [10, 20, 30], atol=1e-4)
+
+
+def test_the_policy_acts_with_the_moving_average_of_its_parameters(cloned):
+    _, _, folder = cloned
+    run = Pretraining(cloned[0], replace(TINY, history=2), folder)
+    state, _ = run.update(jax.tree.map(lambda x: x[0], run.init_state()), run.train_set)
+    acting = run.policies_of(jax.tree.map(lambda x: x[None], state))[0].params
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), acting, state.learner.params["policy"])
+    assert all(jax.tree.leaves(same))
+    different = jax.tree.map(lambda a, b: bool((a != b).any()), acting, state.params["policy"])
+    assert any(jax.tree.leaves(different)), "otherwise the newest parameters would pass"
 
 
 @pytest.mark.ci
