@@ -5,7 +5,8 @@ Try it with a stand-in for a robot: `python -m examples.robot_loop runs/hopper/e
 
 import argparse
 import time
-from typing import Protocol
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -44,7 +45,26 @@ class StandIn:
         """Do nothing."""
 
 
-def run(policy: OnnxPolicy, robot: Robot, period: float, seconds: float, rest: np.ndarray | None = None) -> int:
+class Log(NamedTuple):
+    """What a loop has done: observations `[T, n]` and the actions `[T, d]` that were sent after them.
+
+    Attributes:
+        obs: list of observations.
+        action: list of actions.
+    """
+
+    obs: list[np.ndarray]
+    action: list[np.ndarray]
+
+
+def run(
+    policy: OnnxPolicy,
+    robot: Robot,
+    period: float,
+    seconds: float,
+    rest: np.ndarray | None = None,
+    log: Log | None = None,
+) -> int:
     """Send one action every `period` seconds, and return the number of missed deadlines.
 
     The policy is called again when the executed actions of its chunk have been sent, each of them `action_repeat`
@@ -57,6 +77,7 @@ def run(policy: OnnxPolicy, robot: Robot, period: float, seconds: float, rest: n
         seconds: duration of the loop.
         rest: action `[d]` that the first action departs from and that stops the robot; None for the middle of the
             bounds. For position control, pass the present positions.
+        log: filled with what was observed and sent.
 
     Raises:
         RuntimeError: if an observation is not finite, or far from the observations of training.
@@ -67,7 +88,8 @@ def run(policy: OnnxPolicy, robot: Robot, period: float, seconds: float, rest: n
     planned: list[np.ndarray] = []
     missed, due = 0, time.monotonic()
     for _ in range(round(seconds / period)):
-        recent = history(robot.observe())
+        obs = robot.observe()
+        recent = history(obs)
         if not _familiar(policy, recent):
             robot.command(rest)
             raise RuntimeError(f"stopped: the observation {recent} is far from those of training")
@@ -76,6 +98,9 @@ def run(policy: OnnxPolicy, robot: Robot, period: float, seconds: float, rest: n
         largest = LARGEST_CHANGE * (high - low)
         previous = np.clip(previous + np.clip(planned.pop(0) - previous, -largest, largest), low, high)
         robot.command(previous)
+        if log is not None:
+            log.obs.append(obs.copy())
+            log.action.append(previous.copy())
         due += period
         missed += time.monotonic() > due
         time.sleep(max(0.0, due - time.monotonic()))
@@ -90,12 +115,25 @@ def _familiar(policy: OnnxPolicy, recent: np.ndarray) -> bool:
     return bool(np.isfinite(recent).all() and (np.abs(recent - mean) <= LARGEST_DISTANCE * std).all())
 
 
+def record(path: Path, description: dict[str, Any], log: Log, period: float) -> None:
+    """Write what a loop has done as a LeRobot data set of one episode, which pretraining reads (needs pyarrow)."""
+    from genpo_jax.data import Demonstrations, Episode, write
+
+    action, seen = description["action"], description["observation"]
+    episode = Episode(np.stack(log.obs), np.stack(log.action), np.zeros(len(log.obs)))
+    names = {"action_names": tuple(action["names"]), "obs_names": tuple(seen["names"]) if seen["names"] else None}
+    write(path, Demonstrations((episode,), {seen["name"]: seen["size"]}, rate=1 / period, **names), "lerobot")
+
+
 if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder")
     options.add_argument("--seconds", type=float, default=2.0)
+    options.add_argument("--record", type=Path, help="folder for a LeRobot data set of what was observed and sent")
     arguments = options.parse_args()
-    policy = OnnxPolicy(arguments.folder)
+    policy, log = OnnxPolicy(arguments.folder), Log([], [])
     period = policy.description["rate"]["control_period_seconds"] or DEFAULT_PERIOD
-    missed = run(policy, StandIn(policy), period, arguments.seconds)
+    missed = run(policy, StandIn(policy), period, arguments.seconds, log=log)
     print(f"{missed} missed deadlines, period {period} s")
+    if arguments.record:
+        record(arguments.record, policy.description, log, period)
