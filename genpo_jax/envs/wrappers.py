@@ -111,7 +111,7 @@ class ScaledActions(Wrapper):
 
     Args:
         env: the environment.
-        bounds: what -1 and 1 stand for; an inner environment with narrower bounds clips the actions.
+        bounds: what -1 and 1 mean; an inner environment with narrower bounds clips the actions.
     """
 
     def __init__(self, env: Environment, bounds: Bounds) -> None:
