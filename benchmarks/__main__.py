@@ -28,6 +28,7 @@ SHORT = {
     "names": "--envs multigoal push_t",
     "scaling": f"--env inverted_pendulum {SMALL} {COUNTS}",
     "steady": f"--env inverted_pendulum {SMALL}",
+    "startup": "--envs fast --rounds 1",
     "seeds": "--num-seeds 2 --num-timesteps 20000",
     "brax_ppo": "--env inverted_pendulum --num-timesteps 20000 --seeds 0",
     "solver_cost": "--batch 256 --repeats 3",

@@ -6,6 +6,7 @@ from the state, such as `sensordata`, lag by one physics step in both engines, a
 """
 
 import copy
+import hashlib
 import os
 import threading
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.checks import require
+from genpo_jax.envs import host_call
 from genpo_jax.envs.patches import import_mjx, mujoco_log_ignored
 from genpo_jax.runtime import default_platform
 
@@ -62,7 +64,7 @@ class Simulation(PyTreeNode):
 
 
 class CEngine:
-    """MuJoCo's C engine on a thread pool, behind `jax.pure_callback`.
+    """MuJoCo's C engine on a thread pool, called by compiled programs through `host_call`.
 
     The step is a pure function of the state. `vmap` over B simulations makes one call, whose result is independent of
     the number of threads and of the other simulations. The C engine computes in float64; between calls the state has
@@ -104,6 +106,7 @@ class CEngine:
         )
         self._lock = threading.Lock()
         self._batches: dict[int, Any] = {}
+        self._name = f"genpo_jax.mujoco.{self._digest(num_threads)}"
 
     def start(self) -> Simulation:
         """Return data of the model's initial state."""
@@ -135,17 +138,17 @@ class CEngine:
         sent = jnp.concatenate([jnp.ravel(jnp.asarray(getattr(data, name), float)) for name in STATE])
         names = (*MOVED, *self.computed)
         sizes = self._sizes(names)
-        kind = jax.ShapeDtypeStruct((sum(sizes),), sent.dtype)
-        received = jax.pure_callback(partial(self._simulate, substeps), kind, sent, vmap_method="broadcast_all")
+        function = f"{self._name}.{substeps}"
+        host_call.register(function, partial(self._simulate, substeps))
+        received = host_call.call(function, sent, sum(sizes))
         parts = jnp.split(received, np.cumsum(sizes)[:-1])
         # MJX stores a rotation as a 3 x 3 matrix, MuJoCo as nine numbers.
         return data.replace(
             **{n: jnp.reshape(x, jnp.shape(getattr(data, n))) for n, x in zip(names, parts, strict=True)}
         )
 
-    def _simulate(self, substeps: int, sent: Any) -> np.ndarray:
-        """Simulate on the host. This must not compute with jax, which waits for the result."""
-        sent = np.asarray(sent)
+    def _simulate(self, substeps: int, sent: np.ndarray, received: np.ndarray) -> None:
+        """Simulate on the host, and fill `received`."""
         rows = sent.reshape(-1, sent.shape[-1])
         with self._lock:
             batch = self.batch(len(rows))
@@ -156,7 +159,7 @@ class CEngine:
             results = np.concatenate([moved, *computed], axis=1)
         results[failed | ~np.isfinite(results).all(axis=1)] = np.nan
         with np.errstate(over="ignore"):
-            return results.astype(sent.dtype).reshape(*sent.shape[:-1], -1)
+            received[...] = results.reshape(received.shape)
 
     def _run(self, batch: Any, substeps: int) -> np.ndarray:
         """Run a batch; return the mask of simulations that failed or had a non-finite state before."""
@@ -172,6 +175,14 @@ class CEngine:
                 raise
             failed[error.ids] = True  # pyright: ignore[reportAttributeAccessIssue]
         return failed
+
+    def _digest(self, num_threads: int | None) -> str:
+        """Return what distinguishes this engine in compiled programs: MuJoCo, the model and the arguments."""
+        serialized = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
+        mujoco.mj_saveModel(self.model, None, serialized)
+        digest = hashlib.sha256(serialized)
+        digest.update(repr((mujoco.__version__, self.computed, num_threads)).encode())
+        return digest.hexdigest()[:32]
 
     def _sizes(self, names: Sequence[str]) -> list[int]:
         return [int(np.prod(self._shapes[name])) for name in names]
