@@ -58,7 +58,7 @@ def seconds_to_first_line(checkout: Path, env: str, cache: Path, arguments: tupl
                 time.sleep(STEP_SECONDS)
             return time.perf_counter() - start
         finally:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGTERM)
             process.wait(STOP_SECONDS)
 
 

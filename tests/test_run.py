@@ -15,9 +15,11 @@ import pytest
 from probes import TargetEnv
 from settings import networks, raw_leaves, sized
 
+import genpo_jax
 from genpo_jax import cli
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.runs.checkpoint import Checkpointer
+from genpo_jax.runs.evaluate import evaluate
 from genpo_jax.runs.folder import read_config, saved_config, write_config
 from genpo_jax.runs.health import SickRunError
 from genpo_jax.runs.metrics import read_metrics
@@ -217,11 +219,11 @@ def failing_saves(monkeypatch, *steps, code=errno.ENOSPC):
     """Make the saves at these env steps fail; return a list of the env steps at which a save was tried."""
     tried, save = [], Checkpointer.save
 
-    def sometimes(self, step, state, meta):
+    def sometimes(self, step, *rest):
         tried.append(step)
         if step in steps:
             disk_full(code=code)
-        save(self, step, state, meta)
+        save(self, step, *rest)
 
     monkeypatch.setattr(Checkpointer, "save", sometimes)
     return tried
@@ -463,3 +465,63 @@ def test_resuming_needs_a_folder():
     with pytest.raises(SystemExit) as refusal:
         call("--resume")
     assert "--resume needs --run-dir" in str(refusal.value.code)
+
+
+EVALUATED = replace(CONFIG, num_evals=4)
+
+
+@pytest.fixture
+def evaluations(monkeypatch):
+    """Replace the evaluations of runs by lists of returns, one list for each seed."""
+    returns: list[list[float]] = []
+
+    def evaluated(self, state):
+        now = int(np.asarray(jax.device_get(state.num_updates)).ravel()[0])
+        return {"eval/return_zero": np.array([values[now] for values in returns], np.float32)}
+
+    monkeypatch.setattr(Run, "evaluate", evaluated)
+    return returns
+
+
+def parameters(policy):
+    return np.concatenate([np.ravel(x) for x in jax.tree.leaves(policy.params)])
+
+
+def test_the_best_policy_of_a_run_is_loaded_by_name_also_after_a_resume(tmp_path, evaluations, capsys):
+    evaluations[:] = [[1.0, 2.0, 7.0, 3.0, 4.0, 5.0, 6.0]]
+    train(EVALUATED, tmp_path)
+    output = capsys.readouterr().out
+    assert "best checkpoint (--checkpoint best): 128 env steps, return 7 (deterministic actions)" in output
+    best = genpo_jax.load(tmp_path, checkpoint="best")
+    np.testing.assert_array_equal(parameters(best), parameters(genpo_jax.load(tmp_path, 128)))
+    assert (parameters(best) != parameters(genpo_jax.load(tmp_path))).any()
+    train(replace(EVALUATED, num_timesteps=6 * 64, num_evals=6), tmp_path, resume=True)
+    np.testing.assert_array_equal(parameters(best), parameters(genpo_jax.load(tmp_path, checkpoint="best")))
+
+
+def test_the_untrained_policy_is_the_best_if_training_only_makes_it_worse(tmp_path, evaluations):
+    evaluations[:] = [[9.0, 2.0, 7.0, 3.0, 4.0]]
+    train(replace(EVALUATED, checkpoint_minutes=0.0), tmp_path)
+    checkpointer = Checkpointer(tmp_path / "checkpoints")
+    assert checkpointer.best() == (0, {"eval/return_zero": 9.0}) and checkpointer.steps() == [0, 128, 192, 256]
+
+
+@pytest.mark.ci
+def test_every_seed_has_its_own_best_and_all_seeds_have_the_same_newest_steps(tmp_path, evaluations):
+    evaluations[:] = [[0.0, 5.0, 1.0, 1.0, 1.0], [0.0, 1.0, 1.0, 6.0, 1.0]]
+    run = train(replace(EVALUATED, num_seeds=2), tmp_path)
+    assert [checkpointer.best()[0] for checkpointer in run.checkpointers] == [64, 192]  # pyright: ignore
+    assert [checkpointer.steps()[-2:] for checkpointer in run.checkpointers] == [[192, 256]] * 2
+    assert "seed 3: 64 env steps, return 5" in run.best_checkpoint and "seed 4: 192 env steps" in run.best_checkpoint
+    genpo_jax.load(tmp_path, seed=4, checkpoint="best")
+
+
+def test_wrong_names_of_checkpoints_are_refused(tmp_path, evaluations):
+    evaluations[:] = [[1.0] * 5]
+    train(replace(EVALUATED, num_evals=0), tmp_path)
+    with pytest.raises(FileNotFoundError, match="was evaluated, so none is the best; load the newest"):
+        genpo_jax.load(tmp_path, checkpoint="best")
+    with pytest.raises(ValueError, match="checkpoint must be newest or best, got 'latest'"):
+        genpo_jax.load(tmp_path, checkpoint="latest")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match="step 64 and checkpoint 'best' name two checkpoints; leave one of them out"):
+        evaluate(tmp_path, step=64, checkpoint="best", env="fast")

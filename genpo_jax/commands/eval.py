@@ -27,7 +27,9 @@ class EvalOptions:
     """Evaluate with randomized physics, by the environment's own randomization. Default: nominal physics.
     Not on backend c: for a run on c, add --backend."""
     step: int | None = None
-    """Env steps of the checkpoint. None: the newest."""
+    """Env steps of the checkpoint. None: the one that --checkpoint names."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """The newest checkpoint, or the best: highest success rate, then return, of deterministic actions in training."""
     seed: int | None = None
     """Seed of the policy, for a run with several seeds."""
     out: Path | None = None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from genpo_jax.commands.base import Command, RunFolder
 
@@ -15,7 +16,9 @@ class ExportOptions:
     out: Path | None = None
     """Folder to write. None: `exported` in the run folder."""
     step: int | None = None
-    """Env steps of the checkpoint. None: the newest."""
+    """Env steps of the checkpoint. None: the one that --checkpoint names."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """The newest checkpoint, or the best: highest success rate, then return, of deterministic actions in training."""
     seed: int | None = None
     """Seed of the policy, for a run with several seeds."""
     overwrite: bool = False
@@ -27,7 +30,8 @@ def run(options: ExportOptions) -> None:
     from genpo_jax.export.exporter import export
 
     out = options.out or options.run / "exported"
-    folder = export(options.run, out, step=options.step, seed=options.seed, overwrite=options.overwrite)
+    names = ("step", "seed", "checkpoint", "overwrite")
+    folder = export(options.run, out, **{name: getattr(options, name) for name in names})
     print(f"exported to {folder}; {folder / 'policy.json'} describes inputs and outputs")
 
 

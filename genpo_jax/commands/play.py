@@ -4,6 +4,7 @@ import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from genpo_jax.commands.base import Command, RunFolder
 
@@ -21,7 +22,9 @@ class PlayOptions:
     start_seed: int = 0
     """Seed of initial states and noise."""
     step: int | None = None
-    """Env steps of the checkpoint. None: the newest."""
+    """Env steps of the checkpoint. None: the one that --checkpoint names."""
+    checkpoint: Literal["newest", "best"] = "newest"
+    """The newest checkpoint, or the best: highest success rate, then return, of deterministic actions in training."""
     seed: int | None = None
     """Seed of the policy, for a run with several seeds."""
     out: Path | None = None
@@ -42,7 +45,7 @@ def run(options: PlayOptions) -> None:
     from genpo_jax.viewing.play_page import PLAY_FILE, play_page
     from genpo_jax.viewing.recording import record_run
 
-    names = ("episodes", "steps", "start_seed", "step", "seed")
+    names = ("episodes", "steps", "start_seed", "step", "seed", "checkpoint")
     recording = record_run(options.run, **{name: getattr(options, name) for name in names})
     out = options.out or options.run / PLAY_FILE
     out.write_text(play_page(recording), encoding="utf-8")

@@ -33,7 +33,7 @@ from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.folder import read_config, saved_config
-from genpo_jax.runs.load import folder_of, load
+from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.version import __version__
 
@@ -41,7 +41,13 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(
-    run_dir: str | Path, out: str | Path, *, step: int | None = None, seed: int | None = None, overwrite: bool = False
+    run_dir: str | Path,
+    out: str | Path,
+    *,
+    step: int | None = None,
+    seed: int | None = None,
+    checkpoint: CheckpointName = "newest",
+    overwrite: bool = False,
 ) -> Path:
     """Export the policy of a run, and return the folder.
 
@@ -50,6 +56,7 @@ def export(
         out: folder to write.
         step: env steps of the checkpoint; None for the newest.
         seed: which seed of a run with several seeds.
+        checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
         overwrite: replace an exported policy in `out`.
 
     Raises:
@@ -59,6 +66,7 @@ def export(
     out = Path(out)
     _check_out(out, overwrite)
     run_dir = folder_of(Path(run_dir), seed)
+    step = checkpoint_step(run_dir, step, checkpoint)
     policy, config, contents = load(run_dir, step), saved_config(run_dir), read_config(run_dir)
     env = _environment_or_none(run_dir)
     description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
@@ -68,7 +76,7 @@ def export(
         "rate": _rate(env, policy.spec),
         "robot": _robot(env),
         "environment": _describe_environment(config, contents["environment"], env),
-        "trained": _trained(run_dir),
+        "trained": _trained(run_dir, step),
         "versions": contents["versions"] | {"onnx": metadata.version("onnx")},
     }
     files = policy_files(policy)
@@ -224,9 +232,10 @@ def _describe_environment(config: Config, source: dict[str, Any], env: Environme
     }
 
 
-def _trained(run_dir: Path) -> dict[str, Any]:
-    """Return the last evaluation of the run; empty if there was none."""
+def _trained(run_dir: Path, step: int | None) -> dict[str, Any]:
+    """Return the last evaluation of the run, or the last until `step`; empty if there was none."""
     records = [record for record in read_metrics(run_dir / METRICS_FILE) if record.get("eval/return_zero") is not None]
+    records = [record for record in records if step is None or record["env_steps"] <= step]
     if not records:
         return {}
     names = ("env_steps", "eval/return_zero", "eval/return_zero_std", "eval/return_random")

@@ -3,7 +3,8 @@
 Orbax writes and reads the arrays, but it silently restores overwritten bytes and another dtype. Therefore each
 checkpoint also has a manifest (`genpo_jax.runs.manifest`), which is written last: the save of a step without a manifest
 was interrupted. The manifest also records the run, the seed and the step, so that a renamed folder or a checkpoint of
-another run is refused. Links are not followed, neither to read a step nor to remove one.
+another run is refused. Links are not followed, neither to read a step nor to remove one. It records the evaluation of
+the policy at this step, too, if there was one: the best checkpoint is found by it, and kept beside the newest.
 
     directory/<step>/state, meta     Orbax composite of the arrays and a JSON dict
     directory/<step>/manifest.json   completes the step
@@ -12,6 +13,7 @@ another run is refused. Links are not followed, neither to read a step nor to re
 
 import json
 import logging
+import math
 import operator
 import os
 import re
@@ -33,12 +35,16 @@ from genpo_jax.runs.manifest import (
     Leaf,
     check_leaves,
     describe_leaves,
+    read_evaluation,
     read_identity,
     verified_leaves,
+    write_evaluation,
     write_manifest,
 )
 
 SUPERSEDED = "superseded"
+# Metrics that rank checkpoints, of deterministic actions: success rate if there is one, then return.
+RANKING = ("eval/success_zero", "eval/return_zero")
 logger = logging.getLogger(__name__)
 
 
@@ -51,7 +57,7 @@ class Checkpointer:
 
     Attributes:
         directory: folder of the checkpoints; the first `save` creates it.
-        keep: number of complete checkpoints to keep.
+        keep: number of newest complete checkpoints to keep, beside the best.
         identity: the owner (`run`, `seed`). A checkpoint that records another value is refused, and never removed.
 
     Raises:
@@ -72,11 +78,31 @@ class Checkpointer:
         """Return the steps with a complete checkpoint, oldest first, without verifying their checksums."""
         return sorted({int(path.name) for path in self._candidates() if (path / MANIFEST).is_file()})
 
-    def save(self, step: int, state: Any, meta: dict) -> None:
+    def best(self) -> tuple[int, dict[str, float]] | None:
+        """Return step and evaluation of the best intact checkpoint, the first of equals; None if none was evaluated."""
+        evaluations = {path: read_evaluation(path) for path in self._candidates() if path.parent == self.directory}
+        ranked = sorted(evaluations, key=lambda path: (score(evaluations[path]), -int(path.name)), reverse=True)
+        for path in ranked:
+            if score(evaluations[path]) and self.is_intact(int(path.name)):
+                return int(path.name), evaluations[path]
+        return None
+
+    def record_evaluation(self, step: int, evaluation: dict[str, float]) -> None:
+        """Add the evaluation of its policy to the complete checkpoint of a step."""
+        path = self.directory / str(step)
+        in_first_process(f"record an evaluation in {path}", lambda: write_evaluation(path, evaluation))
+
+    def save(self, step: int, state: Any, meta: dict, evaluation: dict[str, float] | None = None) -> None:
         """Save `state` (a pytree of arrays) and `meta` (JSON) as `step`, then remove older checkpoints.
 
-        The newest `keep` checkpoints are kept. Older ones are removed only after this one is complete. Saving a step
-        again replaces it.
+        The newest `keep` checkpoints and the best are kept. Others are removed only after this one is complete. Saving
+        a step again replaces it.
+
+        Args:
+            step: number of the checkpoint.
+            state: a pytree of arrays.
+            meta: JSON values.
+            evaluation: metrics of the policy by name, which rank the checkpoint; None if it was not evaluated.
 
         Raises:
             ValueError: `step` is negative.
@@ -100,7 +126,7 @@ class Checkpointer:
             with suppress(OSError):
                 self._remove_leftovers()
             raise _system_error(error, target) from error
-        in_first_process(f"complete {target}", lambda: self._complete(target, leaves))
+        in_first_process(f"complete {target}", lambda: self._complete(target, leaves, evaluation))
 
     def restore_leaves(self, abstract: dict[str, Any], at: int | None = None) -> dict[str, Any]:
         """Restore single arrays of the newest intact checkpoint, by their path in the state.
@@ -230,23 +256,24 @@ class Checkpointer:
         superseded.mkdir(exist_ok=True)
         os.replace(target, superseded / target.name)
 
-    def _complete(self, target: Path, leaves: list[Leaf]) -> None:
-        write_manifest(target, leaves, self.identity | {"step": int(target.name)})
+    def _complete(self, target: Path, leaves: list[Leaf], evaluation: dict[str, float] | None) -> None:
+        write_manifest(target, leaves, self.identity | {"step": int(target.name)}, evaluation)
         sync(self.directory)
         self._refused.discard(target)
-        self._remove_all_but_newest(target)
+        self._remove_all_but_newest_and_best(target)
 
     def _remove_leftovers(self) -> None:
         """Remove the temporary folders of interrupted saves."""
         for leftover in self.directory.glob("*.orbax-checkpoint-tmp*"):
             remove(leftover)
 
-    def _remove_all_but_newest(self, saved: Path) -> None:
+    def _remove_all_but_newest_and_best(self, saved: Path) -> None:
         """Remove damaged, superseded, incomplete and older steps; keep those of other runs."""
+        best = self.best()
         candidates = [path for path in self._candidates() if path.parent == self.directory and path != saved]
         candidates = [path for path in candidates if not self._identity_mismatch(path)]
         complete = [path for path in candidates if (path / MANIFEST).is_file() and path not in self._refused]
-        kept = {saved, *complete[: self.keep - 1]}
+        kept = {saved, *complete[: self.keep - 1], *([self.directory / str(best[0])] if best else [])}
         for path in candidates:
             if path not in kept:
                 _remove_step(path)
@@ -260,6 +287,12 @@ class Checkpointer:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(_named_arrays(placed)), meta=ocp.args.JsonRestore())
         restored = self._checkpointer().restore(path, args=items)
         return _from_named_arrays(placed, restored["state"]), restored["meta"]
+
+
+def score(evaluation: dict[str, float]) -> tuple[float, ...]:
+    """Return the numbers by which an evaluation is ranked, larger is better; empty if one is missing or not finite."""
+    numbers = tuple(evaluation[name] for name in RANKING if name in evaluation)
+    return numbers if all(map(math.isfinite, numbers)) else ()
 
 
 def _placed(abstract: Any) -> Any:

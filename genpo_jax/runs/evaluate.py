@@ -15,7 +15,7 @@ from genpo_jax.envs.base import succeeded
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
-from genpo_jax.runs.load import folder_of, load
+from genpo_jax.runs.load import CheckpointName, folder_of, load
 from genpo_jax.runtime import compiler_options
 from genpo_jax.training.play import Episodes, Noise, play_episodes, policy_actor
 
@@ -34,6 +34,7 @@ def evaluate(
     randomize: bool = False,
     step: int | None = None,
     seed: int | None = None,
+    checkpoint: CheckpointName = "newest",
 ) -> dict[str, Any]:
     """Evaluate the policy of a run and return the results as JSON-compatible values.
 
@@ -47,13 +48,14 @@ def evaluate(
         randomize: evaluate with randomized physics; otherwise it is nominal.
         step: env steps of the checkpoint; None: the newest.
         seed: seed of the run; required if the run has several.
+        checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
 
     Raises:
         ValueError: a setting is not allowed, or the environment has other sizes than the policy.
         FileNotFoundError: `run_dir` holds no run, or no checkpoint at `step`.
     """
     run_dir = folder_of(Path(run_dir), seed)
-    policy, config = load(run_dir, step), saved_config(run_dir)
+    policy, config = load(run_dir, step, checkpoint=checkpoint), saved_config(run_dir)
     raw = environment_of(run_dir, env, backend, randomize)
     batch = EpisodeEnv.of(raw, config.env_options)
     results = evaluate_policy(policy, batch, episodes, noise, start_seed, compiler_options(config.fusion_emitters))

@@ -1,10 +1,12 @@
 """Load the policy of a run without its environment or any physics library."""
 
 from pathlib import Path
+from typing import Literal, get_args
 
 import jax
 from flax import nnx
 
+from genpo_jax.checks import require
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.checkpoint import Checkpointer
@@ -18,22 +20,33 @@ from genpo_jax.runs.folder import (
     seed_folders,
 )
 
+# Checkpoints with a name.
+CheckpointName = Literal["newest", "best"]
 
-def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = None) -> TrainedPolicy:
+
+def load(
+    run_dir: str | Path,
+    step: int | None = None,
+    *,
+    seed: int | None = None,
+    checkpoint: CheckpointName = "newest",
+) -> TrainedPolicy:
     """Load the policy of a run without its environment.
 
     Args:
         run_dir: folder of the run, or of one of its seeds.
-        step: env steps of the checkpoint; None: the newest intact checkpoint.
+        step: env steps of the checkpoint; None: the checkpoint named by `checkpoint`.
         seed: the seed to load; required if the run has several.
+        checkpoint: `newest`, the newest intact checkpoint; or `best`, the one with the highest success rate (if the
+            environment has one), then return, of deterministic actions at the evaluations during training.
 
     Returns:
         the policy: `policy(obs)` is the deterministic action, `policy(obs, key)` a sampled action.
 
     Raises:
-        FileNotFoundError: `run_dir` holds no run, or no checkpoint at `step`.
-        ValueError: the run has several seeds and `seed` is None, another version wrote the run, or no checkpoint is
-            intact.
+        FileNotFoundError: `run_dir` holds no run, no checkpoint at `step`, or no evaluated checkpoint for `best`.
+        ValueError: the run has several seeds and `seed` is None, `step` and `checkpoint` name two checkpoints, another
+            version wrote the run, or no checkpoint is intact.
     """
     folder = folder_of(Path(run_dir), seed)
     options = saved_config(folder).env_options
@@ -49,15 +62,30 @@ def load(run_dir: str | Path, step: int | None = None, *, seed: int | None = Non
         for prefix, tree in parts.items()
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     }
-    identity = identity_of(run_id_of(folder), saved_config(folder).seed)
-    checkpointer = Checkpointer(folder / CHECKPOINTS, identity=identity)
+    checkpointer = _checkpointer(folder)
     # The saved state has a leading axis of seeds, here of size 1.
     abstract = {name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in names.items()}
-    arrays = checkpointer.restore_leaves(abstract, at=step)
+    arrays = checkpointer.restore_leaves(abstract, at=checkpoint_step(folder, step, checkpoint))
     checkpointer.close()
     leaves = iter([arrays[name][0] for name in names])
     filled = jax.tree.map(lambda _: next(leaves), list(parts.values()))
     return TrainedPolicy(spec, *filled)
+
+
+def checkpoint_step(run_dir: Path, step: int | None, checkpoint: CheckpointName) -> int | None:
+    """Return the step of a checkpoint of a run with one seed; None for the newest. See `load`."""
+    require(checkpoint in get_args(CheckpointName), "newest or best", "checkpoint", checkpoint)
+    if checkpoint == "newest":
+        return step
+    if step is not None:
+        raise ValueError(f"step {step} and checkpoint {checkpoint!r} name two checkpoints; leave one of them out")
+    if (best := _checkpointer(run_dir).best()) is None:
+        raise FileNotFoundError(f"no checkpoint in {run_dir} was evaluated, so none is the best; load the newest")
+    return best[0]
+
+
+def _checkpointer(run_dir: Path) -> Checkpointer:
+    return Checkpointer(run_dir / CHECKPOINTS, identity=identity_of(run_id_of(run_dir), saved_config(run_dir).seed))
 
 
 def folder_of(run_dir: Path, seed: int | None) -> Path:

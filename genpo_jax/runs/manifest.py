@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: its files with checksums, the leaves of its state, and its owner."""
+"""The manifest of a checkpoint: files with checksums, leaves of the state, owner, and evaluation of the policy."""
 
 import hashlib
 import json
@@ -51,24 +51,31 @@ def describe_leaves(tree: Any) -> list[Leaf]:
     return leaves
 
 
-def write_manifest(path: Path, leaves: list[Leaf], identity: dict[str, Any]) -> None:
-    """Complete the checkpoint `path`: force its files to disk, then record them, `leaves` and `identity`."""
+def write_manifest(
+    path: Path, leaves: list[Leaf], identity: dict[str, Any], evaluation: dict[str, float] | None = None
+) -> None:
+    """Complete the checkpoint `path`: force its files to disk, then record them and the other arguments."""
     files = {}
     for file in sorted(path.rglob("*")):
         sync(file)
         if file.is_file():
             files[file.relative_to(path).as_posix()] = [file.stat().st_size, _sha256(file)]
-    contents = {"files": files, "leaves": leaves, "identity": identity}
-    signed = {"manifest": contents, "sha256": _sha256_of_json(contents)}
-    write_atomically(path / MANIFEST, json.dumps(signed, separators=(",", ":")).encode())
+    _write(path, {"files": files, "leaves": leaves, "identity": identity, "evaluation": evaluation or {}})
+
+
+def write_evaluation(path: Path, evaluation: dict[str, float]) -> None:
+    """Record an evaluation in the manifest of the complete checkpoint `path`, in place of an earlier one."""
+    _write(path, _read_manifest(path) | {"evaluation": evaluation})
 
 
 def read_identity(path: Path) -> dict[str, Any]:
     """Return the identity that the checkpoint `path` records; empty if it cannot be read."""
-    try:
-        return dict(_read_manifest(path).get("identity", {}))
-    except (IncompleteCheckpointError, DamagedCheckpointError, OSError, ValueError, TypeError):
-        return {}
+    return _read_table(path, "identity")
+
+
+def read_evaluation(path: Path) -> dict[str, float]:
+    """Return the evaluation that the checkpoint `path` records; empty if it has none or cannot be read."""
+    return _read_table(path, "evaluation")
 
 
 def verified_leaves(path: Path) -> list[Leaf]:
@@ -106,6 +113,18 @@ def _check_file(path: Path, name: str, size: int, sha256: str) -> None:
         raise DamagedCheckpointError(f"{name} has {status.st_size} bytes, not {size}")
     if _sha256(root / name) != sha256:
         raise DamagedCheckpointError(f"{name} differs from the saved file (SHA-256)")
+
+
+def _write(path: Path, contents: dict[str, Any]) -> None:
+    signed = {"manifest": contents, "sha256": _sha256_of_json(contents)}
+    write_atomically(path / MANIFEST, json.dumps(signed, separators=(",", ":")).encode())
+
+
+def _read_table(path: Path, name: str) -> dict[str, Any]:
+    try:
+        return dict(_read_manifest(path).get(name, {}))
+    except (IncompleteCheckpointError, DamagedCheckpointError, OSError, ValueError, TypeError):
+        return {}
 
 
 def _read_manifest(path: Path) -> dict:

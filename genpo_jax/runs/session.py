@@ -19,7 +19,7 @@ from genpo_jax.config import Config
 from genpo_jax.envs import Environment
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.callbacks import Callback, StopTraining
-from genpo_jax.runs.checkpoint import Checkpointer
+from genpo_jax.runs.checkpoint import RANKING, Checkpointer, score
 from genpo_jax.runs.curve import LINES, Curve, Lines
 from genpo_jax.runs.folder import CHECKPOINTS, check_run_dir, identity_of, locked, run_id_of, seed_folders
 from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, others_stay, wait_for_all
@@ -105,6 +105,8 @@ class Session(ABC):
         self.start_time = time.monotonic()
         self.save_due = self.start_time + 60 * plan.checkpoint_minutes
         self.saved_steps = 0
+        # Steps of the last evaluation, and its metrics for each seed.
+        self._evaluation: tuple[int, list[dict[str, float]]] = (-1, [])
         self.metrics: dict[str, float] = {}
         self.stopped = False
         self._asked_to_stop = False
@@ -178,14 +180,15 @@ class Session(ABC):
             chunk = self._compile(state, progress)
             if steps == 0 and self.plan.num_evals:
                 progress.message("evaluating the untrained policy ...")
-                self._record(0, self._evaluate(state), progress)
+                self._record(0, self._evaluate(0, state), progress)
+                self._attempt("checkpoint", self._record_evaluation)
                 self._call_back(0, state)
             while steps < self.plan.total_steps and not self.stopped and self.failure is None:
                 state, metrics = self._timed(chunk, state)
                 before, steps = steps, steps + self.plan.steps_per_chunk
                 evaluated = self.plan.evaluation_due(before, steps)
                 if evaluated:
-                    metrics |= self._evaluate(state)
+                    metrics |= self._evaluate(steps, state)
                 self._record(steps, metrics, progress)
                 if evaluated:
                     self._draw()
@@ -194,6 +197,8 @@ class Session(ABC):
                 self._save_if_due(steps, state)
             self._draw()
             self._save_last(steps, state)
+            if is_writer() and (best := self.best_checkpoint):
+                progress.message(best)
             if self.stopped:
                 progress.message(
                     f"stopped and saved at {steps:,} {self.unit}; to continue: genpo-jax {self.command} --run-dir "
@@ -215,6 +220,17 @@ class Session(ABC):
         return (
             f"{config.method.name} on {config.env}{backend}, {seed}, {devices}, {self.run_dir}; Ctrl-C saves and stops"
         )
+
+    @property
+    def best_checkpoint(self) -> str:
+        """One line on the best checkpoint of each seed, and how to load it; empty if no checkpoint was evaluated."""
+        found = [(seed, one.best()) for seed, one in zip(self.config.seeds, self.checkpointers, strict=True)]
+        lines = [
+            f"{f'seed {seed}: ' if len(found) > 1 else ''}{best[0]:,} {self.unit}, {described(best[1])}"
+            for seed, best in found
+            if best is not None
+        ]
+        return f"best checkpoint (--checkpoint best): {'; '.join(lines)}" if lines else ""
 
     @property
     def policy(self) -> TrainedPolicy:
@@ -311,10 +327,13 @@ class Session(ABC):
         progress.message(f"compiled in {self.compile_seconds:.1f} s")
         return lambda state: program(state, *arguments)
 
-    def _evaluate(self, state: Any) -> dict[str, Any]:
+    def _evaluate(self, steps: int, state: Any) -> dict[str, Any]:
         started = time.monotonic()
         metrics = self.evaluate(state)
         wait_for_all("continue after an evaluation")
+        ranked = {name: np.asarray(metrics[name]) for name in RANKING if name in metrics}
+        seeds = range(len(self.folders))
+        self._evaluation = steps, [{name: float(values[i]) for name, values in ranked.items()} for i in seeds]
         return metrics | {"time/eval_seconds": time.monotonic() - started}
 
     def _progress(self, steps: int) -> Progress:
@@ -377,13 +396,31 @@ class Session(ABC):
             self._failing.discard(name)
 
     def _save(self, steps: int, state: Any) -> None:
+        evaluated, evaluations = self._evaluation
         for i, checkpointer in enumerate(self.checkpointers):
-            checkpointer.save(steps, self.select(state, i), {"wall_seconds": self._wall_seconds()})
+            evaluation = evaluations[i] if evaluated == steps else None
+            checkpointer.save(steps, self.select(state, i), {"wall_seconds": self._wall_seconds()}, evaluation)
         self.save_due, self.saved_steps = time.monotonic() + 60 * self.plan.checkpoint_minutes, steps
         release_memory()
 
+    def _record_evaluation(self) -> None:
+        """Add the last evaluation to the checkpoints of its step, which are older."""
+        steps, evaluations = self._evaluation
+        for checkpointer, evaluation in zip(self.checkpointers, evaluations, strict=True):
+            checkpointer.record_evaluation(steps, evaluation)
+
+    def _is_best(self, steps: int) -> bool:
+        """Whether a seed was evaluated at this step, and better than at any checkpoint before."""
+        evaluated, evaluations = self._evaluation
+        if evaluated != steps:
+            return False
+        best = [checkpointer.best() for checkpointer in self.checkpointers]
+        pairs = zip(evaluations, best, strict=True)
+        return any(score(now) > (score(before[1]) if before else ()) for now, before in pairs)
+
     def _save_if_due(self, steps: int, state: Any) -> None:
-        if any_process(time.monotonic() > self.save_due):
+        """Save if it is time, or if the policy of a seed is its best; all seeds have checkpoints of the same steps."""
+        if any_process(time.monotonic() > self.save_due or self._is_best(steps)):
             # The time of the next attempt if this one fails; a successful save overwrites it.
             self.save_due = time.monotonic() + min(RETRY_SECONDS, 60 * self.plan.checkpoint_minutes)
             self._attempt("checkpoint", self._save, steps, state)
@@ -401,6 +438,12 @@ class Session(ABC):
 
     def _wall_seconds(self) -> float:
         return self.previous_seconds + time.monotonic() - self.start_time
+
+
+def described(evaluation: dict[str, float]) -> str:
+    """Return an evaluation in words, such as `success 0.91, return 73.2 (deterministic actions)`."""
+    numbers = [f"{name.removeprefix('eval/').removesuffix('_zero')} {value:.4g}" for name, value in evaluation.items()]
+    return f"{', '.join(numbers)} (deterministic actions)"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
-from genpo_jax.runs.load import folder_of, load
+from genpo_jax.runs.load import CheckpointName, folder_of, load
 from genpo_jax.runtime import compiler_options
 from genpo_jax.training.play import (
     Actor,
@@ -74,6 +74,7 @@ def record_run(
     start_seed: int = 0,
     step: int | None = None,
     seed: int | None = None,
+    checkpoint: CheckpointName = "newest",
 ) -> Recording:
     """Record episodes of a run's policy with deterministic actions, and again with sampled actions.
 
@@ -86,13 +87,14 @@ def record_run(
         start_seed: seed of the initial states and of the noise.
         step: env steps of the checkpoint; None for the newest.
         seed: which seed of a run with several seeds.
+        checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
 
     Raises:
         ValueError: if the environment has no MuJoCo model, or its state holds no positions.
         FileNotFoundError: if `run_dir` holds no run, or no checkpoint at `step`.
     """
     run_dir = folder_of(Path(run_dir), seed)
-    policy = load(run_dir, step)
+    policy = load(run_dir, step, checkpoint=checkpoint)
     recorder = Recorder(environment_of(run_dir), saved_config(run_dir), episodes=episodes, steps=steps)
     return recorder.record(policy, start_seed)
 
