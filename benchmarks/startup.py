@@ -85,7 +85,8 @@ def rows_of(options: StartupOptions, env: str) -> list[dict[str, Any]]:
 
 def main(options: StartupOptions) -> None:
     """Measure, print one table, and write JSON if requested."""
-    report("seconds to the first training line", options, [row for env in options.envs for row in rows_of(options, env)])
+    rows = [row for env in options.envs for row in rows_of(options, env)]
+    report("seconds to the first training line", options, rows)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ _EXTRAS = {
     "onnx": "export",
     "onnxruntime": "export",
     "optax": "train",
+    "optuna": "sweep",
     "orbax": "train",
     "PIL": "view",
     "pyarrow": "lerobot",

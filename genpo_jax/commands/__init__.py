@@ -6,7 +6,20 @@ To add a command, add a file with a dataclass of options and a function, and a l
 from collections.abc import Callable
 from typing import Any
 
-from genpo_jax.commands import collect, deploy, envs, eval, export, fidelity, finetune, play, pretrain, report, train
+from genpo_jax.commands import (
+    collect,
+    deploy,
+    envs,
+    eval,
+    export,
+    fidelity,
+    finetune,
+    play,
+    pretrain,
+    report,
+    sweep,
+    train,
+)
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "train": train.train,
@@ -19,6 +32,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "pretrain": pretrain.COMMAND,
     "finetune": finetune.COMMAND,
     "fidelity": fidelity.COMMAND,
+    "sweep": sweep.COMMAND,
     "envs": envs.ENVS,
     "methods": envs.METHODS_COMMAND,
 }
