@@ -5,10 +5,9 @@ import dataclasses
 import inspect
 import typing
 from collections.abc import Iterator
-from typing import Any
 
 from genpo_jax.commands import COMMANDS
-from genpo_jax.commands.base import Command
+from genpo_jax.commands.base import Command, option_of
 from genpo_jax.commands.train import HostsConfig, TrainOptions
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.methods import METHODS, NetworksConfig
@@ -38,17 +37,6 @@ def helps_of(cls: type) -> dict[str, str]:
             if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
                 texts[field.target.id] = " ".join(inspect.cleandoc(ast.literal_eval(text.value)).split())
     return texts
-
-
-def option_of(annotation: Any, name: str) -> str | None:
-    """Return the name of a field on the command line; None for a group of options."""
-    if dataclasses.is_dataclass(annotation) or annotation is Config:
-        return None
-    for mark in typing.get_args(annotation)[1:] if typing.get_origin(annotation) is typing.Annotated else ():
-        if getattr(mark, "metavar", None) and "Positional" in str(annotation):
-            return mark.metavar
-        name = getattr(mark, "name", None) or name
-    return f"--{name.replace('_', '-')}"
 
 
 def table(cls: type, known: set[str]) -> Iterator[str]:

@@ -39,6 +39,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> Non
         listed = "\n".join(f"  {key:8} {_summary(command)}" for key, command in COMMANDS.items())
         with _closed_output_ignored():
             print(f"usage: {prog} COMMAND [OPTIONS]\n\n{listed}\n\n{prog} COMMAND --help explains its options")
+            print(f"{prog} --completion prints a script that completes them in bash")
+    elif name == "--completion":
+        from genpo_jax.completion import completion_script
+
+        print(completion_script(), end="")
     elif name == "--version":
         print(__version__)
     elif name not in COMMANDS:

@@ -28,9 +28,9 @@ _EXTRAS = {
 
 
 def explained(error: ModuleNotFoundError) -> ModuleNotFoundError:
-    """Return the error of a failed import, with the extra that installs the missing package."""
+    """Return the error of a failed import, with the extra that installs the missing package in a clone."""
     package = (error.name or "").partition(".")[0]
     if package not in _EXTRAS:
         return error
-    message = f"{package} is not installed; pip install 'genpo-jax[{_EXTRAS[package]}]'"
+    message = f"{package} is not installed; in your clone of genpo_jax: pip install -e '.[{_EXTRAS[package]}]'"
     return ModuleNotFoundError(message, name=error.name, path=error.path)

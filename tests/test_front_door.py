@@ -265,7 +265,7 @@ def test_a_missing_package_is_reported_with_the_extra_that_installs_it(name):
     missing = "optax" if name == "train" else "flax"
     code = f"import sys; sys.modules['{missing}'] = None; import genpo_jax; genpo_jax.{name}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert f"{missing} is not installed; pip install 'genpo-jax[train]'" in done.stderr
+    assert f"{missing} is not installed; in your clone of genpo_jax: pip install -e '.[train]'" in done.stderr
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -115,7 +115,7 @@ def test_wandb_is_online_only_if_logged_in_and_keeps_the_id_of_the_run(tmp_path,
 
 def test_missing_wandb_is_reported_before_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit, match=r"pip install 'genpo-jax\[wandb\]'"):
+    with pytest.raises(SystemExit, match=r"pip install -e '.\[wandb\]'"):
         cli.main(["train", "--env", "ring", "--run-dir", str(tmp_path / "run"), "--wandb", "robots"])
     assert not (tmp_path / "run").exists()
     with pytest.raises(SystemExit) as refused:

@@ -134,7 +134,10 @@ def fail_with(error):
         (MemoryError(), "error: out of memory (no message); reduce --num-envs, --num-seeds or unroll"),
         (RuntimeError("RESOURCE_EXHAUSTED: x"), "error: out of memory (RESOURCE_EXHAUSTED: x); reduce"),
         (subprocess.CalledProcessError(3, ["a"]), "error: CalledProcessError: Command '['a']' returned non-zero"),
-        (ModuleNotFoundError("no brax", name="brax"), "error: brax is not installed; pip install 'genpo-jax[train]'"),
+        (
+            ModuleNotFoundError("no brax", name="brax"),
+            "error: brax is not installed; in your clone of genpo_jax: pip install -e '.[train]'",
+        ),
     ],
 )
 def test_an_error_that_a_user_can_cause_is_one_sentence(monkeypatch, error, sentence):

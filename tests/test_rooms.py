@@ -22,6 +22,7 @@ FLOORS = (
     ("imitation", "viewing", "gymnasium_adapter"),
     ("export", "reporting"),
     ("commands",),
+    ("completion",),
     ("cli",),
     ("__main__", "genpo_jax"),
     ("experiments",),

@@ -22,7 +22,7 @@ def main(wheel: str, readme: str) -> None:
     try:
         genpo_jax.train("fast")
     except ModuleNotFoundError as error:
-        assert "pip install 'genpo-jax[train]'" in str(error), error
+        assert "pip install -e '.[train]'" in str(error), error
     else:
         raise AssertionError("training needs packages that are not installed")
     print(f"the wheel of {genpo_jax.__version__} embeds the solver")

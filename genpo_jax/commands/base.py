@@ -1,12 +1,13 @@
 """Parts that the commands share: parse and check options, configure jax, write results."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
 
 import tyro
 
@@ -90,6 +91,27 @@ def check_options(options: Any) -> None:
                     require(not item.is_dir(), "a file", name, str(item), "name a file in it")
                 else:
                     require(item.is_dir() or not item.exists(), "a folder", name, str(item), "name another")
+
+
+def option_of(annotation: Any, name: str) -> str | None:
+    """Return the name of a field on the command line; None for a group of options."""
+    if dataclasses.is_dataclass(annotation):
+        return None
+    for mark in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
+        if getattr(mark, "metavar", None) and "Positional" in str(annotation):
+            return mark.metavar
+        name = getattr(mark, "name", None) or name
+    return f"--{name.replace('_', '-')}"
+
+
+def print_end(run_dir: Path, *, wandb: bool = False) -> None:
+    """Print the folder of a finished run, and the commands that show its metrics."""
+    lines = [f"metrics: genpo-jax report {run_dir}, or tensorboard --logdir {run_dir} (pip install tensorboard)"]
+    if wandb:
+        lines.append(f"if W&B was offline: wandb sync {run_dir / 'wandb' / 'latest-run'}")
+    # The terminal may be closed.
+    with contextlib.suppress(OSError, ValueError):
+        print("\n".join([*lines, f"run folder: {run_dir}"]), flush=True)
 
 
 def leave(code: int) -> None:

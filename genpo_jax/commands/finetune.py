@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from genpo_jax.commands.base import STOPPED, Command, leave
+from genpo_jax.commands.base import STOPPED, Command, leave, print_end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ def run(options: FinetuneOptions) -> None:
     )
     if finished.stopped:
         leave(STOPPED)
-    print(f"run folder: {options.run_dir}")
+    print_end(options.run_dir)
 
 
 COMMAND = Command(FinetuneOptions, run)

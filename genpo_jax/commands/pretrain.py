@@ -7,7 +7,7 @@ from typing import Annotated
 
 import tyro
 
-from genpo_jax.commands.base import STOPPED, Command, leave, write_json
+from genpo_jax.commands.base import STOPPED, Command, leave, print_end, write_json
 from genpo_jax.imitation.config import PretrainConfig
 
 
@@ -76,7 +76,7 @@ def run(options: PretrainOptions) -> None:
         results = evaluate(options.run_dir, episodes=options.episodes)
         write_json(options.run_dir / "evaluation.json", results)
         print(table(results))
-    print(f"run folder: {options.run_dir}")
+    print_end(options.run_dir)
 
 
 COMMAND = Command(PretrainOptions, run)

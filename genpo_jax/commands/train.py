@@ -1,7 +1,6 @@
 """`genpo-jax train`."""
 
 import argparse
-import contextlib
 import dataclasses
 import importlib.util
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from genpo_jax.checks import check_types, require, require_between
-from genpo_jax.commands.base import STOPPED, leave
+from genpo_jax.commands.base import STOPPED, leave, print_end
 from genpo_jax.config import Config
 from genpo_jax.methods import METHODS, Method
 from genpo_jax.presets import has_accelerator, preset
@@ -195,9 +194,7 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
     env = None if command.resume else command.config.env
     finished = run.train(env, command.config, command.run_dir, resume=command.resume, callbacks=_callbacks(command))
     if is_writer():
-        # The terminal may be closed.
-        with contextlib.suppress(OSError, ValueError):
-            print(f"run folder: {finished.run_dir}", flush=True)
+        print_end(finished.run_dir, wandb=command.wandb is not None)
     if finished.stopped:
         leave(STOPPED)
     return finished

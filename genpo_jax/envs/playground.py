@@ -45,7 +45,8 @@ class PlaygroundEnvironment(LibraryEnvironment):
             except (subprocess.SubprocessError, FileNotFoundError) as error:
                 raise RuntimeError(
                     f"{name} needs the robots of MuJoCo Menagerie ({error}); set MENAGERIE_ROOT to a checkout of it, "
-                    "or pip install 'genpo-jax[robots]', or connect to the network once for Playground to clone it"
+                    "or pip install -e '.[robots]' in your clone of genpo_jax, or connect to the network once, so that "
+                    "Playground clones it"
                 ) from error
             physics = CPhysics(name, raw).replaced if impl == "c" else nullcontext
         near = LIFTED.get(name)
@@ -70,7 +71,8 @@ def _registry():
         from mujoco_playground import registry
     except ImportError as error:
         raise ImportError(
-            f"MuJoCo Playground cannot be imported ({error}); pip install 'genpo-jax[playground]'"
+            f"MuJoCo Playground cannot be imported ({error}); in your clone of genpo_jax: "
+            "pip install -e '.[playground]'"
         ) from error
     find_robots_in(Menagerie)
     return registry
