@@ -23,6 +23,8 @@ TYPES = {
 VISIBLE_GROUPS = 3
 # MuJoCo's color of a geom that has none; another color takes precedence over that of the material.
 DEFAULT_RGBA = (0.5, 0.5, 0.5, 1.0)
+# The page draws neither shadows nor reflections, in which the shape of a black robot could be seen.
+DARKEST = 0.3
 # All meshes of a model together; a robot's meshes may have hundreds of thousands, too many to see.
 MAX_TRIANGLES = 30_000
 # Most rows, and most columns, of a height field.
@@ -89,7 +91,13 @@ def _geom(model: mujoco.MjModel, i: int, meshes: dict[str, Mesh], textures: dict
                 geom["repeats"] = rounded(_repeats(model, i))
         else:
             color = color * np.append(_pixels(model, texture).mean(axis=(0, 1)) / 255, 1.0)
-    return geom | {"rgba": rounded(color)}
+    plain = not on_plane and "texture" not in geom
+    return geom | {"rgba": rounded(_lightened(color) if plain else color)}
+
+
+def _lightened(color: np.ndarray) -> np.ndarray:
+    """Return a color whose brightest channel is at least `DARKEST`, with the same differences between the channels."""
+    return np.append(color[:3] + max(0.0, DARKEST - color[:3].max()), color[3])
 
 
 def _color(model: mujoco.MjModel, i: int) -> np.ndarray:
