@@ -31,7 +31,7 @@ class StartupOptions:
 
     envs: tuple[str, ...] = ("inverted_pendulum", "humanoid", "panda_push")
     """Environments, each with its preset."""
-    checkouts: tuple[Path, ...] = (Path(),)
+    checkouts: tuple[str, ...] = (".",)
     """Folders of the repository to compare."""
     rounds: int = 3
     """Warm starts of each environment and checkout."""
@@ -41,12 +41,12 @@ class StartupOptions:
     """File for the numbers."""
 
 
-def seconds_to_first_line(checkout: Path, env: str, cache: Path, arguments: tuple[str, ...]) -> float:
+def seconds_to_first_line(checkout: str, env: str, cache: Path, arguments: tuple[str, ...]) -> float:
     """Start training in a new process; return the seconds to its first training line, and stop it."""
     with tempfile.TemporaryDirectory() as folder:
         metrics = Path(folder) / "run" / "metrics.jsonl"
         command = [sys.executable, "-m", "genpo_jax", "train", "--env", env, "--run-dir", str(metrics.parent)]
-        variables = os.environ | {"PYTHONPATH": str(checkout.resolve()), "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        variables = os.environ | {"PYTHONPATH": str(Path(checkout).resolve()), "JAX_COMPILATION_CACHE_DIR": str(cache)}
         start = time.perf_counter()
         process = subprocess.Popen(
             [*command, *arguments], cwd=checkout, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -72,13 +72,13 @@ def _has_training_line(metrics: Path) -> bool:
 def rows_of(options: StartupOptions, env: str) -> list[dict[str, Any]]:
     """Return the cold and the warm starts of one environment."""
     with tempfile.TemporaryDirectory() as folder:
-        times: dict[Path, list[float]] = {checkout: [] for checkout in options.checkouts}
+        times: dict[str, list[float]] = {checkout: [] for checkout in options.checkouts}
         for _ in range(options.rounds + 1):
             for i, checkout in enumerate(options.checkouts):
                 cache = Path(folder) / str(i)
                 times[checkout].append(seconds_to_first_line(checkout, env, cache, options.arguments))
     return [
-        {"env": env, "checkout": checkout.resolve().name, "cold": cold, "warm": spread(warm)}
+        {"env": env, "checkout": Path(checkout).resolve().name, "cold": cold, "warm": spread(warm)}
         for checkout, (cold, *warm) in times.items()
     ]
 

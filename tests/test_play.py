@@ -185,6 +185,51 @@ def test_a_browser_plays_a_recording_without_an_error(recording, tmp_path):
     assert not errors
 
 
+# A clock that advances by 20 ms with each frame, and only when the test asks for one.
+CLOCK = """<head><script>
+  let milliseconds = 0, queued = null;
+  window.requestAnimationFrame = (draw) => { queued = draw; };
+  const frame = () => queued(milliseconds += 20);
+</script>"""
+CONTROLS = """<script>
+  const shown = (chosen) => {
+    speed.value = chosen;
+    slider.value = 20;
+    slider.dispatchEvent(new Event("input"));
+    document.getElementById("restart").click();
+    for (let i = 0; i < 22; i++) frame();
+    return slider.value;
+  };
+  (async () => {
+    while (!queued) await new Promise((done) => setTimeout(done, 20));
+    frame();
+    document.body.dataset.frames = ["0.25", "1", "2"].map(shown) + " " + play.textContent;
+  })();
+</script></body>"""
+
+
+@needs_browser
+@pytest.mark.ci
+def test_a_browser_restarts_the_episode_and_plays_it_at_the_chosen_speed(recording, tmp_path):
+    page = play_page(recording).replace("<head>", CLOCK).replace("</body>", CONTROLS)
+    (tmp_path / "play.html").write_text(page)
+    document, errors = open_page(tmp_path / "play.html", tmp_path)
+    # 0.44 s at 30 frames per second and real time are 13.2 frames.
+    assert 'data-frames="3,13,26 Pause"' in document and not errors
+
+
+def test_dark_shapes_are_lightened_and_keep_their_tint():
+    model = mujoco.MjModel.from_xml_string(
+        """<mujoco><worldbody>
+          <geom type="plane" size="1 1 1" rgba="0 0 0 1"/>
+          <geom size="1" rgba="0 0 .1 .5"/><geom size="1" rgba=".3 0 0 1"/>
+        </worldbody></mujoco>"""
+    )
+    floor, dark, red = (geom["rgba"] for geom in scene(model)["geoms"])
+    np.testing.assert_allclose(dark, [0.2, 0.2, 0.3, 0.5], atol=1e-6)
+    np.testing.assert_allclose([floor, red], [[0, 0, 0, 1], [0.3, 0, 0, 1]], atol=1e-6)
+
+
 @pytest.mark.ci
 def test_a_video_and_a_strip_are_drawn_if_mujoco_can_draw(recording, tmp_path):
     code = (
