@@ -180,7 +180,7 @@ class CEngine:
         """Return what distinguishes this engine in compiled programs: MuJoCo, the model and the arguments."""
         serialized = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
         mujoco.mj_saveModel(self.model, None, serialized)
-        digest = hashlib.sha256(serialized)
+        digest = hashlib.sha256(serialized.data)
         digest.update(repr((mujoco.__version__, self.computed, num_threads)).encode())
         return digest.hexdigest()[:32]
 

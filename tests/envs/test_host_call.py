@@ -94,3 +94,30 @@ def test_another_process_finds_a_program_with_a_host_call_in_the_compilation_cac
         for _ in range(2)
     ]
     assert result == again and (hits, hits_again) == ("0", "1")
+
+
+DEVICES = """
+import sys; sys.path.insert(0, "tests/envs")
+import jax, mujoco, numpy as np
+from arms import ARM
+from genpo_jax.envs.engines import CEngine
+engine = CEngine(mujoco.MjModel.from_xml_string(ARM))
+def played(qpos):
+    data = engine.forward(engine.start().replace(qpos=qpos))
+    return jax.lax.scan(lambda data, _: (engine.step(data, 2), data.qpos), data, length=20)[1]
+qpos = np.random.default_rng(0).uniform(-1, 1, (4, 2)).astype(np.float32)
+together = jax.jit(jax.vmap(played))
+spec = jax.sharding.PartitionSpec("data")
+mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+manual = jax.jit(jax.shard_map(jax.vmap(played), mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False))
+spread = jax.device_put(qpos, jax.sharding.NamedSharding(mesh, spec))
+for result in (manual(spread), manual(qpos), together(spread)):
+    np.testing.assert_array_equal(result, together(qpos))
+"""
+
+
+@pytest.mark.ci
+def test_two_devices_simulate_bit_identically_to_one():
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+    root = Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", DEVICES], env=os.environ | {"XLA_FLAGS": flags}, cwd=root, check=True)
