@@ -18,7 +18,7 @@ from genpo_jax.config import Config
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = {
-    **{f"experiments.{name}": "Options" for name in ("compare", "sweep", "ablation", "ratio_study", "multimodality")},
+    **{f"experiments.{name}": "Options" for name in ("compare", "ablation", "ratio_study", "multimodality")},
     **{f"benchmarks.{name}": "Config" for name in ("env_overhead", "brax_ppo")},
     "benchmarks.__main__": "ShortOptions",
     "benchmarks.against_brax": "AgainstOptions",
@@ -29,6 +29,7 @@ PROGRAMS = {
     "benchmarks.seeds": "SeedsOptions",
     "benchmarks.solver_cost": "SolverCostOptions",
     "benchmarks.solver_sigma": "SolverSigmaOptions",
+    "benchmarks.startup": "StartupOptions",
     "benchmarks.steady": "SteadyOptions",
     "benchmarks.steps_per_second": "StepsOptions",
 }
@@ -74,7 +75,6 @@ def test_every_program_accepts_its_defaults_and_refuses_invalid_options(program,
     [
         ("multimodality", {"base": ("learned-scale", "bogus")}, "base must be one of .* got 'bogus'"),
         ("compare", {"envs": ("ring",), "methods": ("gaussian", "gaussian:num_minibatches=7")}, "num_minibatches"),
-        ("sweep", {"envs": ("ring",), "methods": ("gaussian", "genpo++:num_minibatches=7")}, "num_minibatches"),
         ("ablation", {"envs": ("ring",), "method": "gaussian:num_minibatches=7"}, "num_minibatches"),
     ],
 )
