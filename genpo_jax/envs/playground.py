@@ -11,6 +11,7 @@ from genpo_jax.envs.adapter import LibraryEnvironment
 from genpo_jax.envs.library_physics import CPhysics
 from genpo_jax.envs.patches import find_robots_in, import_mjx, old_clip, prints_ignored
 from genpo_jax.envs.robots import Menagerie
+from genpo_jax.envs.warp import DEFAULT_ENVS, Shared, check_warp, shared_of, with_shared, without_shared
 
 # Distance in meters below which a lifted object has reached its goal. Playground defines a reward, but no success.
 LIFTED = {"PandaPickCube": 0.05, "PandaPickCubeOrientation": 0.05}
@@ -36,6 +37,8 @@ class PlaygroundEnvironment(LibraryEnvironment):
 
     def __init__(self, name: str, impl: str = "jax"):
         registry = _registry()
+        if impl == "warp":
+            check_warp()
         config: Any = registry.get_default_config(name)
         # AeroCubeRotateZAxis has no entry `impl` and rejects overrides of missing entries.
         overrides: dict[str, Any] = {"impl": "jax" if impl == "c" else impl} if "impl" in config else {}
@@ -50,14 +53,38 @@ class PlaygroundEnvironment(LibraryEnvironment):
             physics = CPhysics(name, raw).replaced if impl == "c" else nullcontext
         near = LIFTED.get(name)
         success = None if near is None else lambda state: _distance_to_goal(raw, state) < near
-        super().__init__(name, raw, int(config.episode_length), physics, success)
         self.impl = impl
+        self._shared: Shared | None = None
+        self._num_envs = DEFAULT_ENVS
+        super().__init__(name, raw, int(config.episode_length), physics, success)
 
     @property
     def randomization_fn(self) -> Any:
         """Playground's randomization of this environment; None if it has none."""
         with prints_ignored():
             return _registry().get_domain_randomizer(self.name)
+
+
+    def reserve(self, num_envs: int) -> None:
+        """Allocate contacts for this number of environments in one program, which only backend warp needs."""
+        config = self.raw._config
+        if self.impl != "warp" or num_envs <= self._num_envs:
+            return
+        config.naconmax = -(-config.naconmax * num_envs // self._num_envs)
+        self._num_envs = num_envs
+        self.trace_anew()
+
+    def _stored(self, state: Any) -> Any:
+        """Return the state without what all environments share on backend warp."""
+        if self.impl != "warp":
+            return state
+        # Kept for the next step; a trace of `step` always follows one of `reset`.
+        self._shared = shared_of(self.raw.mj_model, state)
+        return without_shared(state)
+
+    def _complete(self, state: Any) -> Any:
+        """Return the state with what all environments share on backend warp."""
+        return state if self._shared is None else with_shared(state, self._shared)
 
 
 def _distance_to_goal(raw: Any, state: Any) -> Array:
