@@ -74,7 +74,6 @@ class PlaygroundEnvironment(LibraryEnvironment):
         with prints_ignored():
             return _registry().get_domain_randomizer(self.name)
 
-
     def reserve(self, num_envs: int) -> None:
         """Allocate contacts for this number of environments in one program, which only backend warp needs."""
         config = self.raw._config
@@ -107,7 +106,9 @@ def _parsed(name: str, config: Any, changed: Sequence[str]) -> dict[str, Any]:
         except (KeyError, TypeError):
             known = list(_flattened(config))
             close = closest(key, known, count=3) or known
-            raise ValueError(f"{name} has no setting {key!r} in its configuration; choose {' or '.join(close)}") from None
+            raise ValueError(
+                f"{name} has no setting {key!r} in its configuration; choose {' or '.join(close)}"
+            ) from None
         try:
             value = ast.literal_eval(text)
         except (SyntaxError, ValueError):
