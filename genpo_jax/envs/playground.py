@@ -59,14 +59,15 @@ class PlaygroundEnvironment(LibraryEnvironment):
                     f"{name} needs the robots of MuJoCo Menagerie ({error}); set MENAGERIE_ROOT to a checkout of it, "
                     "or pip install 'genpo-jax[robots]', or connect to the network once for Playground to clone it"
                 ) from error
+            changed_config: Any = raw._config
             physics = CPhysics(name, raw).replaced if impl == "c" else nullcontext
         near = LIFTED.get(name)
         success = None if near is None else lambda state: _distance_to_goal(raw, state) < near
         self.impl = impl
-        self._shared: Shared | None = None
+        self._shared: Shared = {}
         library = published(name)
         self._num_envs = library.num_envs if library else DEFAULT_ENVS
-        super().__init__(name, raw, int(raw._config.episode_length), physics, success)
+        super().__init__(name, raw, int(changed_config.episode_length), physics, success)
 
     @property
     def randomization_fn(self) -> Any:
@@ -93,7 +94,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
 
     def _complete(self, state: Any) -> Any:
         """Return the state with what all environments share on backend warp."""
-        return state if self._shared is None else with_shared(state, self._shared)
+        return with_shared(state, self._shared) if self._shared else state
 
 
 def _parsed(name: str, config: Any, changed: Sequence[str]) -> dict[str, Any]:

@@ -49,8 +49,8 @@ def default_contacts(model: mujoco.MjModel, num_envs: int) -> int:
     return num_envs * int(make_data(model).naconmax)
 
 
-def shared_of(model: mujoco.MjModel, tree: Any) -> Shared | None:
-    """Return the initial values of what the environments share, by field; None if the state has no data of Warp.
+def shared_of(model: mujoco.MjModel, tree: Any) -> Shared:
+    """Return the initial values of what the environments share, by field; {} if the state has no data of Warp.
 
     Args:
         model: MuJoCo's model.
@@ -59,7 +59,7 @@ def shared_of(model: mujoco.MjModel, tree: Any) -> Shared | None:
     mjx: Any = import_mjx()
     found = [x._impl for x in jax.tree.leaves(tree, is_leaf=_is_warp_data) if _is_warp_data(x)]
     if not found:
-        return None
+        return {}
     sizes = {name: getattr(found[0], name) for name in ("naconmax", "naccdmax", "njmax")}
     # Given without need, it would allocate the buffers of sleeping bodies.
     compact = {} if found[0].nvmax == model.nv else {"nvmax": found[0].nvmax}
@@ -91,7 +91,8 @@ def _names() -> tuple[list[str], list[str]]:
     """Return the fields that environments share, and those that each has for itself."""
     from mujoco.mjx.warp.types import DATA_NON_VMAP, DataWarp
 
-    fields = [field.name for field in dataclasses.fields(DataWarp)]
+    kind: Any = DataWarp
+    fields = [field.name for field in dataclasses.fields(kind)]
     return [name for name in fields if name in DATA_NON_VMAP], [name for name in fields if name not in DATA_NON_VMAP]
 
 

@@ -73,9 +73,8 @@ def played(engine, qpos):
 def test_it_agrees_with_mjx_for_any_nesting_and_any_allocation(engine):
     together = jax.jit(jax.vmap(lambda q: played(engine, q)))(positions(8))
     mjx = MjxEngine(mujoco.MjModel.from_xml_string(ARM))
-    for ours, theirs, bound in zip(
-        together, jax.jit(jax.vmap(lambda q: played(mjx, q)))(positions(8)), (1e-5, 1e-3, 1e-4)
-    ):
+    reference = jax.jit(jax.vmap(lambda q: played(mjx, q)))(positions(8))
+    for ours, theirs, bound in zip(together, reference, (1e-5, 1e-3, 1e-4), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=bound)
     larger = WarpEngine(mujoco.MjModel.from_xml_string(ARM))
     larger.reserve(100)
