@@ -59,15 +59,15 @@ class PlaygroundEnvironment(LibraryEnvironment):
                     f"{name} needs the robots of MuJoCo Menagerie ({error}); set MENAGERIE_ROOT to a checkout of it, "
                     "or pip install 'genpo-jax[robots]', or connect to the network once for Playground to clone it"
                 ) from error
-            changed_config: Any = raw._config
             physics = CPhysics(name, raw).replaced if impl == "c" else nullcontext
+            config = raw._config
         near = LIFTED.get(name)
         success = None if near is None else lambda state: _distance_to_goal(raw, state) < near
         self.impl = impl
         self._shared: Shared = {}
         library = published(name)
         self._num_envs = library.num_envs if library else DEFAULT_ENVS
-        super().__init__(name, raw, int(changed_config.episode_length), physics, success)
+        super().__init__(name, raw, int(config.episode_length), physics, success)
 
     @property
     def randomization_fn(self) -> Any:
@@ -78,7 +78,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
     def reserve(self, num_envs: int) -> None:
         """Allocate contacts for this number of environments in one program, which only backend warp needs."""
         config = self.raw._config
-        if self.impl != "warp" or num_envs <= self._num_envs:
+        if self.impl != "warp" or num_envs <= self._num_envs or "naconmax" not in config:
             return
         config.naconmax = -(-config.naconmax * num_envs // self._num_envs)
         self._num_envs = num_envs
