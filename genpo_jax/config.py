@@ -52,10 +52,15 @@ class EnvConfig:
     randomize: bool = False
     """Domain randomization: draw physics parameters for each episode, by the environment's own randomization.
     Not available on backend c: choose --backend jax (MuJoCo Playground) or mjx (your MJCF tasks)."""
+    playground_config: tuple[str, ...] = ()
+    """Changed settings of a MuJoCo Playground environment, each as name=value.
+    For example reward_config.scales.torques=-0.001 changes a reward weight. An unknown name lists the known ones."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
         check_types(self)
+        for item in self.playground_config:
+            require("=" in item, "name=value", "playground_config", item)
         require_between(self, 1, LARGEST_NUM_ENVS, "num_envs")
         require_between(self, 1, 1000, "action_repeat", "chunk", "history")
         require_between(self, 1, self.chunk, "executed")

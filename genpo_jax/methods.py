@@ -34,8 +34,9 @@ class NetworksConfig:
     """Sizes of the hidden layers of the value network."""
     activation: Literal["mish", "elu", "swish", "tanh"] = "mish"
     """Activation function of every network."""
-    compute_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the matrix products of every network; parameters, solver state and ratios stay float32."""
+    compute_dtype: Literal["float32", "tf32x3", "tf32", "bfloat16"] = "float32"
+    """Precision of the matrix products of every network; parameters, solver state and ratios stay float32.
+    Lower precision is faster on a GPU, but the initial ratio of an update is less exact (docs/accelerator.md)."""
 
     def __post_init__(self) -> None:
         """Check types and sizes."""

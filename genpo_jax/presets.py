@@ -1,13 +1,15 @@
 """Presets: settings per environment and method.
 
-`FULL` is for accelerators: the published settings of GenPO++ (arXiv:2606.06967), which were tuned on Isaac Lab, with
-the environment's own time limit. `CPU` is for two cores: smaller networks, runs of minutes, and few environments with
-long rollouts and small minibatches. For a million env steps this learns much faster than hundreds of environments with
-short rollouts (docs/results.md).
+Settings of a task serve every machine: discount, action repeat, initial noise, KL targets and the like. Settings of a
+machine are the environments, the batch, the networks and the length of a run. A CPU gets small networks, runs of
+minutes, and few environments with long rollouts and small minibatches: for a million env steps this learns much faster
+than hundreds of environments with short rollouts (docs/results.md). An accelerator gets the networks and the batch of
+GenPO++ (arXiv:2606.06967), and at least the environments, env steps and gradient steps that the library of the
+environment publishes, with its discount where no study of this package chose one (docs/accelerator.md).
 
-A preset is built from layers. Each layer is a table of settings that overrides earlier layers: all environments, this
-environment, flows on this environment, the method's paper, a search. This module does not import jax, so that `--help`
-is quick.
+A preset is built from layers. Each layer is a table of settings that overrides earlier layers: all tasks, this machine,
+the library, this task, this task on this machine, flows on this task, the method's paper, a search. This module does
+not import jax, so that `--help` is quick.
 """
 
 import ast
@@ -17,109 +19,125 @@ from dataclasses import replace
 from typing import Any
 
 from genpo_jax.config import Config, PPOConfig
+from genpo_jax.envs.names import TOYS
 from genpo_jax.methods import FlowMethod, Method, method_of
 
 Layer = dict[str, Any]
 
-# Both methods gain from long rollouts, small minibatches and a larger KL than published.
-CPU_BASE: Layer = {
-    "num_timesteps": 1_000_000,
-    "env_options": {"num_envs": 32},
-    "networks": {"value_sizes": (128, 128)},
-    "method": {"hidden_sizes": (128, 128), "encoder_sizes": (128, 128)},
-    "ppo": {"unroll": 128, "num_minibatches": 32, "target_kl": 0.03},
-}
-FULL_BASE: Layer = {"num_timesteps": 50_000_000, "updates_per_chunk": 8}
+# Both methods gain from a larger KL than published.
+ALL_TASKS: Layer = {"ppo": {"target_kl": 0.03}}
 # Rewards stay unscaled, because they are bounded and in the same units as an entropy bonus. The targets are thin
 # curves, far from the initial noise, so the learning rate may rise higher.
-TOY: Layer = {
-    "env_options": {"num_envs": 64},
-    "ppo": {"unroll": 64, "num_minibatches": 8, "max_learning_rate": 3e-3, "normalize_rewards": False},
-}
+TOY: Layer = {"ppo": {"max_learning_rate": 3e-3, "normalize_rewards": False}}
+# Short episodes with a reward in each step need only a short horizon. A smaller KL at the end of the run: a hand that
+# still explores misses its goal.
+ARM: Layer = {"ppo": {"gamma": 0.97, "target_kl": 0.03, "final_kl": 0.003}}
+# The results in docs/results.md have the default discount, not the library's.
+LONG_HORIZON: Layer = {"ppo": {"gamma": PPOConfig.gamma}}
 
-# Short episodes with a reward in each step need only a short horizon.
-TASK: Layer = {
-    "env_options": {"num_envs": 64},
-    # A smaller KL at the end of the run: a hand that still explores misses its goal.
-    "ppo": {"unroll": 64, "num_minibatches": 16, "gamma": 0.97, "target_kl": 0.03, "final_kl": 0.003},
-}
-
-# Env steps and other differences, chosen from the runs in docs/results.md. Strong actuators need little noise: with a
-# standard deviation of 1, ant and humanoid fall over.
-CPU: dict[str, Layer] = {
+# Settings of a task on every machine, chosen from the runs in docs/results.md. Strong actuators need little noise: with
+# a standard deviation of 1, ant and humanoid fall over.
+TASK: dict[str, Layer] = {
     "inverted_pendulum": {
-        "backend": "spring",
-        "num_timesteps": 491_520,
         # The cart drifts to the end of its rail over hundreds of steps of 20 ms. The effect of a single action is lost
         # in the noise; held for four steps, it is measurable.
-        "env_options": {"num_envs": 32, "action_repeat": 4},
+        "env_options": {"action_repeat": 4},
         "method": {"initial_std": 0.5},
         # With a shorter horizon, a policy that balances for that long gets no further signal. The KL is smaller at the
         # end of the run.
-        "ppo": {"unroll": 32, "num_minibatches": 8, "target_kl": 0.02, "final_kl": 0.002, "gamma": 0.992},
+        "ppo": {"target_kl": 0.02, "final_kl": 0.002, "gamma": 0.992},
     },
-    # As in Brax's test of its PPO: 2^15 steps, episodes of 128 steps.
-    "fast": {
-        "num_timesteps": 2**15,
-        "env_options": {"num_envs": 64, "episode_length": 128},
-        "ppo": {"unroll": 32, "num_minibatches": 4, "target_kl": 0.02},
-    },
+    # As in Brax's test of its PPO: episodes of 128 steps.
+    "fast": {"env_options": {"episode_length": 128}, "ppo": {"target_kl": 0.02}},
     "ring": TOY,
     "moons": TOY,
-    "multigoal": TOY | {"num_timesteps": 400_000},
-    "reacher": {"backend": "spring"},
-    "hopper": {"backend": "spring"},
+    "multigoal": TOY,
+    "reacher": LONG_HORIZON | {"env_options": {"action_repeat": 1}},
+    "hopper": LONG_HORIZON,
+    "halfcheetah": LONG_HORIZON,
     "ant": {
-        "backend": "spring",
-        "num_timesteps": 800_000,
         "method": {"initial_std": 0.25},
-        "fusion_emitters": False,
         # With so little initial noise, ant does not lose its noise too early (hopper does), and it learns faster with a
         # wider clip range.
-        "ppo": {"target_kl": 0.04, "clip_range": 0.3},
+        "ppo": {"gamma": PPOConfig.gamma, "target_kl": 0.04, "clip_range": 0.3},
     },
     "humanoid": {
-        "backend": "c",
-        "num_timesteps": 2_400_000,
         "method": {"initial_std": 0.25},
-        "fusion_emitters": False,
         # With a discount of .99 from the beginning it learns to stand, because the bonus for being alive is certain. A
         # short horizon makes it walk; a longer one later keeps it on its feet. The learning rate is close to where it
         # settles: from 5e-4, the KL of the first updates is ten times the target.
         "ppo": {"learning_rate": 1e-4, "gamma": 0.97, "final_gamma": 0.99},
     },
+    "panda_reach": ARM,
+    "panda_push": ARM,
+    "push_t": ARM,
+    # Closing the fingers is not rewarded by itself. Without the bonus, the hand stays open around the cube.
+    "PandaPickCube": {"ppo": {"gamma": 0.97, "target_kl": 0.03, "entropy_coef": 0.005}},
+}
+# Environments in which flows need other settings than a Gaussian.
+TASK_FLOW: dict[str, Layer] = {
+    "hopper": {"method": {"initial_std": 1.5}},
+}
+
+CPU_BASE: Layer = {
+    "num_timesteps": 1_000_000,
+    "env_options": {"num_envs": 32},
+    "networks": {"value_sizes": (128, 128)},
+    "method": {"hidden_sizes": (128, 128), "encoder_sizes": (128, 128)},
+    "ppo": {"unroll": 128, "num_minibatches": 32},
+}
+CPU_TOY: Layer = {"env_options": {"num_envs": 64}, "ppo": {"unroll": 64, "num_minibatches": 8}}
+CPU_ARM: Layer = {"env_options": {"num_envs": 64}, "ppo": {"unroll": 64, "num_minibatches": 16}}
+# Env steps and other differences of each task on a CPU.
+CPU: dict[str, Layer] = {
+    "inverted_pendulum": {
+        "backend": "spring",
+        "num_timesteps": 491_520,
+        "ppo": {"unroll": 32, "num_minibatches": 8},
+    },
+    "fast": {"num_timesteps": 2**15, "env_options": {"num_envs": 64}, "ppo": {"unroll": 32, "num_minibatches": 4}},
+    "ring": CPU_TOY,
+    "moons": CPU_TOY,
+    "multigoal": CPU_TOY | {"num_timesteps": 400_000},
+    "reacher": {"backend": "spring"},
+    "hopper": {"backend": "spring"},
     "halfcheetah": {"fusion_emitters": False},
-    "panda_reach": TASK | {"num_timesteps": 200_000},
-    "panda_push": TASK | {"num_timesteps": 2_000_000},
-    "push_t": TASK | {"num_timesteps": 1_000_000},
+    "ant": {"backend": "spring", "num_timesteps": 800_000, "fusion_emitters": False},
+    "humanoid": {"backend": "c", "num_timesteps": 2_400_000, "fusion_emitters": False},
+    "panda_reach": CPU_ARM | {"num_timesteps": 200_000},
+    "panda_push": CPU_ARM | {"num_timesteps": 2_000_000},
+    "push_t": CPU_ARM | {"num_timesteps": 1_000_000},
     "PandaPickCube": {
         "backend": "c",
         "num_timesteps": 20_000_000,
         "fusion_emitters": False,
+        # With smaller batches, the hand stays open; with these it grasps after about 8 M steps.
         "env_options": {"num_envs": 512},
-        # Closing the fingers is not rewarded by itself. With smaller batches or without the bonus, the hand stays open
-        # around the cube; with these settings it grasps after about 8 M steps.
-        "ppo": {
-            "unroll": 40,
-            "num_minibatches": 16,
-            "num_epochs": 4,
-            "gamma": 0.97,
-            "target_kl": 0.03,
-            "entropy_coef": 0.005,
-        },
+        "ppo": {"unroll": 40, "num_minibatches": 16, "num_epochs": 4},
     },
     "LeapCubeRotateZAxis": {"backend": "c", "fusion_emitters": False},
 }
-FULL: dict[str, Layer] = {
-    # Brax's own discount.
-    "humanoid": {"backend": "mjx", "num_timesteps": 100_000_000, "ppo": {"gamma": 0.97}},
-    # The C engine runs only on the CPU.
-    **{name: {"backend": "mjx", "ppo": {"gamma": 0.97}} for name in ("panda_reach", "panda_push", "push_t")},
+
+# An accelerator gains nothing in these: it has the settings of a CPU.
+SMALL = ("fast", *TOYS)
+ACCELERATOR_BASE: Layer = {
+    "num_timesteps": 50_000_000,
+    "updates_per_chunk": 8,
+    "eval_envs": 128,
+    "ppo": {"num_minibatches": 16},
 }
-# Environments in which flows need other settings than a Gaussian.
-CPU_FLOW: dict[str, Layer] = {
-    "hopper": {"method": {"initial_std": 1.5}},
+# The C engine runs only on the CPU. MJX has the same physics.
+ACCELERATOR: dict[str, Layer] = {
+    # Four repetitions of each action make an update four times as long.
+    "inverted_pendulum": {"env_options": {"num_envs": 2048}},
+    "humanoid": {"backend": "mjx", "num_timesteps": 100_000_000},
+    "panda_reach": {"backend": "mjx", "num_timesteps": 10_000_000},
+    "panda_push": {"backend": "mjx", "num_timesteps": 100_000_000},
+    "push_t": {"backend": "mjx"},
 }
+# Longest rollout of an accelerator, in policy calls. Brax's PPO has no bound on its KL divergence per update, so that
+# its updates may be large: up to a million policy calls. Ours are smaller and more.
+LONGEST_UNROLL = 40
 # Factors on the clip range and on the size of an update (see `scale_update`), for methods where a search on two cores
 # found better values than the published ones. All families had the same search budget (docs/studies/settings.md).
 CPU_UPDATE: dict[str, tuple[float, float]] = {
@@ -144,16 +162,50 @@ def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -
     if accelerator is None:
         accelerator = has_accelerator()
     settings = method_of(method)
-    layers = [FULL_BASE, FULL.get(env, {})] if accelerator else [CPU_BASE, CPU.get(env, {})]
-    if not accelerator and issubclass(settings, FlowMethod):
-        layers.append(CPU_FLOW.get(env, {}))
     config = Config(env=env, method=settings())
-    for layer in layers:
+    on_accelerator = accelerator and env not in SMALL
+    base, own = (ACCELERATOR_BASE, ACCELERATOR) if on_accelerator else (CPU_BASE, CPU)
+    for layer in (ALL_TASKS, base):
         config = apply(config, layer)
+    if on_accelerator:
+        config = apply(config, library_layer(config))
+    for layer in (TASK.get(env, {}), own.get(env, {})):
+        config = apply(config, layer)
+    if issubclass(settings, FlowMethod):
+        config = apply(config, TASK_FLOW.get(env, {}))
     config = apply(config, {"ppo": settings.published_update})
-    if not accelerator and method in CPU_UPDATE:
+    if not on_accelerator and method in CPU_UPDATE:
         config = replace(config, ppo=scale_update(config.ppo, *CPU_UPDATE[method]))
     return config
+
+
+def library_layer(config: Config) -> Layer:
+    """Return what the library of an environment publishes for it, where that is more than a config has.
+
+    The discount and the action repeat are the library's. There are at least as many environments, env steps, and
+    gradient steps per policy call.
+    """
+    from genpo_jax.envs.published import PublishedPPO, published
+
+    library = published(config.env)
+    if library is None:
+        return {}
+    layer: Layer = {"num_timesteps": max(config.num_timesteps, library.num_timesteps)}
+    if not isinstance(library, PublishedPPO):
+        return layer | {"ppo": {"gamma": library.discounting}}
+    num_envs = max(config.env_options.num_envs, library.num_envs)
+    batch = config.env_options.num_envs * config.ppo.unroll
+    unroll = min(max(library.unroll_length, batch // num_envs), LONGEST_UNROLL)
+    minibatches = num_envs * unroll * library.gradient_steps / config.ppo.num_epochs
+    return layer | {
+        "env_options": {"num_envs": num_envs, "action_repeat": library.action_repeat},
+        "ppo": {
+            "gamma": library.discounting,
+            "unroll": unroll,
+            # A power of two divides the batch.
+            "num_minibatches": max(config.ppo.num_minibatches, 2 ** math.ceil(math.log2(minibatches))),
+        },
+    }
 
 
 def has_accelerator() -> bool:

@@ -7,6 +7,8 @@ import pytest
 
 from genpo_jax.cli import HostsConfig
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.envs.names import NAMES
+from genpo_jax.envs.published import PublishedPPO, published
 from genpo_jax.methods import FPO, METHODS, GenPOPlusPlus, NetworksConfig
 
 
@@ -16,6 +18,7 @@ from genpo_jax.methods import FPO, METHODS, GenPOPlusPlus, NetworksConfig
         (EnvConfig, {"num_envs": 0}, "num_envs must be in .*, got 0"),
         (EnvConfig, {"action_repeat": 0}, "action_repeat"),
         (EnvConfig, {"episode_length": -1}, "episode_length"),
+        (EnvConfig, {"playground_config": ("a", "b=1")}, "playground_config must be name=value, got 'a'"),
         (GenPOPlusPlus, {"hidden_sizes": ()}, "hidden_sizes"),
         (GenPOPlusPlus, {"time_embedding": 7}, "even"),
         (GenPOPlusPlus, {"initial_std": 0.0}, "initial_std"),
@@ -132,20 +135,95 @@ def test_the_config_and_the_command_line_do_not_import_jax():
 
 
 def test_every_preset_is_valid_and_methods_differ_only_where_documented():
-    from genpo_jax.presets import CPU, CPU_FLOW, CPU_UPDATE, FULL, preset
+    from genpo_jax.presets import CPU, CPU_UPDATE, TASK, TASK_FLOW, preset
 
-    for env in {*CPU, *FULL, "walker2d", "CartpoleBalance", "my-arm"}:
+    for env in {*CPU, *TASK, "walker2d", "CartpoleBalance", "my-arm"}:
         gaussian = preset(env, "gaussian", False)
         for name, method in METHODS.items():
             config = preset(env, name, False)
             assert type(config.method) is method
             same_std = config.method.initial_std == gaussian.method.initial_std
-            assert same_std == (name == "gaussian" or env not in CPU_FLOW)
+            assert same_std == (name == "gaussian" or env not in TASK_FLOW)
             same_update = config.ppo == gaussian.ppo
             assert same_update == (not method.published_update and name not in CPU_UPDATE)
             others = {"method": gaussian.method, "ppo": gaussian.ppo}
             assert dataclasses.replace(config, **others) == gaussian
-            assert preset(env, name, True).env_options.num_envs == 4096
+
+
+# Settings that belong to a task. The learning rate depends on the strength of its actuators.
+OF_A_TASK = {
+    "env_options": ("action_repeat", "episode_length"),
+    "method": ("initial_std",),
+    "ppo": (
+        *("gamma", "final_gamma", "target_kl", "final_kl", "entropy_coef", "normalize_rewards", "learning_rate"),
+        *("max_learning_rate", "clip_range"),
+    ),
+}
+
+
+def test_what_was_chosen_for_a_task_serves_every_machine():
+    from genpo_jax.presets import TASK, preset
+
+    for env in TASK:
+        small, large = (preset(env, accelerator=accelerator) for accelerator in (False, True))
+        for part, names in OF_A_TASK.items():
+            for name in names:
+                both = [getattr(getattr(config, part), name) for config in (small, large)]
+                assert both[0] == both[1], (env, name)
+
+
+def test_small_tasks_have_the_same_settings_on_every_machine_and_others_do_not():
+    from genpo_jax.presets import preset
+
+    for env in ("fast", "ring", "avoid"):
+        assert preset(env, accelerator=True) == preset(env, accelerator=False)
+    humanoid = preset("humanoid", accelerator=True)
+    assert (humanoid.backend, humanoid.env_options.num_envs, humanoid.num_timesteps) == ("mjx", 4096, 100_000_000)
+
+
+def test_no_preset_for_an_accelerator_needs_the_c_engine():
+    from genpo_jax.presets import CPU, preset
+
+    assert [env for env in CPU if preset(env, accelerator=True).backend == "c"] == []
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("name", NAMES)
+def test_a_preset_for_an_accelerator_has_at_least_what_the_library_publishes(name):
+    from genpo_jax.presets import TASK, preset
+
+    library = published(name)
+    for method in METHODS:
+        config = preset(name, method, accelerator=True)
+        calls = config.env_options.num_envs * config.ppo.unroll
+        assert config.num_updates >= 90
+        if library is None:
+            continue
+        assert config.num_timesteps >= library.num_timesteps
+        assert config.env_options.num_envs >= library.num_envs
+        assert name in TASK or config.ppo.gamma == library.discounting
+        if isinstance(library, PublishedPPO):
+            assert name in TASK or config.env_options.action_repeat == library.action_repeat
+            assert config.ppo.num_epochs * config.ppo.num_minibatches / calls >= library.gradient_steps
+
+
+def test_settings_of_brax_are_counted_as_its_ppo_counts_them():
+    # 1024 trajectories of 10 calls in each of 32 minibatches, which are seen 8 times.
+    humanoid = published("humanoid")
+    assert (humanoid.transitions, humanoid.gradient_steps) == (327_680, 256 / 327_680)
+
+
+def test_an_environment_of_a_missing_library_gets_the_common_preset(monkeypatch):
+    from genpo_jax.envs import published as module
+    from genpo_jax.presets import preset
+
+    module._of_playground.cache_clear()
+    monkeypatch.setitem(sys.modules, "mujoco_playground.config", None)
+    try:
+        assert published("WalkerWalk") is None
+        assert preset("WalkerWalk", accelerator=True).ppo == preset("my-arm", accelerator=True).ppo
+    finally:
+        module._of_playground.cache_clear()
 
 
 def test_a_preset_of_an_unknown_method_is_refused():

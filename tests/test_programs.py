@@ -227,3 +227,8 @@ def test_zero_disables_what_the_help_says_it_disables(command, option):
     check_options(options(**given, **{option: 0}))
     with pytest.raises(ValueError, match=rf"{option} must be in \[0, "):
         check_options(options(**given, **{option: -1}))
+
+
+@pytest.mark.parametrize("command", ["eval", "play", "export"])
+def test_the_first_seed_and_the_first_checkpoint_can_be_chosen(command):
+    check_options(COMMANDS[command].options(run=Path("run"), seed=0, step=0))

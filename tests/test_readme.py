@@ -44,6 +44,15 @@ def test_the_site_lists_every_page():
     assert pages <= set(listed) and len(listed) == len(set(listed))
 
 
+@pytest.mark.ci
+def test_the_table_of_presets_for_accelerators_is_that_of_the_present_presets():
+    pytest.importorskip("mujoco_playground")
+    from genpo_jax.commands.envs import preset_table
+
+    page = (ROOT / "docs" / "accelerator.md").read_text(encoding="utf-8")
+    assert preset_table() in page, "put the output of genpo-jax envs --presets there"
+
+
 def test_there_are_pages_with_links():
     assert len(re.findall(r"\]\(docs/", README)) >= 5
 

@@ -54,7 +54,8 @@ class Command(Generic[Options]):
 def check_options(options: Any) -> None:
     """Check the options that commands, studies and benchmarks share: names, counts, and paths of output files.
 
-    A count must be at least 1, or at least 0 if its default contains a 0 or the class lists it in `MAY_BE_ZERO`. A
+    A count must be at least 1, or at least 0 if it is a seed or a step, its default contains a 0, or the class lists it
+    in `MAY_BE_ZERO`. A
     list must not be empty unless its default is empty or the class lists it in `MAY_BE_EMPTY`. `out` is a folder
     unless the class lists it in `FILES`.
 
@@ -71,7 +72,8 @@ def check_options(options: Any) -> None:
         values, defaults = (x if isinstance(x, tuple) else (x,) for x in (value, default))
         if isinstance(value, tuple) and default != () and name not in getattr(options, "MAY_BE_EMPTY", ()):
             require(len(value) > 0, "a list of at least one item", name, value)
-        zero = name in getattr(options, "MAY_BE_ZERO", ()) or any(type(x) is int and x == 0 for x in defaults)
+        may_be_zero = ("seed", "step", *getattr(options, "MAY_BE_ZERO", ()))
+        zero = name in may_be_zero or any(type(x) is int and x == 0 for x in defaults)
         low = 0 if zero else 1
         for item in values:
             if item is None:

@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
@@ -76,6 +76,8 @@ class TrainOptions:
     - surrogate ratio: fpo, fpo++, policyflow."""
     run_dir: str | None = None
     """Run folder. None: runs/<env>-<method>-seed<seed>-<time>."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """Use the settings in this config.json of a run instead of a preset; further options override them."""
     resume: bool = False
     """Resume from the newest intact checkpoint in --run-dir, with the saved settings."""
     wandb: str | None = None
@@ -94,25 +96,31 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
     """Parse a command line. Defaults come from the preset, or from the run to resume.
 
     Raises:
-        ValueError: if a setting is out of range, or changes a setting of a resumed run.
+        ValueError: if a setting is out of range, or changes a setting of a resumed run or the
+            method of a configuration file.
     """
     known = _peek(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
     hosts = HostsConfig(known.coordinator, known.num_processes, known.process_id, known.host_timeout)
     saved = None
     if not asks_help:
+        if known.resume and known.config is not None:
+            raise ValueError("a resumed run keeps its settings; leave out --config, or --resume to start a new run")
         _check_folder(known.run_dir, known.resume)
         saved = _saved(known.run_dir) if known.resume else None
         _start_jax(hosts)
     if saved is not None:
         config = saved
+    elif known.config is not None:
+        config = _from_file(known.config, known.method)
     else:
-        config = preset(known.env, known.method, accelerator=not asks_help and has_accelerator())
+        accelerator = not asks_help and has_accelerator()
+        config = preset(known.env or Config.env, known.method or Config().method.name, accelerator)
     _refuse_foreign_options(arguments, config.method)
     command = tyro.cli(
         tyro.conf.OmitArgPrefixes[TrainOptions],
         args=list(arguments),
-        default=TrainOptions(config, method=config.method.name),
+        default=TrainOptions(config, method=config.method.name, config_file=known.config),
         prog=prog,
         description=DESCRIPTION,
     )
@@ -128,8 +136,9 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
 def _peek(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the options that determine the other options and their defaults."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    peek.add_argument("--env", default="humanoid")
-    peek.add_argument("--method", choices=[*METHODS], default="genpo++")
+    peek.add_argument("--env")
+    peek.add_argument("--method", choices=[*METHODS])
+    peek.add_argument("--config", type=Path)
     peek.add_argument("--run-dir", "--run_dir")
     peek.add_argument("--resume", action="store_true")
     peek.add_argument("--coordinator")
@@ -166,6 +175,18 @@ def _check_folder(run_dir: str | None, resume: bool) -> None:
         raise ValueError("--resume needs --run-dir, the folder of the run to resume")
     else:
         check_writable(DEFAULT_PARENT)
+
+
+def _from_file(path: Path, method: str | None) -> Config:
+    from genpo_jax.runs.environment import config_from
+
+    config = config_from(path)
+    if method not in (None, config.method.name):
+        raise ValueError(
+            f"the settings in {path} are for method {config.method.name!r}, got --method {method}; leave --method out, "
+            "or leave --config out"
+        )
+    return config
 
 
 def _saved(run_dir: str) -> Config:

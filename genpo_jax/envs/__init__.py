@@ -6,7 +6,7 @@ The names and their checks need no jax; everything else is imported at its first
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from genpo_jax.envs.registry import check, factory_path, has_backends, make, register, register_again
+from genpo_jax.envs.registry import check, factory_path, has_backends, make, make_from, register, register_again
 
 if TYPE_CHECKING:
     from genpo_jax.envs.adapter import as_environment
@@ -38,6 +38,7 @@ __all__ = [
     "factory_path",
     "has_backends",
     "make",
+    "make_from",
     "register",
     "register_again",
     "select_rows",

@@ -54,8 +54,7 @@ class LibraryEnvironment:
         self._success = success
         self.default_episode_length = default_episode_length
         self.action_size = int(raw.action_size)
-        self._reset = jax.jit(self.trace_reset)
-        self._step = jax.jit(self.trace_step)
+        self.trace_anew()
         self.observation_sizes = self._observation_sizes()
 
     @property
@@ -74,21 +73,34 @@ class LibraryEnvironment:
         """Return `(state, observation, reward [], terminated [], metrics)` for an action [d] in [-1, 1]."""
         return self._step(state, action)
 
+    def trace_anew(self) -> None:
+        """Forget the traces of `reset` and `step`, because the library's environment has changed."""
+        self._reset = jax.jit(self.trace_reset)
+        self._step = jax.jit(self.trace_step)
+
     def trace_reset(self, raw_key: Array) -> tuple[Any, Observation]:
         """Reset from a raw key; traces anew, while `reset` keeps its trace."""
         with deprecations_ignored(), old_clip(), self._tracing():
             state = self.raw.reset(raw_key)
-        return state, _named(state.obs)
+        return self._stored(state), _named(state.obs)
+
+    def _stored(self, state: Any) -> Any:
+        """Return the library's state in the form that is kept between steps."""
+        return state
+
+    def _complete(self, state: Any) -> Any:
+        """Return the library's state for a step; the inverse of `_stored`."""
+        return state
 
     def trace_step(self, state: Any, action: Array) -> tuple[Any, Observation, Array, Array, Metrics]:
         """Step; traces anew, while `step` keeps its trace."""
         with deprecations_ignored(), old_clip(), self._tracing():
-            state = self.raw.step(state, action)
+            state = self.raw.step(self._complete(state), action)
         terminated = jnp.asarray(state.done).astype(bool)
         metrics = _scalars(state.metrics)
         if self._success is not None:
             metrics[SUCCESS] = jnp.asarray(self._success(state), jnp.float32)
-        return state, _named(state.obs), jnp.asarray(state.reward), terminated, metrics
+        return self._stored(state), _named(state.obs), jnp.asarray(state.reward), terminated, metrics
 
     def _observation_sizes(self) -> dict[str, int]:
         _, obs = jax.eval_shape(self._reset, jax.random.key_data(jax.random.key(0)))

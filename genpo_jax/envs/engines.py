@@ -1,8 +1,8 @@
-"""Engines that simulate an MJCF model: MuJoCo's C engine behind a callback, and MJX.
+"""Engines that simulate an MJCF model: MuJoCo's C engine behind a callback, MJX, and MJX's Warp.
 
-Both have the same three functions of a single simulation, which can be jitted, scanned and vmapped. Their data has the
+All have the same three functions of a single simulation, which can be jitted, scanned and vmapped. Their data has the
 fields of `MjData` (`qpos`, `qvel`, `ctrl`, `sensordata`, ...) and a method `replace`. After `step`, quantities computed
-from the state, such as `sensordata`, lag by one physics step in both engines, as after `mj_step`.
+from the state, such as `sensordata`, lag by one physics step in all engines, as after `mj_step`.
 """
 
 import copy
@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from jax import Array
 from genpo_jax.checks import require
 from genpo_jax.envs import host_call
 from genpo_jax.envs.patches import import_mjx, mujoco_log_ignored
+from genpo_jax.envs.warp import DEFAULT_ENVS, check_warp, default_contacts, shared_of, with_shared, without_shared
 from genpo_jax.runtime import default_platform
 
 # State of a simulation, in the order of `mjSTATE_INTEGRATION`; a step changes the first five.
@@ -193,7 +194,6 @@ class MjxEngine:
 
     Args:
         model: MuJoCo's model.
-        impl: `jax`, or `warp` on an NVIDIA GPU.
 
     Attributes:
         model: MJX's model.
@@ -202,11 +202,13 @@ class MjxEngine:
         ValueError: if MJX does not support a feature of the model.
     """
 
-    def __init__(self, model: mujoco.MjModel, impl: str = "jax") -> None:
-        self._mjx = mjx = import_mjx()
+    impl: ClassVar[str] = "jax"
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        self._mjx = import_mjx()
         try:
-            self.model = mjx.put_model(model, impl=impl)
-            self._initial = mjx.make_data(model, impl=impl)
+            self.model = self._mjx.put_model(model, impl=self.impl)
+            self._initial = self._blank(model)
         except NotImplementedError as error:
             raise ValueError(f"MJX cannot simulate this model ({error}); use backend c") from error
 
@@ -221,6 +223,48 @@ class MjxEngine:
     def step(self, data: Any, substeps: int) -> Any:
         """Advance the simulation by `substeps` physics steps."""
         return jax.lax.scan(lambda data, _: (self._mjx.step(self.model, data), None), data, length=substeps)[0]
+
+    def _blank(self, model: mujoco.MjModel) -> Any:
+        return self._mjx.make_data(model, impl=self.impl)
+
+
+class WarpEngine(MjxEngine):
+    """MuJoCo Warp, on a GPU of NVIDIA or a CPU; its data between calls has the form of `warp.without_shared`.
+
+    All environments share one buffer of contacts, which `reserve` sizes. Further contacts would be lost.
+
+    Raises:
+        ValueError: on another accelerator, or if Warp does not support a feature of the model.
+        ImportError: if Warp is not installed.
+    """
+
+    impl = "warp"
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        check_warp()
+        self._mj_model = model
+        self._num_contacts = default_contacts(model, DEFAULT_ENVS)
+        super().__init__(model)
+
+    def reserve(self, num_envs: int) -> None:
+        """Allocate contacts for this number of environments, if it is larger than the present one."""
+        needed = default_contacts(self._mj_model, num_envs)
+        if needed > self._num_contacts:
+            self._num_contacts = needed
+            self._initial = self._blank(self._mj_model)
+
+    def forward(self, data: Any) -> Any:
+        """Compute all quantities that depend on the state."""
+        return without_shared(super().forward(with_shared(data, self._shared)))
+
+    def step(self, data: Any, substeps: int) -> Any:
+        """Advance the simulation by `substeps` physics steps."""
+        return without_shared(super().step(with_shared(data, self._shared), substeps))
+
+    def _blank(self, model: mujoco.MjModel) -> Any:
+        data = self._mjx.make_data(model, impl=self.impl, naconmax=self._num_contacts)
+        self._shared = shared_of(model, data)
+        return without_shared(data)
 
 
 def _num_processors() -> int:

@@ -152,6 +152,11 @@ class EpisodeEnv:
         """Environment steps per action chunk, if no episode ends within it."""
         return self.action_repeat * (self.executed or self.chunk)
 
+    def reserve(self, num_envs: int) -> None:
+        """Let the environment allocate for this number of environments in one program; most need not."""
+        if (reserve := getattr(self.env, "reserve", None)) is not None:
+            reserve(num_envs)
+
     def init(self, keys: Array, stagger: bool = False) -> EpisodeState:
         """Start B episodes, and fill the first pool, from typed keys [B].
 
@@ -163,6 +168,8 @@ class EpisodeEnv:
         """
         typed = isinstance(keys, Array) and keys.ndim == 1 and jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
         require(typed, "typed keys [B], such as jax.random.split(jax.random.key(0), B)", "keys", keys)
+        # The reset below is of 2 B states.
+        self.reserve(2 * keys.shape[0])
         # First, because this checks the environment.
         episode_metrics = {name: jnp.zeros(keys.shape[0], jnp.float32) for name in self.metric_names}
         num_envs = keys.shape[0]

@@ -1,4 +1,4 @@
-"""Tasks on MJCF models: one definition, simulated by MuJoCo's C engine or by MJX."""
+"""Tasks on MJCF models: one definition, simulated by MuJoCo's C engine, MJX or MJX's Warp."""
 
 import dataclasses
 import hashlib
@@ -17,7 +17,7 @@ from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Metrics, Observation
 from genpo_jax.envs.contract import check_observation, check_scalars, check_unchanged, strong, traced
-from genpo_jax.envs.engines import CEngine, Engine, MjxEngine
+from genpo_jax.envs.engines import CEngine, Engine, MjxEngine, WarpEngine
 from genpo_jax.envs.mirror import Mirror
 from genpo_jax.envs.names import TASK_BACKENDS, closest
 from genpo_jax.runtime import compiler_options, default_platform
@@ -101,8 +101,9 @@ class MjcfTask:
     velocities, activations, controls, the task's goal and memory, and the model's `<sensor>` elements by name.
 
     Args:
-        backend: `c`, MuJoCo's C engine on the CPU, which compiles in seconds and supports all of MuJoCo; or `mjx` or
-            `warp` for GPUs. None selects `mjx` if jax has an accelerator or several processes, otherwise `c`.
+        backend: `c`, MuJoCo's C engine on the CPU, which compiles in seconds and supports all of MuJoCo; `mjx` for any
+            accelerator; or `warp` for GPUs of NVIDIA. None selects `mjx` if jax has an accelerator or several
+            processes, otherwise `c`.
 
     Attributes:
         model: path of an MJCF file, its text, or an `mujoco.MjSpec`. A relative path starts at the current folder; use
@@ -144,12 +145,13 @@ class MjcfTask:
         )
         self.default_episode_length = self.episode_length
         self.sensors = _sensors(self.mj_model)
-        self.engine: Engine = (
-            CEngine(self.mj_model)
-            if self.backend == "c"
-            else MjxEngine(self.mj_model, "warp" if self.backend == "warp" else "jax")
-        )
+        self.engine: Engine = {"c": CEngine, "mjx": MjxEngine, "warp": WarpEngine}[self.backend](self.mj_model)
         self.observation_sizes = self._checked_sizes()
+
+    def reserve(self, num_envs: int) -> None:
+        """Allocate for this number of environments in one program, which only backend warp needs."""
+        if isinstance(self.engine, WarpEngine):
+            self.engine.reserve(num_envs)
 
     def initial(self, key: Array) -> Start:
         """Return the initial state of an episode."""

@@ -137,6 +137,18 @@ def import_mjx() -> Any:
     return mjx
 
 
+def warp_messages_ignored() -> None:
+    """Keep Warp from reporting on stdout which of its modules it loads.
+
+    Library: warp-lang 1.19 (`warp.config`).
+    Symptom: a line for each of thirty modules, between our own output. Warnings are kept.
+    Remove: when Warp logs the messages.
+    """
+    import warp
+
+    warp.config.log_level = warp.LOG_WARNING
+
+
 @contextlib.contextmanager
 def mujoco_log_ignored() -> Iterator[None]:
     """Keep MuJoCo from logging to the console and to `MUJOCO_LOG.TXT`; another log file is kept.

@@ -67,6 +67,11 @@ class RandomizedEnvironment:
         """The library's environment, for rendering."""
         return getattr(self.env, "raw", self.env)
 
+    def reserve(self, num_envs: int) -> None:
+        """Let the environment allocate for this number of environments in one program."""
+        if hasattr(self.env, "reserve"):
+            self.env.reserve(num_envs)  # pyright: ignore[reportAttributeAccessIssue]
+
     def reset(self, key: Array) -> tuple[RandomizedState, Observation]:
         """Draw parameters, and return a fresh `(state, observation)` for a typed PRNG key."""
         model_key, key = jax.random.split(key)

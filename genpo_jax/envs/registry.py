@@ -7,10 +7,11 @@ The names of the libraries' environments are in `names`. Beside these there are 
 import importlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genpo_jax.checks import require
+from genpo_jax.config import Config
 from genpo_jax.envs.names import (
     BRAX,
     NAMES,
@@ -101,7 +102,9 @@ def has_backends(name: str) -> bool:
     return _takes_backend(_factory(name)) if backends is None else backends != (None,)
 
 
-def make(name: str, backend: str | None = None, randomize: bool = False) -> "Environment":
+def make(
+    name: str, backend: str | None = None, randomize: bool = False, playground_config: Sequence[str] = ()
+) -> "Environment":
     """Return the environment of that name; see `check` for arguments and errors.
 
     Args:
@@ -109,17 +112,23 @@ def make(name: str, backend: str | None = None, randomize: bool = False) -> "Env
         backend: physics engine.
         randomize: draw physics parameters for each episode, using the environment's own `randomization_fn`. Some
             environments of Playground have one.
+        playground_config: changed settings of an environment of Playground, each as `name=value`.
 
     Raises:
         ImportError: if a library that the environment needs is not installed; the message names the extra.
-        ValueError: if the environment has no randomization, or the backend does not support it.
+        ValueError: if the environment has no randomization, or the backend does not support it, or a setting of
+            Playground does not exist or has another type.
 
     """
     backend = check(name, backend)
+    if playground_config and name not in PLAYGROUND:
+        raise ValueError(
+            f"playground_config changes settings of MuJoCo Playground, to which {name} does not belong; leave it out"
+        )
     if randomize and backend == "c":
         raise ValueError(f"backend c simulates one model for all environments of {name}; randomize on another backend")
     try:
-        env = _make(name, backend)
+        env = _make(name, backend, playground_config)
     except ModuleNotFoundError as error:
         raise explained(error) from error
     if not randomize:
@@ -131,7 +140,13 @@ def make(name: str, backend: str | None = None, randomize: bool = False) -> "Env
     return RandomizedEnvironment(env, randomization_fn)
 
 
-def _make(name: str, backend: str | None) -> "Environment":
+def make_from(config: Config) -> "Environment":
+    """Return the environment that the settings of a run describe; see `make` for errors."""
+    options = config.env_options
+    return make(config.env, config.backend, options.randomize, options.playground_config)
+
+
+def _make(name: str, backend: str | None, playground_config: Sequence[str]) -> "Environment":
     from genpo_jax.envs.patches import local_devices_only
 
     with local_devices_only():
@@ -150,7 +165,7 @@ def _make(name: str, backend: str | None) -> "Environment":
         if name in PLAYGROUND:
             from genpo_jax.envs.playground import PlaygroundEnvironment
 
-            return PlaygroundEnvironment(name, backend or PLAYGROUND_BACKENDS[0])
+            return PlaygroundEnvironment(name, backend or PLAYGROUND_BACKENDS[0], playground_config)
         from genpo_jax.envs.adapter import as_environment
 
         return as_environment(_factory(name)(**({} if backend is None else {"backend": backend})))

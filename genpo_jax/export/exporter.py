@@ -29,6 +29,7 @@ from genpo_jax.export import standalone
 from genpo_jax.export.model_card import model_card
 from genpo_jax.export.onnx_graph import batched, to_onnx
 from genpo_jax.normalizer import CLIP
+from genpo_jax.policies.products import NATIVE
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.files import write_atomically
@@ -104,6 +105,9 @@ def policy_files(policy: TrainedPolicy) -> dict[str, bytes]:
         return policy(obs, noise=jax.random.normal(jax.random.key(seed), (*obs.shape[:-1], *policy.noise_shape)))
 
     exact = _in_float32(policy)
+    if policy.spec.networks.compute_dtype in NATIVE:
+        # Only GPUs of NVIDIA have products in TF32.
+        policy = exact
     doc = f"{policy.spec.method.name} policy trained on {policy.spec.env} by genpo_jax {__version__}"
     return {
         "policy.onnx": to_onnx(exact, {"observation": obs}, ["action"], doc).SerializeToString(),

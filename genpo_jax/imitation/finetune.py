@@ -100,7 +100,8 @@ def finetune_config(pretrained: Config, method: str, settings: Layer | None = No
 
 def episodes_of(config: Config) -> EpisodeEnv:
     """Return the environment of a run's episodes."""
-    return EpisodeEnv.of(envs.make(config.env, config.backend), config.env_options)
+    options = config.env_options
+    return EpisodeEnv.of(envs.make(config.env, config.backend, playground_config=options.playground_config), options)
 
 
 def measure_before(

@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from genpo_jax.methods import FlowMethod, NetworksConfig
+from genpo_jax.policies.products import dot_general_of, storage_dtype
 from genpo_jax.solvers import Velocity
 
 # In float32, mish is the identity above the first value and zero below the second.
@@ -75,8 +76,16 @@ def orthogonal(gain: float) -> Callable[..., Array]:
 def _dense(
     size_in: int, size_out: int, rngs: nnx.Rngs, dtype: str, gain: float = HIDDEN_GAIN, bias: bool = True
 ) -> nnx.Linear:
-    """Return a linear layer with float32 parameters that computes in `dtype`."""
-    return nnx.Linear(size_in, size_out, use_bias=bias, kernel_init=orthogonal(gain), dtype=jnp.dtype(dtype), rngs=rngs)
+    """Return a linear layer with float32 parameters that computes in `dtype`, a `NetworksConfig.compute_dtype`."""
+    kernel_init, multiply = orthogonal(gain), dot_general_of(dtype)
+    return nnx.Linear(
+        *(size_in, size_out),
+        use_bias=bias,
+        kernel_init=kernel_init,
+        dtype=storage_dtype(dtype),
+        dot_general=multiply,
+        rngs=rngs,
+    )
 
 
 class MLP(nnx.Module):

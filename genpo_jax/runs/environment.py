@@ -1,10 +1,12 @@
 """Create the environment of a run again."""
 
 from pathlib import Path
+from typing import Any
 
 from genpo_jax import envs
+from genpo_jax.config import Config
 from genpo_jax.envs import Environment
-from genpo_jax.runs.folder import read_config, saved_config
+from genpo_jax.runs.folder import read_config, read_json, saved_config
 
 
 def find_environment(run_dir: str | Path) -> None:
@@ -13,13 +15,26 @@ def find_environment(run_dir: str | Path) -> None:
     Raises:
         ValueError: the run was trained on an environment object, which only the caller can create.
     """
-    contents = read_config(run_dir)
+    remedy = "pass it again: genpo_jax.train(env, run_dir=..., resume=True)"
+    _register_again(read_config(run_dir), run_dir, remedy)
+
+
+def config_from(path: Path) -> Config:
+    """Return the settings in the `config.json` of a run, and register its environment factory again.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no `config.json` of this version, or its run was trained on an environment object.
+    """
+    contents = read_json(path, "config", "environment")
+    _register_again(contents, path, "pass it to genpo_jax.train(env, config)")
+    return Config.from_dict(contents["config"])
+
+
+def _register_again(contents: dict[str, Any], place: str | Path, remedy: str) -> None:
     name, source = contents["config"]["env"], contents["environment"]
     if source.get("object"):
-        raise ValueError(
-            f"{run_dir} was trained on an environment object, '{name}'; pass it again: "
-            "genpo_jax.train(env, run_dir=..., resume=True)"
-        )
+        raise ValueError(f"{place} was trained on an environment object, '{name}'; {remedy}")
     if source.get("factory") is not None:
         envs.register_again(name, source["factory"])
 
@@ -42,4 +57,4 @@ def environment_of(
     if env is not None and env != config.env:
         return envs.make(env, backend, randomize)
     find_environment(run_dir)
-    return envs.make(config.env, backend or config.backend, randomize)
+    return envs.make(config.env, backend or config.backend, randomize, config.env_options.playground_config)

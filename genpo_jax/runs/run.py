@@ -207,7 +207,7 @@ def train(
         check_run_dir(Path(run_dir), resume)
     # Refuses invalid solver parameters within a second. The import of the physics takes ten seconds.
     nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
-    environment = environment or envs.make(config.env, config.backend, config.env_options.randomize)
+    environment = environment or envs.make_from(config)
     path = new_run_dir(config) if run_dir is None else Path(run_dir)
     run = Run(
         environment,

@@ -53,6 +53,7 @@ class Trainer:
         self.config = config
         self.env = EpisodeEnv.of(env, config.env_options)
         self.mesh = sharding.make_mesh()
+        self.env.reserve(config.num_seeds * -(-config.env_options.num_envs // self.mesh.size))
         self.algorithm = self._algorithm()
         # This property traces a step, so that an invalid environment is refused before any file is written.
         self.env.metric_names  # noqa: B018

@@ -66,6 +66,22 @@ def test_the_c_engine_simulates_cartpole_like_mjx():
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+def test_settings_of_playground_can_be_changed_and_are_checked():
+    pytest.importorskip("mujoco_playground")
+    env = make("CartpoleBalance", "jax", playground_config=("episode_length=7", "ctrl_dt=0.02", "vision=False"))
+    assert (env.default_episode_length, env.raw.dt, env.raw.n_substeps) == (7, 0.02, 2)
+    for changed, message in (
+        ("episode_lenth=7", "no setting 'episode_lenth' in its configuration; choose episode_length"),
+        ("ctrl_dt=fast", "ctrl_dt of CartpoleBalance must be a float, as 0.01, got 'fast'"),
+        ("episode_length=7.5", "episode_length of CartpoleBalance must be a int, as 1000, got 7.5"),
+        ("vision_config.nothing=1", "no setting 'vision_config.nothing'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make("CartpoleBalance", "jax", playground_config=(changed,))
+    with pytest.raises(ValueError, match="settings of MuJoCo Playground, to which fast does not belong"):
+        make("fast", playground_config=("episode_length=7",))
+
+
 def test_robots_are_found_in_the_first_folder_that_has_them(tmp_path, monkeypatch):
     for root in ("checkout", "cloned"):
         for robot in ("arm", "hand") if root == "cloned" else ("arm",):

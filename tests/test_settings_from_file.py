@@ -1,0 +1,61 @@
+"""`train --config FILE`: the settings of an earlier run instead of a preset."""
+
+from dataclasses import replace
+
+import pytest
+
+from genpo_jax.cli import parse_train
+from genpo_jax.config import Config, EnvConfig
+from genpo_jax.methods import Gaussian
+from genpo_jax.runs.folder import write_config
+
+SAVED = Config(
+    env="WalkerWalk",
+    backend="warp",
+    seed=4,
+    env_options=EnvConfig(playground_config=("action_repeat=2",)),
+    method=Gaussian(initial_std=0.3),
+)
+
+
+@pytest.fixture
+def file(tmp_path):
+    write_config(tmp_path / "old", SAVED, "cpu", 1)
+    return str(tmp_path / "old" / "config.json")
+
+
+def test_the_settings_of_a_run_replace_the_preset_and_options_override_them(file):
+    assert parse_train(["--config", file]).config == SAVED
+    changed = parse_train(["--config", file, "--seed", "7", "--method", "gaussian", "--env", "CheetahRun"]).config
+    assert changed == replace(SAVED, seed=7, env="CheetahRun")
+
+
+def test_the_factory_of_the_environment_is_registered_again(tmp_path):
+    write_config(tmp_path, replace(SAVED, env="kept-target"), "cpu", 1, env_factory="probes:TargetEnv")
+    assert parse_train(["--config", str(tmp_path / "config.json")]).config.env == "kept-target"
+    from genpo_jax import envs
+
+    assert envs.make("kept-target").name == "target"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--method", "genpo"), "are for method 'gaussian', got --method genpo; leave --method out"),
+        (("--resume", "--run-dir", "x"), "leave out --config, or --resume"),
+    ],
+)
+def test_what_contradicts_the_file_is_refused(file, options, message):
+    with pytest.raises(ValueError, match=message):
+        parse_train(["--config", file, *options])
+
+
+def test_a_run_on_an_object_is_refused_with_the_call_that_takes_it(tmp_path):
+    write_config(tmp_path, SAVED, "cpu", 1, env_is_object=True)
+    with pytest.raises(ValueError, match=r"trained on an environment object, .*pass it to genpo_jax.train"):
+        parse_train(["--config", str(tmp_path / "config.json")])
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        parse_train(["--config", str(tmp_path / "none.json")])
