@@ -86,8 +86,8 @@ class GymnasiumEnvironment:
         **arguments: Any,
     ) -> None:
         _check_devices()
-        self.name = env if isinstance(env, str) else getattr(env, "__name__", type(env).__name__)
-        self.name = f"{GYMNASIUM}{self.name}"
+        factory = getattr(env, "func", env)
+        self.name = f"{GYMNASIUM}{env if isinstance(env, str) else getattr(factory, '__name__', type(env).__name__)}"
         self.processes = processes
         self._env = _registered_name(env) if isinstance(env, str) else env
         self._arguments = arguments

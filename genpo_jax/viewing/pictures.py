@@ -54,19 +54,45 @@ def write_strip(recording: Recording, path: str | Path) -> None:
 
 
 def _images(recording: Recording, every: int, width: int, height: int) -> Iterator[np.ndarray]:
-    renderer = _renderer(recording.model, width, height)
-    camera = mujoco.MjvCamera()
-    mujoco.mjv_defaultFreeCamera(recording.model, camera)
-    camera.azimuth, camera.elevation = 90, -15
-    extent, followed, center = framing(recording.model, next(frames(recording, recording.episodes[0])))
-    camera.distance = 2.5 * extent
+    painter = Painter(recording.model, next(frames(recording, recording.episodes[0])), width, height)
     try:
         for data in frames(recording, recording.episodes[0], every):
-            camera.lookat = data.xpos[followed] + data.xmat[followed].reshape(3, 3) @ center
-            renderer.update_scene(data, camera)
-            yield renderer.render()
+            yield painter.draw(data)
     finally:
-        renderer.close()
+        painter.close()
+
+
+class Painter:
+    """Draws frames of one model; the camera follows the robot.
+
+    Args:
+        model: MuJoCo's model.
+        data: kinematics of a first frame.
+        width: pixels.
+        height: pixels.
+
+    Raises:
+        OSError: if neither EGL nor OSMesa can draw on this machine.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, width: int = WIDTH, height: int = HEIGHT) -> None:
+        self._renderer = _renderer(model, width, height)
+        self._camera = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(model, self._camera)
+        self._camera.azimuth, self._camera.elevation = 90, -15
+        extent, self._followed, self._center = framing(model, data)
+        self._camera.distance = 2.5 * extent
+
+    def draw(self, data: mujoco.MjData) -> np.ndarray:
+        """Return one image `[height, width, 3]`, uint8."""
+        turn = data.xmat[self._followed].reshape(3, 3)
+        self._camera.lookat = data.xpos[self._followed] + turn @ self._center
+        self._renderer.update_scene(data, self._camera)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._renderer.close()
 
 
 def _renderer(model: mujoco.MjModel, width: int, height: int) -> Any:
