@@ -70,7 +70,9 @@ def main() -> None:
     parser.add_argument("env", choices=sorted(SETTINGS))
     parser.add_argument("steps", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--episodes", type=int, default=32, help="episodes of the evaluation, with deterministic actions")
+    parser.add_argument(
+        "--episodes", type=int, default=32, help="episodes of the evaluation, with deterministic actions"
+    )
     options = parser.parse_args()
     for seed in options.seeds:
         print(json.dumps(train(options.env, options.steps, seed, options.episodes)), flush=True)

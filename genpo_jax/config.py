@@ -168,6 +168,7 @@ class Config:
     - MuJoCo Playground: CartpoleBalance, Go1JoystickFlatTerrain, PandaPickCube, ...;
     - manipulation: panda_reach, panda_push, push_t;
     - toys: multigoal, ring, moons, avoid;
+    - Gymnasium: gymnasium:Hopper-v5, with arguments gymnasium:NAME,argument=value,...;
     - your own: a name given to register_env, or package.module:NAME of a class or function."""
     backend: str | None = None
     """Physics engine. None: the environment's default.

@@ -71,8 +71,11 @@ class GymnasiumEnv(gymnasium.Env):
         self._state: Any = None
         self._steps = 0
         self.render_mode = render_mode
-        self._camera = None if render_mode is None else Camera(self.env)
-        if self._camera is not None:
+        self._camera = None
+        if render_mode is not None:
+            from genpo_jax.viewing.pictures import StateCamera
+
+            self._camera = StateCamera(self.env)
             self.metadata = self.metadata | {"render_fps": self._camera.frames_per_second}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -109,40 +112,6 @@ class GymnasiumEnv(gymnasium.Env):
     def _observation(self, obs: Any) -> Any:
         arrays = {name: np.asarray(value, np.float32) for name, value in obs.items()}
         return arrays[self._single] if self._single else arrays
-
-
-class Camera:
-    """Draws states of an environment with a MuJoCo model.
-
-    Raises:
-        ValueError: if the environment has no MuJoCo model, or its state holds no positions.
-    """
-
-    def __init__(self, env: Environment) -> None:
-        from genpo_jax.envs.mujoco_model import step_seconds
-        from genpo_jax.viewing.recording import drawn_parts
-
-        self._model, self._places = drawn_parts(env)
-        self.frames_per_second = max(1, round(1 / (step_seconds(env) or float(self._model.opt.timestep))))
-        self._painter: Any = None
-
-    def image(self, state: Any) -> np.ndarray:
-        """Return an image of a state; the first one decides where the camera is."""
-        import mujoco
-
-        from genpo_jax.viewing.pictures import Painter
-        from genpo_jax.viewing.recording import place_bodies, positions_of
-
-        data = mujoco.MjData(self._model)
-        place_bodies(self._model, data, positions_of(state, self._places))
-        self._painter = self._painter or Painter(self._model, data)
-        return self._painter.draw(data)
-
-    def close(self) -> None:
-        """Free the renderer."""
-        if self._painter is not None:
-            self._painter.close()
-            self._painter = None
 
 
 class GymnasiumPolicy:

@@ -43,7 +43,7 @@ class EpisodeState(flax.struct.PyTreeNode):
     episode_length: Array
     episode_metrics: Metrics
     time_limit: Array
-    pool: tuple[Any, Observation]
+    pool: tuple[Any, Observation] | tuple[()]
     key: Array
 
 
@@ -198,8 +198,8 @@ class EpisodeEnv:
         if isinstance(self.env, HostEnvironment):
             env_state, obs, restarted = self.env.resume(state.env_state, reset_keys, self.episode_length)
             env_state, obs = self._fresh((env_state, obs))
-            left = state.time_limit - state.episode_length
-            state = self._replaced(state.replace(key=keys), restarted, env_state, select_rows(restarted, obs, state.obs))
+            obs, left = select_rows(restarted, obs, state.obs), state.time_limit - state.episode_length
+            state = self._replaced(state.replace(key=keys), restarted, env_state, obs)
             # New episodes end when the old ones would have ended, so that not all end together.
             return state.replace(time_limit=jnp.where(restarted, left, state.time_limit))
         return state.replace(pool=self._reset(reset_keys), key=keys)

@@ -103,9 +103,12 @@ class GymnasiumEnvironment:
         self.action_size = int(np.prod(self.action_space.shape))
         self._paths = _checked_paths(self.name, one.observation_space, self._keys)
         self.observation_sizes = {ACTOR_OBS: sum(size for _, size in self._paths)}
-        self.mj_model = None if processes else getattr(one.unwrapped, "model", None) if _has_mujoco(one) else None
-        self.dt = getattr(one.unwrapped, "dt", None)
-        self._drawn = {} if self.mj_model is None else {n: np.size(getattr(one.unwrapped.data, n)) for n in DRAWN}
+        robot: Any = one.unwrapped if _has_mujoco(one) else None
+        # Another environment's `dt` may be the time of a part of a step.
+        self.dt = getattr(robot, "dt", None)
+        # Data of another process cannot be read.
+        self.mj_model = None if processes else getattr(robot, "model", None)
+        self._drawn = {} if self.mj_model is None else {name: np.size(getattr(robot.data, name)) for name in DRAWN}
         self._success = _success_key(one)
         one.close()
         weakref.finalize(self, _close_all, self._sessions)
@@ -220,6 +223,8 @@ class GymnasiumEnvironment:
             if session is not None:
                 session.vector.close()
             session = self._sessions[lasting] = Session(self._vector(len(sent), limit), limit, self._reader())
+        if lasting:
+            logger.warning("%s cannot be saved: a resumed run starts new episodes, and is not bit-identical", self.name)
         session.begin(sent[:, 3])
         return session.answer()
 
@@ -238,7 +243,6 @@ class GymnasiumEnvironment:
             flags, numbers = self._session(sent).answer()
             flags[:, 2] = 0
             return flags, numbers
-        logger.warning("%s starts new episodes: a simulator cannot be saved, so the resume is not exact", self.name)
         flags, numbers = self._reset(limit, True, sent, action)
         flags[:, 2] = 1
         return flags, numbers
@@ -252,7 +256,7 @@ class GymnasiumEnvironment:
         return session
 
     def _find(self, sent: np.ndarray) -> "Session | None":
-        # Of several seeds in one program, those whose evaluation has finished keep their last ticket.
+        # A program of several seeds does not update the tickets of a seed whose evaluation has finished.
         ticket = (int(sent[0, 0]), int(sent[:, 1].max()))
         return next((s for s in self._sessions.values() if (s.number, s.calls) == ticket and s.size == len(sent)), None)
 

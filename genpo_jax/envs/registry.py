@@ -1,7 +1,8 @@
 """Make environments by name, and register your own.
 
 The names of the libraries' environments are in `names`. Beside these there are the names that users register,
-`gymnasium:NAME`, and `package.module:NAME`, a class or function of the user. Nothing here imports jax before an environment is made.
+`gymnasium:NAME`, and `package.module:NAME`, a class or function of the user. Nothing here imports jax before an
+environment is made.
 """
 
 import importlib

@@ -9,8 +9,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from genpo_jax.envs import Environment
+from genpo_jax.envs.mujoco_model import step_seconds
 from genpo_jax.viewing.camera import framing
-from genpo_jax.viewing.recording import Recording, frames
+from genpo_jax.viewing.recording import Recording, drawn_parts, frames, place_bodies, positions_of
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30
@@ -93,6 +95,38 @@ class Painter:
     def close(self) -> None:
         """Free the renderer."""
         self._renderer.close()
+
+
+class StateCamera:
+    """Draws states of an environment with a MuJoCo model; the first state decides where the camera is.
+
+    Args:
+        env: the environment.
+
+    Attributes:
+        frames_per_second: env steps in a second.
+
+    Raises:
+        ValueError: if the environment has no MuJoCo model, or its state holds no positions.
+    """
+
+    def __init__(self, env: Environment) -> None:
+        self._model, self._places = drawn_parts(env)
+        self._data = mujoco.MjData(self._model)
+        self._painter: Painter | None = None
+        self.frames_per_second = max(1, round(1 / (step_seconds(env) or float(self._model.opt.timestep))))
+
+    def image(self, state: Any) -> np.ndarray:
+        """Return an image of a single state `[480, 640, 3]`, uint8."""
+        place_bodies(self._model, self._data, positions_of(state, self._places))
+        self._painter = self._painter or Painter(self._model, self._data)
+        return self._painter.draw(self._data)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._painter is not None:
+            self._painter.close()
+            self._painter = None
 
 
 def _renderer(model: mujoco.MjModel, width: int, height: int) -> Any:

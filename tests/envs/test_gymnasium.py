@@ -135,9 +135,7 @@ def test_the_own_time_limit_of_an_environment_becomes_that_of_the_run():
     assert (env.name, env.default_episode_length, env.observation_sizes) == ("gymnasium:Pendulum-v1", 200, {"state": 3})
     longer = EpisodeEnv(env, 202, squash="clip")
     state = longer.init(keys(1))
-    _, lengths = jax.jit(
-        lambda state: jax.lax.scan(lambda s, _: play_one(longer, s), state, None, length=203)
-    )(state)
+    _, lengths = jax.jit(lambda state: jax.lax.scan(lambda s, _: play_one(longer, s), state, None, length=203))(state)
     assert lengths.tolist() == [*[0] * 201, 202, 0]
 
 
@@ -313,7 +311,7 @@ def test_a_resumed_run_starts_new_episodes_and_reports_this(counting_run, caplog
     longer = replace(CONFIG, num_timesteps=128)
     with caplog.at_level(logging.WARNING):
         resumed = genpo_jax.train(fresh, longer, run.run_dir, resume=True, progress=False)
-    assert [r.message for r in caplog.records if "starts new episodes" in r.message]
+    assert [r.message for r in caplog.records if "a resumed run starts new episodes" in r.message]
     assert resumed.metrics["train/episode_return"] == 10.0
 
 
