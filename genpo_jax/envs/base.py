@@ -44,33 +44,6 @@ class Environment(Protocol):
         ...
 
 
-@runtime_checkable
-class HostEnvironment(Environment, Protocol):
-    """An environment whose simulators keep their states outside jax; a state can be stepped only once.
-
-    `EpisodeEnv` resets its simulators in place. The functions below are batched: their arrays have a leading axis B.
-    """
-
-    def start(self, keys: Array, limit: int, lasting: bool) -> tuple[Any, Observation]:
-        """Start B episodes of at most `limit` steps; return `(states, observations)`.
-
-        `lasting` episodes are restarted for a long time, as in training; others are played once.
-        """
-        ...
-
-    def restart(self, states: Any, ended: Array, keys: Array) -> tuple[Any, Observation]:
-        """Reset the simulators of the episodes that ended `[B]`; return all states and observations."""
-        ...
-
-    def resume(self, states: Any, keys: Array, limit: int) -> tuple[Any, Observation, Array]:
-        """Return `(states, observations, restarted [B])`; the episodes are new if their simulators are gone."""
-        ...
-
-    def truncated(self, states: Any) -> Array:
-        """Return whether the environment itself truncated the episode of each state."""
-        ...
-
-
 def succeeded(success: Any) -> Any:
     """Return which episodes are a success: those whose last value of the metric `success` is above 0."""
     return success > 0

@@ -1,7 +1,8 @@
 """Batched episodes: action bounds, time limit, reset on termination and non-finite physics."""
 
 import dataclasses
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import flax.struct
@@ -12,8 +13,9 @@ from jax import Array, lax
 
 from genpo_jax.checks import require, require_count
 from genpo_jax.config import SUCCESS, EnvConfig, is_outcome
-from genpo_jax.envs.base import Environment, HostEnvironment, Metrics, Observation
+from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.contract import as_floats, check_environment, strong
+from genpo_jax.envs.host import Host, host_of, is_ticket, ticket_of
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
 from genpo_jax.envs.wrappers import wrapped
 
@@ -31,8 +33,8 @@ class EpisodeState(flax.struct.PyTreeNode):
         episode_length: environment steps so far [B], int32.
         episode_metrics: sums of the environment's metrics so far, or last values of outcomes, each [B], float32.
         time_limit: environment steps after which the current episode is truncated [B], int32.
-        pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends. () for a
-            `HostEnvironment`.
+        pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends. () for
+            simulators on the host.
         key: typed PRNG keys [B], for all randomness of each environment from now on.
 
     """
@@ -83,8 +85,8 @@ class EpisodeEnv:
 
     `refresh` renews the pool once per rollout of T steps, so a step costs 1/T of a reset. Only an environment that ends
     twice within one rollout starts twice from the same state. Each environment has its own key and its own pool entry,
-    so its episodes are independent of the other environments and of the device. The simulators of a `HostEnvironment`
-    are reset in place instead.
+    so its episodes are independent of the other environments and of the device. Simulators on the host are reset in
+    place instead.
 
     Attributes:
         env: one environment.
@@ -152,6 +154,11 @@ class EpisodeEnv:
         mirror = mirror_of(self.env, self.env.observation_sizes, self.env.action_size)
         return dataclasses.replace(mirror, action=each(unchanged(self.chunk), mirror.action))
 
+    @cached_property
+    def host(self) -> Host | None:
+        """The host of the simulators; None if the environment is a function of its state."""
+        return host_of(self.env)
+
     @property
     def steps_per_action(self) -> int:
         """Environment steps per action chunk, if no episode ends within it."""
@@ -175,8 +182,11 @@ class EpisodeEnv:
         time_limit = jnp.full(num_envs, self.episode_length, jnp.int32)
         if stagger:
             time_limit = jax.vmap(lambda key: jax.random.randint(key, (), 1, self.episode_length + 1))(limit_keys)
-        if isinstance(self.env, HostEnvironment):
-            (env_state, obs), pool = self._fresh(self.env.start(first_keys, self.episode_length, stagger)), ()
+        if self.host is not None:
+            (env_state, obs), pool = (
+                self._begin(partial(self.host.starting, self.episode_length, stagger), first_keys),
+                (),
+            )
         else:
             # One reset of 2 B states instead of two of B, so that it is compiled once.
             both = self._reset(jnp.concatenate([first_keys, pool_keys]))
@@ -195,13 +205,13 @@ class EpisodeEnv:
     def refresh(self, state: EpisodeState) -> EpisodeState:
         """Return `state` with a new pool; call this once at the start of each rollout."""
         keys, reset_keys = _split(state.key, 2)
-        if isinstance(self.env, HostEnvironment):
-            env_state, obs, restarted = self.env.resume(state.env_state, reset_keys, self.episode_length)
-            env_state, obs = self._fresh((env_state, obs))
-            obs, left = select_rows(restarted, obs, state.obs), state.time_limit - state.episode_length
-            state = self._replaced(state.replace(key=keys), restarted, env_state, obs)
+        if self.host is not None:
+            resuming = partial(self.host.resuming, self.episode_length)
+            fresh = self._begin(resuming, reset_keys, ticket_of(state.env_state))
+            new, left = ticket_of(fresh[0]).begun, state.time_limit - state.episode_length
+            state = self._replaced(state.replace(key=keys), new, *_renewed(new, fresh, (state.env_state, state.obs)))
             # New episodes end when the old ones would have ended, so that not all end together.
-            return state.replace(time_limit=jnp.where(restarted, left, state.time_limit))
+            return state.replace(time_limit=jnp.where(new, left, state.time_limit))
         return state.replace(pool=self._reset(reset_keys), key=keys)
 
     def step(self, state: EpisodeState, action: Array) -> tuple[EpisodeState, Timestep]:
@@ -233,7 +243,7 @@ class EpisodeEnv:
 
     def most_truncations(self, num_actions: int) -> int:
         """Return how often an episode can be truncated within a number of actions; at least 1."""
-        if isinstance(self.env, HostEnvironment):
+        if self.host is not None:
             return num_actions
         return 1 + (num_actions * self.steps_per_action - 1) // self.episode_length
 
@@ -256,10 +266,10 @@ class EpisodeEnv:
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
         """Replace the episodes that ended by pool entries, or reset their simulators."""
         ended = timestep.terminated | timestep.truncated
-        if isinstance(self.env, HostEnvironment):
+        if self.host is not None:
             keys, reset_keys = _split(state.key, 2)
             state = state.replace(key=keys)
-            env_state, obs = self._restart_in_place(env_state, timestep.next_obs, ended, reset_keys)
+            env_state, obs = self._restart_in_place(self.host, (env_state, timestep.next_obs), ended, reset_keys)
         else:
             env_state, obs = select_rows(ended, state.pool, (env_state, timestep.next_obs))
         state = state.replace(
@@ -269,16 +279,27 @@ class EpisodeEnv:
         )
         return self._replaced(state, ended, env_state, obs)
 
-    def _restart_in_place(self, env_state: Any, obs: Observation, ended: Array, keys: Array) -> tuple[Any, Observation]:
+    def _restart_in_place(
+        self, host: Host, present: tuple[Any, Observation], ended: Array, keys: Array
+    ) -> tuple[Any, Observation]:
         """Reset the simulators of the episodes that ended; without such episodes the host is not called."""
 
         def restart(carry: Any) -> Any:
-            env_state, obs, ended = carry
-            env_state, fresh = self._fresh(self.env.restart(env_state, ended, keys))
-            return env_state, select_rows(ended, fresh, obs), jnp.zeros_like(ended)
+            present, ended = carry
+            fresh = self._begin(host.restarting, keys, ticket_of(present[0]), ended)
+            return _renewed(ended, fresh, present), jnp.zeros_like(ended)
 
         # Not `cond`, which runs both branches under the `vmap` over seeds.
-        return jax.lax.while_loop(lambda carry: carry[2].any(), restart, (strong(env_state), obs, ended))[:2]
+        return jax.lax.while_loop(lambda carry: carry[1].any(), restart, (strong(present), ended))[0]
+
+    def _begin(self, how: Callable[..., Any], keys: Array, *arguments: Any) -> tuple[Any, Observation]:
+        """Reset simulators on the host, from keys [B]; `how` has further arguments [B]."""
+
+        def reset(key: Array, *arguments: Any) -> tuple[Any, Observation]:
+            with how(*arguments):
+                return self.env.reset(key)
+
+        return self._fresh(jax.vmap(reset)(keys, *arguments))
 
     def _replaced(self, state: EpisodeState, new: Array, env_state: Any, obs: Observation) -> EpisodeState:
         """Return `state` with these states and observations, of which some begin a new episode."""
@@ -316,7 +337,7 @@ class EpisodeEnv:
             after = (env_state, obs, reward + more, terminated, cut, metrics, length + 1)
             kept = select_rows(ended, carry, after)
             # Simulators on the host are stepped together, and a state can be stepped only once.
-            return (env_state, *kept[1:]) if isinstance(self.env, HostEnvironment) else kept, None
+            return kept if self.host is None else (env_state, *kept[1:]), None
 
         return lax.scan(advance, first, actions[1:])[0]
 
@@ -328,7 +349,7 @@ class EpisodeEnv:
             reward = jnp.float32(metrics[SUCCESS] > 0)
             terminated = terminated | (metrics[SUCCESS] > 0)
         # Whether the environment itself truncated the episode, before our time limit.
-        cut = self.env.truncated(env_state) if isinstance(self.env, HostEnvironment) else jnp.asarray(False)
+        cut = jnp.asarray(False) if self.host is None else ticket_of(env_state).truncated
         return env_state, as_floats(obs), jnp.asarray(reward, jnp.float32), terminated, cut, metrics
 
 
@@ -345,6 +366,15 @@ def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
 def _added(total: Metrics, metrics: Metrics) -> Metrics:
     """Add the metrics of one step to those of an episode."""
     return {name: value if is_outcome(name) else total[name] + value for name, value in metrics.items()}
+
+
+def _renewed(new: Array, fresh: Any, present: Any) -> Any:
+    """Return `present` with the rows of `fresh` that begin a new episode, and with all tickets of `fresh`."""
+
+    def renewed(fresh: Any, present: Any) -> Any:
+        return fresh if is_ticket(fresh) else select_rows(new, fresh, present)
+
+    return jax.tree.map(renewed, fresh, present, is_leaf=is_ticket)
 
 
 def _zeros(metrics: Metrics) -> Metrics:

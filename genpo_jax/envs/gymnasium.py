@@ -1,6 +1,6 @@
 """Train in Gymnasium's environments: simulators on the host, behind callbacks.
 
-A simulator keeps its state outside jax, so a state here is a ticket: the number of a session (simulators that are
+A simulator keeps its state outside jax, so a state here is a `Ticket`: the number of a session (simulators that are
 stepped together) and the number of calls so far. Each call needs the ticket of the call before, so a program makes its
 calls in order. Training, and episodes that are played to their end, have separate sessions.
 
@@ -17,6 +17,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any
 
@@ -24,7 +25,6 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.struct import PyTreeNode
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from jax import Array
@@ -32,40 +32,24 @@ from jax import Array
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import ACTOR_OBS, Metrics, Observation
+from genpo_jax.envs.host import Ticket
 from genpo_jax.envs.names import GYMNASIUM
 
+# Answers the rows `(session, calls, ended, seed) [N, 4]` and actions `[N, d]` of one call; see `Session.answer`.
+Answer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 logger = logging.getLogger(__name__)
 # Keys of `info` that report success; the first that an environment has is used.
 SUCCESS_KEYS = ("is_success", "success")
-# Fields of `MjData` that the recorder of episodes draws.
+# Fields of `MjData` that the recorder of episodes draws, and of `Ticket`.
 DRAWN = ("qpos", "mocap_pos", "mocap_quat")
-
-
-class Ticket(PyTreeNode):
-    """State of one simulator, as far as jax knows it.
-
-    Attributes:
-        session: random number of the session.
-        calls: calls of the session so far.
-        cut: whether the environment truncated its episode.
-        qpos: positions of MuJoCo's joints; None for an environment without a MuJoCo model, as the next two.
-        mocap_pos: positions of mocap bodies.
-        mocap_quat: orientations of mocap bodies.
-    """
-
-    session: Array
-    calls: Array
-    cut: Array
-    qpos: Array | None = None
-    mocap_pos: Array | None = None
-    mocap_quat: Array | None = None
 
 
 class GymnasiumEnvironment:
     """Any Gymnasium environment with bounded continuous actions, as an environment of this package.
 
-    Actions are scaled from [-1, 1] to the bounds of the action space. The parts of a Dict observation are flattened and
-    joined in the order of the space. `is_success` or `success` in `info` is the metric `success`.
+    The bounds of the action space are `action_low` and `action_high`, so a policy acts in the units of the space. The
+    parts of a Dict observation are flattened and joined in the order of the space. `is_success` or `success` in `info`
+    is the metric `success`.
 
     Args:
         env: a name for `gymnasium.make`, such as `Hopper-v5` or `gym_pusht/PushT-v0`; or a function that returns an
@@ -94,13 +78,15 @@ class GymnasiumEnvironment:
         keys = (keys,) if isinstance(keys, str) else keys
         self._keys = None if keys is None else tuple(keys)
         self._sessions: dict[bool, Session] = {}
+        self._reset_by: tuple[Answer, tuple[Any, ...]] | None = None
         self._lock = threading.Lock()
         one = self._example()
         limit = None if one.spec is None else one.spec.max_episode_steps
         # None is refused where the episodes are made, unless the user sets a limit.
         self.default_episode_length: Any = limit
-        self.action_space = _checked_actions(self.name, one.action_space)
-        self.action_size = int(np.prod(self.action_space.shape))
+        self.action_space = space = _checked_actions(self.name, one.action_space)
+        self.action_size = int(np.prod(space.shape))
+        self.action_low, self.action_high = (tuple(map(float, np.ravel(x))) for x in (space.low, space.high))
         self._paths = _checked_paths(self.name, one.observation_space, self._keys)
         self.observation_sizes = {ACTOR_OBS: sum(size for _, size in self._paths)}
         robot: Any = one.unwrapped if _has_mujoco(one) else None
@@ -125,52 +111,43 @@ class GymnasiumEnvironment:
         env.name = name
         return env
 
+    @property
+    def host(self) -> "GymnasiumEnvironment":
+        """The host of the simulators."""
+        return self
+
     def reset(self, key: Array) -> tuple[Ticket, Observation]:
-        """Return a fresh `(state, observation)` for a typed PRNG key; under `vmap` it starts one session."""
-        return self._begin(key, self.default_episode_length, lasting=False)
+        """Return a fresh `(state, observation)` for a typed PRNG key; under `vmap` all rows are one session."""
+        default = partial(self._start, self.default_episode_length, False), ()
+        answer, numbers = self._reset_by or default
+        flags, numbers = self._call(answer, (*numbers, 0, 0, 0)[:3] + (_seed(key),))
+        return self._received(flags, numbers)
 
     def step(self, state: Ticket, action: Array) -> tuple[Ticket, Observation, Array, Array, Metrics]:
-        """Return `(state, observation, reward [], terminated [], metrics)` for an action [d] in [-1, 1]."""
-        flags, numbers = self._call(self._step, (state.session, state.calls), action)
-        metrics = {} if self._success is None else {SUCCESS: flags[4].astype(jnp.float32)}
-        return *self._received(flags, numbers), numbers[0], flags[2] > 0, metrics
+        """Return `(state, observation, reward [], terminated [], metrics)` for an action [d] within the bounds."""
+        flags, numbers = self._call(self._step, (state.session, state.calls, 0, 0), action)
+        metrics = {} if self._success is None else {SUCCESS: flags[5].astype(jnp.float32)}
+        return *self._received(flags, numbers), numbers[0], flags[3] > 0, metrics
 
-    def start(self, keys: Array, limit: int, lasting: bool) -> tuple[Ticket, Observation]:
-        """Start a session of B episodes from typed keys `[B]`; return `(states, observations)`.
+    def starting(self, limit: int, lasting: bool) -> AbstractContextManager[None]:
+        """See `Host`; there is one session of each kind, and a new one takes the simulators of the last."""
+        return self._resets_by(partial(self._start, limit, lasting))
 
-        Args:
-            keys: typed keys.
-            limit: time limit in steps.
-            lasting: whether these episodes are restarted for a long time, as in training. There is one session of
-                each kind: a new one takes the simulators of the last.
-        """
-        return jax.vmap(partial(self._begin, limit=limit, lasting=lasting))(keys)
+    def restarting(self, ticket: Ticket, ended: Array) -> AbstractContextManager[None]:
+        """See `Host`."""
+        return self._resets_by(self._restart, ticket.session, ticket.calls, ended)
 
-    def restart(self, states: Ticket, ended: Array, keys: Array) -> tuple[Ticket, Observation]:
-        """Reset the simulators of the episodes that ended `[B]`; return all states and observations."""
+    def resuming(self, limit: int, ticket: Ticket) -> AbstractContextManager[None]:
+        """See `Host`."""
+        return self._resets_by(partial(self._resume, limit), ticket.session, ticket.calls)
 
-        def restart(state: Ticket, ended: Array, key: Array) -> tuple[Ticket, Observation]:
-            numbers = (state.session, state.calls, ended.astype(jnp.int32), _seed(key))
-            return self._received(*self._call(self._restart, numbers))
-
-        return jax.vmap(restart)(states, ended, keys)
-
-    def resume(self, states: Ticket, keys: Array, limit: int) -> tuple[Ticket, Observation, Array]:
-        """Continue the episodes, or start new ones if their simulators are gone, as after a resume.
-
-        Returns states, observations, and whether the episodes are new `[B]`.
-        """
-
-        def resume(state: Ticket, key: Array) -> tuple[Ticket, Observation, Array]:
-            numbers = (state.session, state.calls, 0, _seed(key))
-            flags, received = self._call(partial(self._resume, limit), numbers)
-            return *self._received(flags, received), flags[2] > 0
-
-        return jax.vmap(resume)(states, keys)
-
-    def truncated(self, state: Ticket) -> Array:
-        """Return whether the environment itself truncated its episode."""
-        return state.cut
+    @contextmanager
+    def _resets_by(self, answer: Answer, *numbers: Any) -> Iterator[None]:
+        before, self._reset_by = self._reset_by, (answer, numbers)
+        try:
+            yield
+        finally:
+            self._reset_by = before
 
     def _example(self) -> gymnasium.Env:
         """Return one environment, from which sizes and names are read."""
@@ -187,17 +164,12 @@ class GymnasiumEnvironment:
         limited = {} if limit is None else {"max_episode_steps": limit}
         return partial(gymnasium.make, self._env, disable_env_checker=True, **(self._arguments | limited))
 
-    def _begin(self, key: Array, limit: int, lasting: bool) -> tuple[Ticket, Observation]:
-        return self._received(*self._call(partial(self._reset, limit, lasting), (0, 0, 0, _seed(key))))
-
-    def _call(
-        self, answer: Callable[..., Any], numbers: tuple[Any, ...], action: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Call the host with `(session, calls, ended, seed)` and an action; see `Session.answer` for the result."""
-        sent = jnp.stack([jnp.asarray(x, jnp.int32) for x in (*numbers, 0, 0)[:4]])
+    def _call(self, answer: Answer, numbers: tuple[Any, ...], action: Array | None = None) -> tuple[Array, Array]:
+        """Call the host with `(session, calls, ended, seed)` and an action."""
+        sent = jnp.stack([jnp.asarray(x, jnp.int32) for x in numbers])
         action = jnp.zeros(self.action_size) if action is None else action
         size = 1 + sum(self.observation_sizes.values()) + sum(self._drawn.values())
-        kinds = jax.ShapeDtypeStruct((5,), jnp.int32), jax.ShapeDtypeStruct((size,), jnp.float32)
+        kinds = jax.ShapeDtypeStruct((6,), jnp.int32), jax.ShapeDtypeStruct((size,), jnp.float32)
         # Not `io_callback`, which `vmap` calls once per simulator. The ticket gives the order.
         return jax.pure_callback(
             partial(self._locked, answer), kinds, sent, action.astype(jnp.float32), vmap_method="broadcast_all"
@@ -207,9 +179,10 @@ class GymnasiumEnvironment:
         size = self.observation_sizes[ACTOR_OBS]
         parts = jnp.split(numbers[1 + size :], np.cumsum(list(self._drawn.values()), dtype=int)[:-1])
         drawn = dict(zip(self._drawn, parts, strict=False))
-        return Ticket(flags[0], flags[1], flags[3] > 0, **drawn), {ACTOR_OBS: numbers[1 : 1 + size]}
+        ticket = Ticket(flags[0], flags[1], flags[2] > 0, flags[4] > 0, **drawn)
+        return ticket, {ACTOR_OBS: numbers[1 : 1 + size]}
 
-    def _locked(self, answer: Callable[..., Any], sent: Any, action: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _locked(self, answer: Answer, sent: Any, action: Any) -> tuple[np.ndarray, np.ndarray]:
         """Answer one call on the host. This must not compute with jax, which waits for the result."""
         sent, action = np.asarray(sent), np.asarray(action)
         with self._lock:
@@ -217,7 +190,9 @@ class GymnasiumEnvironment:
         leading = sent.shape[:-1]
         return flags.reshape(*leading, -1), numbers.reshape(*leading, -1)
 
-    def _reset(self, limit: int, lasting: bool, sent: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _start(
+        self, limit: int | None, lasting: bool, sent: np.ndarray, action: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         session = self._sessions.get(lasting)
         if session is None or (session.size, session.limit) != (len(sent), limit):
             if session is not None:
@@ -230,7 +205,7 @@ class GymnasiumEnvironment:
 
     def _step(self, sent: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         session = self._session(sent)
-        session.step(scaled(self.action_space, action))
+        session.step(_within(self.action_space, action))
         return session.answer()
 
     def _restart(self, sent: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -239,13 +214,11 @@ class GymnasiumEnvironment:
         return session.answer()
 
     def _resume(self, limit: int, sent: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._find(sent) is not None:
-            flags, numbers = self._session(sent).answer()
-            flags[:, 2] = 0
-            return flags, numbers
-        flags, numbers = self._reset(limit, True, sent, action)
-        flags[:, 2] = 1
-        return flags, numbers
+        if self._find(sent) is None:
+            return self._start(limit, True, sent, action)
+        session = self._session(sent)
+        session.keep()
+        return session.answer()
 
     def _session(self, sent: np.ndarray) -> "Session":
         """Return the session of a ticket, and count this call."""
@@ -260,7 +233,7 @@ class GymnasiumEnvironment:
         ticket = (int(sent[0, 0]), int(sent[:, 1].max()))
         return next((s for s in self._sessions.values() if (s.number, s.calls) == ticket and s.size == len(sent)), None)
 
-    def _vector(self, size: int, limit: int) -> VectorEnv:
+    def _vector(self, size: int, limit: int | None) -> VectorEnv:
         makers = [self._maker(limit)] * size
         if self.processes:
             return AsyncVectorEnv(makers, context="spawn", autoreset_mode=AutoresetMode.DISABLED)
@@ -321,7 +294,7 @@ class Session:
         calls: calls so far.
     """
 
-    def __init__(self, vector: VectorEnv, limit: int, reader: Reader) -> None:
+    def __init__(self, vector: VectorEnv, limit: int | None, reader: Reader) -> None:
         self.vector, self.limit, self.reader = vector, limit, reader
         self.size = vector.num_envs
         self.number = self.calls = 0
@@ -331,6 +304,7 @@ class Session:
         """Reset all simulators."""
         self.number, self.calls = secrets.randbelow(2**31), 0
         self._clear()
+        self._begun = np.ones(self.size, bool)
         obs, _ = self.vector.reset(seed=seeds.tolist())
         self._obs = self.reader.observation(obs)
 
@@ -342,9 +316,15 @@ class Session:
         self._obs, self._reward = self.reader.observation(obs), np.asarray(reward, np.float32)
         self._terminated, self._truncated = np.array(terminated, bool), np.array(truncated, bool)
         self._success = self.reader.successes(info, self.size)
+        self.keep()
+
+    def keep(self) -> None:
+        """Continue all episodes."""
+        self._begun = np.zeros(self.size, bool)
 
     def restart(self, ended: np.ndarray, seeds: np.ndarray) -> None:
         """Reset some of the simulators."""
+        self._begun = ended
         if not ended.any():
             return
         obs, _ = self.vector.reset(seed=seeds.tolist(), options={"reset_mask": ended})
@@ -352,21 +332,26 @@ class Session:
         self._terminated, self._truncated = self._terminated & ~ended, self._truncated & ~ended
 
     def answer(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return `(session, calls, terminated, truncated, success) [N, 5]` and `(reward, observation, positions)`."""
+        """Return the results of the last call.
+
+        These are `(session, calls, begun, terminated, truncated, success) [N, 6]`, and reward, observation and
+        positions as one array `[N, *]`.
+        """
         tickets = np.full((self.size, 2), (self.number, self.calls))
-        flags = np.column_stack([tickets, self._terminated, self._truncated, self._success]).astype(np.int32)
+        ends = self._terminated, self._truncated
+        flags = np.column_stack([tickets, self._begun, *ends, self._success]).astype(np.int32)
         return flags, np.concatenate([self._reward[:, None], self._obs, self.reader.positions(self.vector)], axis=1)
 
     def _clear(self) -> None:
-        self._terminated = self._truncated = self._success = np.zeros(self.size, bool)
+        self._begun = self._terminated = self._truncated = self._success = np.zeros(self.size, bool)
         self._reward = np.zeros(self.size, np.float32)
 
 
-def scaled(space: spaces.Box, action: np.ndarray) -> np.ndarray:
-    """Return actions `[..., d]` in [-1, 1] scaled to the bounds of a space, with its shape and type."""
-    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-    action = np.asarray(action, np.float64).reshape(*action.shape[:-1], *space.shape)
-    return np.clip(low + (action + 1) / 2 * (high - low), low, high).astype(space.dtype)
+def _within(space: spaces.Box, action: np.ndarray) -> np.ndarray:
+    """Return actions `[..., d]` within the bounds of a space, with its shape and type."""
+    action = action.reshape(*action.shape[:-1], *space.shape)
+    # Rounding may have exceeded the bounds.
+    return np.clip(action, space.low, space.high).astype(space.dtype)
 
 
 def _seed(key: Array) -> Array:
@@ -452,7 +437,7 @@ def _success_key(env: gymnasium.Env) -> str | None:
     _, info = env.reset(seed=0)
     space = env.action_space
     assert isinstance(space, spaces.Box)
-    info = info | env.step(scaled(space, np.zeros(int(np.prod(space.shape)))))[-1]
+    info = info | env.step(((space.low + space.high) / 2).astype(space.dtype))[-1]
     return next((key for key in SUCCESS_KEYS if np.size(info.get(key, ())) == 1), None)
 
 

@@ -1,6 +1,7 @@
 """Gymnasium's environments as environments of this package: what an episode, an action and an observation are."""
 
 import logging
+import sys
 from dataclasses import replace
 from functools import partial
 
@@ -19,6 +20,7 @@ from genpo_jax import envs  # noqa: E402
 from genpo_jax.config import Config, EnvConfig, PPOConfig  # noqa: E402
 from genpo_jax.envs import EpisodeEnv  # noqa: E402
 from genpo_jax.envs.gymnasium import GymnasiumEnvironment  # noqa: E402
+from genpo_jax.policy import PolicySpec  # noqa: E402
 from genpo_jax.runs.evaluate import evaluate_policy  # noqa: E402
 from genpo_jax.training.trainer import Trainer  # noqa: E402
 
@@ -77,8 +79,12 @@ def keys(num, seed=0):
 
 def episodes(limit=1000, num=2, seed=0, options=None, **counting):
     """Return episodes of `Counting` with their first state, and a jitted step."""
-    env = EpisodeEnv(GymnasiumEnvironment(partial(Counting, **counting)), limit, squash="clip", **(options or {}))
+    env = of(GymnasiumEnvironment(partial(Counting, **counting)), limit, **(options or {}))
     return env, env.init(keys(num, seed)), jax.jit(env.step)
+
+
+def of(env, limit, **options):
+    return EpisodeEnv.of(env, EnvConfig(episode_length=limit, squash="clip", **options))
 
 
 def play(step, state, count, action=0.0):
@@ -133,7 +139,7 @@ def test_the_own_time_limit_of_an_environment_becomes_that_of_the_run():
     # Gymnasium's Pendulum is truncated at step 200, by its wrapper TimeLimit.
     env = envs.make("gymnasium:Pendulum-v1")
     assert (env.name, env.default_episode_length, env.observation_sizes) == ("gymnasium:Pendulum-v1", 200, {"state": 3})
-    longer = EpisodeEnv(env, 202, squash="clip")
+    longer = of(env, 202)
     state = longer.init(keys(1))
     _, lengths = jax.jit(lambda state: jax.lax.scan(lambda s, _: play_one(longer, s), state, None, length=203))(state)
     assert lengths.tolist() == [*[0] * 201, 202, 0]
@@ -183,6 +189,15 @@ def test_success_in_info_is_our_metric():
     assert seen.reward[:, 0].tolist() == [0.0, 1.0] and seen.terminated[1].all()
 
 
+def test_a_history_begins_anew_with_each_episode():
+    _, state, step = episodes(terminate_at=3, options={"history": 2})
+    rows = [state.obs["state"][0, ::3]]
+    for _ in range(4):
+        state, timestep = step(state, jnp.zeros((2, 1)))
+        rows.append(timestep.next_obs["state"][0, ::3])
+    assert np.stack(rows).tolist() == [[0.0, 0.0], [0.0, 1.0], [1.0, 2.0], [2.0, 3.0], [0.0, 1.0]]
+
+
 def test_an_episode_may_end_within_a_chunk():
     # All episodes end at the third of four steps; the fourth is not counted.
     _, state, step = episodes(terminate_at=3, options={"chunk": 2, "action_repeat": 2})
@@ -199,7 +214,7 @@ def test_a_step_that_is_not_finite_ends_the_episode():
         def _observation(self, action):
             return np.array([self.count, self.start, np.nan if self.count == 2 else action])
 
-    env = EpisodeEnv(GymnasiumEnvironment(Broken), 1000, squash="clip")
+    env = of(GymnasiumEnvironment(Broken), 1000)
     state, seen = play(jax.jit(env.step), env.init(keys(2)), 3)
     assert seen.nonfinite[:, 0].tolist() == [False, True, False] and seen.truncated[1].all()
     assert seen.next_obs["state"][:, 0, 0].tolist() == [1.0, 1.0, 1.0] and not seen.whole.any()
@@ -210,7 +225,7 @@ def test_the_parts_of_a_dict_observation_are_joined_in_the_order_of_the_space_or
         GymnasiumEnvironment(Parts)
     env = GymnasiumEnvironment(Parts, keys=("action", "robot/start", "robot/count"))
     state, obs = jax.jit(env.reset)(jax.random.key(0))
-    _, after, reward, terminated, _ = jax.jit(env.step)(state, jnp.array([0.5]))
+    _, after, reward, terminated, _ = jax.jit(env.step)(state, jnp.array([3.0]))
     assert after["state"].tolist() == [3.0, float(obs["state"][1]), 1.0]
     assert float(reward) == 1.0 and not bool(terminated)
     with pytest.raises(ValueError, match=r"keys of gymnasium:Parts must be a list of some of \['action', 'image', "):
@@ -231,6 +246,20 @@ def test_a_state_can_be_stepped_once_and_only_until_other_episodes_start():
         errors = (ValueError, jax.errors.JaxRuntimeError)
         with pytest.raises(errors, match="a state of gymnasium:Counting can be stepped once"):
             jax.block_until_ready(step(old, jnp.zeros((2, 1))))
+
+
+def test_a_policy_acts_in_the_units_of_the_space():
+    env = GymnasiumEnvironment(Counting)
+    assert (env.action_low, env.action_high) == ((0.0,), (4.0,))
+    spec = PolicySpec.of(env, CONFIG, 0)
+    assert (spec.action_low, spec.action_high) == ((0.0,), (4.0,))
+
+
+def test_a_missing_gymnasium_is_named_with_its_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    monkeypatch.delitem(sys.modules, "genpo_jax.envs.gymnasium")
+    with pytest.raises(ModuleNotFoundError, match=r"gymnasium is not installed; pip install 'genpo-jax\[gymnasium\]'"):
+        envs.make("gymnasium:Pendulum-v1")
 
 
 def test_training_and_evaluation_have_their_own_simulators():
@@ -341,7 +370,7 @@ def test_several_seeds_in_one_program_are_those_of_single_runs():
 @pytest.mark.ci
 def test_simulators_in_processes_give_the_same_episodes():
     def observations(name):
-        env = EpisodeEnv(envs.make(name), 3, squash="clip")
+        env = of(envs.make(name), 3)
         _, seen = play(jax.jit(env.step), env.init(keys(2)), 5, action=0.5)
         return seen.next_obs["state"]
 
