@@ -16,7 +16,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from genpo_jax.config import Config, PPOConfig
+from genpo_jax.config import GYMNASIUM, Config, PPOConfig
 from genpo_jax.methods import FlowMethod, Method, method_of
 
 Layer = dict[str, Any]
@@ -42,6 +42,14 @@ TASK: Layer = {
     "env_options": {"num_envs": 64},
     # A smaller KL at the end of the run: a hand that still explores misses its goal.
     "ppo": {"unroll": 64, "num_minibatches": 16, "gamma": 0.97, "target_kl": 0.03, "final_kl": 0.003},
+}
+
+# Gymnasium's simulators run on the host, one after another, on any machine. Few of them give many updates.
+HOST: Layer = {
+    "num_timesteps": 1_000_000,
+    "updates_per_chunk": 4,
+    "env_options": {"num_envs": 16},
+    "ppo": {"unroll": 128, "num_minibatches": 32, "target_kl": 0.03, "final_kl": 0.005},
 }
 
 # Env steps and other differences, chosen from the runs in docs/results.md. Strong actuators need little noise: with a
@@ -145,6 +153,8 @@ def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -
         accelerator = has_accelerator()
     settings = method_of(method)
     layers = [FULL_BASE, FULL.get(env, {})] if accelerator else [CPU_BASE, CPU.get(env, {})]
+    if env.startswith(GYMNASIUM):
+        layers.append(HOST)
     if not accelerator and issubclass(settings, FlowMethod):
         layers.append(CPU_FLOW.get(env, {}))
     config = Config(env=env, method=settings())

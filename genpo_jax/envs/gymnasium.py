@@ -30,10 +30,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from jax import Array
 
 from genpo_jax.checks import require
-from genpo_jax.config import SUCCESS
+from genpo_jax.config import GYMNASIUM, SUCCESS
 from genpo_jax.envs.base import ACTOR_OBS, Metrics, Observation
 from genpo_jax.envs.host import Ticket
-from genpo_jax.envs.names import GYMNASIUM
 
 # Answers the rows `(session, calls, ended, seed) [N, 4]` and actions `[N, d]` of one call; see `Session.answer`.
 Answer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]

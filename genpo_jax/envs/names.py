@@ -8,8 +8,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-# Prefix of the names of Gymnasium's environments.
-GYMNASIUM = "gymnasium:"
+from genpo_jax.config import GYMNASIUM
+
 BRAX_BACKENDS = ("spring", "positional", "generalized", "mjx", "c")
 PLAYGROUND_BACKENDS = ("jax", "warp", "c")
 

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from genpo_jax.checks import require
+from genpo_jax.config import GYMNASIUM
 from genpo_jax.envs.names import (
     BRAX,
-    GYMNASIUM,
     NAMES,
     PLAYGROUND,
     PLAYGROUND_BACKENDS,

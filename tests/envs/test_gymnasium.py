@@ -16,7 +16,7 @@ from gymnasium import spaces  # noqa: E402
 from settings import networks, raw_leaves, sized  # noqa: E402
 
 import genpo_jax  # noqa: E402
-from genpo_jax import envs  # noqa: E402
+from genpo_jax import cli, envs  # noqa: E402
 from genpo_jax.config import Config, EnvConfig, PPOConfig  # noqa: E402
 from genpo_jax.envs import EpisodeEnv  # noqa: E402
 from genpo_jax.envs.gymnasium import GymnasiumEnvironment  # noqa: E402
@@ -262,6 +262,25 @@ def test_a_missing_gymnasium_is_named_with_its_extra(monkeypatch):
         envs.make("gymnasium:Pendulum-v1")
 
 
+def test_an_error_in_a_simulator_is_reported_in_one_line():
+    class Stuck(Counting):
+        def step(self, action):
+            if self.np_random_seed > 0:
+                raise RuntimeError("the gripper is stuck")
+            return super().step(action)
+
+    env = of(GymnasiumEnvironment(Stuck), 5)
+    with pytest.raises((ValueError, jax.errors.JaxRuntimeError)) as error:
+        jax.block_until_ready(jax.jit(env.step)(env.init(keys(1)), jnp.zeros((1, 1))))
+    assert cli._sentence(error.value) == "RuntimeError: the gripper is stuck"
+
+
+def test_several_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    with pytest.raises(ValueError, match=r"must be one, for Gymnasium's environments, got \(4, 1\); use one process"):
+        GymnasiumEnvironment(Counting)
+
+
 def test_training_and_evaluation_have_their_own_simulators():
     env, state, step = episodes(num=2)
     state, _ = play(step, env.init(keys(2), stagger=True), 2)
@@ -380,11 +399,17 @@ def test_simulators_in_processes_give_the_same_episodes():
 
 @pytest.mark.ci
 def test_a_pendulum_is_trained_from_the_command_line(tmp_path):
-    from genpo_jax.cli import main
-
     folder = tmp_path / "run"
     arguments = ["--env", "gymnasium:Pendulum-v1", "--num-timesteps", "4096", "--num-evals", "1", "--eval-envs", "2"]
-    main(["train", *arguments, "--num-envs", "4", "--unroll", "128", "--method", "gaussian", "--run-dir", str(folder)])
+    cli.main(
+        ["train", *arguments, "--num-envs", "4", "--unroll", "128", "--method", "gaussian", "--run-dir", str(folder)]
+    )
     policy = genpo_jax.load(folder)
     assert policy(jnp.zeros(3)).shape == (1,)
-    main(["eval", str(folder), "--episodes", "2", "--out", str(tmp_path / "eval.json")])
+    cli.main(["eval", str(folder), "--episodes", "2", "--out", str(tmp_path / "eval.json")])
+
+
+def test_the_preset_has_few_simulators_also_on_an_accelerator():
+    for accelerator in (False, True):
+        config = genpo_jax.preset("gymnasium:Hopper-v5", "gaussian", accelerator=accelerator)
+        assert (config.env_options.num_envs, config.ppo.unroll, config.num_timesteps) == (16, 128, 1_000_000)
