@@ -1,4 +1,4 @@
-"""Train Stable-Baselines3's PPO in a Gymnasium environment, with the settings of its zoo; print one JSON line per seed.
+"""Train Stable-Baselines3's PPO in a Gymnasium environment, with the settings of its zoo; print JSON lines.
 
 This script needs only `pip install stable-baselines3 'gymnasium[mujoco]'`, in a virtual environment without this
 package: `python benchmarks/stable_baselines.py Hopper-v5 300000 --seeds 0 1 2`. It uses one thread.
@@ -7,6 +7,7 @@ package: `python benchmarks/stable_baselines.py Hopper-v5 300000 --seeds 0 1 2`.
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from typing import Any
 
 # Number of environments, whether observations and rewards are normalized, and the arguments of PPO.
@@ -35,8 +36,8 @@ SETTINGS: dict[str, tuple[int, bool, dict[str, Any]]] = {
 }
 
 
-def train(env: str, steps: int, seed: int, episodes: int) -> dict[str, Any]:
-    """Train and evaluate one seed."""
+def train(env: str, steps: int, seed: int, evals: int, episodes: int) -> Iterator[dict[str, Any]]:
+    """Train one seed, and yield the result of each evaluation."""
     from stable_baselines3 import PPO  # pyright: ignore[reportMissingImports]
     from stable_baselines3.common.env_util import make_vec_env  # pyright: ignore[reportMissingImports]
     from stable_baselines3.common.evaluation import evaluate_policy  # pyright: ignore[reportMissingImports]
@@ -50,18 +51,20 @@ def train(env: str, steps: int, seed: int, episodes: int) -> dict[str, Any]:
     vector = make_vec_env(env, num_envs, seed=seed)
     vector = VecNormalize(vector, gamma=arguments["gamma"]) if normalized else vector
     model = PPO("MlpPolicy", vector, seed=seed, device="cpu", **arguments)
-    # Time of the processor, which does not depend on other programs.
-    started = time.process_time()
-    model.learn(steps)
-    seconds = time.process_time() - started
-    test: Any = make_vec_env(env, 1, seed=1_000_003)
-    if normalized:
-        test = VecNormalize(test, training=False, norm_reward=False)
-        test.obs_rms = vector.obs_rms
-    mean, std = evaluate_policy(model, test, n_eval_episodes=episodes, deterministic=True)
-    taken = model.num_timesteps
-    result = {"env": env, "seed": seed, "return": mean, "std": std, "steps": taken}
-    return result | {"steps_per_cpu_second": taken / seconds}
+    seconds = 0.0
+    for number in range(1, evals + 1):
+        # Time of the processor, which does not depend on other programs.
+        started = time.process_time()
+        model.learn(steps * number // evals - model.num_timesteps, reset_num_timesteps=False)
+        seconds += time.process_time() - started
+        test: Any = make_vec_env(env, 1, seed=1_000_003)
+        if normalized:
+            test = VecNormalize(test, training=False, norm_reward=False)
+            test.obs_rms = vector.obs_rms
+        mean, std = evaluate_policy(model, test, n_eval_episodes=episodes, deterministic=True)
+        taken = model.num_timesteps
+        result = {"env": env, "seed": seed, "steps": taken, "return": mean, "std": std}
+        yield result | {"steps_per_cpu_second": taken / seconds}
 
 
 def main() -> None:
@@ -70,12 +73,12 @@ def main() -> None:
     parser.add_argument("env", choices=sorted(SETTINGS))
     parser.add_argument("steps", type=int)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument(
-        "--episodes", type=int, default=32, help="episodes of the evaluation, with deterministic actions"
-    )
+    parser.add_argument("--evals", type=int, default=1, help="evaluations with deterministic actions, evenly spaced")
+    parser.add_argument("--episodes", type=int, default=32, help="episodes of an evaluation")
     options = parser.parse_args()
     for seed in options.seeds:
-        print(json.dumps(train(options.env, options.steps, seed, options.episodes)), flush=True)
+        for result in train(options.env, options.steps, seed, options.evals, options.episodes):
+            print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

@@ -144,7 +144,7 @@ class GymnasiumPolicy:
             chunk = np.asarray(self._policy(flat, key), np.float64).reshape(self._spec.chunk, *self._space.shape)
             self._next = list(np.repeat(chunk[: self._spec.executed], self._spec.action_repeat, axis=0))
         low, high, action = self._space.low, self._space.high, self._next.pop(0)
-        # A policy without bounds of its own has actions in [-1, 1].
+        # A policy without action bounds has actions in [-1, 1].
         scaled = low + (action + 1) / 2 * (high - low) if self._spec.action_low is None else np.clip(action, low, high)
         return scaled.astype(self._space.dtype)
 

@@ -183,10 +183,8 @@ class EpisodeEnv:
         if stagger:
             time_limit = jax.vmap(lambda key: jax.random.randint(key, (), 1, self.episode_length + 1))(limit_keys)
         if self.host is not None:
-            (env_state, obs), pool = (
-                self._begin(partial(self.host.starting, self.episode_length, stagger), first_keys),
-                (),
-            )
+            starting = partial(self.host.starting, self.episode_length, stagger)
+            (env_state, obs), pool = self._begin(starting, first_keys), ()
         else:
             # One reset of 2 B states instead of two of B, so that it is compiled once.
             both = self._reset(jnp.concatenate([first_keys, pool_keys]))
