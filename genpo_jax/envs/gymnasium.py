@@ -198,7 +198,10 @@ class GymnasiumEnvironment:
                 session.vector.close()
             session = self._sessions[lasting] = Session(self._vector(len(sent), limit), limit, self._reader())
         if lasting:
-            logger.warning("%s cannot be saved: a resumed run starts new episodes, and is not bit-identical", self.name)
+            logger.warning(
+                "the simulators of %s cannot be saved: a resumed run starts new episodes, and is not bit-identical",
+                self.name,
+            )
         session.begin(sent[:, 3])
         return session.answer()
 
@@ -229,8 +232,11 @@ class GymnasiumEnvironment:
 
     def _find(self, sent: np.ndarray) -> "Session | None":
         # A program of several seeds does not update the tickets of a seed whose evaluation has finished.
-        ticket = (int(sent[0, 0]), int(sent[:, 1].max()))
-        return next((s for s in self._sessions.values() if (s.number, s.calls) == ticket and s.size == len(sent)), None)
+        calls = sent[:, 1].max()
+        for session in self._sessions.values():
+            if len(sent) == session.size and (sent[:, 0] == session.number).all() and calls == session.calls:
+                return session
+        return None
 
     def _vector(self, size: int, limit: int | None) -> VectorEnv:
         makers = [self._maker(limit)] * size
