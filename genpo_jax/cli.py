@@ -109,6 +109,9 @@ def _sentence(error: BaseException) -> str:
         error = explained(error)
     if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
         return f"out of memory ({_first_line(error)}); reduce num_envs, num_seeds or unroll"
+    if "error calling callback" in str(error):
+        # jax wraps the traceback of a function on the host, such as a simulator; its last line is the error.
+        return str(error).rstrip().splitlines()[-1]
     if isinstance(error, ValueError | OSError | ImportError) or type(error).__module__.startswith("genpo_jax"):
         return str(error)
     return f"{type(error).__name__}: {_first_line(error).rstrip('.')}"

@@ -15,6 +15,8 @@ from genpo_jax.methods import GenPOPlusPlus, Method, NetworksConfig, method_of
 # Counters of single environments are int32.
 LARGEST_COUNT = 2**31 - 1
 LARGEST_NUM_ENVS = 2**24
+# Prefix of the names of Gymnasium's environments.
+GYMNASIUM = "gymnasium:"
 # Metric names: whether an episode succeeded, and the prefix of the modes of success `mode_0`, `mode_1`, ...
 SUCCESS, MODE = "success", "mode_"
 
@@ -173,6 +175,7 @@ class Config:
     - MuJoCo Playground: CartpoleBalance, Go1JoystickFlatTerrain, PandaPickCube, ...;
     - manipulation: panda_reach, panda_push, push_t;
     - toys: multigoal, ring, moons, avoid;
+    - Gymnasium: gymnasium:Hopper-v5, with arguments gymnasium:NAME,argument=value,...;
     - your own: a name given to register_env, or package.module:NAME of a class or function."""
     backend: str | None = None
     """Physics engine. None: the environment's default.

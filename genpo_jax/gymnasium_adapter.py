@@ -1,7 +1,7 @@
 """Use our environments as Gymnasium environments, and our policies in Gymnasium environments.
 
 A Gymnasium environment runs one step at a time on the host. That serves other libraries, and a second simulator can
-check a policy. Training needs environments that are JAX functions.
+check a policy. To train in Gymnasium's environments, name them `gymnasium:NAME` (`envs/gymnasium.py`).
 """
 
 import os
@@ -18,6 +18,7 @@ from genpo_jax.checks import require
 from genpo_jax.envs import Environment
 from genpo_jax.envs.wrappers import bounds_of
 from genpo_jax.policy import TrainedPolicy
+from genpo_jax.runtime import draw_without_display
 
 # A forked copy of a process with jax in it waits forever for threads that were not copied.
 IMPORTED_IN = os.getpid()
@@ -33,18 +34,29 @@ class GymnasiumEnv(gymnasium.Env):
         env: name of an environment, or an environment object.
         backend: backend of the physics, for an environment that is given by name.
         episode_length: time limit in env steps; None for that of the environment.
+        render_mode: `rgb_array`: `render` returns an image, so that Gymnasium's `RecordVideo` works. None: no images.
 
     Raises:
-        ValueError: in a process that was forked after this module was imported, as by `AsyncVectorEnv`'s default.
+        ValueError: in a process that was forked after this module was imported, as by `AsyncVectorEnv`'s default; or
+            if images are asked for and the environment has no MuJoCo model.
     """
 
-    metadata = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}
 
-    def __init__(self, env: Any, backend: str | None = None, episode_length: int | None = None) -> None:
+    def __init__(
+        self,
+        env: Any,
+        backend: str | None = None,
+        episode_length: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
         if os.getpid() != IMPORTED_IN:
             raise ValueError(
                 "jax cannot compute in a forked process; start processes anew: AsyncVectorEnv(..., context='spawn')"
             )
+        require(render_mode in (None, "rgb_array"), "None or 'rgb_array'", "render_mode", render_mode)
+        if render_mode is not None:
+            draw_without_display()
         self.env: Environment = envs.make(env, backend) if isinstance(env, str) else envs.as_environment(env)
         self.episode_length = episode_length or self.env.default_episode_length
         boxes: dict[str, spaces.Space] = {
@@ -58,6 +70,13 @@ class GymnasiumEnv(gymnasium.Env):
         self._reset, self._step = jax.jit(self.env.reset), jax.jit(self.env.step)
         self._state: Any = None
         self._steps = 0
+        self.render_mode = render_mode
+        self._camera = None
+        if render_mode is not None:
+            from genpo_jax.viewing.pictures import StateCamera
+
+            self._camera = StateCamera(self.env)
+            self.metadata = self.metadata | {"render_fps": self._camera.frames_per_second}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start an episode, and return its first observation; equal seeds give equal observations."""
@@ -77,6 +96,18 @@ class GymnasiumEnv(gymnasium.Env):
         self._steps += 1
         info = {name: float(value) for name, value in metrics.items()}
         return self._observation(obs), float(reward), bool(terminated), self._steps >= self.episode_length, info
+
+    def render(self) -> Any:
+        """Return an image `[480, 640, 3]` of the present state, uint8; None without a render mode."""
+        if self._camera is None:
+            return None
+        require(self._state is not None, "reset before it is drawn", "the environment", self.env.name)
+        return self._camera.image(self._state)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._camera is not None:
+            self._camera.close()
 
     def _observation(self, obs: Any) -> Any:
         arrays = {name: np.asarray(value, np.float32) for name, value in obs.items()}
@@ -113,7 +144,7 @@ class GymnasiumPolicy:
             chunk = np.asarray(self._policy(flat, key), np.float64).reshape(self._spec.chunk, *self._space.shape)
             self._next = list(np.repeat(chunk[: self._spec.executed], self._spec.action_repeat, axis=0))
         low, high, action = self._space.low, self._space.high, self._next.pop(0)
-        # A policy without action_low has actions in [-1, 1].
+        # A policy without action bounds has actions in [-1, 1].
         scaled = low + (action + 1) / 2 * (high - low) if self._spec.action_low is None else np.clip(action, low, high)
         return scaled.astype(self._space.dtype)
 

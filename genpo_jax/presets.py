@@ -18,7 +18,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
-from genpo_jax.config import Config, PPOConfig
+from genpo_jax.config import GYMNASIUM, Config, PPOConfig
 from genpo_jax.envs.names import TOYS
 from genpo_jax.methods import FlowMethod, Method, method_of
 
@@ -34,6 +34,14 @@ TOY: Layer = {"ppo": {"max_learning_rate": 3e-3, "normalize_rewards": False}}
 ARM: Layer = {"ppo": {"gamma": 0.97, "target_kl": 0.03, "final_kl": 0.003}}
 # The results in docs/results.md have the default discount, not the library's.
 LONG_HORIZON: Layer = {"ppo": {"gamma": PPOConfig.gamma}}
+
+# Gymnasium's simulators run on the host, one after another, on any machine. Few of them give many updates.
+HOST: Layer = {
+    "num_timesteps": 1_000_000,
+    "updates_per_chunk": 4,
+    "env_options": {"num_envs": 16},
+    "ppo": {"unroll": 128, "num_minibatches": 32, "target_kl": 0.03, "final_kl": 0.005},
+}
 
 # Settings of a task on every machine, chosen from the runs in docs/results.md. Strong actuators need little noise: with
 # a standard deviation of 1, ant and humanoid fall over.
@@ -163,13 +171,14 @@ def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -
         accelerator = has_accelerator()
     settings = method_of(method)
     config = Config(env=env, method=settings())
-    on_accelerator = accelerator and env not in SMALL
+    on_host = env.startswith(GYMNASIUM)
+    on_accelerator = accelerator and env not in SMALL and not on_host
     base, own = (ACCELERATOR_BASE, ACCELERATOR) if on_accelerator else (CPU_BASE, CPU)
     for layer in (ALL_TASKS, base):
         config = apply(config, layer)
     if on_accelerator:
         config = apply(config, library_layer(config))
-    for layer in (TASK.get(env, {}), own.get(env, {})):
+    for layer in (TASK.get(env, {}), own.get(env, {}), HOST if on_host else {}):
         config = apply(config, layer)
     if issubclass(settings, FlowMethod):
         config = apply(config, TASK_FLOW.get(env, {}))

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import re
+import sys
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -97,6 +98,15 @@ def device_bytes() -> float | None:
     if group.is_file() and (text := group.read_text().strip()).isdecimal():
         limits.append(int(text))
     return min(limits) / jax.local_device_count() if limits else None
+
+
+def draw_without_display() -> None:
+    """Let MuJoCo draw with EGL on Linux, unless `MUJOCO_GL` is set; elsewhere it selects a renderer itself.
+
+    Call this before mujoco is imported, because it reads the variable on import.
+    """
+    if sys.platform == "linux":
+        os.environ.setdefault("MUJOCO_GL", "egl")
 
 
 def keep_memory_flat() -> None:

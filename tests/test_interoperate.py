@@ -1,8 +1,10 @@
 """Policies in Brax's form, Gymnasium environments in both directions, and training callbacks."""
 
+import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 import types
 from dataclasses import replace
@@ -167,6 +169,55 @@ def test_our_environment_passes_gymnasiums_own_check():
     short = GymnasiumEnv("multigoal", episode_length=2)
     short.reset(seed=1)
     assert [short.step(np.zeros(2))[3] for _ in range(2)] == [False, True]
+
+
+RENDERED = """
+import numpy as np, sys
+from gymnasium.wrappers import RecordVideo
+from genpo_jax.gymnasium_adapter import GymnasiumEnv
+
+env = GymnasiumEnv("panda_reach", render_mode="rgb_array", episode_length=5)
+try:
+    env.render()
+except ValueError as error:
+    assert "the environment must be reset before it is drawn, got 'panda_reach'" in str(error), error
+env.reset(seed=0)
+try:
+    first = env.render()
+except OSError as error:
+    sys.exit(f"CANNOT DRAW {error}")
+[env.step(np.ones(7)) for _ in range(4)]
+assert first.shape == (480, 640, 3) and first.dtype == np.uint8 and first.std() > 10 and (first != env.render()).any()
+assert env.metadata["render_fps"] == 20 and env.render_mode == "rgb_array"
+if len(sys.argv) > 1:
+    film = RecordVideo(env, sys.argv[1])
+    film.reset(seed=0)
+    [film.step(np.ones(7)) for _ in range(5)]
+    film.close()
+env.close()
+"""
+
+
+@pytest.mark.ci
+def test_our_environment_is_drawn_for_gymnasiums_video(tmp_path):
+    pytest.importorskip("mujoco.batch")
+    # Gymnasium writes videos by moviepy.
+    folder = [str(tmp_path)] if importlib.util.find_spec("moviepy") else []
+    ran = subprocess.run([sys.executable, "-c", RENDERED, *folder], capture_output=True, text=True, timeout=300)
+    if "CANNOT DRAW" in ran.stderr:
+        pytest.skip("MuJoCo cannot draw on this machine")
+    assert ran.returncode == 0, ran.stderr
+    assert not folder or list(tmp_path.glob("*.mp4"))
+
+
+def test_images_need_a_mujoco_model_and_a_known_mode():
+    from genpo_jax.gymnasium_adapter import GymnasiumEnv
+
+    with pytest.raises(ValueError, match="multigoal has no MuJoCo model to draw"):
+        GymnasiumEnv("multigoal", render_mode="rgb_array")
+    with pytest.raises(ValueError, match="render_mode must be None or 'rgb_array', got 'human'"):
+        GymnasiumEnv("multigoal", render_mode="human")
+    assert GymnasiumEnv("multigoal").render() is None
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork on this system")

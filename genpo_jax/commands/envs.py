@@ -64,6 +64,7 @@ def list_envs(options: EnvsOptions) -> None:
         for name, backends in members.items():
             listed = ", ".join(b for b in backends if b) or "-"
             print(f"  {name:36} {listed:42} {features_of(name)}")
+    print("Gymnasium's: --env gymnasium:NAME, with bounded continuous actions (docs/interoperate.md).")
     print("Your own: --env package.module:NAME, a class or function that returns an environment (docs/extend.md).")
 
 

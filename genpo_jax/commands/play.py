@@ -1,7 +1,5 @@
 """`genpo-jax play`."""
 
-import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -39,9 +37,9 @@ class PlayOptions:
 
 def run(options: PlayOptions) -> None:
     """Record episodes and write the page."""
-    # MuJoCo reads this variable on import. On other systems it selects a renderer itself.
-    if sys.platform == "linux":
-        os.environ.setdefault("MUJOCO_GL", "egl")
+    from genpo_jax.runtime import draw_without_display
+
+    draw_without_display()
     from genpo_jax.viewing.play_page import PLAY_FILE, play_page
     from genpo_jax.viewing.recording import record_run
 

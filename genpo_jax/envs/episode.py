@@ -1,7 +1,8 @@
 """Batched episodes: action bounds, time limit, reset on termination and non-finite physics."""
 
 import dataclasses
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import flax.struct
@@ -14,6 +15,7 @@ from genpo_jax.checks import require, require_count
 from genpo_jax.config import SUCCESS, EnvConfig, is_outcome
 from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.contract import as_floats, check_environment, strong
+from genpo_jax.envs.host import Host, host_of, is_ticket, ticket_of
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
 from genpo_jax.envs.wrappers import wrapped
 
@@ -31,7 +33,8 @@ class EpisodeState(flax.struct.PyTreeNode):
         episode_length: environment steps so far [B], int32.
         episode_metrics: sums of the environment's metrics so far, or last values of outcomes, each [B], float32.
         time_limit: environment steps after which the current episode is truncated [B], int32.
-        pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends.
+        pool: `(env_state, obs)` of B fresh resets; environment b takes entry b when its episode ends. () for
+            simulators on the host.
         key: typed PRNG keys [B], for all randomness of each environment from now on.
 
     """
@@ -42,7 +45,7 @@ class EpisodeState(flax.struct.PyTreeNode):
     episode_length: Array
     episode_metrics: Metrics
     time_limit: Array
-    pool: tuple[Any, Observation]
+    pool: tuple[Any, Observation] | tuple[()]
     key: Array
 
 
@@ -56,6 +59,8 @@ class Timestep(flax.struct.PyTreeNode):
         terminated: the task ended the episode; never with `truncated` [B].
         truncated: the time limit or non-finite physics ended it [B].
         nonfinite: an observation or the reward was not finite, or larger than `LARGEST` [B].
+        whole: the episode terminated or reached its time limit, and was not cut short by a staggered start or by
+            non-finite physics [B].
         episode_return: sum of rewards up to and including this step [B].
         episode_length: environment steps up to and including this step [B].
         episode_metrics: sums of the environment's metrics, or last values of outcomes, including this step, each [B].
@@ -68,6 +73,7 @@ class Timestep(flax.struct.PyTreeNode):
     terminated: Array
     truncated: Array
     nonfinite: Array
+    whole: Array
     episode_return: Array
     episode_length: Array
     episode_metrics: Metrics
@@ -79,7 +85,8 @@ class EpisodeEnv:
 
     `refresh` renews the pool once per rollout of T steps, so a step costs 1/T of a reset. Only an environment that ends
     twice within one rollout starts twice from the same state. Each environment has its own key and its own pool entry,
-    so its episodes are independent of the other environments and of the device.
+    so its episodes are independent of the other environments and of the device. Simulators on the host are reset in
+    place instead.
 
     Attributes:
         env: one environment.
@@ -147,6 +154,11 @@ class EpisodeEnv:
         mirror = mirror_of(self.env, self.env.observation_sizes, self.env.action_size)
         return dataclasses.replace(mirror, action=each(unchanged(self.chunk), mirror.action))
 
+    @cached_property
+    def host(self) -> Host | None:
+        """The host of the simulators; None if the environment is a function of its state."""
+        return host_of(self.env)
+
     @property
     def steps_per_action(self) -> int:
         """Environment steps per action chunk, if no episode ends within it."""
@@ -177,9 +189,13 @@ class EpisodeEnv:
         time_limit = jnp.full(num_envs, self.episode_length, jnp.int32)
         if stagger:
             time_limit = jax.vmap(lambda key: jax.random.randint(key, (), 1, self.episode_length + 1))(limit_keys)
-        # One reset of 2 B states instead of two of B, so that it is compiled once.
-        fresh = self._reset(jnp.concatenate([first_keys, pool_keys]))
-        env_state, obs = jax.tree.map(lambda leaf: leaf[:num_envs], fresh)
+        if self.host is not None:
+            starting = partial(self.host.starting, self.episode_length, stagger)
+            (env_state, obs), pool = self._begin(starting, first_keys), ()
+        else:
+            # One reset of 2 B states instead of two of B, so that it is compiled once.
+            both = self._reset(jnp.concatenate([first_keys, pool_keys]))
+            (env_state, obs), pool = (jax.tree.map(lambda x, i=i: x[i : i + num_envs], both) for i in (0, num_envs))
         return EpisodeState(
             env_state=env_state,
             obs=obs,
@@ -187,13 +203,20 @@ class EpisodeEnv:
             episode_length=jnp.zeros(num_envs, jnp.int32),
             episode_metrics=episode_metrics,
             time_limit=time_limit,
-            pool=jax.tree.map(lambda leaf: leaf[num_envs:], fresh),
+            pool=pool,
             key=keys,
         )
 
     def refresh(self, state: EpisodeState) -> EpisodeState:
         """Return `state` with a new pool; call this once at the start of each rollout."""
         keys, reset_keys = _split(state.key, 2)
+        if self.host is not None:
+            resuming = partial(self.host.resuming, self.episode_length)
+            fresh = self._begin(resuming, reset_keys, ticket_of(state.env_state))
+            new, left = ticket_of(fresh[0]).begun, state.time_limit - state.episode_length
+            state = self._replaced(state.replace(key=keys), new, *_renewed(new, fresh, (state.env_state, state.obs)))
+            # New episodes end when the old ones would have ended, so that not all end together.
+            return state.replace(time_limit=jnp.where(new, left, state.time_limit))
         return state.replace(pool=self._reset(reset_keys), key=keys)
 
     def step(self, state: EpisodeState, action: Array) -> tuple[EpisodeState, Timestep]:
@@ -204,7 +227,7 @@ class EpisodeEnv:
         """
         shape = (len(state.episode_length), self.action_size)
         require(action.shape == shape, f"of shape {shape}", f"actions of {self.env.name}", action.shape)
-        env_state, obs, reward, terminated, metrics, length = jax.vmap(self._advance)(
+        env_state, obs, reward, terminated, cut, metrics, length = jax.vmap(self._advance)(
             state.env_state, self.bounded(action), state.episode_length, state.time_limit
         )
         nonfinite = ~(_acceptable(reward) & _acceptable(*obs.values()))
@@ -214,13 +237,20 @@ class EpisodeEnv:
             next_obs=select_rows(nonfinite, state.obs, obs),
             reward=jnp.where(nonfinite, 0.0, reward),
             terminated=terminated,
-            truncated=~terminated & (nonfinite | (length >= state.time_limit)),
+            truncated=~terminated & (nonfinite | cut | (length >= state.time_limit)),
             nonfinite=nonfinite,
+            whole=terminated | (~nonfinite & (cut | (length >= self.episode_length))),
             episode_return=state.episode_return + jnp.where(nonfinite, 0.0, reward),
             episode_length=length,
             episode_metrics=_added(state.episode_metrics, select_rows(nonfinite, _zeros(metrics), metrics)),
         )
         return self._restart(state, env_state, timestep), timestep
+
+    def most_truncations(self, num_actions: int) -> int:
+        """Return how often an episode can be truncated within a number of actions; at least 1."""
+        if self.host is not None:
+            return num_actions
+        return 1 + (num_actions * self.steps_per_action - 1) // self.episode_length
 
     def bounded(self, action: Array) -> Array:
         """Map unbounded actions into [-1, 1]."""
@@ -239,22 +269,60 @@ class EpisodeEnv:
         return names
 
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:
-        """Replace the episodes that ended by pool entries."""
+        """Replace the episodes that ended by pool entries, or reset their simulators."""
         ended = timestep.terminated | timestep.truncated
-        env_state, obs = select_rows(ended, state.pool, (env_state, timestep.next_obs))
+        if self.host is not None:
+            keys, reset_keys = _split(state.key, 2)
+            state = state.replace(key=keys)
+            env_state, obs = self._restart_in_place(self.host, (env_state, timestep.next_obs), ended, reset_keys)
+        else:
+            env_state, obs = select_rows(ended, state.pool, (env_state, timestep.next_obs))
+        state = state.replace(
+            episode_return=timestep.episode_return,
+            episode_length=timestep.episode_length,
+            episode_metrics=timestep.episode_metrics,
+        )
+        return self._replaced(state, ended, env_state, obs)
+
+    def _restart_in_place(
+        self, host: Host, present: tuple[Any, Observation], ended: Array, keys: Array
+    ) -> tuple[Any, Observation]:
+        """Reset the simulators of the episodes that ended; without such episodes the host is not called."""
+
+        def restart(carry: Any) -> Any:
+            present, ended = carry
+            fresh = self._begin(host.restarting, keys, ticket_of(present[0]), ended)
+            return _renewed(ended, fresh, present), jnp.zeros_like(ended)
+
+        # Not `cond`, which runs both branches under the `vmap` over seeds.
+        return jax.lax.while_loop(lambda carry: carry[1].any(), restart, (strong(present), ended))[0]
+
+    def _begin(self, how: Callable[..., Any], keys: Array, *arguments: Any) -> tuple[Any, Observation]:
+        """Reset simulators on the host, from keys [B]; `how` has further arguments [B]."""
+
+        def reset(key: Array, *arguments: Any) -> tuple[Any, Observation]:
+            with how(*arguments):
+                return self.env.reset(key)
+
+        return self._fresh(jax.vmap(reset)(keys, *arguments))
+
+    def _replaced(self, state: EpisodeState, new: Array, env_state: Any, obs: Observation) -> EpisodeState:
+        """Return `state` with these states and observations, of which some begin a new episode."""
         return state.replace(
             env_state=env_state,
             obs=obs,
-            episode_return=jnp.where(ended, 0.0, timestep.episode_return),
-            episode_length=jnp.where(ended, 0, timestep.episode_length),
-            episode_metrics=select_rows(
-                ended, jax.tree.map(jnp.zeros_like, timestep.episode_metrics), timestep.episode_metrics
-            ),
-            time_limit=jnp.where(ended, self.episode_length, state.time_limit),
+            episode_return=jnp.where(new, 0.0, state.episode_return),
+            episode_length=jnp.where(new, 0, state.episode_length),
+            episode_metrics=select_rows(new, _zeros(state.episode_metrics), state.episode_metrics),
+            time_limit=jnp.where(new, self.episode_length, state.time_limit),
         )
 
     def _reset(self, keys: Array) -> tuple[Any, Observation]:
-        env_state, obs = jax.vmap(self.env.reset)(keys)
+        return self._fresh(jax.vmap(self.env.reset)(keys))
+
+    def _fresh(self, reset: tuple[Any, Observation]) -> tuple[Any, Observation]:
+        """Return states and observations of a reset as strong types, without non-finite numbers."""
+        env_state, obs = reset
         # A non-finite observation must not reach the policy; if the physics is non-finite too, the next step resets.
         obs = {name: jnp.where(jnp.abs(leaf) <= LARGEST, leaf, 0) for name, leaf in as_floats(obs).items()}
         return strong((env_state, obs))
@@ -267,11 +335,14 @@ class EpisodeEnv:
             return first
 
         def advance(carry, action):
-            env_state, _, reward, terminated, metrics, length = carry
-            ended = terminated | (length >= time_limit)
-            env_state, obs, more, terminated, added = self._single_step(env_state, action)
+            env_state, _, reward, terminated, cut, metrics, length = carry
+            ended = terminated | cut | (length >= time_limit)
+            env_state, obs, more, terminated, cut, added = self._single_step(env_state, action)
             metrics = _added(metrics, added)
-            return select_rows(ended, carry, (env_state, obs, reward + more, terminated, metrics, length + 1)), None
+            after = (env_state, obs, reward + more, terminated, cut, metrics, length + 1)
+            kept = select_rows(ended, carry, after)
+            # Simulators on the host are stepped together, and a state can be stepped only once.
+            return kept if self.host is None else (env_state, *kept[1:]), None
 
         return lax.scan(advance, first, actions[1:])[0]
 
@@ -282,7 +353,9 @@ class EpisodeEnv:
         if self.reward == "success":
             reward = jnp.float32(metrics[SUCCESS] > 0)
             terminated = terminated | (metrics[SUCCESS] > 0)
-        return env_state, as_floats(obs), jnp.asarray(reward, jnp.float32), terminated, metrics
+        # Whether the environment itself truncated the episode, before our time limit.
+        cut = jnp.asarray(False) if self.host is None else ticket_of(env_state).truncated
+        return env_state, as_floats(obs), jnp.asarray(reward, jnp.float32), terminated, cut, metrics
 
 
 def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
@@ -298,6 +371,15 @@ def bounded(action: Array, squash: Literal["tanh", "clip"]) -> Array:
 def _added(total: Metrics, metrics: Metrics) -> Metrics:
     """Add the metrics of one step to those of an episode."""
     return {name: value if is_outcome(name) else total[name] + value for name, value in metrics.items()}
+
+
+def _renewed(new: Array, fresh: Any, present: Any) -> Any:
+    """Return `present` with the rows of `fresh` that begin a new episode, and with all tickets of `fresh`."""
+
+    def renewed(fresh: Any, present: Any) -> Any:
+        return fresh if is_ticket(fresh) else select_rows(new, fresh, present)
+
+    return jax.tree.map(renewed, fresh, present, is_leaf=is_ticket)
 
 
 def _zeros(metrics: Metrics) -> Metrics:

@@ -8,6 +8,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from genpo_jax.config import GYMNASIUM
+
 BRAX_BACKENDS = ("spring", "positional", "generalized", "mjx", "c")
 PLAYGROUND_BACKENDS = ("jax", "warp", "c")
 
@@ -184,7 +186,7 @@ def backends_of(name: str) -> tuple[str | None, ...] | None:
         return PLAYGROUND_BACKENDS
     if name in TASKS:
         return TASK_BACKENDS
-    return (None,) if name in TOYS else None
+    return (None,) if name in TOYS or name.startswith(GYMNASIUM) else None
 
 
 def chosen_backend(name: str, backend: str | None) -> str | None:
@@ -210,7 +212,7 @@ def unknown_environment(name: str, registered: Sequence[str]) -> str:
     return (
         f"there is no environment '{name}'{hint} {yours}Brax has {', '.join(BRAX)}; toys are {', '.join(TOYS)}; "
         f"manipulation tasks are {', '.join(TASKS)}; MuJoCo Playground has {', '.join(PLAYGROUND)}; "
-        "an environment of yours is named package.module:NAME"
+        "a Gymnasium environment is named gymnasium:NAME, and an environment of yours package.module:NAME"
     )
 
 

@@ -1,7 +1,8 @@
 """Make environments by name, and register your own.
 
-The names of the libraries' environments are in `names`. Beside these there are the names that users register, and
-`package.module:NAME`, a class or function of the user. Nothing here imports jax before an environment is made.
+The names of the libraries' environments are in `names`. Beside these there are the names that users register,
+`gymnasium:NAME`, and `package.module:NAME`, a class or function of the user. Nothing here imports jax before an
+environment is made.
 """
 
 import importlib
@@ -11,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from genpo_jax.checks import require
-from genpo_jax.config import Config
+from genpo_jax.config import GYMNASIUM, Config
 from genpo_jax.envs.names import (
     BRAX,
     NAMES,
@@ -76,7 +77,8 @@ def check(name: str, backend: str | None = None) -> str | None:
     """Return the backend that `make(name, backend)` uses, without importing any physics library.
 
     Args:
-        name: `ant` (Brax), `CartpoleBalance` (MuJoCo Playground), a registered name, or `package.module:NAME`.
+        name: `ant` (Brax), `CartpoleBalance` (MuJoCo Playground), `gymnasium:Hopper-v5`, a registered name, or
+            `package.module:NAME`.
         backend: physics engine; None picks the default. This is `spring` (the fastest) for Brax, except for `swimmer`
             (`generalized`), `jax` for Playground and `c` for the tasks of this package. `fast` and the toys have no
             backends. Your own environments have one if their factory takes `backend`.
@@ -166,6 +168,10 @@ def _make(name: str, backend: str | None, playground_config: Sequence[str]) -> "
             from genpo_jax.envs.playground import PlaygroundEnvironment
 
             return PlaygroundEnvironment(name, backend or PLAYGROUND_BACKENDS[0], playground_config)
+        if name.startswith(GYMNASIUM):
+            from genpo_jax.envs.gymnasium import GymnasiumEnvironment
+
+            return GymnasiumEnvironment.named(name)
         from genpo_jax.envs.adapter import as_environment
 
         return as_environment(_factory(name)(**({} if backend is None else {"backend": backend})))

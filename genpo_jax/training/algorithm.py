@@ -21,7 +21,7 @@ from genpo_jax.training.agent import Agent
 from genpo_jax.training.batch import Batch
 from genpo_jax.training.extensions import Update
 from genpo_jax.training.ppo import Hyperparameters, Learner
-from genpo_jax.training.rollout import Rollout, is_whole
+from genpo_jax.training.rollout import Rollout
 from genpo_jax.training.schedule import linear_schedule
 
 Metrics = dict[str, Array]
@@ -115,7 +115,7 @@ class Algorithm:
             num_updates=state.num_updates + 1,
             policy_carry=carry,
         )
-        return state, metrics | summarize(rollout, self.env.episode_length)
+        return state, metrics | summarize(rollout)
 
     def collect(self, state: TrainState) -> tuple[EpisodeState, Any, Rollout]:
         """Return the episodes and the policy's carry after one rollout, and its transitions `[T, B, ...]`."""
@@ -244,9 +244,9 @@ def new_agent(env: EpisodeEnv, config: Config, key: Array) -> Agent:
     return Agent(env.env.observation_sizes, env.action_size, config.method, config.networks, nnx.Rngs(key))
 
 
-def summarize(rollout: Rollout, time_limit: int) -> Metrics:
+def summarize(rollout: Rollout) -> Metrics:
     """Return scalar metrics of a rollout; the metrics in `PER_EPISODE` are sums over the episodes that ended."""
-    whole = is_whole(rollout, time_limit)
+    whole = rollout.whole
     return {
         "train/reward": rollout.reward.mean(),
         "train/nan_resets": rollout.nonfinite.sum().astype(jnp.float32),

@@ -9,7 +9,7 @@ from flax.struct import PyTreeNode
 from jax import Array
 
 from genpo_jax.config import SUCCESS
-from genpo_jax.envs import EpisodeEnv, EpisodeState, Metrics, Observation, Timestep, select_rows
+from genpo_jax.envs import EpisodeEnv, EpisodeState, Metrics, Observation, select_rows
 from genpo_jax.envs.base import succeeded
 from genpo_jax.training.agent import Agent
 
@@ -25,8 +25,10 @@ class Rollout(PyTreeNode):
         truncated: `[T, B]`, boolean.
         nonfinite: `[T, B]`, boolean: the physics was not finite and the environment was reset.
         final_obs: `[K, B, ...]`, real observations at the time limits that each environment reached, in order. K is
-            the largest number of time limits in a rollout: 1 if the rollout is no longer than an episode.
+            the largest number of time limits in a rollout: 1 if the rollout is no longer than an episode. T for an
+            environment that truncates episodes itself.
         final_index: `[T, B]`, index into K for a step that reached the time limit.
+        whole: `[T, B]`, boolean: a whole episode ended, see `Timestep`.
         episode_return: `[T, B]`, return of the episode so far.
         episode_length: `[T, B]`, length of the episode so far.
         finished_metrics: `[1, B]` each, sums of the environment's metrics over the whole episodes that ended.
@@ -40,6 +42,7 @@ class Rollout(PyTreeNode):
     nonfinite: Array
     final_obs: Observation
     final_index: Array
+    whole: Array
     episode_return: Array
     episode_length: Array
     finished_metrics: Metrics
@@ -48,14 +51,6 @@ class Rollout(PyTreeNode):
     def ended(self) -> Array:
         """Whether an episode ended with the step, `[T, B]`."""
         return self.terminated | self.truncated
-
-
-def is_whole(timestep: Timestep | Rollout, time_limit: int) -> Array:
-    """Whether an episode terminated or reached its time limit.
-
-    Episodes that a staggered start or non-finite physics cut short are not reported.
-    """
-    return timestep.terminated | (timestep.truncated & ~timestep.nonfinite & (timestep.episode_length >= time_limit))
 
 
 def collect(
@@ -85,7 +80,7 @@ def collect(
     """
     episodes = env.refresh(episodes)
     keys = jax.vmap(lambda key: jax.random.split(key, unroll + 2), out_axes=1)(episodes.key)
-    slots = jnp.arange(1 + (unroll * env.steps_per_action - 1) // env.episode_length)[:, None]
+    slots = jnp.arange(env.most_truncations(unroll))[:, None]
     fresh_carry = agent.policy.initial_carry(len(episodes.key))
 
     def step(state: Any, keys: Array) -> tuple[Any, Any]:
@@ -93,11 +88,10 @@ def collect(
         action, carry, record = jax.vmap(agent.act)(normalize(episodes.obs), carry, keys)
         next_episodes, timestep = env.step(episodes, action)
         carry = select_rows(timestep.terminated | timestep.truncated, fresh_carry, carry)
-        whole = is_whole(timestep, env.episode_length)
         metrics = timestep.episode_metrics
         if SUCCESS in metrics:
             metrics = metrics | {SUCCESS: succeeded(metrics[SUCCESS]).astype(jnp.float32)}
-        finished = jax.tree.map(lambda total, value: total + jnp.where(whole, value, 0.0), finished, metrics)
+        finished = jax.tree.map(lambda total, value: total + jnp.where(timestep.whole, value, 0.0), finished, metrics)
         timed_out = timestep.truncated & ~timestep.nonfinite
         chosen = timed_out & (index == slots)
         final_obs = jax.tree.map(
@@ -111,6 +105,7 @@ def collect(
             "truncated": timestep.truncated,
             "nonfinite": timestep.nonfinite,
             "final_index": index,
+            "whole": timestep.whole,
             "episode_return": timestep.episode_return,
             "episode_length": timestep.episode_length,
         }

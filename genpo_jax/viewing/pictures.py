@@ -9,8 +9,10 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from genpo_jax.envs import Environment
+from genpo_jax.envs.mujoco_model import step_seconds
 from genpo_jax.viewing.camera import framing
-from genpo_jax.viewing.recording import Recording, frames
+from genpo_jax.viewing.recording import Recording, drawn_parts, frames, place_bodies, positions_of
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30
@@ -54,19 +56,77 @@ def write_strip(recording: Recording, path: str | Path) -> None:
 
 
 def _images(recording: Recording, every: int, width: int, height: int) -> Iterator[np.ndarray]:
-    renderer = _renderer(recording.model, width, height)
-    camera = mujoco.MjvCamera()
-    mujoco.mjv_defaultFreeCamera(recording.model, camera)
-    camera.azimuth, camera.elevation = 90, -15
-    extent, followed, center = framing(recording.model, next(frames(recording, recording.episodes[0])))
-    camera.distance = 2.5 * extent
+    painter = Painter(recording.model, next(frames(recording, recording.episodes[0])), width, height)
     try:
         for data in frames(recording, recording.episodes[0], every):
-            camera.lookat = data.xpos[followed] + data.xmat[followed].reshape(3, 3) @ center
-            renderer.update_scene(data, camera)
-            yield renderer.render()
+            yield painter.draw(data)
     finally:
-        renderer.close()
+        painter.close()
+
+
+class Painter:
+    """Draws frames of one model; the camera follows the robot.
+
+    Args:
+        model: MuJoCo's model.
+        data: kinematics of a first frame.
+        width: pixels.
+        height: pixels.
+
+    Raises:
+        OSError: if neither EGL nor OSMesa can draw on this machine.
+    """
+
+    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, width: int = WIDTH, height: int = HEIGHT) -> None:
+        self._renderer = _renderer(model, width, height)
+        self._camera = mujoco.MjvCamera()
+        mujoco.mjv_defaultFreeCamera(model, self._camera)
+        self._camera.azimuth, self._camera.elevation = 90, -15
+        extent, self._followed, self._center = framing(model, data)
+        self._camera.distance = 2.5 * extent
+
+    def draw(self, data: mujoco.MjData) -> np.ndarray:
+        """Return one image `[height, width, 3]`, uint8."""
+        turn = data.xmat[self._followed].reshape(3, 3)
+        self._camera.lookat = data.xpos[self._followed] + turn @ self._center
+        self._renderer.update_scene(data, self._camera)
+        return self._renderer.render()
+
+    def close(self) -> None:
+        """Free the renderer."""
+        self._renderer.close()
+
+
+class StateCamera:
+    """Draws states of an environment with a MuJoCo model; the first state decides where the camera is.
+
+    Args:
+        env: the environment.
+
+    Attributes:
+        frames_per_second: env steps in a second.
+
+    Raises:
+        ValueError: if the environment has no MuJoCo model, or its state holds no positions.
+    """
+
+    def __init__(self, env: Environment) -> None:
+        self._model, self._places = drawn_parts(env)
+        self._data = mujoco.MjData(self._model)
+        self._painter: Painter | None = None
+        self.frames_per_second = max(1, round(1 / (step_seconds(env) or float(self._model.opt.timestep))))
+
+    def image(self, state: Any) -> np.ndarray:
+        """Return an image of a single state `[480, 640, 3]`, uint8."""
+        place_bodies(self._model, self._data, positions_of(state, self._places))
+        self._painter = self._painter or Painter(self._model, self._data)
+        return self._painter.draw(self._data)
+
+    def close(self) -> None:
+        """Free the renderer."""
+        if self._painter is not None:
+            self._painter.close()
+            self._painter = None
 
 
 def _renderer(model: mujoco.MjModel, width: int, height: int) -> Any:

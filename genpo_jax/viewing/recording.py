@@ -114,16 +114,11 @@ class Recorder:
 
     def __init__(self, env: Environment, config: Config, *, episodes: int = 1, steps: int | None = None) -> None:
         require(episodes >= 1, ">= 1", "episodes", episodes)
-        model = mj_model_of(env)
-        if model is None:
-            raise ValueError(
-                f"{env.name} has no MuJoCo model to draw; give your own environment the attribute mj_model"
-            )
-        self.model, self.episodes = model, episodes
-        self.title = f"{config.method.name} on {config.env}"
-        self.seconds = step_seconds(env) or float(model.opt.timestep)
         env = wrapped(env, config.env_options)
-        self.places = _places(env, model)
+        self.model, self.places = drawn_parts(env)
+        self.episodes = episodes
+        self.title = f"{config.method.name} on {config.env}"
+        self.seconds = step_seconds(env) or float(self.model.opt.timestep)
         length = steps or config.env_options.episode_length or env.default_episode_length
         self.batch = EpisodeEnv(env, length, squash="clip")
         self._program = jax.jit(self._play, compiler_options=compiler_options(config.fusion_emitters))
@@ -158,24 +153,41 @@ class Recorder:
 
     def _positions(self, states: Any) -> dict[str, jax.Array]:
         """Return positions `[n, ...]` of the states of n environments."""
-        leaves = jax.tree.leaves(states)
-        return {name: leaves[place] for name, place in self.places.items()}
+        return positions_of(states, self.places)
 
 
 def frames(recording: Recording, episode: RecordedEpisode, every: int = 1) -> Iterator[mujoco.MjData]:
     """Yield `MjData` with the kinematics of every n-th frame of an episode; all frames share one object."""
-    model, data = recording.model, mujoco.MjData(recording.model)
+    data = mujoco.MjData(recording.model)
     for i in range(0, len(episode.rewards), every):
-        for name, values in episode.positions.items():
-            field = getattr(data, name)
-            field[:] = np.asarray(values[i]).reshape(field.shape)
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_camlight(model, data)
+        place_bodies(recording.model, data, {name: values[i] for name, values in episode.positions.items()})
         yield data
 
 
-def _places(env: Environment, model: mujoco.MjModel) -> dict[str, int]:
-    """Return which leaves of a state hold positions, by field of `MjData`."""
+def place_bodies(model: mujoco.MjModel, data: mujoco.MjData, positions: dict[str, Any]) -> None:
+    """Write positions, by field of `MjData`, and compute the kinematics."""
+    for name, values in positions.items():
+        field = getattr(data, name)
+        field[:] = np.asarray(values).reshape(field.shape)
+    mujoco.mj_kinematics(model, data)
+    mujoco.mj_camlight(model, data)
+
+
+def positions_of(state: Any, places: dict[str, int]) -> dict[str, Any]:
+    """Return the positions in a state, by field of `MjData`."""
+    leaves = jax.tree.leaves(state)
+    return {name: leaves[place] for name, place in places.items()}
+
+
+def drawn_parts(env: Environment) -> tuple[mujoco.MjModel, dict[str, int]]:
+    """Return MuJoCo's model of an environment, and which leaves of a state hold positions, by field of `MjData`.
+
+    Raises:
+        ValueError: if the environment has no MuJoCo model, or its state holds no positions.
+    """
+    model = mj_model_of(env)
+    if model is None:
+        raise ValueError(f"{env.name} has no MuJoCo model to draw; give your own environment the attribute mj_model")
     data = mujoco.MjData(model)
     state = jax.eval_shape(env.reset, jax.random.key(0))[0]
     paths = [
@@ -189,4 +201,4 @@ def _places(env: Environment, model: mujoco.MjModel) -> dict[str, int]:
             places[field] = matches[0]
     if "qpos" not in places:
         raise ValueError(f"the state of {env.name} must hold {model.nq} positions; keep mjx.Data in the state")
-    return places
+    return model, places
