@@ -1,6 +1,7 @@
 """Evaluate a run."""
 
 import json
+from typing import Any
 
 import jax
 import numpy as np
@@ -64,7 +65,7 @@ def test_a_run_is_evaluated_with_every_noise_and_reported_as_json_and_as_a_table
 
 def test_fixed_noise_is_drawn_once_for_each_episode():
     class Echo(TrainedPolicy):
-        noise_shape = (1, 2)
+        noise_shape: Any = (1, 2)
 
         def __init__(self):
             pass

@@ -93,7 +93,7 @@ def _tasks() -> pa.Table:
     return table.replace_schema_metadata({"pandas": json.dumps(described)})
 
 
-def _statistics(values: np.ndarray) -> dict[str, list[float]]:
+def _statistics(values: np.ndarray) -> dict[str, Any]:
     rows = values.reshape(len(values), -1).astype(float)
     parts = {"min": rows.min(axis=0), "max": rows.max(axis=0), "mean": rows.mean(axis=0), "std": rows.std(axis=0)}
     return {name: part.tolist() for name, part in parts.items()} | {"count": [len(rows)]}
