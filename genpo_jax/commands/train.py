@@ -78,7 +78,10 @@ class TrainOptions:
     run_dir: str | None = None
     """Run folder. None: runs/<env>-<method>-seed<seed>-<time>."""
     resume: bool = False
-    """Resume from the newest intact checkpoint in --run-dir, with the saved settings."""
+    """Resume from the newest intact checkpoint in --run-dir, with the saved settings.
+    A run on your own environment also needs --env or --trust."""
+    trust: bool = False
+    """With --resume, import the module that the run names as its environment; importing it runs its code."""
     wandb: str | None = None
     """Log metrics to this Weights & Biases project; offline if not logged in."""
     play_every: int | None = None
@@ -108,7 +111,7 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
     if saved is not None:
         config = saved
     else:
-        config = preset(known.env, known.method, accelerator=not asks_help and has_accelerator())
+        config = preset(known.env or Config.env, known.method, accelerator=not asks_help and has_accelerator())
     _refuse_foreign_options(arguments, config.method)
     command = tyro.cli(
         tyro.conf.OmitArgPrefixes[TrainOptions],
@@ -122,14 +125,15 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
             raise ValueError(f"a resumed run keeps its method, {saved.method.name!r}; leave --method out")
         from genpo_jax.runs.run import refuse_changes
 
-        refuse_changes(saved, command.config)
+        # Another name of the environment is compared when the environment is made.
+        refuse_changes(saved, dataclasses.replace(command.config, env=saved.env))
     return command
 
 
 def _peek(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the options that determine the other options and their defaults."""
     peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    peek.add_argument("--env", default="humanoid")
+    peek.add_argument("--env")
     peek.add_argument("--method", choices=[*METHODS], default="genpo++")
     peek.add_argument("--run-dir", "--run_dir")
     peek.add_argument("--resume", action="store_true")
@@ -191,9 +195,10 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
     from genpo_jax.runs import run
     from genpo_jax.runs.hosts import is_writer
 
-    # A resumed run creates its environment from the saved settings.
-    env = None if command.resume else command.config.env
-    finished = run.train(env, command.config, command.run_dir, resume=command.resume, callbacks=_callbacks(command))
+    # Without --env, a resumed run makes its environment from the saved settings.
+    env = _peek(arguments).env if command.resume else command.config.env
+    options: dict[str, Any] = {"resume": command.resume, "trust": command.trust, "callbacks": _callbacks(command)}
+    finished = run.train(env, command.config, command.run_dir, **options)
     if is_writer():
         # The terminal may be closed.
         with contextlib.suppress(OSError, ValueError):

@@ -6,7 +6,17 @@ The names and their checks need no jax; everything else is imported at its first
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from genpo_jax.envs.registry import check, factory_path, has_backends, make, register, register_again
+from genpo_jax.envs.registry import (
+    check,
+    factory_path,
+    has_backends,
+    import_factory,
+    import_path,
+    is_known,
+    make,
+    randomized,
+    register,
+)
 
 if TYPE_CHECKING:
     from genpo_jax.envs.adapter import as_environment
@@ -37,9 +47,12 @@ __all__ = [
     "check",
     "factory_path",
     "has_backends",
+    "import_factory",
+    "import_path",
+    "is_known",
     "make",
+    "randomized",
     "register",
-    "register_again",
     "select_rows",
 ]
 

@@ -113,7 +113,7 @@ def test_demonstrations_of_another_size_are_refused(tmp_path, demonstrations):
     with pytest.raises(
         ValueError, match="of observation size 2 and action size 2 for multigoal, got .*; choose other obs_keys"
     ):
-        Pretraining(
+        genpo_jax.pretrain(
             Demonstrations((Episode(np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1)),), {"state": 3}),
             replace(TINY, env="multigoal"),
             tmp_path,
