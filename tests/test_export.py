@@ -334,7 +334,8 @@ def test_the_description_names_the_joints_and_actuators_of_a_robot():
     assert exporter._action_names(robot, 1) == ["hip"]
     assert exporter._action_names(robot, 2) == exporter._action_names(None, 2) == ["action_0", "action_1"]
     # Four env steps of 0.02 s from one policy call to the next.
-    rate = exporter._rate(0.02, EnvConfig(chunk=4, executed=2, action_repeat=2))
+    spec = dataclasses.replace(trained().spec, chunk=4, executed=2, action_repeat=2)
+    rate = exporter._rate(0.02, spec)
     assert rate == {"control_period_seconds": 0.02, "policy_period_seconds": 0.08}
 
 

@@ -211,7 +211,7 @@ def test_pretraining_imports_no_module_that_the_data_or_the_run_to_resume_names(
         genpo_jax.pretrain(demonstrations(""), resumed, tmp_path / "run", resume=True, progress=False)
     assert not foreign.exists()
     with pytest.raises(ValueError, match="environment of a resumed run must be that of the run, 'foreign:Arm', got"):
-        genpo_jax.pretrain(demonstrations(""), settings, tmp_path / "run", resume=True, env="multigoal")
+        genpo_jax.pretrain(demonstrations(""), settings, tmp_path / "run", resume=True, env="probes:ConstantEnv")
 
 
 @pytest.mark.ci

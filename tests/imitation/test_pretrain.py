@@ -44,7 +44,8 @@ def other_demonstrations():
 
 @pytest.mark.ci
 def test_a_pretraining_run_is_loaded_evaluated_and_recorded(tmp_path, demonstrations):
-    run = Pretraining(demonstrations, TINY, tmp_path / "run", progress=False, source="demos.hdf5")
+    known = {"env": make("avoid"), "env_name": "avoid"}
+    run = Pretraining(demonstrations, TINY, tmp_path / "run", progress=False, source="demos.hdf5", **known)
     run.train()
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["env_steps"] for line in lines] == [2, 4, 6]
