@@ -43,6 +43,9 @@ def check_first_step(env: Environment) -> None:
     The step is computed operation by operation. That takes minutes for simulated physics, so an environment with a
     model of a robot is not checked: training reports what is not finite.
 
+    Args:
+        env: an environment with actions in [-1, 1], see `genpo_jax.envs.wrappers.wrapped`.
+
     Raises:
         ValueError: names the first observation, reward or metric that is not finite.
     """
@@ -50,10 +53,7 @@ def check_first_step(env: Environment) -> None:
         return
     state, obs = env.reset(jax.random.key(0))
     check_finite(env.name, _named(obs), "at the start")
-    # Action 0 in [-1, 1] is the middle of the bounds of an environment whose actions have units.
-    low, high = (np.asarray(getattr(env, name, 0.0), np.float32) for name in ("action_low", "action_high"))
-    middle = jnp.broadcast_to(jnp.asarray((low + high) / 2, jnp.float32), (env.action_size,))
-    _, obs, reward, _, metrics = env.step(state, middle)
+    _, obs, reward, _, metrics = env.step(state, jnp.zeros(env.action_size, jnp.float32))
     check_finite(env.name, _named(obs) | {"reward": reward} | metrics, "after a step with action 0")
 
 

@@ -15,6 +15,7 @@ from genpo_jax.envs import Environment
 from genpo_jax.envs.contract import check_environment, check_first_step
 from genpo_jax.envs.names import NAMES
 from genpo_jax.envs.randomized import RandomizationFn, RandomizedEnvironment
+from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.presets import preset
 from genpo_jax.runs.callbacks import Callback
@@ -217,7 +218,7 @@ def train(
         origin["env_factory"] = envs.factory_path(config.env)
         if config.env not in NAMES:
             check_environment(environment)
-            check_first_step(environment)
+            check_first_step(wrapped(environment, config.env_options))
     if is_object and config.env_options.randomize and randomization_fn is None:
         environment = envs.randomized(environment)
     run = Run(

@@ -207,3 +207,11 @@ def test_a_metric_that_is_not_finite_is_named_and_a_robot_is_not_simulated_twice
         check_first_step(env)
     env.mj_model = "a model"
     check_first_step(env)
+
+
+def test_the_first_step_of_actions_in_units_is_taken_in_the_middle_of_their_bounds(tmp_path):
+    # The reward is -inf in the middle, at 2, and would be NaN at 0.
+    env = decay(action_low=1.0, action_high=3.0)
+    env.step = lambda state, action: (*Decay.step(env, state, action)[:2], jnp.log(action[0] - 2.0), False, {})
+    with pytest.raises(ValueError, match="reward of decay must be finite after a step with action 0, got -inf"):
+        genpo_jax.train(env, genpo_jax.Config(), tmp_path / "run")
