@@ -24,7 +24,9 @@ class ReachArm(MjcfTask):
         radius = jax.random.uniform(radius_key, minval=0.2, maxval=0.5)
         angle = jax.random.uniform(angle_key, minval=-1.5, maxval=1.5)
         target = radius * jnp.array([jnp.cos(angle), jnp.sin(angle)])
-        return Start(qpos=jax.random.uniform(posture_key, (2,), minval=-1.0, maxval=1.0), goal=target)
+        posture = jax.random.uniform(posture_key, (2,), minval=-1.0, maxval=1.0)
+        # The model draws the target as a mocap body, which `genpo-jax play` shows.
+        return Start(qpos=posture, goal=target, mocap_pos=jnp.append(target, 0.0)[None])
 
     def observe(self, s):
         """Return joint angles and speeds, the target, and the vector from tool to target."""

@@ -20,9 +20,9 @@ from jax import Array
 
 from experiments.program import run_program
 from experiments.study import check_histories
-from genpo_jax.envs import make
 from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.policies.reversible import HistoriesRecord, ReversiblePolicy, StateRecord
+from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
 from genpo_jax.runs.run import Run
 from genpo_jax.training.algorithm import Algorithm, TrainState
@@ -69,7 +69,7 @@ def study(options: Options) -> None:
     if getattr(config.method, "num_histories", 1) == 1:
         raise ValueError(f"{options.run_dir} has no model of the history; choose a run with num_histories > 1")
     check_histories(options.histories)
-    run = Run(make(config.env, config.backend), config, options.run_dir, progress=False)
+    run = Run(environment_of(options.run_dir), config, options.run_dir, progress=False)
     env_steps, state = run.restore()
 
     @jax.jit

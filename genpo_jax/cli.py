@@ -5,6 +5,7 @@ import dataclasses
 import logging
 import os
 import re
+import shlex
 import subprocess
 import sys
 import sysconfig
@@ -148,7 +149,8 @@ def as_options(message: str, *options_classes: type) -> str:
     commands = (command.options for command in COMMANDS.values() if isinstance(command, Command))
     parts = (Config, EnvConfig, NetworksConfig, PPOConfig, HostsConfig, TrainOptions, *METHODS.values(), *commands)
     names = {f.name for part in (*parts, *options_classes) for f in dataclasses.fields(part) if "_" in f.name}
-    message = re.sub(r"\b(resume|anyway)=True", r"--\1", message)
+    message = re.sub(r"\b(resume|anyway|trust)=True", r"--\1", message)
+    message = re.sub(r"\benv='([^']*)'", lambda match: f"--env {shlex.quote(match[1])}", message)
     return re.sub(
         r"(?<![\w.-])(" + "|".join(sorted(names)) + r")(?![\w(])", lambda m: f"--{m[1].replace('_', '-')}", message
     )

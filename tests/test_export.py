@@ -21,6 +21,7 @@ from settings import networks, sized
 
 from genpo_jax import cli, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.envs.mujoco_model import robot_of
 from genpo_jax.methods import METHODS, FlowMethod, GenPOPlusPlus, ReversibleMethod
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
@@ -328,12 +329,27 @@ def test_the_description_names_the_joints_and_actuators_of_a_robot():
         "<mujoco><worldbody><body><joint name='hip' type='hinge'/><geom size='.1'/></body></worldbody>"
         "<actuator><motor joint='hip' ctrlrange='-2 2'/></actuator></mujoco>"
     )
-    env = types.SimpleNamespace(mj_model=model, dt=0.02)
-    assert exporter._robot(env) == {"joints": ["hip"], "actuators": ["hip"], "ctrl_range": [[-2.0, 2.0]]}
-    assert exporter._action_names(env, 1) == ["hip"] and exporter._action_names(env, 2) == ["action_0", "action_1"]
+    robot = robot_of(types.SimpleNamespace(mj_model=model))
+    assert robot == {"joints": ["hip"], "actuators": ["hip"], "ctrl_range": [[-2.0, 2.0]]}
+    assert exporter._action_names(robot, 1) == ["hip"]
+    assert exporter._action_names(robot, 2) == exporter._action_names(None, 2) == ["action_0", "action_1"]
     # Four env steps of 0.02 s from one policy call to the next.
-    rate = exporter._rate(env, EnvConfig(chunk=4, executed=2, action_repeat=2))
+    spec = dataclasses.replace(trained().spec, chunk=4, executed=2, action_repeat=2)
+    rate = exporter._rate(0.02, spec)
     assert rate == {"control_period_seconds": 0.02, "policy_period_seconds": 0.08}
+
+
+def test_an_export_says_on_which_engine_and_with_which_option_it_is_deployed():
+    def note(name, backend, **source):
+        return exporter.deploy_note({"name": name, "backend": backend} | source)
+
+    assert note("hopper", "c") == note("hopper", "mjx") == note("ring", None) == note("panda_push", None) == ""
+    for name, backend, engine in (("hopper", "positional", "positional"), ("ant", None, "spring")):
+        assert f"was trained on Brax's engine {engine}, and deploy uses the same engine" in note(name, backend)
+    assert note("mine:Arm", None).endswith("genpo-jax deploy needs --env mine:Arm.")
+    assert note("arm", None, factory="mine:Arm").endswith("--env mine:Arm.")
+    assert note("hopper", None, object=True, **{"class": "mine:Arm"}).startswith("The environment is not one")
+    assert note("arm", None, object=True).endswith("--env my_module:NAME.")
 
 
 @pytest.fixture(scope="module")
@@ -346,7 +362,7 @@ def planning(tmp_path_factory):
         writer.write(64, 1.0, {"eval/return_zero": 3.5, "eval/return_random": 3.25})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "load", lambda run_dir, step: planning_policy())
-        return export(folder / "run", folder / "exported")
+        return export(folder / "run", folder / "exported", env="probes:IntegratorEnv")
 
 
 def test_an_exported_policy_has_its_chunk_and_its_rate(planning):
@@ -422,7 +438,8 @@ def test_an_environment_that_cannot_be_made_is_refused_before_anything_is_loaded
 
     environment = description["environment"]
     assert "there is no environment 'hopperr'; did you mean 'hopper'?" in refused(name="hopperr")
-    assert "trained on an environment object, 'integrator'; pass it as env" in refused(name="integrator", object=True)
+    by_object = refused(name="integrator", object=True, **{"class": "probes:IntegratorEnv"})
+    assert "trained on an environment object, 'integrator'; pass env='probes:IntegratorEnv', a class" in by_object
     assert "has no backend 'warp'" in refused(name="hopper", backend="warp")
     assert deploy(planning, episodes=1, env=IntegratorEnv()).returns == pytest.approx([3.7])
     with pytest.raises(ValueError, match="observation size 1 and action size 1, ring has 2 and 2"):

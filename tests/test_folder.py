@@ -20,11 +20,11 @@ CONFIG = Config(env="hopper", seed=3)
 
 
 def test_the_config_records_settings_versions_commit_and_device(tmp_path):
-    write_config(tmp_path / "run", CONFIG, "cpu", 1, env_factory="mine:Arm")
+    write_config(tmp_path / "run", CONFIG, "cpu", 1, environment={"factory": "mine:Arm"})
     contents = read_config(tmp_path / "run")
     assert saved_config(tmp_path / "run") == CONFIG
     assert contents["platform"] | {"xla_flags": ""} == {"device_kind": "cpu", "device_count": 1, "xla_flags": ""}
-    assert contents["environment"] == {"factory": "mine:Arm", "object": False, "sha256": None}
+    assert contents["environment"] == {"factory": "mine:Arm"}
     assert {"python", "jax", "genpo-jax", "orbax-checkpoint"} <= contents["versions"].keys()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
     assert {folder.CONFIG_FILE, folder.POLICY_FILE, METRICS_FILE} < set(files.RUN_FILES)

@@ -54,7 +54,16 @@ def run(tmp_path_factory):
 def test_an_environment_object_overrides_the_name_and_backend_of_the_config(run):
     saved = read_config(run.run_dir)
     assert (saved["config"]["env"], saved["config"]["backend"]) == ("privileged", None)
-    assert saved["environment"] == {"factory": None, "object": True, "sha256": None}
+    assert saved["environment"] == {
+        "own_name": "privileged",
+        "factory": None,
+        "object": True,
+        "class": "test_front_door:PrivilegedTarget",
+        "sha256": None,
+        "default_episode_length": 8,
+        "control_period_seconds": None,
+        "robot": None,
+    }
 
 
 def test_a_run_has_metrics_and_policies_and_prints_nothing(run, capsys):
@@ -139,12 +148,13 @@ def test_loading_and_acting_imports_no_physics(run):
 
 @pytest.mark.ci
 def test_resuming_a_run_on_an_environment_object_needs_the_object(run, capsys):
-    with pytest.raises(ValueError, match="trained on an environment object, 'privileged'; pass it again"):
+    advice = "trained on an environment object, 'privileged'; pass env='test_front_door:PrivilegedTarget', a class"
+    with pytest.raises(ValueError, match=advice):
         genpo_jax.train(run_dir=run.run_dir, resume=True)
     # On the command line the message names options.
     with pytest.raises(SystemExit) as refusal:
         cli.main(["train", "--run-dir", str(run.run_dir), "--resume"])
-    assert "--resume" in str(refusal.value.code)
+    assert "pass --env test_front_door:PrivilegedTarget, a class" in str(refusal.value.code)
     longer = genpo_jax.train(
         PrivilegedTarget(), replace(saved_config(run.run_dir), num_timesteps=384), run.run_dir, resume=True
     )
@@ -159,7 +169,8 @@ def test_a_registered_name_trains_and_resumes_without_being_registered_again(tmp
     assert read_config(tmp_path)["environment"]["factory"] == "probes:TargetEnv"
     assert saved_config(tmp_path).env == "my-target"
     envs.registry._registered.clear()
-    cli.main(["train", "--run-dir", str(tmp_path), "--resume", "--num-timesteps", "384"])
+    cli.main(["train", "--run-dir", str(tmp_path), "--resume", "--trust", "--num-timesteps", "384"])
+    assert read_config(tmp_path)["environment"]["factory"] == "probes:TargetEnv"
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["env_steps"] == 384
 
 

@@ -30,12 +30,18 @@ def test_the_settings_of_a_run_replace_the_preset_and_options_override_them(file
     assert changed == replace(SAVED, seed=7, env="CheetahRun")
 
 
-def test_the_factory_of_the_environment_is_registered_again(tmp_path):
-    write_config(tmp_path, replace(SAVED, env="kept-target"), "cpu", 1, env_factory="probes:TargetEnv")
-    assert parse_train(["--config", str(tmp_path / "config.json")]).config.env == "kept-target"
-    from genpo_jax import envs
-
-    assert envs.make("kept-target").name == "target"
+def test_the_factory_of_the_environment_is_imported_only_if_it_is_trusted(tmp_path, monkeypatch):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "kept_module.py").write_text("def make(): pass\n")
+    monkeypatch.syspath_prepend(tmp_path / "code")
+    environment = {"factory": "kept_module:make"}
+    write_config(tmp_path / "run", replace(SAVED, env="kept-target", backend=None), "cpu", 1, environment=environment)
+    file = str(tmp_path / "run" / "config.json")
+    with pytest.raises(
+        ValueError, match="the module 'kept_module' would be imported .*; pass trust=True if you trust it"
+    ):
+        parse_train(["--config", file])
+    assert parse_train(["--config", file, "--trust"]).config.env == "kept_module:make"
 
 
 @pytest.mark.parametrize(
@@ -50,9 +56,10 @@ def test_what_contradicts_the_file_is_refused(file, options, message):
         parse_train(["--config", file, *options])
 
 
-def test_a_run_on_an_object_is_refused_with_the_call_that_takes_it(tmp_path):
-    write_config(tmp_path, SAVED, "cpu", 1, env_is_object=True)
-    with pytest.raises(ValueError, match=r"trained on an environment object, .*pass it to genpo_jax.train"):
+def test_a_run_on_an_object_is_refused_with_the_option_that_names_it(tmp_path):
+    environment = {"object": True, "class": "probes:TargetEnv"}
+    write_config(tmp_path, SAVED, "cpu", 1, environment=environment)
+    with pytest.raises(ValueError, match="trained on an environment object, .*; pass env='probes:TargetEnv'"):
         parse_train(["--config", str(tmp_path / "config.json")])
 
 

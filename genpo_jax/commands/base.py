@@ -80,7 +80,8 @@ def check_options(options: Any) -> None:
                 continue
             if type(item) is int:
                 require(low <= item <= LARGEST_COUNT, f"in [{low}, {LARGEST_COUNT}]", name, item)
-            elif name in ("env", "envs"):
+            elif name in ("env", "envs") and ":" not in item:
+                # A module is imported later, when it is known which folders hold data.
                 from genpo_jax import envs
 
                 envs.check(item, getattr(options, "backend", None))

@@ -23,7 +23,9 @@ class CollectOptions:
     """Run folders, or `expert` for the scripted expert of --env. Default: expert.
     The episodes of several demonstrators alternate in the recording."""
     env: str | None = None
-    """Environment. None: the environment of the first run."""
+    """Environment, also package.module:NAME of your own. None: the environment of the first run."""
+    trust: bool = False
+    """Import the module that the first run names as its environment; importing it runs its code."""
     episodes: int = 100
     """Total number of episodes to record."""
     noise: float = 0.0
@@ -89,11 +91,8 @@ def _environment(options: CollectOptions, runs: dict) -> "Environment":
     from genpo_jax import envs
     from genpo_jax.runs.environment import environment_of
 
-    if options.env is None:
-        require(len(runs) > 0, "given if no demonstrator is a run", "env", None)
-        env = environment_of(next(iter(runs)))
-    else:
-        env = envs.make(options.env)
+    require(len(runs) > 0 or options.env is not None, "given if no demonstrator is a run", "env", None)
+    env = environment_of(next(iter(runs)), options.env, trust=options.trust) if runs else envs.make(options.env or "")
     obs_size, action_size = env.observation_sizes.get("state"), env.action_size
     for name, policy in runs.items():
         sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)

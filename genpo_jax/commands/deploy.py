@@ -20,7 +20,10 @@ class DeployOptions:
     noise_seed: int | None = None
     """Sample actions with noise of this seed. None: deterministic actions."""
     env: str | None = None
-    """Another environment of the same sizes. None: the training environment."""
+    """Environment: another one with the same sizes, or package.module:NAME of your own.
+    None: the training environment."""
+    trust: bool = False
+    """Import the module that the folder names as its environment; importing it runs its code."""
     backend: str | None = None
     """Physics backend. None: c where the environment and the run allow it, else the run's backend."""
     out: Path | None = None

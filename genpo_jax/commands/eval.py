@@ -20,7 +20,10 @@ class EvalOptions:
     start_seed: int = 1_000_003
     """Seed of initial states and noise."""
     env: str | None = None
-    """Evaluate in another environment with the same sizes. None: the environment of the run."""
+    """Environment: another one with the same sizes, or package.module:NAME of your own.
+    None: the environment of the run."""
+    trust: bool = False
+    """Import the module that the run names as its environment; importing it runs its code."""
     backend: str | None = None
     """Evaluate on another backend. None: the backend of the run."""
     randomize: bool = False

@@ -21,6 +21,9 @@ class ExportOptions:
     """The newest checkpoint, or the best: highest success rate, then return, of deterministic actions in training."""
     seed: int | None = None
     """Seed of the policy, for a run with several seeds."""
+    env: str | None = None
+    """Environment, also package.module:NAME of your own, for the rate of control and the robot's names.
+    None: those that training recorded. A module that the run names is never imported."""
     overwrite: bool = False
     """Replace an earlier export in this folder."""
 
@@ -28,11 +31,17 @@ class ExportOptions:
 def run(options: ExportOptions) -> None:
     """Write the folder."""
     from genpo_jax.export.exporter import export
+    from genpo_jax.export.standalone import describe
 
     out = options.out or options.run / "exported"
-    names = ("step", "seed", "checkpoint", "overwrite")
-    folder = export(options.run, out, **{name: getattr(options, name) for name in names})
+    settings = {name: getattr(options, name) for name in ("step", "seed", "checkpoint", "overwrite", "env")}
+    folder = export(options.run, out, **settings)
+    description = describe(folder)
     print(f"exported to {folder}; {folder / 'policy.json'} describes inputs and outputs")
+    if description["rate"]["control_period_seconds"] is None:
+        print("The rate of control is unknown: the environment has no attribute dt, or training recorded none.")
+    if note := description["environment"]["deploy"]:
+        print(note)
 
 
 COMMAND = Command(ExportOptions, run)

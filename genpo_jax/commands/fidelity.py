@@ -33,6 +33,11 @@ class FidelityOptions:
     The preset of `finetune` has history_coef=0.5 for genpo++."""
     episodes: int = 1000
     """Episodes for each kind of noise. Episodes end with success, as in fine-tuning."""
+    env: str | None = None
+    """Environment: another one with the same sizes, or package.module:NAME of your own.
+    None: the environment of the run."""
+    trust: bool = False
+    """Import the module that the run names as its environment; importing it runs its code."""
     json: Path | None = None
     """JSON file for the results. None: no file."""
 
@@ -42,16 +47,18 @@ def run(options: FidelityOptions) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from genpo_jax.envs import EpisodeEnv
     from genpo_jax.imitation.fidelity import fidelity, visited
-    from genpo_jax.imitation.finetune import episodes_of
     from genpo_jax.presets import finetune_preset, method_with
+    from genpo_jax.runs.environment import environment_of
     from genpo_jax.runs.folder import saved_config
     from genpo_jax.runs.load import load
     from genpo_jax.runtime import compiler_options
 
     methods = [method_with(sampler) for sampler in options.samplers]
     policy, config = load(options.run), saved_config(options.run)
-    env = episodes_of(finetune_preset(config, config.method.name))
+    episodes = finetune_preset(config, config.method.name).env_options
+    env = EpisodeEnv.of(environment_of(options.run, options.env, trust=options.trust), episodes)
     obs, xla_options = visited(policy, env), compiler_options(config.fusion_emitters)
     table = Table(title=f"{options.run}: {options.episodes} episodes, 95 % intervals")
     for column in COLUMNS:

@@ -17,6 +17,11 @@ class FinetuneOptions:
     """Folder of the pretrained run."""
     run_dir: Path
     """Folder of the new run."""
+    env: str | None = None
+    """Environment: another one with the same sizes, or package.module:NAME of your own.
+    None: the environment of the pretrained run."""
+    trust: bool = False
+    """Import the module that the pretrained run names as its environment; importing it runs its code."""
     method: str = "genpo++"
     """Method, optionally with its settings and settings of PPO: `genpo++:target_kl=0.02,num_steps=10`.
     Other settings are those of the fine-tuning preset, for genpo++ base=standard and history_coef=0.5.
@@ -66,6 +71,8 @@ def run(options: FinetuneOptions) -> None:
         resume=options.resume,
         anyway=options.anyway,
         episodes=options.episodes,
+        env=options.env,
+        trust=options.trust,
     )
     if finished.stopped:
         leave(STOPPED)

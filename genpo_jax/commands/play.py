@@ -25,6 +25,13 @@ class PlayOptions:
     """The newest checkpoint, or the best: highest success rate, then return, of deterministic actions in training."""
     seed: int | None = None
     """Seed of the policy, for a run with several seeds."""
+    env: str | None = None
+    """Environment: another one with the same sizes, or package.module:NAME of your own.
+    None: the environment of the run."""
+    backend: str | None = None
+    """Physics backend. None: the backend of the run."""
+    trust: bool = False
+    """Import the module that the run names as its environment; importing it runs its code."""
     out: Path | None = None
     """HTML file to write. None: play.html in the run folder."""
     video: Path | None = None
@@ -43,7 +50,7 @@ def run(options: PlayOptions) -> None:
     from genpo_jax.viewing.play_page import PLAY_FILE, play_page
     from genpo_jax.viewing.recording import record_run
 
-    names = ("episodes", "steps", "start_seed", "step", "seed", "checkpoint")
+    names = ("episodes", "steps", "start_seed", "step", "seed", "checkpoint", "env", "backend", "trust")
     recording = record_run(options.run, **{name: getattr(options, name) for name in names})
     out = options.out or options.run / PLAY_FILE
     out.write_text(play_page(recording), encoding="utf-8")

@@ -27,6 +27,8 @@ class PretrainOptions(PretrainConfig):
     """Names of the observations to concatenate, in this order. DPPO's format has no names.
     Default: the usual name of the format, or the only observation.
     Usual names: state (robomimic), observation (Minari), observation.state (LeRobot)."""
+    trust: bool = False
+    """Import the module that the data or the run to resume names as its environment; importing it runs its code."""
     episodes: int = 1000
     """Episodes of the final evaluation, for each kind of noise. 0 disables it."""
 
@@ -49,7 +51,7 @@ def settings(options: PretrainOptions) -> PretrainConfig:
     saved, default = saved_settings(options.run_dir)[0], PretrainConfig()
     for name in names:
         value = getattr(given, name)
-        if value not in (getattr(default, name), getattr(saved, name)):
+        if name != "env" and value not in (getattr(default, name), getattr(saved, name)):
             raise ValueError(
                 f"a resumed run keeps its settings, but {name}: saved {getattr(saved, name)!r}, given {value!r}; leave "
                 "it out, or start a new run"
@@ -69,11 +71,12 @@ def run(options: PretrainOptions) -> None:
             raise ValueError("data must name the file or folder of the demonstrations, got None")
         data = Path(saved_settings(options.run_dir)[1])
     demonstrations = read(data, options.obs_keys or None)
-    run = pretrain(demonstrations, config, options.run_dir, resume=options.resume, source=str(data))
+    given = {"env": options.env, "trust": options.trust}
+    run = pretrain(demonstrations, config, options.run_dir, resume=options.resume, source=str(data), **given)
     if run.stopped:
         leave(STOPPED)
     if run.env is not None and options.episodes:
-        results = evaluate(options.run_dir, episodes=options.episodes)
+        results = evaluate(options.run_dir, env=run.env, episodes=options.episodes)
         write_json(options.run_dir / "evaluation.json", results)
         print(table(results))
     print_end(options.run_dir)

@@ -14,6 +14,9 @@ class ReportOptions:
     """Folders of the runs to report; several runs are compared."""
     players: int = 3
     """Embed players if at most this many runs are compared; 0 disables players. Each player compiles its physics."""
+    env: str | None = None
+    """Your own environment, package.module:NAME, for the players of runs that were trained on it.
+    A report imports no module that a run names."""
     out: Path | None = None
     """HTML file to write. None: report.html in the first run folder."""
 
@@ -37,7 +40,7 @@ def run(options: ReportOptions) -> None:
         from genpo_jax.runtime import configure_jax
 
         configure_jax()
-        players = [player_of(run) for run in runs]
+        players = [player_of(run, options.env) for run in runs]
     out = options.out or runs[0] / "report.html"
     out.write_text(report_page(runs, players), encoding="utf-8")
     print(f"open {out} in a browser")

@@ -79,7 +79,10 @@ class TrainOptions:
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
     """Use the settings in this config.json of a run instead of a preset; further options override them."""
     resume: bool = False
-    """Resume from the newest intact checkpoint in --run-dir, with the saved settings."""
+    """Resume from the newest intact checkpoint in --run-dir, with the saved settings.
+    A run on your own environment also needs --env or --trust."""
+    trust: bool = False
+    """With --resume or --config, import the module that the file names as its environment. This runs its code."""
     wandb: str | None = None
     """Log metrics to this Weights & Biases project; offline if not logged in."""
     play_every: int | None = None
@@ -112,7 +115,7 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
     if saved is not None:
         config = saved
     elif known.config is not None:
-        config = _from_file(known.config, known.method)
+        config = _from_file(known)
     else:
         accelerator = not asks_help and has_accelerator()
         config = preset(known.env or Config.env, known.method or Config().method.name, accelerator)
@@ -129,7 +132,8 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
             raise ValueError(f"a resumed run keeps its method, {saved.method.name!r}; leave --method out")
         from genpo_jax.runs.run import refuse_changes
 
-        refuse_changes(saved, command.config)
+        # Another name of the environment is compared when the environment is made.
+        refuse_changes(saved, dataclasses.replace(command.config, env=saved.env))
     return command
 
 
@@ -141,6 +145,7 @@ def _peek(arguments: Sequence[str]) -> argparse.Namespace:
     peek.add_argument("--config", type=Path)
     peek.add_argument("--run-dir", "--run_dir")
     peek.add_argument("--resume", action="store_true")
+    peek.add_argument("--trust", action="store_true")
     peek.add_argument("--coordinator")
     peek.add_argument("--num-processes", "--num_processes", type=int)
     peek.add_argument("--process-id", "--process_id", type=int)
@@ -177,14 +182,14 @@ def _check_folder(run_dir: str | None, resume: bool) -> None:
         check_writable(DEFAULT_PARENT)
 
 
-def _from_file(path: Path, method: str | None) -> Config:
+def _from_file(known: argparse.Namespace) -> Config:
     from genpo_jax.runs.environment import config_from
 
-    config = config_from(path)
-    if method not in (None, config.method.name):
+    config = config_from(known.config, known.env, known.trust)
+    if known.method not in (None, config.method.name):
         raise ValueError(
-            f"the settings in {path} are for method {config.method.name!r}, got --method {method}; leave --method out, "
-            "or leave --config out"
+            f"the settings in {known.config} are for method {config.method.name!r}, got --method {known.method}; leave "
+            "--method out, or leave --config out"
         )
     return config
 
@@ -211,9 +216,10 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
     from genpo_jax.runs import run
     from genpo_jax.runs.hosts import is_writer
 
-    # A resumed run creates its environment from the saved settings.
-    env = None if command.resume else command.config.env
-    finished = run.train(env, command.config, command.run_dir, resume=command.resume, callbacks=_callbacks(command))
+    # Without --env, a resumed run makes its environment from the saved settings.
+    env = _peek(arguments).env if command.resume else command.config.env
+    options: dict[str, Any] = {"resume": command.resume, "trust": command.trust, "callbacks": _callbacks(command)}
+    finished = run.train(env, command.config, command.run_dir, **options)
     if is_writer():
         print_end(finished.run_dir, wandb=command.wandb is not None)
     if finished.stopped:

@@ -6,7 +6,18 @@ The names and their checks need no jax; everything else is imported at its first
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from genpo_jax.envs.registry import check, factory_path, has_backends, make, make_from, register, register_again
+from genpo_jax.envs.registry import (
+    check,
+    factory_path,
+    has_backends,
+    import_factory,
+    import_path,
+    is_known,
+    make,
+    make_from,
+    randomized,
+    register,
+)
 
 if TYPE_CHECKING:
     from genpo_jax.envs.adapter import as_environment
@@ -37,10 +48,13 @@ __all__ = [
     "check",
     "factory_path",
     "has_backends",
+    "import_factory",
+    "import_path",
+    "is_known",
     "make",
     "make_from",
+    "randomized",
     "register",
-    "register_again",
     "select_rows",
 ]
 

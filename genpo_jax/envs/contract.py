@@ -1,7 +1,7 @@
 """Check one traced reset and step of an environment, before anything is compiled; each error names one attribute."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -10,7 +10,7 @@ import numpy as np
 from jax import Array, lax
 
 from genpo_jax.checks import require
-from genpo_jax.envs.base import Environment, Metrics, Observation
+from genpo_jax.envs.base import ACTOR_OBS, Environment, Metrics, Observation
 
 # Errors of jax for Python or numpy code that needs the value of a traced array.
 _TRACER_ERRORS = (
@@ -37,6 +37,43 @@ def check_environment(env: Environment) -> tuple[str, ...]:
     return tuple(sorted(metrics))
 
 
+def check_first_step(env: Environment) -> None:
+    """Check that the numbers of one reset and one step with action 0 are finite.
+
+    The step is computed operation by operation. That takes minutes for simulated physics, so an environment with a
+    model of a robot is not checked: training reports what is not finite.
+
+    Args:
+        env: an environment with actions in [-1, 1], see `genpo_jax.envs.wrappers.wrapped`.
+
+    Raises:
+        ValueError: names the first observation, reward or metric that is not finite.
+    """
+    if hasattr(env, "raw") or hasattr(env, "mj_model"):
+        return
+    state, obs = env.reset(jax.random.key(0))
+    check_finite(env.name, _named(obs), "at the start")
+    _, obs, reward, _, metrics = env.step(state, jnp.zeros(env.action_size, jnp.float32))
+    check_finite(env.name, _named(obs) | {"reward": reward} | metrics, "after a step with action 0")
+
+
+def check_finite(name: str, values: Mapping[str, Any], when: str) -> None:
+    """Check that named results of an environment are finite.
+
+    Raises:
+        ValueError: names the first that is not.
+    """
+    for key, value in values.items():
+        array = np.asarray(value)
+        bad = np.flatnonzero(~np.isfinite(array))[:8].tolist()
+        got = f"non-finite entries {bad}" if array.ndim else float(array)
+        require(not bad, f"finite {when}", f"{key} of {name}", got)
+
+
+def _named(obs: Observation) -> dict[str, Array]:
+    return {f"observation '{key}'": value for key, value in obs.items()}
+
+
 def check_observation(obs: Any, name: str) -> None:
     """Check that an observation is a dict of non-empty vectors.
 
@@ -48,7 +85,7 @@ def check_observation(obs: Any, name: str) -> None:
         raise ValueError(f"the observation of {name} must be a dict of vectors, got {got}; return {{'state': vector}}")
     for key, value in obs.items():
         shape = jnp.shape(value)
-        require(len(shape) == 1, "a vector", f"observation '{key}' of {name}", f"shape {shape}")
+        require(len(shape) == 1, "a vector", f"observation '{key}' of {name}", f"shape {shape}", "return x.ravel()")
         require(shape != (0,), "a vector of at least one number", f"observation '{key}' of {name}", f"shape {shape}")
 
 
@@ -59,7 +96,8 @@ def check_scalars(name: str, **values: Any) -> None:
         ValueError: names the first that is not.
     """
     for key, value in values.items():
-        require(jnp.shape(value) == (), "one number", f"{key} of {name}", f"shape {jnp.shape(value)}")
+        shape = jnp.shape(value)
+        require(shape == (), "one number", f"{key} of {name}", f"shape {shape}", "return x[0], or a sum or mean")
 
 
 def check_unchanged(before: Any, after: Any, what: str) -> None:
@@ -123,6 +161,9 @@ def _check_attributes(env: Environment) -> None:
     sizes = env.observation_sizes
     known = isinstance(sizes, dict) and all(isinstance(key, str) and _is_count(n) for key, n in sizes.items())
     require(known, "a dict of integers >= 1 by name", f"observation_sizes of {env.name}", sizes)
+    require(
+        ACTOR_OBS in sizes, f"a dict with '{ACTOR_OBS}', which the actor sees", f"observations of {env.name}", sizes
+    )
 
 
 def _checked_reset(env: Environment, key: Array) -> tuple[Any, Observation]:

@@ -16,7 +16,7 @@ from jax import Array
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.base import Metrics, Observation
-from genpo_jax.envs.contract import check_observation, check_scalars, check_unchanged, strong, traced
+from genpo_jax.envs.contract import check_finite, check_observation, check_scalars, check_unchanged, strong, traced
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine, WarpEngine
 from genpo_jax.envs.mirror import Mirror
 from genpo_jax.envs.names import TASK_BACKENDS, closest
@@ -247,7 +247,7 @@ class MjcfTask:
         xla_options = compiler_options(fusion_emitters=False)
         state, obs = jax.jit(self.reset, compiler_options=xla_options)(jax.random.key(0))
         check_observation(obs, self.name)
-        self._check_finite({f"observation '{name}'": value for name, value in obs.items()}, "at the start")
+        check_finite(self.name, {f"observation '{name}'": value for name, value in obs.items()}, "at the start")
         if type(self).control is MjcfTask.control:
             free = [i for i in range(self.mj_model.nu) if not self.mj_model.actuator_ctrllimited[i]]
             names = ", ".join(self.mj_model.actuator(i).name or str(i) for i in free)
@@ -271,14 +271,8 @@ class MjcfTask:
             # With MJX, this would take as long to compile as the training.
             _, obs, reward, _, metrics = jax.jit(self.step, compiler_options=xla_options)(state, action)
             named = {f"observation '{name}'": value for name, value in obs.items()}
-            self._check_finite(named | {"reward": reward} | metrics, "after a step with action 0")
+            check_finite(self.name, named | {"reward": reward} | metrics, "after a step with action 0")
         return {name: value.shape[0] for name, value in obs.items()}
-
-    def _check_finite(self, values: dict[str, Array], when: str) -> None:
-        for name, value in values.items():
-            bad = np.flatnonzero(~np.isfinite(np.asarray(value)))[:8].tolist()
-            got = f"non-finite entries {bad}" if value.ndim else float(value)
-            require(not bad, f"finite {when}", f"{name} of {self.name}", got)
 
     def _checked_step(self, state: TaskState, obs: Observation, action: Array) -> TaskState:
         after, after_obs, reward, terminated, metrics = self.step(state, action)

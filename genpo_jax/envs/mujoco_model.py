@@ -33,6 +33,23 @@ def step_seconds(env: Any) -> float | None:
     return None if seconds is None else float(seconds)
 
 
+def robot_of(env: Any) -> dict[str, Any] | None:
+    """Return the names of joints and actuators, and the actuators' ranges; None without a MuJoCo model.
+
+    An actuator without a name has the name of its joint.
+    """
+    model = mj_model_of(env)
+    if model is None:
+        return None
+    joints = _names(model, "joint", model.njnt)
+    moves_joint = model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT
+    actuators = [
+        joints[model.actuator_trnid[i, 0]] if name == f"actuator_{i}" and moves_joint[i] else name
+        for i, name in enumerate(_names(model, "actuator", model.nu))
+    ]
+    return {"joints": joints, "actuators": actuators, "ctrl_range": model.actuator_ctrlrange.tolist()}
+
+
 def synchronized(model: mujoco.MjModel, traced: Any) -> mujoco.MjModel:
     """Return a copy of MuJoCo's model with the values of MJX's model, the only one that libraries change."""
     model = copy.deepcopy(model)
@@ -58,3 +75,7 @@ def _assign(target: np.ndarray, value: np.ndarray) -> None:
     """Assign the entries that differ by more than float32 rounding."""
     changed = ~np.isclose(target, value, rtol=1e-6, atol=1e-12)
     target[changed] = value[changed]
+
+
+def _names(model: mujoco.MjModel, kind: str, count: int) -> list[str]:
+    return [getattr(model, kind)(i).name or f"{kind}_{i}" for i in range(count)]

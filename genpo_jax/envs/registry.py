@@ -2,13 +2,15 @@
 
 The names of the libraries' environments are in `names`. Beside these there are the names that users register,
 `gymnasium:NAME`, and `package.module:NAME`, a class or function of the user. Nothing here imports jax before an
-environment is made.
+environment is made. Before the module of a recorded name is imported, `genpo_jax.runs.environment` checks the name.
 """
 
 import importlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genpo_jax.checks import require
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 Factory = Callable[..., Any]
 
 _registered: dict[str, Factory] = {}
+# Import paths `module:NAME` that this process has imported because its user named or trusted them.
+_imported: set[str] = set()
 
 
 def register(name: str, factory: Factory) -> None:
@@ -60,17 +64,20 @@ def register(name: str, factory: Factory) -> None:
 
 def factory_path(name: str) -> str | None:
     """Return the import path `module:NAME` of a registered factory; None if it cannot be imported."""
-    factory = _registered.get(name)
+    return import_path(_registered.get(name))
+
+
+def import_path(factory: Any) -> str | None:
+    """Return the import path `module:NAME` of a class or function; None if it cannot be imported."""
     module, qualname = getattr(factory, "__module__", None), getattr(factory, "__qualname__", "<none>")
     if factory is None or module in (None, "__main__") or "<" in qualname:
         return None
     return f"{module}:{qualname}"
 
 
-def register_again(name: str, path: str) -> None:
-    """Register the factory that `factory_path` named, unless the name is registered already."""
-    if name not in _registered:
-        register(name, _factory(path))
+def is_known(name: str) -> bool:
+    """Whether `make(name)` imports nothing that this process has not registered or imported before."""
+    return name in NAMES or name in _registered or name in _imported
 
 
 def check(name: str, backend: str | None = None) -> str | None:
@@ -133,12 +140,15 @@ def make(
         env = _make(name, backend, playground_config)
     except ModuleNotFoundError as error:
         raise explained(error) from error
-    if not randomize:
-        return env
+    return randomized(env) if randomize else env
+
+
+def randomized(env: "Environment") -> "Environment":
+    """Return an environment with its own randomization of the physics; see `make`."""
     from genpo_jax.envs.randomized import RandomizedEnvironment
 
     if (randomization_fn := getattr(env, "randomization_fn", None)) is None:
-        raise ValueError(f"{name} has no randomization; leave it out, or pass randomization_fn to genpo_jax.train")
+        raise ValueError(f"{env.name} has no randomization; leave it out, or pass randomization_fn to genpo_jax.train")
     return RandomizedEnvironment(env, randomization_fn)
 
 
@@ -177,20 +187,28 @@ def _make(name: str, backend: str | None, playground_config: Sequence[str]) -> "
         return as_environment(_factory(name)(**({} if backend is None else {"backend": backend})))
 
 
-def _factory(name: str) -> Factory:
-    if name in _registered:
-        return _registered[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
-        raise ValueError(unknown_environment(name, tuple(_registered)))
-    # `python -m` adds the current folder to the path, an installed script does not.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
+def import_factory(name: str, apart_from: Path | None = None) -> Factory:
+    """Import the class or function `package.module:NAME`.
+
+    Args:
+        name: the import path.
+        apart_from: a folder of data, from which nothing is imported.
+
+    Raises:
+        ValueError: if it cannot be imported, is no class or function, or its module lies in `apart_from`.
+    """
+    module, _, attribute = name.partition(":")
+    _extend_path(apart_from)
+    if apart_from is not None and (file := _file_inside(module, apart_from)) is not None:
+        raise ValueError(
+            f"the module '{module}' of environment '{name}' is the file {file} in the folder {apart_from}, from which "
+            "no code is run; move the file to another folder if you trust it"
+        )
     try:
         factory: Any = importlib.import_module(module)
         for part in attribute.split("."):
             factory = getattr(factory, part)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (ImportError, AttributeError, SyntaxError, TypeError, ValueError) as error:
         raise ValueError(
             f"environment '{name}' could not be imported ({error}); name it package.module:NAME"
         ) from error
@@ -198,7 +216,53 @@ def _factory(name: str) -> Factory:
         raise ValueError(
             f"environment '{name}' must be a class or function, got {factory!r}; name one that returns the environment"
         )
+    _imported.add(name)
     return factory
+
+
+def _factory(name: str) -> Factory:
+    if name in _registered:
+        return _registered[name]
+    if ":" not in name:
+        raise ValueError(unknown_environment(name, tuple(_registered)))
+    return import_factory(name)
+
+
+def _extend_path(apart_from: Path | None) -> None:
+    """Add the current folder to Python's search path, as `python -m` does and an installed script does not."""
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    if apart_from is not None:
+        sys.path[:] = [entry for entry in sys.path if not _is_inside(entry, apart_from)]
+
+
+def _file_inside(module: str, folder: Path) -> Path | None:
+    """Return the file of a module, or of a package around it, that lies in a folder; None if there is no such file.
+
+    It finds each part as an import would, but runs no code of the packages around the module.
+    """
+    first, *rest = module.split(".")
+    finders = (finder.find_spec for finder in sys.meta_path if hasattr(finder, "find_spec"))
+    spec = next((spec for find in finders if (spec := find(first, None)) is not None), None)
+    places = _places(spec, not rest)
+    for i, part in enumerate(rest):
+        search = None if spec is None else spec.submodule_search_locations
+        # Without the names of its parents, whose modules need not exist then.
+        spec = None if search is None else PathFinder.find_spec(part, list(search))
+        places += _places(spec, i == len(rest) - 1)
+    return next((Path(place) for place in places if _is_inside(place, folder)), None)
+
+
+def _places(spec: ModuleSpec | None, is_last: bool) -> list[str]:
+    """Return the file of a module, and the folders of a package that is the last part of a path."""
+    if spec is None:
+        return []
+    folders = list(spec.submodule_search_locations or ()) if is_last else []
+    return [place for place in (spec.origin, *folders) if place is not None]
+
+
+def _is_inside(path: str | Path, folder: Path) -> bool:
+    return Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def _takes_backend(factory: Factory) -> bool:

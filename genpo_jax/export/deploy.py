@@ -20,6 +20,7 @@ from genpo_jax.envs.mujoco_model import step_seconds
 from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
 from genpo_jax.envs.wrappers import from_units
 from genpo_jax.export.standalone import OnnxPolicy, describe
+from genpo_jax.runs.environment import Recorded, importable_name, whole_run
 from genpo_jax.runtime import compiler_options
 
 PERCENTILES = (50, 90, 99)
@@ -81,6 +82,7 @@ def deploy(
     noise_seed: int | None = None,
     env: str | Environment | None = None,
     backend: str | None = None,
+    trust: bool = False,
 ) -> Deployment:
     """Play episodes of an exported policy in its training environment, one environment at a time.
 
@@ -91,6 +93,7 @@ def deploy(
         env: another environment, by name or as an object; None for the environment of the training.
         backend: backend of the physics. None: the C engine if the run used a backend of MuJoCo and the environment
             supports the C engine; otherwise the backend of the run.
+        trust: import the module that the folder names as its environment.
 
     Raises:
         FileNotFoundError: if `folder` holds no exported policy.
@@ -99,7 +102,7 @@ def deploy(
     require(episodes >= 1, ">= 1", "episodes", episodes)
     description = describe(folder)
     action, trained = description["action"], description["trained"]
-    made, used = _environment(folder, description["environment"], env, backend)
+    made, used = _environment(folder, description["environment"], env, backend, trust)
     _check_sizes(description, made)
     batch = EpisodeEnv.of(made, _options(description))
     bounds = (tuple(action["low"]), tuple(action["high"]))
@@ -150,24 +153,21 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _environment(
-    folder: str | Path, trained: dict[str, Any], env: str | Environment | None, backend: str | None
+    folder: str | Path, trained: dict[str, Any], env: str | Environment | None, backend: str | None, trust: bool
 ) -> tuple[Environment, str | None]:
     """Return the environment to play in, and its backend.
 
     Raises:
-        ValueError: if it cannot be made here.
+        ValueError: if it cannot be made here, or its module must be trusted or named first.
     """
     if env is not None and not isinstance(env, str):
         require(backend is None, "None with an environment object", "backend", backend)
         return envs.as_environment(env), getattr(env, "backend", None)
-    name = env or trained["name"]
+    recorded = Recorded.of(trained["name"], trained, folder, whole_run(Path(folder)))
     try:
-        if env is None and trained["object"]:
-            raise ValueError(f"the policy was trained on an environment object, '{name}'; pass it as env")
-        if name == trained["name"] and trained["factory"] is not None:
-            envs.register_again(name, trained["factory"])
-        recorded = trained["backend"] if name == trained["name"] else None
-        candidates: list[str | None] = [backend] if backend else _backends(name, recorded)
+        name = importable_name(recorded, env, trust)
+        own = name in (recorded.name, recorded.path)
+        candidates: list[str | None] = [backend] if backend else _backends(name, trained["backend"] if own else None)
         made, used = _make_first(name, candidates)
         return made, getattr(made, "backend", None) or envs.check(name, used)
     except (ValueError, ImportError, RuntimeError) as error:

@@ -19,19 +19,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import mujoco
 import numpy as np
 
 from genpo_jax.config import Config, method_to_dict
-from genpo_jax.envs import Environment
-from genpo_jax.envs.mujoco_model import mj_model_of, step_seconds
+from genpo_jax.envs.names import BRAX, chosen_backend
 from genpo_jax.export import standalone
 from genpo_jax.export.model_card import model_card
 from genpo_jax.export.onnx_graph import batched, to_onnx
 from genpo_jax.normalizer import CLIP
 from genpo_jax.policies.products import NATIVE
 from genpo_jax.policy import PolicySpec, TrainedPolicy
-from genpo_jax.runs.environment import environment_of
+from genpo_jax.runs.environment import Recorded, environment_of, option_of, record_of
 from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.folder import read_config, saved_config
 from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load
@@ -39,6 +37,8 @@ from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+# Engines of Brax that do not simulate as MuJoCo does.
+APPROXIMATE = ("spring", "positional", "generalized")
 
 
 def export(
@@ -49,6 +49,7 @@ def export(
     seed: int | None = None,
     checkpoint: CheckpointName = "newest",
     overwrite: bool = False,
+    env: Any = None,
 ) -> Path:
     """Export the policy of a run, and return the folder.
 
@@ -59,6 +60,8 @@ def export(
         seed: which seed of a run with several seeds.
         checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
         overwrite: replace an exported policy in `out`.
+        env: the environment, by name or as an object, for its rate of control and its robot. None: those that training
+            recorded. No module that the run names is imported.
 
     Raises:
         ValueError: if `out` is not empty, or the run cannot be loaded.
@@ -69,14 +72,14 @@ def export(
     run_dir = folder_of(Path(run_dir), seed)
     step = checkpoint_step(run_dir, step, checkpoint)
     policy, config, contents = load(run_dir, step), saved_config(run_dir), read_config(run_dir)
-    env = _environment_or_none(run_dir)
+    record = _record(run_dir, contents["environment"], env)
     description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
-    names = policy.spec.action_names
-    description["action"]["names"] = list(names) if names else _action_names(env, description["action"]["size"])
+    names, size = policy.spec.action_names, description["action"]["size"]
+    description["action"]["names"] = list(names) if names else _action_names(record["robot"], size)
     description |= {
-        "rate": _rate(env, policy.spec),
-        "robot": _robot(env),
-        "environment": _describe_environment(config, contents["environment"], env),
+        "rate": _rate(record["control_period_seconds"], policy.spec),
+        "robot": record["robot"],
+        "environment": _describe_environment(config, record, env),
         "trained": _trained(run_dir, step),
         "versions": contents["versions"] | {"onnx": metadata.version("onnx")},
     }
@@ -171,69 +174,86 @@ def _in_float32(policy: TrainedPolicy) -> TrainedPolicy:
     return TrainedPolicy(spec, policy.params, policy.moments)
 
 
-def _environment_or_none(run_dir: Path) -> Environment | None:
-    """Return the environment of a run; None if it cannot be made here, because a policy is exported without it too."""
-    try:
-        return environment_of(run_dir)
-    except (ValueError, ImportError, RuntimeError):
-        return None
+def _record(run_dir: Path, recorded: dict[str, Any], env: Any) -> dict[str, Any]:
+    """Return the record of the environment: that of training, or that of the environment given in its place.
+
+    Runs of earlier versions have no record. Then the environment is made, if it is one of a library.
+    """
+    run = Recorded.of_run(run_dir)
+    missing = "robot" not in recorded and run.imports_nothing
+    if env is not None or missing:
+        try:
+            made = environment_of(run_dir, env)
+        except (ValueError, ImportError, RuntimeError):
+            if env is not None:
+                raise
+        else:
+            is_path = isinstance(env, str) and ":" in env
+            factory = env if is_path and env != run.name else run.factory
+            return record_of(made, factory, run.is_object and not is_path)
+    empty = dict.fromkeys(("robot", "control_period_seconds", "default_episode_length"))
+    return empty | _checked(recorded)
 
 
-def _rate(env: Environment | None, spec: PolicySpec) -> dict[str, float | None]:
+def _checked(recorded: dict[str, Any]) -> dict[str, Any]:
+    """Return a record of a run folder without values of another form, as an edited file may have them."""
+    robot, kept = recorded.get("robot"), dict(recorded)
+    names = ("joints", "actuators", "ctrl_range")
+    if not (isinstance(robot, dict) and all(isinstance(robot.get(name), list) for name in names)):
+        kept["robot"] = None
+    for name in ("control_period_seconds", "default_episode_length"):
+        if type(recorded.get(name)) not in (int, float):
+            kept[name] = None
+    return kept
+
+
+def _rate(seconds: float | None, spec: PolicySpec) -> dict[str, float | None]:
     """Return the seconds of one env step and from one policy call to the next; None if they are unknown."""
-    seconds = 1 / spec.rate if spec.rate else None if env is None else step_seconds(env)
+    seconds = 1 / spec.rate if spec.rate else seconds
     return {
         "control_period_seconds": seconds,
         "policy_period_seconds": None if seconds is None else seconds * spec.executed * spec.action_repeat,
     }
 
 
-def _robot(env: Environment | None) -> dict[str, Any] | None:
-    """Return the names of joints and actuators, and the actuators' ranges; None without a MuJoCo model."""
-    model = None if env is None else mj_model_of(env)
-    if model is None:
-        return None
-    return {
-        "joints": _names(model, "joint", model.njnt),
-        "actuators": _actuators(model),
-        "ctrl_range": model.actuator_ctrlrange.tolist(),
-    }
-
-
-def _action_names(env: Environment | None, action_size: int) -> list[str]:
+def _action_names(robot: dict[str, Any] | None, action_size: int) -> list[str]:
     """Return the name of each coordinate of an action: its actuator, or a number if they do not correspond."""
-    model = None if env is None else mj_model_of(env)
-    if model is None or model.nu != action_size:
+    if robot is None or len(robot["actuators"]) != action_size:
         return [f"action_{i}" for i in range(action_size)]
-    return _actuators(model)
+    return robot["actuators"]
 
 
-def _actuators(model: mujoco.MjModel) -> list[str]:
-    """Return the name of each actuator; an actuator without a name has the name of its joint."""
-    named = _names(model, "actuator", model.nu)
-    joints = _names(model, "joint", model.njnt)
-    moves_joint = model.actuator_trntype == mujoco.mjtTrn.mjTRN_JOINT
-    return [
-        joints[model.actuator_trnid[i, 0]] if name == f"actuator_{i}" and moves_joint[i] else name
-        for i, name in enumerate(named)
-    ]
-
-
-def _names(model: mujoco.MjModel, kind: str, count: int) -> list[str]:
-    return [getattr(model, kind)(i).name or f"{kind}_{i}" for i in range(count)]
-
-
-def _describe_environment(config: Config, source: dict[str, Any], env: Environment | None) -> dict[str, Any]:
+def _describe_environment(config: Config, record: dict[str, Any], env: Any) -> dict[str, Any]:
     """Return what `deploy` needs to make the environment again."""
     options = config.env_options
-    return {
+    described = {
         "name": config.env,
         "backend": config.backend,
-        "factory": source.get("factory"),
-        "object": bool(source.get("object")),
+        "factory": record.get("factory"),
+        "object": bool(record.get("object")),
+        "class": record.get("class"),
         "reward": options.reward,
-        "episode_length": options.episode_length or (None if env is None else env.default_episode_length),
+        "episode_length": options.episode_length or record["default_episode_length"],
     }
+    return described | {"deploy": deploy_note(described)}
+
+
+def deploy_note(environment: dict[str, Any]) -> str:
+    """Return the options that `genpo-jax deploy` needs and the physics that it uses, in sentences; "" for no remark.
+
+    Args:
+        environment: the table `environment` of `policy.json`.
+    """
+    name, backend = environment["name"], environment["backend"]
+    notes = []
+    if option := option_of(name, environment):
+        notes.append(f"The environment is not one of a library: genpo-jax deploy needs{option}.")
+    if name in BRAX and (engine := chosen_backend(name, backend)) in APPROXIMATE:
+        notes.append(
+            f"The policy was trained on Brax's engine {engine}, and deploy uses the same engine. "
+            "Its physics differs from MuJoCo's, so deploy does not show how the policy acts on engine c or on a robot."
+        )
+    return " ".join(notes)
 
 
 def _trained(run_dir: Path, step: int | None) -> dict[str, Any]:

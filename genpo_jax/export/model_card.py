@@ -44,7 +44,7 @@ for action in executed_actions(policy.description, chunk):
 {evaluation}
 
 `genpo-jax deploy` plays this folder's policy in its training environment and reports return, latency and missed
-deadlines.
+deadlines.{deploy}
 
 ## Limits
 
@@ -82,4 +82,5 @@ def model_card(description: dict[str, Any]) -> str:
         history=description["observation"]["history"],
         period="" if seconds is None else f" of {seconds:g} s",
         evaluation=evaluation,
+        deploy=f" {environment['deploy']}" if environment["deploy"] else "",
     )

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv
@@ -15,6 +14,7 @@ from genpo_jax.methods import Method
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.presets import Layer, apply, finetune_preset, parse_method
 from genpo_jax.runs.callbacks import Callback
+from genpo_jax.runs.environment import Recorded, environment_of, importable_name
 from genpo_jax.runs.evaluate import evaluate_policy, table
 from genpo_jax.runs.folder import check_run_dir, saved_config, seed_folders, write_json
 from genpo_jax.runs.load import folder_of, load
@@ -40,6 +40,8 @@ def finetune(
     episodes: int = 1000,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    env: Any = None,
+    trust: bool = False,
 ) -> Run:
     """Fine-tune a pretrained policy on success, write the run folder, and return the run.
 
@@ -58,10 +60,13 @@ def finetune(
         episodes: episodes per evaluation, for each kind of noise.
         progress: show progress on standard output.
         callbacks: called during training.
+        env: another environment of the same sizes, by name or as an object; None: that of the pretrained run.
+        trust: import the module that the pretrained run names as its environment.
 
     Raises:
         ValueError: before training, if a setting is invalid, nothing succeeds, or the interval of the sampler's success
-            shows a loss of more than `MAX_LOSS`; or if `run_dir` holds a run but `resume` is False.
+            shows a loss of more than `MAX_LOSS`; if the environment's module must be trusted or named first; or if
+            `run_dir` holds a run but `resume` is False.
     """
     configure_jax()
     run_dir = Path(run_dir)
@@ -69,17 +74,23 @@ def finetune(
     source = folder_of(Path(source), None)
     pretrained = saved_config(source)
     config = finetune_config(pretrained, method, settings)
-    env, path = episodes_of(config), run_dir / FINETUNED_FILE
+    if env is None or isinstance(env, str):
+        recorded = Recorded.of_run(source)
+        env = importable_name(recorded, env, trust)
+        own = env in (recorded.name, recorded.path)
+        config = replace(config, env=env, backend=config.backend if own else None)
+    made = environment_of(source, env)
+    episodic, path = EpisodeEnv.of(made, config.env_options), run_dir / FINETUNED_FILE
     record: dict[str, Any] = {"from": str(source)}
     if resume and path.exists():
         record = json.loads(path.read_text())
     else:
-        record |= measure_before(load(source), pretrained, config, env, anyway, episodes, progress)
+        record |= measure_before(load(source), pretrained, config, episodic, anyway, episodes, progress)
         write_json(path, record)
     start = None if resume else load(source)
-    run = train(config.env, config, run_dir, resume=resume, start=start, progress=progress, callbacks=callbacks)
+    run = train(env, config, run_dir, resume=resume, start=start, progress=progress, callbacks=callbacks)
     if not run.stopped:
-        record["after"] = _measure_after(run_dir, config, env, episodes, progress)
+        record["after"] = _measure_after(run_dir, config, episodic, episodes, progress)
         write_json(path, record)
     return run
 
@@ -96,12 +107,6 @@ def finetune_config(pretrained: Config, method: str, settings: Layer | None = No
     config = apply(finetune_preset(pretrained, name), layer)
     config = replace(config, method=with_networks_of(config.method, pretrained.method))
     return apply(config, settings or {})
-
-
-def episodes_of(config: Config) -> EpisodeEnv:
-    """Return the environment of a run's episodes."""
-    options = config.env_options
-    return EpisodeEnv.of(envs.make(config.env, config.backend, playground_config=options.playground_config), options)
 
 
 def measure_before(

@@ -31,6 +31,7 @@ from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runs.curve import LOSS_LINES
+from genpo_jax.runs.environment import Recorded, importable_name, option_of, record_of
 from genpo_jax.runs.folder import (
     FORMAT,
     check_run_dir,
@@ -46,6 +47,8 @@ from genpo_jax.training.ppo import Learner
 
 logger = logging.getLogger(__name__)
 PRETRAIN_FILE = "pretrain.json"
+# Name in the settings of a run without an environment.
+UNKNOWN = "demonstrations"
 FINAL_RATE = 0.01
 MAX_GRAD_NORM = 1.0
 # Largest number of held-out steps in the validation loss.
@@ -77,6 +80,8 @@ class Pretraining(Session):
         demonstrations: the data, with actions in any units.
         settings: all settings.
         run_dir: folder of the run.
+        env: the environment of the demonstrations; None if it is unknown.
+        env_name: name of the environment in the settings; None: the name of the object.
         source: file of the demonstrations, recorded in the run folder.
         options: further arguments of `Session`.
 
@@ -95,15 +100,20 @@ class Pretraining(Session):
         settings: PretrainConfig,
         run_dir: Path,
         *,
+        env: Environment | None = None,
+        env_name: str | None = None,
         source: str = "",
         **options: Any,
     ) -> None:
         self.demonstrations, self.settings, self.source = demonstrations, settings, source
         self.train_episodes, self.held_out = demonstrations.split(settings.valid_share, settings.seed)
         train, held_out = self.train_episodes, self.held_out
-        self._env = _environment(demonstrations, settings.env)
-        bounds = action_range(settings, demonstrations, train, self._env)
-        config = _config(settings, demonstrations, bounds)
+        self._env, self.record = env, {}
+        if env is not None:
+            factory = envs.factory_path(env_name) if env_name else None
+            self.record = record_of(env, factory, is_object=env_name is None)
+        bounds = action_range(settings, demonstrations, train, env)
+        config = _config(settings, env_name or (env.name if env else demonstrations.env) or UNKNOWN, bounds)
         self.spec = _spec(config, demonstrations)
         obs = demonstrations.observations(train, settings.history)
         self.moments = moments_of(obs, settings.normalization)
@@ -124,6 +134,11 @@ class Pretraining(Session):
     def env(self) -> Environment | None:
         """The environment of the demonstrations; None if it is unknown."""
         return self._env
+
+    @property
+    def env_option(self) -> str:
+        """The option that names the environment of the user; "" if none is needed."""
+        return option_of(self.config.env, self.record) if self._env is not None else ""
 
     def init_state(self) -> PretrainState:
         """Return the state of a new run, leaves `[1, ...]`."""
@@ -166,8 +181,7 @@ class Pretraining(Session):
         write_json(self.run_dir / PRETRAIN_FILE, contents)
         write_policy_spec(self.run_dir, self.spec.to_dict())
         device = jax.devices()[0].device_kind, jax.device_count()
-        factory = envs.factory_path(self.config.env)
-        write_config(self.run_dir, self.config, *device, run_id=self.run_id, env_factory=factory)
+        write_config(self.run_dir, self.config, *device, run_id=self.run_id, environment=self.record)
 
     def init(self) -> PretrainState:
         """Return the state of a new run."""
@@ -232,6 +246,8 @@ def pretrain(
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
     source: str = "",
+    env: Any = None,
+    trust: bool = False,
 ) -> Pretraining:
     """Train a policy on demonstrations, write the run folder, and return the run.
 
@@ -246,20 +262,28 @@ def pretrain(
         progress: show progress on standard output.
         callbacks: called during training.
         source: file of the demonstrations, recorded in the run folder.
+        env: environment of the demonstrations, by name or as an object. None: that of `settings`, of the run to resume,
+            or the one that the demonstrations name.
+        trust: import the module that the run to resume or the demonstrations name as their environment.
 
     Raises:
-        ValueError: if the demonstrations do not fit `settings.env` or have actions beyond the chosen bounds; if
-            `run_dir` holds a run but `resume` is False, or holds another run.
+        ValueError: if the demonstrations do not fit the environment or have actions beyond the chosen bounds; if the
+            environment's module must be trusted or named first; if `run_dir` holds a run but `resume` is False, or
+            holds another run.
     """
     if resume and run_dir is None:
         raise ValueError("resume=True needs run_dir, the folder of the run to resume")
     configure_jax()
     settings = settings or PretrainConfig()
+    if run_dir is not None:
+        check_run_dir(Path(run_dir), resume)
+    resumed, setting = (Path(run_dir), None) if resume and run_dir else (None, settings.env)
+    made, name = _environment(demonstrations, setting, resumed, source, env, trust)
     if run_dir is None:
-        run_dir = new_run_dir(settings.run_config(settings.env or demonstrations.env or "demonstrations"))
+        run_dir = new_run_dir(settings.run_config(name or (made.name if made else UNKNOWN)))
     path = Path(run_dir)
-    check_run_dir(path, resume)
     options: dict[str, Any] = {"resume": resume, "progress": progress, "callbacks": callbacks}
+    options |= {"env": made, "env_name": name}
     run = Pretraining(demonstrations, settings, path, source=source, **options)
     run.train()
     if run.held_out and not run.stopped:
@@ -294,30 +318,48 @@ def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:
     return RunningMoments(count, jnp.asarray(center, jnp.float32), jnp.asarray(count * scale**2, jnp.float32))
 
 
-def _environment(demonstrations: Demonstrations, name: str | None) -> Environment | None:
-    """Return the environment of that name, or the one that the data names; None if that is unknown or does not fit.
+def _environment(
+    demonstrations: Demonstrations, setting: str | None, resumed: Path | None, source: str, env: Any, trust: bool
+) -> tuple[Environment | None, str | None]:
+    """Return the environment, or None, and its name, which is None for an object.
+
+    An environment that only the data names is left out if it is unknown or does not fit, or its module must be trusted.
 
     Raises:
-        ValueError: if `name` is unknown or does not fit the data.
+        ValueError: if the given or the resumed environment cannot be made, does not fit, or must be trusted first.
     """
-    if name is not None:
-        env = envs.make(name)
-        _check_sizes(demonstrations, env)
-        return env
-    if not demonstrations.env:
-        return None
-    try:
-        # A file must not have a module imported.
-        require(":" not in demonstrations.env, "known", "the environment of the data", demonstrations.env)
-        env = envs.make(demonstrations.env)
-        _check_sizes(demonstrations, env)
-        return env
-    except (ValueError, ImportError) as error:
-        logger.warning(
-            "the environment '%s' of the data is not used, so the policy is not evaluated; env names another one (%s)",
-            *(demonstrations.env, error),
-        )
-        return None
+    recorded, env = _recorded(demonstrations, resumed, source), setting if env is None else env
+    if not (env is None or isinstance(env, str)):
+        made, name = envs.as_environment(env), None
+    elif env is None and recorded.name == UNKNOWN:
+        return None, None
+    else:
+        try:
+            name = importable_name(recorded, env, trust)
+            made = envs.make(name)
+            _check_sizes(demonstrations, made)
+        except (ValueError, ImportError) as error:
+            if env is not None or recorded.own_name is not None:
+                raise
+            logger.warning(
+                "the environment '%s' of the data is not used, so the policy is not evaluated; env names another one "
+                "(%s)",
+                *(recorded.name, error),
+            )
+            return None, recorded.name
+    _check_sizes(demonstrations, made)
+    same = resumed is None or name in (recorded.name, recorded.path) or made.name == recorded.own_name
+    require(same, f"that of the run, {recorded.name!r}", "the environment of a resumed run", name or made.name)
+    return made, name
+
+
+def _recorded(demonstrations: Demonstrations, resumed: Path | None, source: str) -> Recorded:
+    """Return what the run to resume, or else the file of the demonstrations, names as its environment."""
+    if resumed is not None:
+        return Recorded.of_run(resumed)
+    data = Path(source) if source else None
+    folder = data if data is not None and data.is_dir() else None
+    return Recorded.of(demonstrations.env or UNKNOWN, {}, source or "the file of the demonstrations", folder)
 
 
 def _check_sizes(demonstrations: Demonstrations, env: Environment) -> None:
@@ -327,10 +369,9 @@ def _check_sizes(demonstrations: Demonstrations, env: Environment) -> None:
     require(sizes == expected, rule, "demonstrations", sizes, "choose other obs_keys, or another env")
 
 
-def _config(settings: PretrainConfig, demonstrations: Demonstrations, bounds: Bounds | None) -> Config:
+def _config(settings: PretrainConfig, env: str, bounds: Bounds | None) -> Config:
     """Return the settings of the run, from which fine-tuning starts."""
-    config = settings.run_config(settings.env or demonstrations.env or "demonstrations")
-    low, high = bounds or (None, None)
+    config, (low, high) = settings.run_config(env), bounds or (None, None)
     return replace(config, env_options=replace(config.env_options, action_low=low, action_high=high))
 
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import cycle
@@ -328,12 +329,27 @@ def _text(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def player_of(run_dir: Path) -> Player:
-    """Record the policy of a run and return its play page, or the reason why that is impossible."""
+def player_of(run_dir: Path, env: Any = None) -> Player:
+    """Record the policy of a run and return its play page, or the reason why that is impossible.
+
+    Args:
+        run_dir: folder of the run.
+        env: the environment of a run that names one of the user, because no module that a run names is imported. It is
+            not used for a run on an environment of a library.
+    """
     try:
+        from genpo_jax.runs.environment import EXAMPLE, Recorded
         from genpo_jax.viewing.play_page import play_page
         from genpo_jax.viewing.recording import record_run
 
-        return Player(play_page(record_run(run_dir)))
+        recorded = Recorded.of_run(run_dir)
+        if recorded.imports_nothing:
+            env = None
+        elif env is None:
+            example = recorded.path or recorded.object_class or EXAMPLE
+            return Player(
+                None, f"a report imports no module that a run names; add --env {shlex.quote(example)} if you trust it"
+            )
+        return Player(play_page(record_run(run_dir, env=env)))
     except Exception as error:  # a policy that cannot be drawn must not prevent the report
         return Player(None, f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")

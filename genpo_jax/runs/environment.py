@@ -1,60 +1,210 @@
-"""Create the environment of a run again."""
+"""The environment of a policy that a file describes: record it, and make it again without foreign code.
 
+A run folder, an exported folder and a file of demonstrations name their environment. Whoever wrote the file chose that
+name, and importing a module runs its code. A name of a library, or one that this process has registered or imported, is
+safe. Any other module is imported only if the user trusts the file or names the module.
+"""
+
+import contextlib
+import shlex
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from genpo_jax import envs
+from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
+from genpo_jax.envs.names import NAMES, unknown_environment
 from genpo_jax.runs.folder import read_config, read_json, saved_config
 
+# An example in messages.
+EXAMPLE = "my_module:NAME"
 
-def find_environment(run_dir: str | Path) -> None:
-    """Register the environment factory of a run again, so that `envs.make` finds it by its name.
+
+class Recorded(NamedTuple):
+    """How a file names the environment of a policy.
+
+    Attributes:
+        name: name of the environment.
+        factory: import path of its class or function, if its name is not one.
+        is_object: whether it was passed as an object, so that the name cannot be made.
+        object_class: import path of the class of that object, an example for messages.
+        own_name: name of the environment object; it stays the same if its module is renamed.
+        place: the file or folder, for messages.
+        folder: folder of data from which no code is imported; None: there is no such folder.
+    """
+
+    name: str
+    factory: str | None
+    is_object: bool
+    object_class: str | None
+    own_name: str | None
+    place: Path
+    folder: Path | None
+
+    @classmethod
+    def of(cls, name: str, source: dict[str, Any], place: str | Path, folder: Path | None) -> "Recorded":
+        """Return the record in the table `environment` of a JSON file; see `record_of`.
+
+        Raises:
+            ValueError: if the name is not a string.
+        """
+        require(isinstance(name, str), "a string", f"the name of the environment of {place}", name)
+        factory, object_class, own_name = (
+            value if isinstance(value := source.get(key), str) else None for key in ("factory", "class", "own_name")
+        )
+        return cls(name, factory, bool(source.get("object")), object_class, own_name, Path(place), folder)
+
+    @classmethod
+    def of_run(cls, run_dir: str | Path) -> "Recorded":
+        """Return the record of a run folder."""
+        contents = read_config(run_dir)
+        return cls.of(saved_config(run_dir).env, contents["environment"], run_dir, whole_run(Path(run_dir)))
+
+    @property
+    def path(self) -> str | None:
+        """The import path of the environment; None if it is not known."""
+        return self.factory or (self.name if ":" in self.name else None)
+
+    @property
+    def imports_nothing(self) -> bool:
+        """Whether the environment can be made without importing a module that only the file names."""
+        return not self.is_object and any(envs.is_known(name) for name in (self.name, self.path) if name)
+
+
+def importable_name(recorded: Recorded, env: str | None = None, trust: bool = False) -> str:
+    """Return a name for `envs.make`, whose module is imported if the user trusts it.
+
+    Args:
+        recorded: what a file names.
+        env: a name that the user gives instead; its module is trusted. None: the recorded environment.
+        trust: import the module that the file names.
 
     Raises:
-        ValueError: the run was trained on an environment object, which only the caller can create.
+        ValueError: if the user has to trust a module or name an environment, or the module lies in the folder of data.
     """
-    remedy = "pass it again: genpo_jax.train(env, run_dir=..., resume=True)"
-    _register_again(read_config(run_dir), run_dir, remedy)
+    if env is not None:
+        if ":" in env and not envs.is_known(env):
+            envs.import_factory(env, recorded.folder)
+        return env
+    if recorded.is_object:
+        raise ValueError(
+            f"{recorded.place} was trained on an environment object, {recorded.name!r}; pass "
+            f"env='{recorded.object_class or EXAMPLE}', a class or function that makes it again, or in Python an "
+            "object"
+        )
+    if envs.is_known(recorded.name):
+        return recorded.name
+    path = recorded.path
+    if path is None:
+        unknown = unknown_environment(recorded.name, ())
+        raise ValueError(f"{unknown}; if it was registered, register it again or pass env='{EXAMPLE}'")
+    if not (trust or envs.is_known(path)):
+        raise ValueError(
+            f"{recorded.place} names the environment {path!r}, so the module {path.partition(':')[0]!r} would be "
+            f"imported and its code would run; pass trust=True if you trust it, or name yours by env='{EXAMPLE}'"
+        )
+    envs.import_factory(path, recorded.folder)
+    return path
 
 
-def config_from(path: Path) -> Config:
-    """Return the settings in the `config.json` of a run, and register its environment factory again.
+def config_from(path: Path, env: str | None = None, trust: bool = False) -> Config:
+    """Return the settings in the `config.json` of a run.
+
+    Args:
+        path: the file.
+        env: name of another environment; None: the one that the file names.
+        trust: import the module that the file names as its environment.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is no `config.json` of this version, or its run was trained on an environment object.
+        ValueError: it is no `config.json` of this version, or `importable_name` refuses its environment.
     """
     contents = read_json(path, "config", "environment")
-    _register_again(contents, path, "pass it to genpo_jax.train(env, config)")
-    return Config.from_dict(contents["config"])
-
-
-def _register_again(contents: dict[str, Any], place: str | Path, remedy: str) -> None:
-    name, source = contents["config"]["env"], contents["environment"]
-    if source.get("object"):
-        raise ValueError(f"{place} was trained on an environment object, '{name}'; {remedy}")
-    if source.get("factory") is not None:
-        envs.register_again(name, source["factory"])
+    config = Config.from_dict(contents["config"])
+    recorded = Recorded.of(config.env, contents["environment"], path, path.parent.resolve())
+    name = importable_name(recorded, env, trust)
+    return config if name == config.env else replace(config, env=name)
 
 
 def environment_of(
-    run_dir: str | Path, env: str | None = None, backend: str | None = None, randomize: bool = False
+    run_dir: str | Path,
+    env: Any = None,
+    backend: str | None = None,
+    randomize: bool = False,
+    *,
+    trust: bool = False,
 ) -> Environment:
     """Return the environment of a run, or another one in its place.
 
     Args:
         run_dir: folder of the run.
-        env: name of another environment; None: that of the run.
+        env: another environment, by name or as an object; None: that of the run.
         backend: another backend; None: that of the run, or the default of another environment.
         randomize: randomize the physics; otherwise it is nominal, also if the run was trained with randomization.
+        trust: import the module that the run names as its environment; see `importable_name`.
 
     Raises:
-        ValueError: the environment or backend does not exist, or the run was trained on an environment object.
+        ValueError: the environment or backend does not exist, or its module must be trusted or named first.
+        TypeError: an object is no environment.
     """
-    config = saved_config(run_dir)
-    if env is not None and env != config.env:
-        return envs.make(env, backend, randomize)
-    find_environment(run_dir)
-    return envs.make(config.env, backend or config.backend, randomize, config.env_options.playground_config)
+    if not (env is None or isinstance(env, str)):
+        if backend is not None:
+            raise ValueError(f"backend must be None with an environment object, got {backend!r}; set it in the object")
+        environment = envs.as_environment(env)
+        return envs.randomized(environment) if randomize else environment
+    recorded, config = Recorded.of_run(run_dir), saved_config(run_dir)
+    name = importable_name(recorded, env, trust)
+    own = env in (None, recorded.name, recorded.path)
+    overrides = config.env_options.playground_config if own else ()
+    return envs.make(name, backend or (config.backend if own else None), randomize, overrides)
+
+
+def whole_run(folder: Path) -> Path:
+    """Return the folder of the whole run that a folder of one of its seeds, or of its exported policy, lies in."""
+    folder = folder.resolve()
+    with contextlib.suppress(OSError, ValueError):
+        while read_config(folder.parent):
+            folder = folder.parent
+    return folder
+
+
+def record_of(env: Environment, factory: str | None = None, is_object: bool = False) -> dict[str, Any]:
+    """Return what a run folder records of its environment, so that a policy is exported without making it again.
+
+    - `own_name`: name of the environment object;
+    - `factory`: import path of its class or function, if the name in the settings is not one;
+    - `object`: whether it was passed as an object; `class`: import path of the class of that object;
+    - `sha256`: hashes of its MJCF and of its compiled model;
+    - `default_episode_length`: its time limit in env steps;
+    - `control_period_seconds`: simulated time of an env step;
+    - `robot`: names of joints and actuators, and the actuators' ranges.
+    """
+    # Imported here because it imports MuJoCo.
+    from genpo_jax.envs.mujoco_model import robot_of, step_seconds
+
+    raw, length = getattr(env, "raw", env), env.default_episode_length
+    return {
+        "own_name": env.name,
+        "factory": factory,
+        "object": is_object,
+        "class": envs.import_path(type(raw)) if is_object else None,
+        "sha256": getattr(env, "sha256", None),
+        "default_episode_length": length if isinstance(length, int) else None,
+        "control_period_seconds": step_seconds(env),
+        "robot": robot_of(env),
+    }
+
+
+def option_of(name: str, record: dict[str, Any]) -> str:
+    """Return the option ` --env module:NAME` for a command line; "" for the environment of a library.
+
+    Args:
+        name: name of the environment in the settings.
+        record: of the environment, see `record_of`.
+    """
+    if name in NAMES and not record.get("object"):
+        return ""
+    path = record.get("class") if record.get("object") else record.get("factory") or (name if ":" in name else None)
+    return f" --env {shlex.quote(str(path or EXAMPLE))}"

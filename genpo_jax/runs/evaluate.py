@@ -29,12 +29,13 @@ def evaluate(
     episodes: int = 64,
     noise: Sequence[Noise] = ("zero", "random"),
     start_seed: int = 1_000_003,
-    env: str | None = None,
+    env: Any = None,
     backend: str | None = None,
     randomize: bool = False,
     step: int | None = None,
     seed: int | None = None,
     checkpoint: CheckpointName = "newest",
+    trust: bool = False,
 ) -> dict[str, Any]:
     """Evaluate the policy of a run and return the results as JSON-compatible values.
 
@@ -43,20 +44,23 @@ def evaluate(
         episodes: episodes for each kind of noise; all kinds have the same initial states.
         noise: `zero` (deterministic); `random`, drawn at every step as in training; `fixed`, drawn once per episode.
         start_seed: seed of the initial states and the noise; the default differs from the usual training seeds.
-        env: another environment with the same observation and action size; None: that of the run.
+        env: another environment with the same observation and action size, by name or as an object; None: that of the
+            run.
         backend: another backend; None: that of the run.
         randomize: evaluate with randomized physics; otherwise it is nominal.
         step: env steps of the checkpoint; None: the newest.
         seed: seed of the run; required if the run has several.
         checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
+        trust: import the module that the run names as its environment.
 
     Raises:
-        ValueError: a setting is not allowed, or the environment has other sizes than the policy.
+        ValueError: a setting is not allowed, the environment has other sizes than the policy, or its module must be
+            trusted or named first.
         FileNotFoundError: `run_dir` holds no run, or no checkpoint at `step`.
     """
     run_dir = folder_of(Path(run_dir), seed)
     policy, config = load(run_dir, step, checkpoint=checkpoint), saved_config(run_dir)
-    raw = environment_of(run_dir, env, backend, randomize)
+    raw = environment_of(run_dir, env, backend, randomize, trust=trust)
     batch = EpisodeEnv.of(raw, config.env_options)
     results = evaluate_policy(policy, batch, episodes, noise, start_seed, compiler_options(config.fusion_emitters))
     return {

@@ -152,17 +152,14 @@ def write_config(
     device_count: int,
     *,
     run_id: str = "",
-    env_factory: str | None = None,
-    env_is_object: bool = False,
-    env_sha256: dict[str, str] | None = None,
+    environment: dict[str, Any] | None = None,
 ) -> None:
     """Write `config.json`: the settings and the data to reproduce the run.
 
     - `format`: number of the format;
     - `run`: unique id of the run, also stored in its checkpoints;
     - `config`: the settings;
-    - `environment`: `factory`, import path of a registered environment; `object`, whether the environment was passed as
-      an object; `sha256`, hashes of its MJCF and of its compiled model;
+    - `environment`: see `genpo_jax.runs.environment.record_of`;
     - `versions`: of Python and the installed packages;
     - `git_commit`, `git_dirty`: of the checkout of this package; null outside git;
     - `platform`: `device_kind`, `device_count`, `xla_flags`.
@@ -172,7 +169,7 @@ def write_config(
         "format": FORMAT,
         "run": run_id,
         "config": config.to_dict(),
-        "environment": {"factory": env_factory, "object": env_is_object, "sha256": env_sha256},
+        "environment": environment or {},
         "versions": _versions(),
         "git_commit": commit,
         "git_dirty": dirty,

@@ -12,11 +12,14 @@ from flax import nnx
 from genpo_jax import envs
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
+from genpo_jax.envs.contract import check_environment, check_first_step
+from genpo_jax.envs.names import NAMES
 from genpo_jax.envs.randomized import RandomizationFn, RandomizedEnvironment
+from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.presets import preset
 from genpo_jax.runs.callbacks import Callback
-from genpo_jax.runs.environment import find_environment
+from genpo_jax.runs.environment import Recorded, environment_of, importable_name, option_of, record_of
 from genpo_jax.runs.folder import (
     check_run_dir,
     new_run_dir,
@@ -45,6 +48,7 @@ class Run(Session):
         env: the environment to train on.
         config: all settings.
         run_dir: folder of the run.
+        env_factory: import path of the environment's class or function, if the name in the config is not one.
         env_is_object: whether the environment was passed as an object, so that only the caller can create it again.
         start: initial policy of a new run: its networks and normalizer are copied.
         options: further arguments of `Session`.
@@ -56,12 +60,13 @@ class Run(Session):
         config: Config,
         run_dir: Path,
         *,
+        env_factory: str | None = None,
         env_is_object: bool = False,
         start: TrainedPolicy | None = None,
         **options: Any,
     ) -> None:
         plan = Plan(config.steps_per_chunk, config.num_chunks, config.num_evals, config.checkpoint_minutes)
-        self._env, self.env_is_object = env, env_is_object
+        self._env, self.record = env, record_of(env, env_factory, env_is_object)
         self.start = start
         self.trainer = Trainer(env, config)
         self.evaluator = Evaluator(self.trainer, config.eval_envs)
@@ -74,6 +79,11 @@ class Run(Session):
     def env(self) -> Environment:
         """The environment of the run, without the history and the bounds of its policy."""
         return self._env
+
+    @property
+    def env_option(self) -> str:
+        """The option that names the environment of the user; "" for the environment of a library."""
+        return option_of(self.config.env, self.record)
 
     def init_state(self) -> TrainState:
         """Return the state of a new run, leaves `[S, ...]`."""
@@ -116,14 +126,9 @@ class Run(Session):
         specs = {seed: PolicySpec.of(self.env, self.config, seed) for seed in self.config.seeds}
         return {seed: policy_of(spec, state, i) for i, (seed, spec) in enumerate(specs.items())}
 
-    @property
-    def env_sha256(self) -> dict[str, str] | None:
-        """SHA-256 hashes of the environment's model; None if the environment has none."""
-        return getattr(self.env, "sha256", None)
-
     def check_resumed(self) -> None:
         """Warn if the model of the environment has changed."""
-        saved, present = read_config(self.run_dir)["environment"].get("sha256"), self.env_sha256
+        saved, present = read_config(self.run_dir)["environment"].get("sha256"), self.record["sha256"]
         if saved and present and saved["model"] != present["model"]:
             logger.warning(
                 "the model of %s has changed since the last training in %s (SHA-256 %s, now %s); training continues "
@@ -134,8 +139,7 @@ class Run(Session):
     def write_settings(self) -> None:
         """Write `config.json` of the run, and `config.json` and `policy_spec.json` of each seed."""
         device = jax.devices()[0].device_kind, jax.device_count()
-        source = {"env_factory": envs.factory_path(self.config.env), "env_is_object": self.env_is_object}
-        source |= {"run_id": self.run_id, "env_sha256": self.env_sha256}
+        source = {"run_id": self.run_id, "environment": self.record}
         write_config(self.run_dir, self.config, *device, **source)
         for folder, seed in zip(self.folders, self.config.seeds, strict=True):
             write_config(folder, replace(self.config, seed=seed, num_seeds=1), *device, **source)
@@ -152,6 +156,7 @@ def train(
     randomization_fn: RandomizationFn | None = None,
     callbacks: Sequence[Callback] = (),
     start: TrainedPolicy | None = None,
+    trust: bool = False,
 ) -> Run:
     """Train a policy, write the run folder, and return the run.
 
@@ -160,7 +165,7 @@ def train(
 
     Args:
         env: a name (see `Config.env`), an `Environment`, or an unwrapped environment object of Brax or Playground. It
-            overrides `config.env`. None: the environment of `config`.
+            overrides `config.env`. None: the environment of `config`, or of the run to resume.
         config: all settings, for example from `preset`. None: the settings of the run to resume, or the preset of
             `env`.
         run_dir: run folder. None: a new folder under `runs/`.
@@ -172,6 +177,8 @@ def train(
         callbacks: called during training, for example a `genpo_jax.runs.callbacks.WandbLogger`.
         start: initial policy of a new run, from `genpo_jax.load`: its networks and normalizer are copied. The config's
             method must have the same networks.
+        trust: with `resume`, import the module that the run names as its environment. A library's environment, and one
+            that you registered or give by `env`, need no trust.
 
     Returns:
         the run, with `policy`, `metrics` (last values by name), `run_dir` and `stopped` (whether Ctrl-C stopped it).
@@ -195,29 +202,34 @@ def train(
         if not is_object:
             raise ValueError(f"randomization_fn needs an environment object, got env {env!r}; create it with make_env")
         env = RandomizedEnvironment(envs.as_environment(env), randomization_fn)
+    path = None if run_dir is None else Path(run_dir)
+    origin: dict[str, Any] = {"env_is_object": is_object}
     if resume:
-        assert run_dir is not None
-        check_run_dir(Path(run_dir), resume=True)
-        env, config = _resumed(Path(run_dir), env, config)
-    elif config is None:
-        config = preset(env if isinstance(env, str) else "")
-    assert config is not None
-    environment, config = _named(env, config)
-    if run_dir is not None:
-        check_run_dir(Path(run_dir), resume)
-    # Refuses invalid solver parameters within a second. The import of the physics takes ten seconds.
-    nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
-    environment = environment or envs.make_from(config)
-    path = new_run_dir(config) if run_dir is None else Path(run_dir)
+        assert path is not None
+        check_run_dir(path, resume=True)
+        environment, config, origin = _resumed(path, env, config, trust)
+    else:
+        environment, config = _named(env, preset(env if isinstance(env, str) else "") if config is None else config)
+        if path is not None:
+            check_run_dir(path, resume=False)
+        # Refuses invalid solver parameters within a second. The import of the physics takes ten seconds.
+        nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
+        environment = environment or envs.make_from(config)
+        origin["env_factory"] = envs.factory_path(config.env)
+        if config.env not in NAMES:
+            check_environment(environment)
+            check_first_step(wrapped(environment, config.env_options))
+    if is_object and config.env_options.randomize and randomization_fn is None:
+        environment = envs.randomized(environment)
     run = Run(
         environment,
         config,
-        path,
+        new_run_dir(config) if path is None else path,
         resume=resume,
         progress=progress,
-        env_is_object=is_object,
         callbacks=callbacks,
         start=start,
+        **origin,
     )
     run.train()
     return run
@@ -235,20 +247,34 @@ def _named(env: Any, config: Config) -> tuple[Environment | None, Config]:
     return environment, replace(config, env=environment.name, backend=None)
 
 
-def _resumed(run_dir: Path, env: Any, config: Config | None) -> tuple[Any, Config]:
-    """Return environment and settings of a run to resume.
+def _resumed(run_dir: Path, env: Any, config: Config | None, trust: bool) -> tuple[Environment, Config, dict[str, Any]]:
+    """Return environment, settings and origin of the environment of a run to resume.
+
+    An environment of the user may be given by another path, or as an object, if it has the name that the run recorded.
 
     Raises:
-        ValueError: if a setting differs that must not, or the environment cannot be created from the run folder.
+        ValueError: if a setting differs that must not, or the environment cannot be made, or must be trusted first.
     """
-    saved = saved_config(run_dir)
-    if config is None:
-        config = saved
-    named = config if env is None else _named(env, config)[1]
-    refuse_changes(saved, named)
+    saved, recorded = saved_config(run_dir), Recorded.of_run(run_dir)
+    config = saved if config is None else config
+    origin: dict[str, Any] = {"env_factory": recorded.factory, "env_is_object": recorded.is_object}
     if env is None:
-        find_environment(run_dir)
-    return env, named
+        refuse_changes(saved, config)
+        return environment_of(run_dir, randomize=saved.env_options.randomize, trust=trust), config, origin
+    is_name = isinstance(env, str)
+    if is_name:
+        importable_name(recorded, env)
+        origin = {"env_factory": env if ":" in env and env != saved.env else envs.factory_path(env)}
+    else:
+        origin = {"env_is_object": True}
+    named = _named(env, config)[1]
+    if named.env != saved.env and not {named.env, saved.env} & {*NAMES}:
+        environment = environment_of(run_dir, env)
+        if environment.name == recorded.own_name:
+            named = replace(named, env=saved.env, backend=saved.backend)
+    refuse_changes(saved, named)
+    randomize = is_name and saved.env_options.randomize
+    return environment_of(run_dir, env, saved.backend if is_name else None, randomize), named, origin
 
 
 def refuse_changes(saved: Config, config: Config) -> None:

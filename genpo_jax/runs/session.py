@@ -2,6 +2,7 @@
 
 import io
 import logging
+import shlex
 import signal
 import threading
 import time
@@ -30,6 +31,14 @@ from genpo_jax.runtime import memory_shortage, release_memory
 logger = logging.getLogger(__name__)
 # Seconds until a failed save is tried again, unless the next checkpoint is due sooner.
 RETRY_SECONDS = 60.0
+# Metrics in the summary of a run, with their names.
+SUMMARY = {
+    "eval/return_zero": "deterministic return",
+    "eval/return_random": "sampled return",
+    "eval/success_zero": "deterministic success",
+    "train/loss": "loss",
+    "valid/loss": "held-out loss",
+}
 
 
 class Plan(NamedTuple):
@@ -118,6 +127,23 @@ class Session(ABC):
         """The environment of the run; None if the run has none."""
         return None
 
+    @property
+    def env_option(self) -> str:
+        """The option that names the environment of the user when the run is resumed; "" if none is needed."""
+        return ""
+
+    def __repr__(self) -> str:
+        """Describe the run: method, environment, steps, returns and folder."""
+        done = "done" if self.saved_steps >= self.plan.total_steps else "stopped" if self.stopped else "not finished"
+        lines = [
+            f"{self.config.method.name} on {self.config.env}, {self._seeds}",
+            f"{self.saved_steps:,} of {self.plan.total_steps:,} {self.unit}, {done}",
+        ]
+        shown = {label: self.metrics[name] for name, label in SUMMARY.items() if name in self.metrics}
+        if shown:
+            lines.append(", ".join(f"{label} {value:.4g}" for label, value in shown.items()))
+        return "\n".join([*lines, f"folder {self.run_dir}"])
+
     @abstractmethod
     def init_state(self) -> Any:
         """Return the state of a new run, leaves `[S, ...]`."""
@@ -202,7 +228,7 @@ class Session(ABC):
             if self.stopped:
                 progress.message(
                     f"stopped and saved at {steps:,} {self.unit}; to continue: genpo-jax {self.command} --run-dir "
-                    f"{self.run_dir} --resume"
+                    f"{shlex.quote(str(self.run_dir))} --resume{self.env_option}"
                 )
         for checkpointer in self.checkpointers:
             checkpointer.close()
@@ -213,12 +239,12 @@ class Session(ABC):
     @property
     def headline(self) -> str:
         """One line on what is trained, where, and how to stop it."""
-        config, seeds = self.config, self.config.seeds
+        config = self.config
         backend = f" ({config.backend})" if config.backend else ""
-        seed = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
         devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''} ({jax.devices()[0].platform})"
         return (
-            f"{config.method.name} on {config.env}{backend}, {seed}, {devices}, {self.run_dir}; Ctrl-C saves and stops"
+            f"{config.method.name} on {config.env}{backend}, {self._seeds}, {devices}, {self.run_dir}; "
+            "Ctrl-C saves and stops"
         )
 
     @property
@@ -231,6 +257,11 @@ class Session(ABC):
             if best is not None
         ]
         return f"best checkpoint (--checkpoint best): {'; '.join(lines)}" if lines else ""
+
+    @property
+    def _seeds(self) -> str:
+        seeds = self.config.seeds
+        return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
 
     @property
     def policy(self) -> TrainedPolicy:

@@ -75,6 +75,9 @@ def record_run(
     step: int | None = None,
     seed: int | None = None,
     checkpoint: CheckpointName = "newest",
+    env: Any = None,
+    backend: str | None = None,
+    trust: bool = False,
 ) -> Recording:
     """Record episodes of a run's policy with deterministic actions, and again with sampled actions.
 
@@ -88,14 +91,19 @@ def record_run(
         step: env steps of the checkpoint; None for the newest.
         seed: which seed of a run with several seeds.
         checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
+        env: another environment of the same sizes, by name or as an object; None: that of the run.
+        backend: another backend; None: that of the run.
+        trust: import the module that the run names as its environment.
 
     Raises:
-        ValueError: if the environment has no MuJoCo model, or its state holds no positions.
+        ValueError: if the environment has no MuJoCo model, its state holds no positions, or its module must be trusted
+            or named first.
         FileNotFoundError: if `run_dir` holds no run, or no checkpoint at `step`.
     """
     run_dir = folder_of(Path(run_dir), seed)
     policy = load(run_dir, step, checkpoint=checkpoint)
-    recorder = Recorder(environment_of(run_dir), saved_config(run_dir), episodes=episodes, steps=steps)
+    environment = environment_of(run_dir, env, backend, trust=trust)
+    recorder = Recorder(environment, saved_config(run_dir), episodes=episodes, steps=steps)
     return recorder.record(policy, start_seed)
 
 

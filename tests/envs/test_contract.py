@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from arms import Arm
 
+import genpo_jax
 from genpo_jax import Start
 from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv
+from genpo_jax.envs.contract import check_first_step
 
 
 class Decay:
@@ -83,9 +85,13 @@ def test_terminated_of_another_type_ends_the_episode():
     ("parts", "message"),
     [
         ({"terminated": lambda x: x[:1] > 3}, r"terminated of decay must be one number, got 'shape \(1,\)'"),
-        ({"reward": lambda x: x[:1]}, r"reward of decay must be one number, got 'shape \(1,\)'"),
+        ({"reward": lambda x: x[:1]}, r"reward of decay must be one number, got 'shape \(1,\)'; return x\[0"),
         ({"obs": lambda x: x}, r"observation of decay must be a dict of vectors, got an array of shape \(2,\); return"),
         ({"obs": lambda x: {"state": x[None]}}, r"observation 'state' of decay must be a vector, got 'shape \(1, 2\)'"),
+        (
+            {"obs": lambda x: {"state": jnp.zeros((4, 4, 3))}},
+            r"must be a vector, got 'shape \(4, 4, 3\)'; return x.ravel",
+        ),
         ({"obs": lambda x: {"state": x[:0]}}, "observation 'state' of decay must be a vector of at least one number"),
         (
             {"observation_sizes": {"state": 3}},
@@ -94,6 +100,10 @@ def test_terminated_of_another_type_ends_the_episode():
         ({"obs": lambda x: {"state": x, "more": x}}, "observation_sizes of decay must be .*'more': 2"),
         ({"observation_sizes": {"state": 2, "more": 2}}, r"observation_sizes of decay must be \{'state': 2\}"),
         ({"observation_sizes": 2}, "observation_sizes of decay must be a dict of integers"),
+        (
+            {"obs": lambda x: {"proprio": x}, "observation_sizes": {"proprio": 2}},
+            r"observations of decay must be a dict with 'state', which the actor sees, got \{'proprio': 2\}",
+        ),
         ({"action_size": 0}, "action_size of decay must be an integer >= 1, got 0"),
         ({"action_size": np.int64(1)}, "action_size of decay must be an integer >= 1, got .*; convert it by int"),
         ({"default_episode_length": None}, "default_episode_length of decay must be an integer >= 1, got None; or set"),
@@ -168,3 +178,40 @@ def test_a_task_with_another_result_is_one_sentence_that_names_the_method(member
     with pytest.raises(ValueError, match=message) as error:
         task(**members)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (
+            {"obs": lambda x: {"state": x * jnp.nan}},
+            "observation 'state' of decay must be finite at the start, got .non-finite",
+        ),
+        (
+            {"reward": lambda x: jnp.log(-1 - x[0] ** 2)},
+            "^reward of decay must be finite after a step with action 0",
+        ),
+        ({"reward": lambda x: 1 / (0 * x[0])}, "reward of decay must be finite after a step with action 0, got -?inf"),
+    ],
+)
+def test_numbers_that_are_not_finite_from_the_first_step_are_refused_before_training(parts, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        genpo_jax.train(decay(**parts), genpo_jax.Config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_metric_that_is_not_finite_is_named_and_a_robot_is_not_simulated_twice():
+    env = decay()
+    env.step = lambda state, action: (*Decay.step(env, state, action)[:4], {"far": jnp.inf})
+    with pytest.raises(ValueError, match="far of decay must be finite after a step with action 0, got inf"):
+        check_first_step(env)
+    env.mj_model = "a model"
+    check_first_step(env)
+
+
+def test_the_first_step_of_actions_in_units_is_taken_in_the_middle_of_their_bounds(tmp_path):
+    # The reward is -inf in the middle, at 2, and would be NaN at 0.
+    env = decay(action_low=1.0, action_high=3.0)
+    env.step = lambda state, action: (*Decay.step(env, state, action)[:2], jnp.log(action[0] - 2.0), False, {})
+    with pytest.raises(ValueError, match="reward of decay must be finite after a step with action 0, got -inf"):
+        genpo_jax.train(env, genpo_jax.Config(), tmp_path / "run")

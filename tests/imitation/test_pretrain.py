@@ -44,7 +44,8 @@ def other_demonstrations():
 
 @pytest.mark.ci
 def test_a_pretraining_run_is_loaded_evaluated_and_recorded(tmp_path, demonstrations):
-    run = Pretraining(demonstrations, TINY, tmp_path / "run", progress=False, source="demos.hdf5")
+    known = {"env": make("avoid"), "env_name": "avoid"}
+    run = Pretraining(demonstrations, TINY, tmp_path / "run", progress=False, source="demos.hdf5", **known)
     run.train()
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [line["env_steps"] for line in lines] == [2, 4, 6]
@@ -113,7 +114,7 @@ def test_demonstrations_of_another_size_are_refused(tmp_path, demonstrations):
     with pytest.raises(
         ValueError, match="of observation size 2 and action size 2 for multigoal, got .*; choose other obs_keys"
     ):
-        Pretraining(
+        genpo_jax.pretrain(
             Demonstrations((Episode(np.zeros((1, 3)), np.zeros((1, 2)), np.zeros(1)),), {"state": 3}),
             replace(TINY, env="multigoal"),
             tmp_path,
