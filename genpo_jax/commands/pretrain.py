@@ -25,8 +25,8 @@ class PretrainOptions(PretrainConfig):
     Give --obs-keys again if you used it."""
     obs_keys: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="")] = ()
     """Names of the observations to concatenate, in this order. DPPO's format has no names.
-    Default: the usual name of the format, or the only observation.
-    Usual names: state (robomimic), observation (Minari), observation.state (LeRobot)."""
+    Default: the usual name of the format, or the only observation. `genpo-jax data` lists the names.
+    Usual names: state (robomimic), observation with desired_goal (Minari), observation.state (LeRobot)."""
     episodes: int = 1000
     """Episodes of the final evaluation, for each kind of noise. 0 disables it."""
 
