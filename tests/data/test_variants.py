@@ -13,7 +13,7 @@ import tiny_sets
 from gymnasium import spaces
 from tiny_sets import EPISODES, LENGTHS, NAMES, STATES, values
 
-from genpo_jax.data import read, read_and_inspect
+from genpo_jax.data import Demonstrations, lerobot_writer, read, read_and_inspect
 
 BOX = spaces.Box(-9, 9, (3,), np.float32)
 UNIT = spaces.Box(-1, 1, (2,), np.float32)
@@ -377,3 +377,12 @@ def test_what_is_read_is_the_same_for_a_moved_set(tmp_path):
     shutil.move(path, tmp_path / "b")
     assert not tiny_sets.differences(read(tmp_path / "b"))
     assert not tiny_sets.differences(read(tmp_path / "b" / "data" / "main_data.hdf5"))
+
+
+def test_what_the_robot_loop_writes_is_read_back(tmp_path):
+    ours = Demonstrations(EPISODES, {"observation.state": 3}, action_names=NAMES, obs_names=STATES, rate=20)
+    lerobot_writer.write(tmp_path / "set", ours)
+    got, reading = read_and_inspect(tmp_path / "set")
+    assert not tiny_sets.differences(got, last_obs=False)
+    assert (got.action_names, got.obs_names, got.rate) == (NAMES, STATES, 20)
+    assert not reading.left_out and not reading.suspicions
