@@ -119,7 +119,7 @@ def numbers(dataset: Any, name: str, reading: Reading) -> np.ndarray:
     Raises:
         ValueError: if it is missing, holds no numbers, has no axis of steps, or does not fit into memory.
     """
-    require(isinstance(dataset, h5py.Dataset), "an array", name, "no array" if dataset is None else "a group")
+    require(isinstance(dataset, h5py.Dataset), "an array", name, _kind(dataset))
     require(bool(dataset.shape), "an array with one row per step", name, "a single value", LEAVE_OUT)
     require(dataset.dtype.kind in "biuf", "numbers", name, str(dataset.dtype), LEAVE_OUT)
     _check_storage(dataset, name)
@@ -223,6 +223,10 @@ def json_attribute(attrs: Any, name: str, reading: Reading) -> dict[str, Any]:
     except ValueError as error:
         reading.suspect(f"the attribute {name} is ignored: {error}")
         return {}
+
+
+def _kind(item: Any) -> str:
+    return "no array" if item is None else "a group"
 
 
 def _check_storage(dataset: Any, name: str) -> None:

@@ -9,6 +9,7 @@ import pytest
 import tiny_sets
 
 from genpo_jax import cli
+from genpo_jax.commands.pretrain import PretrainOptions, demonstrations_of
 from genpo_jax.reporting.charts import histogram
 
 
@@ -68,6 +69,18 @@ def test_data_that_cannot_be_read_ends_in_one_sentence(tmp_path):
     (tmp_path / "demos.hdf5").write_bytes(b"no data")
     with pytest.raises(SystemExit, match=r"^error: .*demos.hdf5: it cannot be read as HDF5 .*fetch it again$"):
         cli.main(["data", str(tmp_path / "demos.hdf5")])
+
+
+def test_pretraining_reads_several_files_a_part_and_a_mask(tmp_path):
+    first, second = (tiny_sets.robomimic(tmp_path / f"{name}.hdf5") for name in "ab")
+    both, source = demonstrations_of(PretrainOptions(data=(first, second), run_dir=tmp_path / "run"))
+    assert len(both) == 6 and source == f"{first}, {second}"
+    part, _ = demonstrations_of(PretrainOptions(data=(first,), part="0,2", run_dir=tmp_path / "run"))
+    assert not tiny_sets.differences(part, numbers=[0, 2])
+    train, _ = demonstrations_of(PretrainOptions(data=(first,), mask="train", run_dir=tmp_path / "run"))
+    assert not tiny_sets.differences(train, numbers=[0, 1])
+    with pytest.raises(ValueError, match="data must name the file or folder of the demonstrations, got none"):
+        demonstrations_of(PretrainOptions(run_dir=tmp_path / "run"))
 
 
 def test_a_histogram_has_a_bar_for_each_occupied_bin():
