@@ -71,10 +71,11 @@ def demonstrations_of(options: PretrainOptions) -> tuple["Demonstrations", str]:
         ValueError: if no data is named, or it cannot be read.
     """
     from genpo_jax.data import read
-    from genpo_jax.imitation.pretrain import saved_settings
 
     paths = options.data
     if not paths:
+        from genpo_jax.imitation.pretrain import saved_settings
+
         if not options.resume:
             raise ValueError("data must name the file or folder of the demonstrations, got none")
         paths = (Path(saved_settings(options.run_dir)[1]),)
