@@ -8,6 +8,7 @@ from typing import Any
 
 from genpo_jax.commands import (
     collect,
+    data,
     deploy,
     envs,
     eval,
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export.COMMAND,
     "deploy": deploy.COMMAND,
     "collect": collect.COMMAND,
+    "data": data.COMMAND,
     "pretrain": pretrain.COMMAND,
     "finetune": finetune.COMMAND,
     "fidelity": fidelity.COMMAND,

@@ -36,8 +36,8 @@ class CollectOptions:
     """Keep all episodes, or only those that end with the metric `success` above 0."""
     seed: int = 0
     """Seed of initial states, plans and noise."""
-    form: Literal["robomimic", "minari"] = "robomimic"
-    """Format: a robomimic .hdf5 file, or a Minari folder with a name that ends in -v0."""
+    form: Literal["robomimic", "minari", "lerobot"] = "robomimic"
+    """Format: a robomimic .hdf5 file, a Minari folder with a name that ends in -v0, or a LeRobot folder."""
     data: Path = Path("demonstrations.hdf5")
     """File or folder to write."""
 

@@ -13,7 +13,8 @@ from genpo_jax.config import SUCCESS
 from genpo_jax.data.demonstrations import Demonstrations, Episode
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Observation, Timestep
 from genpo_jax.envs.base import ACTOR_OBS
-from genpo_jax.envs.wrappers import View, action_bounds, in_units
+from genpo_jax.envs.mujoco_model import step_seconds
+from genpo_jax.envs.wrappers import View, action_bounds, bounds_of, in_units
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.training.play import Actor, Noise, in_single_steps, play_episodes, policy_actor
 
@@ -154,4 +155,6 @@ def mixed(parts: list[Recorded], env: Environment, successes_only: bool) -> tupl
         require(len(order) > 0, "at least 1", "successful episodes", 0, "keep all, or name another demonstrator")
     kept = tuple(episodes[i] for i in order)
     means = {name: float(values[order].mean()) for name, values in metrics.items()}
-    return Demonstrations(kept, {ACTOR_OBS: env.observation_sizes[ACTOR_OBS]}, env.name), means
+    seconds, bounds = step_seconds(env), bounds_of(env, env.action_size)
+    known = {"rate": 1 / seconds if seconds else None, "action_bounds": tuple(map(np.asarray, bounds))}
+    return Demonstrations(kept, {ACTOR_OBS: env.observation_sizes[ACTOR_OBS]}, env.name, **known), means

@@ -20,6 +20,7 @@ class Episode:
         reward: rewards `[T]`.
         last_obs: observation `[o]` after the last action; None if the format does not store it.
         terminated: whether the task ended with the last step; otherwise the episode was truncated.
+        name: name of the episode in its file, used in messages; empty if it has none.
     """
 
     obs: np.ndarray
@@ -27,12 +28,14 @@ class Episode:
     reward: np.ndarray
     last_obs: np.ndarray | None = None
     terminated: bool = False
+    name: str = ""
 
     def __post_init__(self) -> None:
         """Convert all arrays to float32."""
         for name in ("obs", "action", "reward", "last_obs"):
             if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, np.asarray(value, np.float32))
+                with np.errstate(over="ignore"):  # `Demonstrations` refuses what overflows
+                    object.__setattr__(self, name, np.asarray(value, np.float32))
         object.__setattr__(self, "terminated", bool(self.terminated))
 
     def __len__(self) -> int:
@@ -155,18 +158,18 @@ class Demonstrations:
 
 
 def _check(episode: Episode, number: int, obs_size: int, action_size: int) -> None:
-    steps = len(episode.action) if episode.action.ndim else 0
-    require(steps > 0, "of at least one step", f"episode {number}", f"{steps} steps", "remove it")
+    steps, label = len(episode.action) if episode.action.ndim else 0, episode.name or f"episode {number}"
+    require(steps > 0, "of at least one step", label, f"{steps} steps", "remove it")
     shapes = {"obs": (steps, obs_size), "action": (steps, action_size), "reward": (steps,), "last_obs": (obs_size,)}
     for name, shape in shapes.items():
         value = getattr(episode, name)
         if value is None:
             continue
-        require(value.shape == shape, f"{list(shape)}", f"{name} of episode {number}", list(value.shape))
-        bad = np.argwhere(~np.isfinite(value))
-        if len(bad):
-            where = ", ".join(map(str, bad[0].tolist()))
+        require(value.shape == shape, f"{list(shape)}", f"{name} of {label}", list(value.shape))
+        if not np.isfinite(value).all():
+            first = tuple(np.argwhere(~np.isfinite(value))[0].tolist())
+            where = ", ".join(map(str, first))
             raise ValueError(
-                f"{name} of episode {number} must be finite, got {value[tuple(bad[0])]} at [{where}]; remove the "
-                "episode, or correct the recording"
+                f"{name} of {label} must be finite in float32, got {value[first]} at [{where}]; remove the episode, or "
+                "correct the recording"
             )

@@ -1,7 +1,6 @@
 """Detect, read and write the formats of demonstrations."""
 
-import math
-import zipfile
+import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -9,10 +8,18 @@ from typing import Any
 
 from genpo_jax.checks import require
 from genpo_jax.data.demonstrations import Demonstrations
+from genpo_jax.data.files import FETCH, first_line
+from genpo_jax.data.merge import merged
+from genpo_jax.data.reading import Reading, episode_numbers
+from genpo_jax.data.suspicions import suspicions
 
-# Each is a module of this package with `read(path, obs_keys)`, imported when needed because it needs another library.
+# Each is a module of this package with `read(path, reading)`, imported when needed because it needs another library.
 FORMATS = ("robomimic", "minari", "dppo", "lerobot")
-WRITTEN = ("robomimic", "minari")
+# Module of this package with `write(path, demonstrations)`, by format.
+WRITERS = {"robomimic": "robomimic", "minari": "minari", "lerobot": "lerobot_writer"}
+HDF5 = (".hdf5", ".h5")
+# Errors of the libraries about files that they cannot read.
+FILE_ERRORS = (OSError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 
 
 def format_of(path: str | Path) -> str:
@@ -24,13 +31,13 @@ def format_of(path: str | Path) -> str:
     path = Path(path)
     require(path.exists(), "a file or folder of demonstrations", "data", str(path), "it does not exist; check the path")
     if path.is_dir():
-        if (path / "data" / "main_data.hdf5").is_file():
+        if (path / "data" / "main_data.hdf5").exists():
             return "minari"
-        if (path / "meta" / "info.json").is_file():
+        if (path / "meta" / "info.json").exists():
             return "lerobot"
     elif path.suffix == ".npz":
         return "dppo"
-    elif path.suffix in (".hdf5", ".h5"):
+    elif path.suffix in HDF5:
         return "minari" if path.name == "main_data.hdf5" else "robomimic"
     raise ValueError(
         f"data must be robomimic's .hdf5, a folder of Minari (data/main_data.hdf5) or of LeRobot (meta/info.json), or "
@@ -38,73 +45,111 @@ def format_of(path: str | Path) -> str:
     )
 
 
-def read(path: str | Path, obs_keys: Sequence[str] | None = None) -> Demonstrations:
-    """Read demonstrations; their format is detected from their layout.
+def read(
+    path: str | Path | Sequence[str | Path],
+    obs_keys: Sequence[str] | None = None,
+    *,
+    episodes: Sequence[int] | str | None = None,
+    mask: str | None = None,
+) -> Demonstrations:
+    """Read demonstrations; their format is detected from their layout. Actions keep the units of the file.
+
+    One warning lists what is left out, such as images. Another lists data that may be wrong, such as actions that
+    never move.
 
     Args:
-        path: a robomimic `.hdf5`, a folder of a Minari or LeRobot data set, or a `.npz` of DPPO.
-        obs_keys: names of the observations to concatenate, in this order. None: the only observation, or the one with
-            the format's usual name.
+        path: a robomimic `.hdf5`, a folder of a Minari or LeRobot data set, or a `.npz` of DPPO; or several of them, or
+            a folder of `.hdf5` files, which are read as one set.
+        obs_keys: names of the observations to concatenate, in this order. A path such as `policy/joint_pos` names one
+            in a group; the name of a group names all its vectors. None: the observation with the format's usual name
+            and its goal, or the only one. `"*"`: all vectors.
+        episodes: numbers of the episodes to read, as in the file, also as text such as `"0:50,60"`. None: all.
+        mask: name of a robomimic mask; only its episodes are read.
 
     Raises:
         ValueError: if the data cannot be read or is inconsistent; the message is one sentence.
         ModuleNotFoundError: if the library that reads the format is not installed; the message names the extra.
     """
-    path = Path(path)
-    reader: Callable[..., Demonstrations] = import_module(f"genpo_jax.data.{format_of(path)}").read
-    try:
-        return reader(path, None if obs_keys is None else tuple(obs_keys))
-    except (OSError, EOFError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        # Messages of the libraries about damaged files have several lines.
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path} cannot be read ({first}); it is damaged, incomplete or has another layout: fetch it again"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    demonstrations, reading = read_and_inspect(path, obs_keys, episodes=episodes, mask=mask)
+    if reading.left_out:
+        warnings.warn(f"left out of {path}: {', '.join(reading.left_out)}", stacklevel=2)
+    if reading.suspicions:
+        warnings.warn(f"check {path}: {'; '.join(reading.suspicions)}", stacklevel=2)
+    return demonstrations
+
+
+def read_and_inspect(
+    path: str | Path | Sequence[str | Path],
+    obs_keys: Sequence[str] | None = None,
+    *,
+    episodes: Sequence[int] | str | None = None,
+    mask: str | None = None,
+) -> tuple[Demonstrations, Reading]:
+    """Read demonstrations as `read` does; return them, what is left out, and what is suspicious, without warnings."""
+    paths = _paths(path)
+    numbers = episode_numbers(episodes) if isinstance(episodes, str) else episodes
+    require(numbers is None or len(paths) == 1, "left out with several files", "episodes", episodes)
+    keys = None if obs_keys is None else (obs_keys,) if isinstance(obs_keys, str) else tuple(obs_keys)
+    reading, sets = Reading(keys, None if numbers is None else tuple(map(int, numbers)), mask), []
+    for each in paths:
+        sets.append(_read_one(each, reading))
+        # All files have the observations of the first.
+        reading.obs_keys = tuple(sets[0].obs_keys)
+    demonstrations = merged(sets, [str(each) for each in paths], reading)
+    for sentence in suspicions(demonstrations):
+        reading.suspect(sentence)
+    reading.obs_keys = keys
+    return demonstrations, reading
 
 
 def write(path: str | Path, demonstrations: Demonstrations, form: str) -> Path:
     """Write demonstrations to a new file or folder, and return its path.
 
     Args:
-        path: robomimic file (`.hdf5`), or Minari folder, whose name ends in `-v0`, `-v1`, ...
+        path: robomimic file (`.hdf5`), LeRobot folder, or Minari folder, whose name ends in `-v0`, `-v1`, ...
         demonstrations: the data to write.
-        form: `robomimic` or `minari`.
+        form: `robomimic`, `minari` or `lerobot`.
 
     Raises:
         ValueError: if the format cannot be written, or the path exists.
     """
     path = Path(path)
-    require(form in WRITTEN, f"one of {', '.join(WRITTEN)}", "format", form)
+    require(form in WRITERS, f"one of {', '.join(WRITERS)}", "format", form)
     require(not path.exists(), "a new file or folder", "data", str(path), "it exists; choose another, or remove it")
-    writer: Callable[[Path, Any], None] = import_module(f"genpo_jax.data.{form}").write
+    writer: Callable[[Path, Any], None] = import_module(f"genpo_jax.data.{WRITERS[form]}").write
     path.parent.mkdir(parents=True, exist_ok=True)
     writer(path, demonstrations)
     return path
 
 
-def joined(parts: dict[str, Any], obs_keys: tuple[str, ...] | None, usual: str) -> tuple[Any, dict[str, int]]:
-    """Return named arrays `[T, *]` concatenated to `[T, o]`, and the size of each.
+def _paths(path: str | Path | Sequence[str | Path]) -> list[Path]:
+    """Return the files or folders to read as one set."""
+    if not isinstance(path, str | Path):
+        paths = [Path(each) for each in path]
+        require(len(paths) > 0, "one file or more", "data", paths)
+        doubled = len({each.resolve() for each in paths}) < len(paths)
+        require(not doubled, "different files", "data", [str(each) for each in paths], "name each once")
+        return paths
+    path = Path(path)
+    if path.is_dir() and not any((path / known).exists() for known in ("data/main_data.hdf5", "meta/info.json")):
+        return sorted(each for each in path.iterdir() if each.suffix in HDF5) or [path]
+    return [path]
 
-    Args:
-        parts: arrays by name.
-        obs_keys: names of the arrays to concatenate, in this order. None: the array `usual`, or the only array.
-        usual: the format's usual name of an observation.
 
-    Raises:
-        ValueError: if the choice is ambiguous, or an array is missing or has no axis of steps.
-    """
-    import numpy as np
-
-    available = ", ".join(f"{name} {list(np.shape(value)[1:])}" for name, value in sorted(parts.items()))
-    if obs_keys is None:
-        obs_keys = (usual,) if usual in parts else tuple(parts)
-        require(len(obs_keys) == 1, f"given, in the order of concatenation, from: {available}", "obs_keys", None)
-    missing = [name for name in obs_keys if name not in parts]
-    require(not missing and len(obs_keys) > 0, f"among: {available}", "obs_keys", list(missing or obs_keys))
-    arrays = [np.asarray(parts[name]) for name in obs_keys]
-    flat = [array.reshape(len(array), math.prod(array.shape[1:])) if array.ndim else array for array in arrays]
-    lengths = {array.shape[:1] for array in flat}
-    require(len(lengths) == 1 and () not in lengths, "of one length", "observations", available)
-    return np.concatenate(flat, axis=-1), {name: a.shape[-1] for name, a in zip(obs_keys, flat, strict=True)}
+def _read_one(path: Path, reading: Reading) -> Demonstrations:
+    """Read one file or folder; every error about it is one sentence that begins with its path."""
+    form = format_of(path)
+    require(reading.mask is None or form == "robomimic", "left out: only robomimic has masks", "mask", reading.mask)
+    reading.formats.append(form)
+    reader: Callable[..., Demonstrations] = import_module(f"genpo_jax.data.{form}").read
+    try:
+        return reader(path, reading)
+    except ValueError as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ValueError(f"{path}: {lines[0]}") from error
+    except MemoryError as error:
+        raise ValueError(f"{path}: the data does not fit into memory; read fewer episodes or observations") from error
+    except ModuleNotFoundError:
+        raise
+    except FILE_ERRORS as error:
+        raise ValueError(f"{path} cannot be read ({first_line(error)}); {FETCH}") from error

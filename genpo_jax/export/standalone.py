@@ -13,6 +13,8 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,8 @@ import numpy as np
 
 FORMAT = 3
 DESCRIPTION = "policy.json"
+LARGEST_FILE, LARGEST_COUNT, LARGEST_NUMBER = 2**32, 2**24, 1e30
+COUNT = f"an integer in [1, {LARGEST_COUNT}]"
 
 
 def describe(folder: str | Path) -> dict[str, Any]:
@@ -27,16 +31,20 @@ def describe(folder: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: if the folder has no `policy.json` of an exported policy.
-        ValueError: if another version wrote the file.
+        ValueError: if another version wrote the file, or it is damaged; the message names the entry.
     """
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
         raise FileNotFoundError(f"there is no exported policy in {folder}: it holds no {DESCRIPTION}; check the path")
-    contents = json.loads(path.read_text(encoding="utf-8"))
-    if "files" not in contents:
+    try:
+        contents = json.loads(_bytes(path))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON file; export it again, or copy it again") from error
+    if not isinstance(contents, dict) or "files" not in contents:
         raise FileNotFoundError(f"there is no exported policy in {folder}: its {DESCRIPTION} has no table 'files'")
     if contents.get("format") != FORMAT:
         raise ValueError(f"{path} has format {contents.get('format')}, this loader reads {FORMAT}; export it again")
+    _check_description(contents, path)
     return contents
 
 
@@ -44,12 +52,90 @@ def read(folder: str | Path, name: str) -> bytes:
     """Return the bytes of an exported file.
 
     Raises:
-        ValueError: if the file has changed since the export.
+        ValueError: if the file is missing, or has changed since the export.
     """
-    contents = (Path(folder) / name).read_bytes()
-    if hashlib.sha256(contents).hexdigest() != describe(folder)["files"][name]:
-        raise ValueError(f"{Path(folder) / name} is not the file that was exported (its hash differs); copy it again")
+    path, hashes = Path(folder) / name, describe(folder)["files"]
+    if name not in hashes or not path.is_file():
+        raise ValueError(f"{path} is missing; copy or export the folder again")
+    contents = _bytes(path)
+    if hashlib.sha256(contents).hexdigest() != hashes[name]:
+        raise ValueError(f"{path} is not the file that was exported (its hash differs); copy it again")
     return contents
+
+
+def _bytes(path: Path) -> bytes:
+    if path.stat().st_size > LARGEST_FILE:
+        raise ValueError(f"{path} must have at most {LARGEST_FILE} bytes; copy or export the folder again")
+    return path.read_bytes()
+
+
+def _check_description(contents: dict[str, Any], path: Path) -> None:
+    """Check every entry of `policy.json` that acting or deploying needs.
+
+    Raises:
+        ValueError: names the first entry that is missing or wrong.
+    """
+
+    def check(name: str, rule: str, fits: Callable[[Any], bool]) -> Any:
+        value: Any = contents
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not fits(value):
+            text = repr(value) if len(repr(value)) < 100 else f"{repr(value)[:100]}..."
+            raise ValueError(f"{name} of {path} must be {rule}, got {text}; export the policy again")
+        return value
+
+    check("files", "a table of names and hashes", _is_table_of_texts)
+    size = check("observation.size", COUNT, _is_count)
+    history = check("observation.history", COUNT, _is_count)
+    check("observation.name", "text", lambda value: isinstance(value, str))
+    check("observation.names", f"null or {size} texts", lambda value: value is None or _are_texts(value, size))
+    for name in ("observation.seen_mean", "observation.seen_std"):
+        length = size * history
+        check(name, f"left out, or {length} numbers", lambda value, n=length: value is None or _are_numbers(value, n))
+    actions = check("action.size", COUNT, _is_count)
+    chunk = check("action.chunk", COUNT, _is_count)
+    check("action.executed", f"an integer in [1, {chunk}]", lambda value: _is_count(value) and value <= chunk)
+    check("action.action_repeat", COUNT, _is_count)
+    check("action.names", f"null or {actions} texts", lambda value: value is None or _are_texts(value, actions))
+    low = check("action.low", f"{actions} numbers", lambda value: _are_numbers(value, actions))
+    high = check("action.high", f"{actions} numbers", lambda value: _are_numbers(value, actions))
+    ordered = all(one < other for one, other in zip(low, high, strict=True))
+    check("action.low", f"below action.high, {str(high)[:100]}", lambda _: ordered)
+    shape = check("noise.shape", "two sizes", lambda value: isinstance(value, list) and len(value) == 2)
+    check("noise.shape", f"[a count, {chunk * actions}]", lambda _: _is_count(shape[0]) and shape[1] == chunk * actions)
+    for name in ("rate.control_period_seconds", "rate.policy_period_seconds"):
+        check(name, "null or a positive number", lambda value: value is None or (_is_number(value) and value > 0))
+    check("environment", "a table", lambda value: isinstance(value, dict))
+    for name in ("environment.name", "environment.reward"):
+        check(name, "text", lambda value: isinstance(value, str))
+    for name in ("environment.backend", "environment.factory"):
+        check(name, "null or text", lambda value: value is None or isinstance(value, str))
+    check("environment.object", "true or false", lambda value: isinstance(value, bool))
+    check("environment.episode_length", f"null or {COUNT}", lambda value: value is None or _is_count(value))
+    check(
+        "trained", "a table of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values()))
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 1 <= value <= LARGEST_COUNT
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < LARGEST_NUMBER and math.isfinite(value)
+
+
+def _are_numbers(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(map(_is_number, value))
+
+
+def _are_texts(value: Any, count: int) -> bool:
+    return isinstance(value, list) and len(value) == count and all(isinstance(each, str) for each in value)
+
+
+def _is_table_of_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, str) for each in value.values())
 
 
 def executed_actions(description: dict[str, Any], chunk: Any) -> np.ndarray:
@@ -107,7 +193,7 @@ class OnnxPolicy:
     def __init__(self, folder: str | Path) -> None:
         self.folder = folder
         self.description = describe(folder)
-        self._sessions = {"policy.onnx": onnx_session(read(folder, "policy.onnx"))}
+        self._sessions = {"policy.onnx": self._session("policy.onnx", {"observation"})}
 
     def __call__(self, observation: Any, *, noise: Any = None, seed: int | None = None) -> np.ndarray:
         """Return action chunks `[..., chunk * d]`, float32, in the units of `policy.json`.
@@ -126,9 +212,26 @@ class OnnxPolicy:
         if noise is not None:
             name, inputs["noise"] = "policy_noise.onnx", noise.reshape(-1, *noise.shape[-2:])
         if name not in self._sessions:
-            self._sessions[name] = onnx_session(read(self.folder, name))
-        (action,) = self._sessions[name].run(None, inputs)
-        return action.reshape(*observation.shape[:-1], -1)
+            self._sessions[name] = self._session(name, set(inputs))
+        try:
+            outputs = self._sessions[name].run(None, inputs)
+        except Exception as error:  # of a model that does not fit policy.json; the runtime has its own classes
+            raise _unusable(Path(self.folder) / name, error) from error
+        return _shaped(self.description, outputs[0], observation, Path(self.folder) / name)
+
+    def _session(self, name: str, inputs: set[str]) -> Any:
+        """Return the session of a file, after a check of the names of its inputs."""
+        contents, path = read(self.folder, name), Path(self.folder) / name
+        try:
+            session = onnx_session(contents)
+        except ImportError:
+            raise
+        except Exception as error:  # the runtime has its own classes for damaged models
+            raise _unusable(path, error) from error
+        found = {each.name for each in session.get_inputs()}
+        if found != inputs or len(session.get_outputs()) != 1:
+            raise ValueError(f"{path} must have the inputs {sorted(inputs)} and one output, got {sorted(found)}")
+        return session
 
 
 class StableHloPolicy:
@@ -156,14 +259,18 @@ class StableHloPolicy:
             action = self._call("policy_seeded.stablehlo")(flat, np.uint32(seed))
         else:
             action = self._call("policy.stablehlo")(flat)
-        return np.asarray(action).reshape(*observation.shape[:-1], -1)
+        return _shaped(self.description, np.asarray(action), observation, Path(self.folder))
 
     def _call(self, name: str) -> Any:
         if name not in self._calls:
             import jax
             from jax import export
 
-            self._calls[name] = jax.jit(export.deserialize(bytearray(read(self.folder, name))).call)
+            contents = bytearray(read(self.folder, name))
+            try:
+                self._calls[name] = jax.jit(export.deserialize(contents).call)
+            except Exception as error:  # of a damaged file; its decoder raises errors of any class
+                raise _unusable(Path(self.folder) / name, error) from error
         return self._calls[name]
 
 
@@ -175,6 +282,26 @@ def onnx_session(contents: bytes) -> Any:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(contents, options, providers=["CPUExecutionProvider"])
+
+
+def _unusable(path: Path, error: Exception) -> ValueError:
+    first = (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return ValueError(f"{path} cannot be used ({first}); copy or export the folder again")
+
+
+def _shaped(description: dict[str, Any], action: Any, observation: np.ndarray, path: Path) -> np.ndarray:
+    """Return the output of a policy as `[..., chunk * d]`.
+
+    Raises:
+        ValueError: if it has another size, or is not finite though the observation is.
+    """
+    size = description["action"]["chunk"] * description["action"]["size"]
+    shape = (*observation.shape[:-1], size)
+    if np.size(action) != math.prod(shape) or np.shape(action)[-1] != size:
+        raise ValueError(f"{path} must return actions of {size} numbers, got shape {np.shape(action)}; export it again")
+    if np.isfinite(observation).all() and not np.isfinite(action).all():
+        raise ValueError(f"{path} must return finite actions, got {action.reshape(-1)[:4]}; export another checkpoint")
+    return action.reshape(shape)
 
 
 def _checked(

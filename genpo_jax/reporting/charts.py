@@ -1,10 +1,11 @@
-"""Draw line charts as SVG, small enough for dozens of charts on one page."""
+"""Draw line charts and histograms as SVG, small enough for dozens of charts on one page."""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html import escape
 
+import numpy as np
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from genpo_jax.reporting.numbers import short
@@ -17,6 +18,8 @@ WIDTH, HEIGHT = 440, 240
 LEFT, RIGHT, TOP, BOTTOM = 58, 12, 20, 40
 # A long line keeps the lowest and the highest point of each of these buckets, so that no spike is lost.
 BUCKETS = 150
+# Bars of a histogram.
+BINS = 40
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,30 @@ def line_chart(
         y = y_axis.coordinate(value)
         parts.append(f'<line class="level" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(f'<text class="level" x="{LEFT + 4}" y="{y - 4:.1f}">{escape(name)}</text>')
+    return "".join([*parts, "</svg>"])
+
+
+def histogram(values: np.ndarray, title: str, x_label: str, color: str = COLORS[0]) -> str:
+    """Return a histogram of numbers `[N]` as SVG.
+
+    Args:
+        values: the numbers; at least one.
+        title: description for screen readers.
+        x_label: label of the x axis.
+        color: color of the bars as in CSS.
+    """
+    counts, edges = np.histogram(np.asarray(values, np.float64), BINS)
+    x_axis = _Axis(edges[0], edges[-1], LEFT, WIDTH - RIGHT, log=False)
+    y_axis = _Axis(0.0, float(counts.max()), HEIGHT - BOTTOM, TOP, log=False)
+    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(title)}">', *_grid(x_axis, y_axis)]
+    label = f'x="{WIDTH - RIGHT}" y="{HEIGHT - 5}"'
+    parts.append(f'<text class="label" {label}>{escape(x_label)}</text>')
+    for count, left, right in zip(counts.tolist(), edges[:-1], edges[1:], strict=True):
+        if count:
+            x, y = x_axis.coordinate(left), y_axis.coordinate(count)
+            size = f'width="{x_axis.coordinate(right) - x:.1f}" height="{HEIGHT - BOTTOM - y:.1f}"'
+            tooltip = f"<title>{count} from {short(left)} to {short(right)}</title>"
+            parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" {size} fill="{color}">{tooltip}</rect>')
     return "".join([*parts, "</svg>"])
 
 

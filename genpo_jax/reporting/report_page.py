@@ -9,11 +9,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jinja2
-
 from genpo_jax.reporting.charts import COLORS, Line, line_chart
-from genpo_jax.reporting.numbers import duration, number, percent, short
+from genpo_jax.reporting.numbers import number, short
 from genpo_jax.reporting.records import Points, Records, flat, points, read_records
+from genpo_jax.reporting.templates import template
 from genpo_jax.reporting.verdict import Z, interval, judge
 from genpo_jax.runs.curve import LINES
 from genpo_jax.runs.folder import HELD_OUT_FIGURE
@@ -141,12 +140,8 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
     runs = read_records(folders)
     if players and len(players) != len(runs):
         raise ValueError(f"{len(runs)} runs need {len(runs)} players or none, got {len(players)}")
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"short": short, "duration": duration, "percent": percent}
     colors = dict(zip((run.name for run in runs), cycle(COLORS), strict=False))
-    return environment.get_template(TEMPLATE).render(
+    return template(TEMPLATE).render(
         runs=runs,
         title=runs[0].title if len(runs) == 1 else f"{len(runs)} runs",
         colors=colors,

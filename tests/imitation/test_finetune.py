@@ -238,7 +238,7 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path):
     data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
     collect.run(collect.CollectOptions(env="avoid", episodes=20, data=data))
     small = {"sizes": (16,), "num_updates": 40, "updates_per_chunk": 20, "episodes": 20}
-    pretrain.run(pretrain.PretrainOptions(data=data, run_dir=start, **small))
+    pretrain.run(pretrain.PretrainOptions(data=(data,), run_dir=start, **small))
     options = FinetuneOptions(source=start, run_dir=tuned, num_timesteps=4096, episodes=20)
     with pytest.raises(ValueError, match="pretrained success must be above 0|success of the sampler"):
         finetune_command.run(options)
