@@ -520,7 +520,7 @@ def test_only_an_exported_policy_is_overwritten(exported, tmp_path):
     with pytest.raises(ValueError, match="has format 1, this loader reads 3; export it again"):
         standalone.describe(old)
     export(run.run_dir, old, overwrite=True)
-    assert standalone.describe(old)["format"] == 2
+    assert standalone.describe(old)["format"] == standalone.FORMAT
     # Older folders of runs have a policy.json too, which describes the policy of the run.
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "policy.json").write_text('{"format": 2, "policy": {}}')

@@ -18,7 +18,7 @@ from genpo_jax.data import Demonstrations, Episode
 from genpo_jax.envs import registry
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.reporting.report_page import player_of
-from genpo_jax.runs.environment import Recorded, environment_of
+from genpo_jax.runs.environment import Recorded, environment_of, importable_name
 from genpo_jax.runs.evaluate import evaluate
 from genpo_jax.runs.folder import read_config, saved_config
 
@@ -238,3 +238,24 @@ def test_a_stopped_run_names_the_command_that_continues_it(trained, tmp_path, mo
     genpo_jax.train("probes:TargetEnv", longer, run, resume=True)
     told = f"genpo-jax train --run-dir '{run}' --resume --env probes:TargetEnv"
     assert told in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("ring", None),
+        ("foreign.arms:Arm", "foreign.arms"),
+        ("gymnasium:Hopper-v5", None),
+        ("gymnasium:Hopper-v5,xml_file=a/b.xml", None),
+        ("gymnasium:foreign:Arm-v0,size=3", "foreign"),
+        ("gymnasium:foreign/Arm-v0", "foreign"),
+    ],
+)
+def test_the_module_that_a_name_imports_is_known_before_it_is_imported(name, module, foreign):
+    assert envs.foreign_module(name) == module
+    assert envs.is_known(name) == (module is None)
+    if module is not None:
+        record = Recorded.of(name, {}, "a file", None)
+        with pytest.raises(ValueError, match=f"^a file names the environment '{name}', so the module '{module}' would"):
+            importable_name(record)
+    assert not foreign.exists()

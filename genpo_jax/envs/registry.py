@@ -2,7 +2,7 @@
 
 The names of the libraries' environments are in `names`. Beside these there are the names that users register,
 `gymnasium:NAME`, and `package.module:NAME`, a class or function of the user. Nothing here imports jax before an
-environment is made. Before the module of a recorded name is imported, `genpo_jax.runs.environment` checks the name.
+environment is made. `genpo_jax.runs.environment` checks a name that a file records before its module is imported.
 """
 
 import importlib
@@ -77,7 +77,21 @@ def import_path(factory: Any) -> str | None:
 
 def is_known(name: str) -> bool:
     """Whether `make(name)` imports nothing that this process has not registered or imported before."""
-    return name in NAMES or name in _registered or name in _imported
+    library = backends_of(name) is not None and foreign_module(name) is None
+    return library or name in _registered or name in _imported
+
+
+def foreign_module(name: str) -> str | None:
+    """Return the module that `make(name)` imports beside the libraries; None if there is none.
+
+    Gymnasium imports a module for `gymnasium:module:ID`, and may import the package of `gymnasium:package/ID`.
+    """
+    name = name.removeprefix(GYMNASIUM).partition(",")[0] if (of_gymnasium := name.startswith(GYMNASIUM)) else name
+    for mark in (":", "/") if of_gymnasium else (":",):
+        module, found, _ = name.partition(mark)
+        if found:
+            return module
+    return None
 
 
 def check(name: str, backend: str | None = None) -> str | None:
@@ -181,6 +195,7 @@ def _make(name: str, backend: str | None, playground_config: Sequence[str]) -> "
         if name.startswith(GYMNASIUM):
             from genpo_jax.envs.gymnasium import GymnasiumEnvironment
 
+            _imported.add(name)
             return GymnasiumEnvironment.named(name)
         from genpo_jax.envs.adapter import as_environment
 
@@ -188,7 +203,7 @@ def _make(name: str, backend: str | None, playground_config: Sequence[str]) -> "
 
 
 def import_factory(name: str, apart_from: Path | None = None) -> Factory:
-    """Import the class or function `package.module:NAME`.
+    """Import the class or function `package.module:NAME`; of `gymnasium:...`, only check where its module lies.
 
     Args:
         name: the import path.
@@ -197,13 +212,17 @@ def import_factory(name: str, apart_from: Path | None = None) -> Factory:
     Raises:
         ValueError: if it cannot be imported, is no class or function, or its module lies in `apart_from`.
     """
-    module, _, attribute = name.partition(":")
+    module, _, attribute = name.removeprefix(GYMNASIUM).partition(":")
+    module = foreign_module(name) or module
     _extend_path(apart_from)
     if apart_from is not None and (file := _file_inside(module, apart_from)) is not None:
         raise ValueError(
             f"the module '{module}' of environment '{name}' is the file {file} in the folder {apart_from}, from which "
             "no code is run; move the file to another folder if you trust it"
         )
+    if name.startswith(GYMNASIUM):
+        _imported.add(name)
+        return make
     try:
         factory: Any = importlib.import_module(module)
         for part in attribute.split("."):

@@ -15,7 +15,7 @@ from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
-from genpo_jax.envs.names import NAMES, unknown_environment
+from genpo_jax.envs.names import backends_of, unknown_environment
 from genpo_jax.runs.folder import read_config, read_json, saved_config
 
 # An example in messages.
@@ -85,7 +85,7 @@ def importable_name(recorded: Recorded, env: str | None = None, trust: bool = Fa
         ValueError: if the user has to trust a module or name an environment, or the module lies in the folder of data.
     """
     if env is not None:
-        if ":" in env and not envs.is_known(env):
+        if envs.foreign_module(env) is not None and not envs.is_known(env):
             envs.import_factory(env, recorded.folder)
         return env
     if recorded.is_object:
@@ -102,7 +102,7 @@ def importable_name(recorded: Recorded, env: str | None = None, trust: bool = Fa
         raise ValueError(f"{unknown}; if it was registered, register it again or pass env='{EXAMPLE}'")
     if not (trust or envs.is_known(path)):
         raise ValueError(
-            f"{recorded.place} names the environment {path!r}, so the module {path.partition(':')[0]!r} would be "
+            f"{recorded.place} names the environment {path!r}, so the module {envs.foreign_module(path)!r} would be "
             f"imported and its code would run; pass trust=True if you trust it, or name yours by env='{EXAMPLE}'"
         )
     envs.import_factory(path, recorded.folder)
@@ -204,7 +204,7 @@ def option_of(name: str, record: dict[str, Any]) -> str:
         name: name of the environment in the settings.
         record: of the environment, see `record_of`.
     """
-    if name in NAMES and not record.get("object"):
+    if backends_of(name) is not None and envs.foreign_module(name) is None and not record.get("object"):
         return ""
     path = record.get("class") if record.get("object") else record.get("factory") or (name if ":" in name else None)
     return f" --env {shlex.quote(str(path or EXAMPLE))}"

@@ -13,7 +13,7 @@ from genpo_jax import envs
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
 from genpo_jax.envs.contract import check_environment, check_first_step
-from genpo_jax.envs.names import NAMES
+from genpo_jax.envs.names import NAMES, backends_of
 from genpo_jax.envs.randomized import RandomizationFn, RandomizedEnvironment
 from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
@@ -216,7 +216,8 @@ def train(
         nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
         environment = environment or envs.make_from(config)
         origin["env_factory"] = envs.factory_path(config.env)
-        if config.env not in NAMES:
+        # A simulator of Gymnasium is checked when it is made.
+        if backends_of(config.env) is None:
             check_environment(environment)
             check_first_step(wrapped(environment, config.env_options))
     if is_object and config.env_options.randomize and randomization_fn is None:
