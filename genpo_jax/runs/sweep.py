@@ -168,9 +168,8 @@ class Sweep:
             return f"failed: {error}"
         pruner = Pruner(trial, self._metric)
         resume = (folder / CONFIG_FILE).exists()
-        env = None if resume else config.env
         try:
-            run = train(env, config, folder, resume=resume, progress=self.progress, callbacks=[pruner])
+            run = train(config.env, config, folder, resume=resume, progress=self.progress, callbacks=[pruner])
         except SickRunError as error:
             return f"failed: {error}"
         if pruner.error is not None:
