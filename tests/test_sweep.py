@@ -30,17 +30,20 @@ class Runs:
         (folder / "config.json").write_text("{}")
         self.calls.append((folder.name, resume, config.ppo))
         if len(self.calls) == self.stop_at:
-            return SimpleNamespace(stopped=True, metrics={})
+            return SimpleNamespace(stopped=True)
+        if resume and (folder / "metrics.jsonl").exists():
+            return SimpleNamespace(stopped=False)
         if self.sick:
             raise SickRunError("nothing was learned")
-        metrics = {}
         for i in range(1, 5):
             metrics = {"eval/return_zero": config.ppo.num_epochs * i / 4} | self.success
+            with open(folder / "metrics.jsonl", "a") as file:
+                file.write(json.dumps({"env_steps": 100 * i, "wall_seconds": 0.0} | metrics) + "\n")
             try:
                 callbacks[0].metrics(100 * i, 0.0, metrics)
             except StopTraining:
-                return SimpleNamespace(stopped=i < 4, metrics=metrics)
-        return SimpleNamespace(stopped=False, metrics=metrics)
+                return SimpleNamespace(stopped=i < 4)
+        return SimpleNamespace(stopped=False)
 
 
 @pytest.fixture
@@ -113,6 +116,20 @@ def test_a_stopped_sweep_resumes_its_unfinished_trial_and_finishes_the_others_on
     assert len(runs.calls) == 4, "nothing is left to do"
 
 
+def test_a_trial_whose_process_died_after_its_run_keeps_its_result(runs, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "_tell", interrupt)
+        made(tmp_path).run(2)
+    made(tmp_path).run(2)
+    assert [(folder, resume) for folder, resume, _ in runs.calls][:2] == [("trial-0", False), ("trial-0", True)]
+    assert sorted(trial.run_dir.name for trial in made(tmp_path).trials())[0] == "trial-0"
+    assert 4.0 in [trial.value for trial in made(tmp_path).trials()] and len(runs.calls) == 3
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
 def test_a_sweep_with_other_settings_is_refused_in_the_same_folder(runs, tmp_path):
     made(tmp_path).run(1)
     with pytest.raises(ValueError, match="holds a sweep with another config and tune; repeat its command"):
@@ -121,7 +138,7 @@ def test_a_sweep_with_other_settings_is_refused_in_the_same_folder(runs, tmp_pat
 
 def test_success_is_the_objective_where_there_is_one(runs, tmp_path):
     with pytest.raises(ValueError, match="objective must be return: the environment reports no success"):
-        made(tmp_path / "success", objective="success").run(1)
+        made(tmp_path / "none", objective="success").run(1)
     runs.success = {"eval/success_zero": 0.25}
     for objective, value in (("auto", 0.25), ("success", 0.25), ("return", 4.0)):
         sweep = made(tmp_path / objective, objective=objective)

@@ -14,6 +14,7 @@ from genpo_jax.config import Config
 from genpo_jax.runs.callbacks import Callback, StopTraining
 from genpo_jax.runs.folder import CONFIG_FILE, locked
 from genpo_jax.runs.health import SickRunError
+from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runs.run import train
 from genpo_jax.runs.search_space import Dimension, parse_space, with_values
 
@@ -150,8 +151,10 @@ class Sweep:
             )
         for trial in study.trials:
             if trial.state == optuna.trial.TrialState.RUNNING:
+                # In this order: if this process is killed in between, the trial is queued twice but not lost.
+                folder = trial.user_attrs.get(FOLDER, f"trial-{trial.number}")
+                study.enqueue_trial(trial.params, user_attrs={FOLDER: folder})
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                study.enqueue_trial(trial.params, user_attrs={FOLDER: trial.user_attrs[FOLDER]})
         return study
 
     def _initial(self, dimension: Dimension) -> Any:
@@ -165,14 +168,17 @@ class Sweep:
             return f"failed: {error}"
         pruner = Pruner(trial, self._metric)
         resume = (folder / CONFIG_FILE).exists()
-        env = None if resume else config.env
         try:
-            run = train(env, config, folder, resume=resume, progress=self.progress, callbacks=[pruner])
+            run = train(config.env, config, folder, resume=resume, progress=self.progress, callbacks=[pruner])
         except SickRunError as error:
             return f"failed: {error}"
+        if pruner.error is not None:
+            raise pruner.error
         if run.stopped:
             return PRUNED if pruner.pruned else None
-        return run.metrics[self._metric(run.metrics)]
+        # From the file, because a run that was complete before a resume has no new metrics.
+        last = [record for record in read_metrics(folder / METRICS_FILE) if RETURN in record][-1]
+        return last[self._metric(last)]
 
     def _metric(self, metrics: dict[str, float]) -> str:
         """Return the name of the objective's metric."""
@@ -187,6 +193,10 @@ class Pruner(Callback):
     Args:
         trial: Optuna's trial.
         metric: returns the name of the objective among the metrics.
+
+    Attributes:
+        pruned: whether Optuna pruned the trial.
+        error: why there is no objective; None if there is one.
     """
 
     name = "sweep"
@@ -194,11 +204,17 @@ class Pruner(Callback):
     def __init__(self, trial: Any, metric: Callable[[dict[str, float]], str]) -> None:
         self._trial, self._metric = trial, metric
         self.pruned = False
+        self.error: ValueError | None = None
 
     def metrics(self, env_steps: int, wall_seconds: float, values: dict[str, float]) -> None:
         """Report an evaluation; raise `StopTraining` if it is to be the last."""
         if RETURN in values:
-            self._trial.report(values[self._metric(values)], env_steps)
+            try:
+                name = self._metric(values)
+            except ValueError as error:
+                self.error = error
+                raise StopTraining(str(error)) from error
+            self._trial.report(values[name], env_steps)
             self.pruned = self._trial.should_prune()
         if self.pruned:
             raise StopTraining("the trial is pruned")
