@@ -9,6 +9,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from genpo_jax.envs.names import (
     TOYS,
     backends_of,
     chosen_backend,
+    module_of,
     unknown_environment,
 )
 from genpo_jax.version import explained
@@ -77,7 +79,8 @@ def import_path(factory: Any) -> str | None:
 
 def is_known(name: str) -> bool:
     """Whether `make(name)` imports nothing that this process has not registered or imported before."""
-    return name in NAMES or name in _registered or name in _imported
+    own = name.startswith(GYMNASIUM) and not module_of(name)
+    return own or name in NAMES or name in _registered or name in _imported
 
 
 def check(name: str, backend: str | None = None) -> str | None:
@@ -197,13 +200,16 @@ def import_factory(name: str, apart_from: Path | None = None) -> Factory:
     Raises:
         ValueError: if it cannot be imported, is no class or function, or its module lies in `apart_from`.
     """
-    module, _, attribute = name.partition(":")
+    module, (_, _, attribute) = module_of(name), name.partition(":")
     _extend_path(apart_from)
     if apart_from is not None and (file := _file_inside(module, apart_from)) is not None:
         raise ValueError(
             f"the module '{module}' of environment '{name}' is the file {file} in the folder {apart_from}, from which "
             "no code is run; move the file to another folder if you trust it"
         )
+    if name.startswith(GYMNASIUM):
+        _imported.add(name)
+        return partial(make, name)
     try:
         factory: Any = importlib.import_module(module)
         for part in attribute.split("."):
