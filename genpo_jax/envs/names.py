@@ -189,6 +189,17 @@ def backends_of(name: str) -> tuple[str | None, ...] | None:
     return (None,) if name in TOYS or name.startswith(GYMNASIUM) else None
 
 
+def module_of(name: str) -> str:
+    """Return the module that makes an environment and that its name chooses; "" if the name chooses none.
+
+    `package.module:NAME` chooses `package.module`, and `gymnasium:package/NAME` the package that registers it.
+    """
+    if not name.startswith(GYMNASIUM):
+        return name.partition(":")[0] if ":" in name else ""
+    rest = name.removeprefix(GYMNASIUM).partition(",")[0]
+    return next((rest.partition(mark)[0] for mark in (":", "/") if mark in rest), "")
+
+
 def chosen_backend(name: str, backend: str | None) -> str | None:
     """Return the backend of a listed environment: `backend`, or its default if that is None.
 

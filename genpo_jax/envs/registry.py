@@ -9,6 +9,7 @@ import importlib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from genpo_jax.envs.names import (
     TOYS,
     backends_of,
     chosen_backend,
+    module_of,
     unknown_environment,
 )
 from genpo_jax.version import explained
@@ -77,21 +79,8 @@ def import_path(factory: Any) -> str | None:
 
 def is_known(name: str) -> bool:
     """Whether `make(name)` imports nothing that this process has not registered or imported before."""
-    library = backends_of(name) is not None and foreign_module(name) is None
+    library = backends_of(name) is not None and not module_of(name)
     return library or name in _registered or name in _imported
-
-
-def foreign_module(name: str) -> str | None:
-    """Return the module that `make(name)` imports beside the libraries; None if there is none.
-
-    Gymnasium imports a module for `gymnasium:module:ID`, and may import the package of `gymnasium:package/ID`.
-    """
-    name = name.removeprefix(GYMNASIUM).partition(",")[0] if (of_gymnasium := name.startswith(GYMNASIUM)) else name
-    for mark in (":", "/") if of_gymnasium else (":",):
-        module, found, _ = name.partition(mark)
-        if found:
-            return module
-    return None
 
 
 def check(name: str, backend: str | None = None) -> str | None:
@@ -212,8 +201,7 @@ def import_factory(name: str, apart_from: Path | None = None) -> Factory:
     Raises:
         ValueError: if it cannot be imported, is no class or function, or its module lies in `apart_from`.
     """
-    module, _, attribute = name.removeprefix(GYMNASIUM).partition(":")
-    module = foreign_module(name) or module
+    module, (_, _, attribute) = module_of(name), name.partition(":")
     _extend_path(apart_from)
     if apart_from is not None and (file := _file_inside(module, apart_from)) is not None:
         raise ValueError(
@@ -222,7 +210,7 @@ def import_factory(name: str, apart_from: Path | None = None) -> Factory:
         )
     if name.startswith(GYMNASIUM):
         _imported.add(name)
-        return make
+        return partial(make, name)
     try:
         factory: Any = importlib.import_module(module)
         for part in attribute.split("."):

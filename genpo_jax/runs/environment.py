@@ -15,7 +15,7 @@ from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
-from genpo_jax.envs.names import backends_of, unknown_environment
+from genpo_jax.envs.names import backends_of, module_of, unknown_environment
 from genpo_jax.runs.folder import read_config, read_json, saved_config
 
 # An example in messages.
@@ -102,7 +102,7 @@ def importable_name(recorded: Recorded, env: str | None = None, trust: bool = Fa
         raise ValueError(f"{unknown}; if it was registered, register it again or pass env='{EXAMPLE}'")
     if not (trust or envs.is_known(path)):
         raise ValueError(
-            f"{recorded.place} names the environment {path!r}, so the module {envs.foreign_module(path)!r} would be "
+            f"{recorded.place} names the environment {path!r}, so the module {module_of(path)!r} would be "
             f"imported and its code would run; pass trust=True if you trust it, or name yours by env='{EXAMPLE}'"
         )
     envs.import_factory(path, recorded.folder)

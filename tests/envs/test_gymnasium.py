@@ -18,9 +18,10 @@ from settings import networks, raw_leaves, sized  # noqa: E402
 import genpo_jax  # noqa: E402
 from genpo_jax import cli, envs  # noqa: E402
 from genpo_jax.config import Config, EnvConfig, PPOConfig  # noqa: E402
-from genpo_jax.envs import EpisodeEnv  # noqa: E402
+from genpo_jax.envs import EpisodeEnv, registry  # noqa: E402
 from genpo_jax.envs.gymnasium import GymnasiumEnvironment  # noqa: E402
 from genpo_jax.policy import PolicySpec  # noqa: E402
+from genpo_jax.runs.environment import Recorded, importable_name  # noqa: E402
 from genpo_jax.runs.evaluate import evaluate_policy  # noqa: E402
 from genpo_jax.training.trainer import Trainer  # noqa: E402
 
@@ -413,3 +414,16 @@ def test_the_preset_has_few_simulators_also_on_an_accelerator():
     for accelerator in (False, True):
         config = genpo_jax.preset("gymnasium:Hopper-v5", "gaussian", accelerator=accelerator)
         assert (config.env_options.num_envs, config.ppo.unroll, config.num_timesteps) == (16, 128, 1_000_000)
+
+
+def test_a_package_that_only_a_file_names_is_not_imported_without_trust(monkeypatch):
+    monkeypatch.setattr(registry, "_imported", set())
+    library, package, colon = (
+        Recorded.of(f"gymnasium:{name}", {}, "run", None)
+        for name in ("Pendulum-v1,g=1", "arms/Arm-v0,x=a:b", "arms:A-v0")
+    )
+    assert importable_name(library) == library.name and library.imports_nothing
+    for foreign in (package, colon):
+        with pytest.raises(ValueError, match="so the module 'arms' would be imported.*pass trust=True"):
+            importable_name(foreign)
+    assert importable_name(package, trust=True) == importable_name(package) == package.name
