@@ -196,7 +196,8 @@ def test_a_preset_for_an_accelerator_has_at_least_what_the_library_publishes(nam
     for method in METHODS:
         config = preset(name, method, accelerator=True)
         calls = config.env_options.num_envs * config.ppo.unroll
-        assert config.num_updates >= 90
+        # An update is bounded by its KL divergence, so that a run needs some hundred.
+        assert config.num_updates >= min(300, preset(name, method, accelerator=False).num_updates)
         if library is None:
             continue
         assert config.num_timesteps >= library.num_timesteps

@@ -119,6 +119,18 @@ def largest_difference(method, network, activation, **settings):
 
 
 @pytest.mark.ci
+def test_a_policy_in_tf32_is_exported_in_float32():
+    exact = trained()
+    settings = networks((8,), compute_dtype="tf32")
+    policy = TrainedPolicy(dataclasses.replace(exact.spec, networks=settings), exact.params, exact.moments)
+    obs = observations()
+    expected = jax.jit(exact)(obs)
+    assert jnp.abs(jax.jit(policy)(obs) - expected).max() > 1e-5
+    same = jax.export.deserialize(bytearray(policy_files(policy)["policy.stablehlo"])).call(obs)
+    np.testing.assert_allclose(same, expected, atol=1e-6)
+
+
+@pytest.mark.ci
 def test_a_policy_in_bfloat16_is_unchanged_in_stablehlo_and_in_float32_in_onnx():
     exact = trained()
     rounded = TrainedPolicy(
