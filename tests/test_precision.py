@@ -1,5 +1,7 @@
 """Matrix products of networks in TF32, rounded in the same mode on a device without it."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,9 +57,8 @@ def test_the_ratio_of_unchanged_parameters_is_less_exact_in_tf32():
     for name in ("float32", "tf32x3", "tf32"):
         policy = METHODS["genpo++"]().build(244, 17, NetworksConfig(compute_dtype=name), nnx.Rngs(0))
         graph, params = nnx.split(policy, nnx.Param)
-        params["velocity"]["head"]["output"]["kernel"].set_value(
-            30 * params["velocity"]["head"]["output"]["kernel"][...]
-        )
+        kernel: Any = params["velocity"]["head"]["output"]["kernel"]
+        kernel.set_value(30 * kernel[...])
         # Two programs, as rollout and update are.
         record = jax.jit(lambda p, obs, g=graph: nnx.merge(g, p).sample(obs, jax.random.key(1))[1])(params, obs)
         log_ratio = jax.jit(lambda p, obs, record, g=graph: nnx.merge(g, p).log_ratio(obs, record))

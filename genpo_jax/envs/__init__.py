@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from genpo_jax.envs.registry import (
     check,
     factory_path,
-    foreign_module,
     has_backends,
     import_factory,
     import_path,
@@ -48,7 +47,6 @@ __all__ = [
     "bounded",
     "check",
     "factory_path",
-    "foreign_module",
     "has_backends",
     "import_factory",
     "import_path",

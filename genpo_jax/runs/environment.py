@@ -85,7 +85,7 @@ def importable_name(recorded: Recorded, env: str | None = None, trust: bool = Fa
         ValueError: if the user has to trust a module or name an environment, or the module lies in the folder of data.
     """
     if env is not None:
-        if envs.foreign_module(env) is not None and not envs.is_known(env):
+        if module_of(env) and not envs.is_known(env):
             envs.import_factory(env, recorded.folder)
         return env
     if recorded.is_object:
@@ -204,7 +204,7 @@ def option_of(name: str, record: dict[str, Any]) -> str:
         name: name of the environment in the settings.
         record: of the environment, see `record_of`.
     """
-    if backends_of(name) is not None and envs.foreign_module(name) is None and not record.get("object"):
+    if backends_of(name) is not None and not module_of(name) and not record.get("object"):
         return ""
     path = record.get("class") if record.get("object") else record.get("factory") or (name if ":" in name else None)
     return f" --env {shlex.quote(str(path or EXAMPLE))}"
