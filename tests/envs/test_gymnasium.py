@@ -259,7 +259,7 @@ def test_a_policy_acts_in_the_units_of_the_space():
 def test_a_missing_gymnasium_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "gymnasium", None)
     monkeypatch.delitem(sys.modules, "genpo_jax.envs.gymnasium")
-    with pytest.raises(ModuleNotFoundError, match=r"gymnasium is not installed; pip install 'genpo-jax\[gymnasium\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"gymnasium is not installed; .*\[gymnasium\]"):
         envs.make("gymnasium:Pendulum-v1")
 
 
