@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from experiments import ablation, compare, kl_of_histories, study, sweep
+from experiments import ablation, compare, kl_of_histories, study
 from experiments.program import run_program
 from genpo_jax.cli import STOPPED
 
@@ -97,9 +97,8 @@ def test_a_report_without_runs_is_refused_with_a_remedy(monkeypatch, tmp_path):
 )
 def test_a_study_with_empty_or_unknown_names_is_refused_before_it_trains(monkeypatch, tmp_path, arguments, message):
     monkeypatch.setattr(study, "start_run", lambda *_, **__: pytest.fail("something was trained"))
-    for module in (compare, sweep):
-        with pytest.raises(SystemExit, match=message):
-            run_main(module, monkeypatch, "--out", tmp_path / "study", *arguments)
+    with pytest.raises(SystemExit, match=message):
+        run_main(compare, monkeypatch, "--out", tmp_path / "study", *arguments)
     assert not (tmp_path / "study").exists()
 
 
@@ -123,33 +122,6 @@ def test_the_table_has_the_steps_and_seconds_to_the_threshold():
     assert gaussian["area"].value == pytest.approx(np.mean([5.0, 7.0]))
     assert fpo["improvement_over_first"].value == 0
     assert "| - | - |" in compare.to_markdown([gaussian, fpo])
-
-
-@pytest.mark.ci
-def test_a_search_tries_the_same_draws_for_every_method_and_ranks_them(tiny_presets, monkeypatch, tmp_path):
-    every = sweep.draw(37)
-    assert every[0] == {} and every[:5] == sweep.draw(5)
-    assert len({tuple(settings.items()) for settings in every}) == 37
-    with pytest.raises(ValueError, match="num_trials must be from 1 to 37"):
-        sweep.draw(38)
-    arguments = ("--num-trials", 2, "--num-seeds", 1, "--num-timesteps", 512, "--envs", "ring", "--out", tmp_path)
-    run_main(sweep, monkeypatch, *arguments, "--methods", "gaussian", "fpo")
-    trials = json.loads((tmp_path / "table.json").read_text())
-    assert [(t["method"], t["trial"]) for t in sorted(trials, key=lambda t: (t["method"], t["trial"]))] == [
-        ("fpo", 0),
-        ("fpo", 1),
-        ("gaussian", 0),
-        ("gaussian", 1),
-    ]
-    assert max(trial["score"] for trial in trials if trial["method"] == "fpo") == pytest.approx(1.0)
-
-
-def test_the_step_of_a_search_scales_the_target_kl_or_a_constant_rate():
-    settings = {"initial_std": 0.5, "clip_range": 0.5, "step": 2.0}
-    options = sweep.Options()
-    flow, fpo = (sweep.make_config("ant", m, settings, options) for m in ("genpo++", "fpo"))
-    assert (flow.ppo.target_kl, flow.ppo.clip_range, flow.method.initial_std) == (0.08, 0.15, 0.5)
-    assert (fpo.ppo.target_kl, fpo.ppo.clip_range, fpo.ppo.learning_rate) == (None, 0.0125, 3e-4)
 
 
 @pytest.mark.ci

@@ -18,7 +18,7 @@ from onnx import TensorProto, helper  # noqa: E402
 from genpo_jax.export.deploy import deploy  # noqa: E402
 from genpo_jax.export.standalone import OnnxPolicy, StableHloPolicy, describe  # noqa: E402
 
-GONE = object()
+GONE = "<gone>"
 
 
 def model(inputs=("observation",), size=1, weight=0.5, obs_size=1):
