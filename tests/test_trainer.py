@@ -327,6 +327,13 @@ def test_mirror_images_of_an_environment_without_a_symmetry_are_refused():
         make_trainer(TargetEnv(), mirror=True)
 
 
+@pytest.mark.parametrize("setting", [{"base": "correlated"}, {"solver": "euler-start", "base": "standard"}])
+def test_mirror_images_of_iterates_that_stay_close_are_refused(setting):
+    config = Config(env="probe", method=sized((8,), **setting), ppo=PPOConfig(mirror=True))
+    with pytest.raises(ValueError, match="mirror must be False with .*, whose images have weights of 0"):
+        Trainer(MirroredEnv(), config)
+
+
 def test_compiler_options_do_not_change_the_abstract_state():
     trainer = make_trainer(TargetEnv())
     other = Trainer(TargetEnv(), dataclasses.replace(trainer.config, fusion_emitters=False))

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, Observation
 from genpo_jax.training.batch import Batch
@@ -20,8 +21,17 @@ class MirrorImages(Extension):
 
     @classmethod
     def of(cls, config: Config) -> "MirrorImages | None":
-        """Return the extension if the settings enable it."""
-        return cls() if config.ppo.mirror else None
+        """Return the extension if the settings enable it.
+
+        Raises:
+            ValueError: if the solver's iterates stay close to each other, so that an image has an importance weight of 0.
+        """
+        if not config.ppo.mirror:
+            return None
+        for setting, value in (("base", "correlated"), ("solver", "euler-start")):
+            close = getattr(config.method, setting, None) == value
+            require(not close, f"False with {setting}={value}, whose images have weights of 0", "mirror", True)
+        return cls()
 
     def check(self, env: EpisodeEnv) -> None:
         """Raise `ValueError` if the environment has no symmetry."""
