@@ -131,11 +131,15 @@ class FlowMethod(Method):
     """Sizes of the hidden layers of the concat velocity field and of the mean network (base=conditioned)."""
     time_embedding: int = 32
     """Number of sinusoidal features of the flow time t; must be even."""
+    skip: bool = False
+    """Add x, scaled per coordinate by a learned function of t, to the velocity (network=encoder).
+    For actions with more numbers than the narrowest layer, whose noise the network could not remove otherwise."""
 
     def __post_init__(self) -> None:
         """Check types and ranges."""
         super().__post_init__()
         check_sizes(self, "encoder_sizes", "head_sizes", "hidden_sizes")
+        require(not self.skip or self.network == "encoder", "False with network=concat", "skip", self.skip)
         even = 2 <= self.time_embedding <= 1024 and self.time_embedding % 2 == 0
         require(even, "even and in [2, 1024]", "time_embedding", self.time_embedding)
         for name in ("num_steps", "num_samples"):

@@ -55,6 +55,9 @@ class PretrainConfig:
     """Euler steps of the pretrained flow from noise to action."""
     sizes: tuple[int, ...] = (256, 256)
     """Hidden layer sizes of the flow's encoder and head, and of the Gaussian's mean."""
+    skip: bool | None = None
+    """Add x, scaled per coordinate by a learned function of the flow time, to the flow's velocity.
+    None: if an action chunk has more numbers than the narrowest hidden layer."""
     activation: Literal["mish", "elu", "swish", "tanh"] = "mish"
     """Activation of every network."""
     checkpoint_minutes: float = 5.0
@@ -77,9 +80,16 @@ class PretrainConfig:
         """Chunks in the whole run."""
         return -(-self.num_updates // self.updates_per_chunk)
 
-    def run_config(self, env: str) -> Config:
-        """Return the run settings of the policy; a flow is an FPO policy."""
-        flow = FPO(num_steps=self.num_steps, encoder_sizes=self.sizes, head_sizes=self.sizes, hidden_sizes=self.sizes)
+    def run_config(self, env: str, action_size: int = 1) -> Config:
+        """Return the run settings of the policy for actions of this size; a flow is an FPO policy."""
+        skip = self.chunk * action_size > min(self.sizes) if self.skip is None else self.skip
+        flow = FPO(
+            num_steps=self.num_steps,
+            encoder_sizes=self.sizes,
+            head_sizes=self.sizes,
+            hidden_sizes=self.sizes,
+            skip=skip,
+        )
         return Config(
             env=env,
             seed=self.seed,

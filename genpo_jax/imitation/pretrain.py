@@ -113,7 +113,8 @@ class Pretraining(Session):
             factory = envs.factory_path(env_name) if env_name else None
             self.record = record_of(env, factory, is_object=env_name is None)
         bounds = action_range(settings, demonstrations, train, env)
-        config = _config(settings, env_name or (env.name if env else demonstrations.env) or UNKNOWN, bounds)
+        name = env_name or (env.name if env else demonstrations.env) or UNKNOWN
+        config = _config(settings, name, demonstrations.action_size, bounds)
         self.spec = _spec(config, demonstrations)
         obs = demonstrations.observations(train, settings.history)
         self.moments = moments_of(obs, settings.normalization)
@@ -369,9 +370,9 @@ def _check_sizes(demonstrations: Demonstrations, env: Environment) -> None:
     require(sizes == expected, rule, "demonstrations", sizes, "choose other obs_keys, or another env")
 
 
-def _config(settings: PretrainConfig, env: str, bounds: Bounds | None) -> Config:
+def _config(settings: PretrainConfig, env: str, action_size: int, bounds: Bounds | None) -> Config:
     """Return the settings of the run, from which fine-tuning starts."""
-    config, (low, high) = settings.run_config(env), bounds or (None, None)
+    config, (low, high) = settings.run_config(env, action_size), bounds or (None, None)
     return replace(config, env_options=replace(config.env_options, action_low=low, action_high=high))
 
 

@@ -145,7 +145,8 @@ class EncodedVelocity(nnx.Module):
 
     The first layer of the head is a sum of three linear maps: of the encoded observation, of x and of the embedded
     time. The first map is the same in all solver steps, so `condition` computes it once. The last map does not
-    depend on the batch.
+    depend on the batch. With `skip`, `c(t) * x` is added to the velocity, with c [action_size] linear in the embedded
+    time and 0 at first. The velocity of a flow to independent normals is of this form, up to a constant.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class EncodedVelocity(nnx.Module):
         *,
         encoder_sizes: Sequence[int],
         head_sizes: Sequence[int],
+        skip: bool,
         time_embedding: int,
         activation: str,
         dtype: str = "float32",
@@ -167,6 +169,7 @@ class EncodedVelocity(nnx.Module):
         self.from_time = _dense(64, width, rngs, dtype, bias=False)
         self.time = MLP(time_embedding, (64, 64), activation, rngs, dtype=dtype)
         self.head = MLP(width, head_sizes[1:], activation, rngs, size_out=action_size, gain=OUTPUT_GAIN, dtype=dtype)
+        self.skip = _dense(64, action_size, rngs, dtype, gain=0.0) if skip else None
         self.activation = activation
         self.time_embedding = time_embedding
 
@@ -177,7 +180,14 @@ class EncodedVelocity(nnx.Module):
         """
         from_obs = self.from_obs(self.encoder(obs))
         from_time = _at_times(lambda t: self.from_time(self.time(embed_time(t, self.time_embedding))), times)
-        return lambda x, t: self.head(ACTIVATIONS[self.activation](from_obs + self.from_x(x) + from_time(t)))
+
+        def velocity(x: Array, t: Array) -> Array:
+            return self.head(ACTIVATIONS[self.activation](from_obs + self.from_x(x) + from_time(t)))
+
+        if (skip := self.skip) is None:
+            return velocity
+        scale = _at_times(lambda t: skip(self.time(embed_time(t, self.time_embedding))), times)
+        return lambda x, t: velocity(x, t) + scale(t).astype(jnp.float32) * x
 
 
 class ConcatVelocity(nnx.Module):
@@ -228,7 +238,7 @@ def make_velocity(
         "dtype": networks.compute_dtype,
     }
     if method.network == "encoder":
-        sizes = {"encoder_sizes": method.encoder_sizes, "head_sizes": method.head_sizes}
+        sizes = {"encoder_sizes": method.encoder_sizes, "head_sizes": method.head_sizes, "skip": method.skip}
         return EncodedVelocity(obs_size, action_size, rngs, **sizes, **shared)
     return ConcatVelocity(obs_size, action_size, rngs, hidden_sizes=method.hidden_sizes, **shared)
 

@@ -14,7 +14,7 @@ from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.training.algorithm import TrainState
 
 # Settings of the networks that are copied.
-FLOW_NETWORKS = ("network", "encoder_sizes", "head_sizes", "hidden_sizes", "time_embedding")
+FLOW_NETWORKS = ("network", "encoder_sizes", "head_sizes", "hidden_sizes", "time_embedding", "skip")
 
 
 def with_networks_of(method: Method, other: Method) -> Method:

@@ -31,7 +31,7 @@ def test_cartpole_runs_to_its_time_limit():
 
 def test_a_missing_playground_is_reported_with_the_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco_playground", None)
-    with pytest.raises(ImportError, match=r"pip install 'genpo-jax\[playground\]'"):
+    with pytest.raises(ImportError, match=r"in your clone of genpo_jax: pip install -e '.\[playground\]'"):
         make("CartpoleBalance")
 
 
@@ -43,7 +43,8 @@ def test_missing_robots_are_reported_with_the_remedies(monkeypatch):
 
     monkeypatch.setattr(library, "load", fail)
     with pytest.raises(
-        RuntimeError, match="Go1JoystickFlatTerrain needs the robots .*MENAGERIE_ROOT.*genpo-jax.robots.*clone it"
+        RuntimeError,
+        match=r"Go1JoystickFlatTerrain needs the robots .*MENAGERIE_ROOT to a checkout .*pip install -e '.\[robots\]'",
     ):
         make("Go1JoystickFlatTerrain")
 

@@ -24,7 +24,7 @@ class MirrorImages(Extension):
         """Return the extension if the settings enable it.
 
         Raises:
-            ValueError: if the solver's iterates stay close to each other, so that an image has an importance weight of 0.
+            ValueError: if the solver's iterates stay close to each other, so that an image has no importance weight.
         """
         if not config.ppo.mirror:
             return None
