@@ -15,7 +15,7 @@ from genpo_jax.export.standalone import ObservationHistory, OnnxPolicy, executed
 
 LARGEST_CHANGE = 0.15  # of an action coordinate from one control period to the next, as a share of its range
 LARGEST_DISTANCE = 8.0  # standard deviations from the mean of training; the policy is unknown beyond
-DEFAULT_PERIOD = 0.02  # seconds, for an environment that has no control period
+LARGEST_DRIFT = 0.01  # of the period, as a share of the period of training
 
 
 class Robot(Protocol):
@@ -75,24 +75,28 @@ def run(
         robot: the driver.
         period: seconds between two actions.
         seconds: duration of the loop.
-        rest: action `[d]` that the first action departs from and that stops the robot; None for the middle of the
-            bounds. For position control, pass the present positions.
+        rest: action `[d]` that the first action departs from; None for the middle of the bounds. For position control,
+            pass the present positions.
         log: filled with what was observed and sent.
 
     Raises:
-        RuntimeError: if an observation is not finite, or far from the observations of training.
+        ValueError: if the policy was trained at another rate.
+        RuntimeError: if an observation is not finite, or far from those of training. The last action is held.
     """
+    trained = policy.description["rate"]["control_period_seconds"]
+    if trained is not None and abs(period - trained) > LARGEST_DRIFT * trained:
+        raise ValueError(f"period must be {trained:g} s, at which the policy was trained, got {period:g}; export again")
     described, history = policy.description["action"], ObservationHistory(policy.description)
     low, high = np.asarray(described["low"], np.float32), np.asarray(described["high"], np.float32)
-    previous = rest = (low + high) / 2 if rest is None else np.asarray(rest, np.float32)
+    previous = (low + high) / 2 if rest is None else np.asarray(rest, np.float32)
     planned: list[np.ndarray] = []
     missed, due = 0, time.monotonic()
     for _ in range(round(seconds / period)):
         obs = robot.observe()
         recent = history(obs)
-        if not _familiar(policy, recent):
-            robot.command(rest)
-            raise RuntimeError(f"stopped: the observation {recent} is far from those of training")
+        if strange := _strange(policy, recent):
+            robot.command(previous)
+            raise RuntimeError(f"stopped and holding the last action: {strange}")
         if not planned:
             planned = list(executed_actions(policy.description, policy(recent)))
         largest = LARGEST_CHANGE * (high - low)
@@ -107,12 +111,18 @@ def run(
     return missed
 
 
-def _familiar(policy: OnnxPolicy, recent: np.ndarray) -> bool:
-    """Return whether the last observations are finite and near those of training."""
+def _strange(policy: OnnxPolicy, recent: np.ndarray) -> str:
+    """Return what is wrong with the last observations: not finite, or far from those of training; "" for nothing."""
     seen = policy.description["observation"]
     # A policy that does not standardize its observations has no statistics of them.
     mean, std = np.asarray(seen.get("seen_mean", 0.0)), np.asarray(seen.get("seen_std", np.inf))
-    return bool(np.isfinite(recent).all() and (np.abs(recent - mean) <= LARGEST_DISTANCE * std).all())
+    distance = np.broadcast_to(np.abs(recent - mean) / std, recent.shape)
+    worst = int(np.argmax(np.where(np.isnan(distance), np.inf, distance)))
+    if distance[worst] <= LARGEST_DISTANCE and np.isfinite(recent).all():
+        return ""
+    i = worst % seen["size"]
+    name = seen["names"][i] if seen["names"] else f"observation {i}"
+    return f"{name} is {recent[worst]:.4g}, {distance[worst]:.3g} standard deviations from the mean of training"
 
 
 def record(path: Path, description: dict[str, Any], log: Log, period: float) -> None:
@@ -129,10 +139,15 @@ if __name__ == "__main__":
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("folder")
     options.add_argument("--seconds", type=float, default=2.0)
+    options.add_argument("--period", type=float, help="seconds between two actions, if the policy does not know them")
     options.add_argument("--record", type=Path, help="folder for a LeRobot data set of what was observed and sent")
     arguments = options.parse_args()
     policy, log = OnnxPolicy(arguments.folder), Log([], [])
-    period = policy.description["rate"]["control_period_seconds"] or DEFAULT_PERIOD
+    period = arguments.period or policy.description["rate"]["control_period_seconds"]
+    if period is None:
+        raise SystemExit("the policy does not know its rate; give the seconds between two actions by --period")
+    if arguments.record and arguments.record.exists():
+        raise SystemExit(f"{arguments.record} exists; name a new folder for --record")
     missed = run(policy, StandIn(policy), period, arguments.seconds, log=log)
     print(f"{missed} missed deadlines, period {period} s")
     if arguments.record:

@@ -20,7 +20,7 @@ from experiments.program import run_program
 from genpo_jax import intervals
 from genpo_jax.data import Demonstrations, read
 from genpo_jax.imitation.config import PretrainConfig
-from genpo_jax.imitation.held_out import HELD_OUT_FILE
+from genpo_jax.runs.folder import HELD_OUT_FILE
 
 # Fractions of the chunk at which the table shows the error.
 AHEAD = (0.0, 0.5, 1.0)

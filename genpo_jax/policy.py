@@ -202,8 +202,9 @@ class TrainedPolicy:
             obs = obs[self.spec.obs_name]
         obs = jnp.asarray(obs, jnp.float32)
         if obs.ndim < 1 or obs.shape[-1] != self.spec.obs_size:
+            stacked = f" (the last {self.spec.history} observations, oldest first)" if self.spec.history > 1 else ""
             raise ValueError(
-                f"observations of {self.spec.env} must be [..., {self.spec.obs_size}], got {obs.shape}; "
+                f"observations of {self.spec.env} must be [..., {self.spec.obs_size}]{stacked}, got {obs.shape}; "
                 "pass them as the environment returns them"
             )
         return obs if self.moments is None else self.moments.standardize(obs)

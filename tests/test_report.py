@@ -212,3 +212,22 @@ def test_the_terms_of_the_reward_are_shown_and_a_return_that_is_alive_bonus_is_n
     (run / "metrics.jsonl").write_text("\n".join(lines) + "\n")
     text = re.sub(r"<[^>]+>|\s+", " ", report_page([run]))
     assert re.search(r"20 steps: +reward_alive +98 *, +forward_reward +3 *\. +98 % of the return is reward_alive", text)
+
+
+def test_a_cloned_policy_is_judged_by_its_errors_beside_trivial_predictors(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"format": 2, "config": {"env": "robot"}}))
+    (tmp_path / "metrics.jsonl").write_text("")
+    errors = {"deterministic": [0.3, 0.3], "sampled": [0.4, 0.4], "hold": [0.1, 0.5], "nearest": [0.6, 0.6]}
+    (tmp_path / "held_out.json").write_text(json.dumps({"errors": errors}))
+    (record,) = read_records([tmp_path])
+    verdict = judge(record)
+    assert verdict.word == "learned" and record.unit == "updates"
+    assert "0.3 with deterministic and 0.4 with sampled actions" in verdict.sentence
+    assert "better than holding the last action from step 2 of 2 on" in verdict.sentence
+    errors["deterministic"] = [0.3, 0.6]
+    (tmp_path / "held_out.json").write_text(json.dumps({"errors": errors}))
+    (record,) = read_records([tmp_path])
+    assert judge(record).word == "unclear" and "at none of the last of 2 steps" in judge(record).sentence
+    for damaged in ("{", "[]", '{"errors": 3}', '{"errors": {"hold": []}}'):
+        (tmp_path / "held_out.json").write_text(damaged)
+        assert read_records([tmp_path])[0].held_out == {}

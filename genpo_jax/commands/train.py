@@ -77,7 +77,7 @@ class TrainOptions:
     run_dir: str | None = None
     """Run folder. None: runs/<env>-<method>-seed<seed>-<time>."""
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """Use the settings in this config.json of a run instead of a preset; further options override them."""
+    """Use the settings of this run folder or config.json instead of a preset; further options override them."""
     resume: bool = False
     """Resume from the newest intact checkpoint in --run-dir, with the saved settings.
     A run on your own environment also needs --env or --trust."""
@@ -184,8 +184,10 @@ def _check_folder(run_dir: str | None, resume: bool) -> None:
 
 def _from_file(known: argparse.Namespace) -> Config:
     from genpo_jax.runs.environment import config_from
+    from genpo_jax.runs.folder import CONFIG_FILE
 
-    config = config_from(known.config, known.env, known.trust)
+    file = known.config / CONFIG_FILE if known.config.is_dir() else known.config
+    config = config_from(file, known.env, known.trust)
     if known.method not in (None, config.method.name):
         raise ValueError(
             f"the settings in {known.config} are for method {config.method.name!r}, got --method {known.method}; leave "

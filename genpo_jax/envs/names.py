@@ -215,15 +215,14 @@ def chosen_backend(name: str, backend: str | None) -> str | None:
 
 
 def unknown_environment(name: str, registered: Sequence[str]) -> str:
-    """Return the error message for an unknown name, with the closest known name and with all of them."""
+    """Return the error message for an unknown name, with the closest known name."""
     by_folded = {known.lower(): known for known in (*NAMES, *registered)}
     close = closest(name.lower().replace("-", "_"), by_folded, count=1)
     hint = f"; did you mean '{by_folded[close[0]]}'?" if close else ";"
     yours = f"registered are {', '.join(registered)}; " if registered else ""
     return (
-        f"there is no environment '{name}'{hint} {yours}Brax has {', '.join(BRAX)}; toys are {', '.join(TOYS)}; "
-        f"manipulation tasks are {', '.join(TASKS)}; MuJoCo Playground has {', '.join(PLAYGROUND)}; "
-        "a Gymnasium environment is named gymnasium:NAME, and an environment of yours package.module:NAME"
+        f"there is no environment '{name}'{hint} {yours}genpo-jax envs lists all names; a Gymnasium environment is "
+        "gymnasium:NAME, and your own is package.module:NAME"
     )
 
 

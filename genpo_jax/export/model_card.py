@@ -31,10 +31,13 @@ The observation normalizer, the solver and the squash are inside the policy.
 from standalone import ObservationHistory, OnnxPolicy, executed_actions  # needs numpy and onnxruntime
 
 policy = OnnxPolicy(".")
-history = ObservationHistory(policy.description)  # the last {history} observations; one call per control period
-chunk = policy(history(observation))  # deterministic; policy(..., seed=0) samples
-for action in executed_actions(policy.description, chunk):
-    ...  # one action per control period{period}
+history = ObservationHistory(policy.description)  # stacks the last {history}; reset it at the start of an episode
+actions = []
+while True:  # one control period{period}
+    stacked = history(robot.observe())
+    if not actions:
+        actions = list(executed_actions(policy.description, policy(stacked)))  # policy(stacked, seed=0) samples
+    robot.command(actions.pop(0))
 ```
 
 `StableHloPolicy` in the same file needs jax and flatbuffers.
@@ -43,15 +46,19 @@ for action in executed_actions(policy.description, chunk):
 
 {evaluation}
 
-`genpo-jax deploy` plays this folder's policy in its training environment and reports return, latency and missed
-deadlines.{deploy}
+{deploy}
 
 ## Limits
 
-The policy was trained in simulation only. Its behavior is unknown for states that differ from those of training;
+{origin} Its behavior is unknown for states that differ from those of training;
 `policy.json` has the mean and the standard deviation of each observed number. On a robot, limit speed and torque, and
 add an emergency stop.
 """
+
+
+DEPLOY = """`genpo-jax deploy` plays this folder's policy in its training environment and reports return, latency and
+missed deadlines."""
+NO_DEPLOY = "The policy was cloned from data without an environment; `genpo-jax deploy` needs one by --env."
 
 
 def model_card(description: dict[str, Any]) -> str:
@@ -68,6 +75,8 @@ def model_card(description: dict[str, Any]) -> str:
     output = f"an action of {action['size']} numbers"
     if action["chunk"] > 1:
         output = f"a chunk of {action['chunk']} actions of {action['size']} numbers"
+    # Cloned from data without an environment.
+    cloned = environment["episode_length"] is None
     low, high = action["low"], action["high"]
     plain = set(low) == {-1.0} and set(high) == {1.0}
     return CARD.format(
@@ -82,5 +91,6 @@ def model_card(description: dict[str, Any]) -> str:
         history=description["observation"]["history"],
         period="" if seconds is None else f" of {seconds:g} s",
         evaluation=evaluation,
-        deploy=f" {environment['deploy']}" if environment["deploy"] else "",
+        deploy=NO_DEPLOY if cloned else f"{DEPLOY} {environment['deploy']}".strip(),
+        origin="The policy imitates demonstrations." if cloned else "The policy was trained in simulation only.",
     )

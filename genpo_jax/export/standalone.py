@@ -4,9 +4,9 @@
 
     policy = OnnxPolicy("exported")
     history = ObservationHistory(policy.description)  # reset it at the start of each episode
-    chunk = policy(history(observation))  # [chunk * d], in the units of policy.json
-    for action in executed_actions(policy.description, chunk):
-        ...  # one action [d] and one call of history per control period
+    stacked = history(observation)  # once per control period
+    chunk = policy(stacked)  # [chunk * d], in the units of policy.json
+    actions = executed_actions(policy.description, chunk)  # one action [d] per control period, then call policy again
 
 `policy.json` in the folder describes each number of an observation and of an action.
 """

@@ -12,9 +12,8 @@ import numpy as np
 from genpo_jax.data import Demonstrations
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.files import write_atomically
-from genpo_jax.runs.folder import HELD_OUT_FIGURE, write_json
+from genpo_jax.runs.folder import HELD_OUT_FIGURE, HELD_OUT_FILE, write_json
 
-HELD_OUT_FILE = "held_out.json"
 # Steps of the held-out episodes that are compared, at most, evenly spaced.
 MAX_STEPS = 4096
 # Observations whose distances to all training observations are computed at once.

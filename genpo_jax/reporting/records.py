@@ -4,12 +4,13 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from genpo_jax.reporting.numbers import number
 from genpo_jax.runs.files import read_file
-from genpo_jax.runs.folder import CONFIG_FILE, FORMAT
+from genpo_jax.runs.folder import CONFIG_FILE, FORMAT, HELD_OUT_FILE
 from genpo_jax.runs.metrics import METRICS_FILE, parse_line
 
 Points = list[tuple[float, float]]
@@ -37,6 +38,25 @@ class Records:
     lines: list[dict[str, Any]]
     seeds: list[list[dict[str, Any]]]
     problems: list[str]
+
+    @cached_property
+    def held_out(self) -> dict[str, Any]:
+        """Errors of a cloned policy on held-out episodes; {} for a run that trained by reinforcement learning."""
+        try:
+            contents = json.loads((self.path / HELD_OUT_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        errors = contents.get("errors", {}) if isinstance(contents, dict) else {}
+        names = ("deterministic", "sampled", "hold", "nearest")
+        lists = isinstance(errors, dict) and all(isinstance(errors.get(name), list) for name in names)
+        numbers = lists and all(number(x) is not None for name in names for x in errors[name])
+        equal = numbers and len({len(errors[name]) for name in names}) == 1 and len(errors["hold"]) > 0
+        return contents if equal else {}
+
+    @property
+    def unit(self) -> str:
+        """What the steps of the run are."""
+        return "updates" if self.held_out else "env steps"
 
     def setting(self, *names: str) -> Any:
         """Return a setting by the names of its tables and its own name; None if it is unknown."""

@@ -148,7 +148,7 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
         rows=[_row(run) for run in runs],
         returns=_returns(runs, colors),
         legend=_legend(runs, colors),
-        diagnostics=[(each, chart) for each in DIAGNOSTICS if (chart := _diagnostic(each, runs, colors))],
+        diagnostics=[(each, chart) for each in _readable(runs) if (chart := _diagnostic(each, runs, colors))],
         others=_others(runs, colors),
         speed=_chart("time/steps_per_second", "Env steps per second", runs, colors),
         faults=[(name, meaning, [_fault(run, metric) for run in runs]) for metric, name, meaning in FAULTS],
@@ -159,6 +159,12 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
         held_out=[(run, picture) for run in runs if (picture := _held_out(run.path))],
         version=__version__,
     )
+
+
+def _readable(runs: Sequence[Records]) -> list[Diagnostic]:
+    """Return the diagnostics whose explanation holds for all runs; cloning has a schedule of the learning rate."""
+    cloned = any(run.held_out for run in runs)
+    return [each for each in DIAGNOSTICS if not (cloned and each.metric == "train/learning_rate")]
 
 
 def _row(run: Records) -> dict[str, Any]:

@@ -35,10 +35,14 @@ class Verdict(NamedTuple):
 def judge(run: Records) -> Verdict:
     """Compare the return at the end of a run with the return at its start.
 
+    A cloned policy has no returns: its errors on held-out episodes are compared with those of trivial predictors.
+
     With several seeds, the interval of the difference is bootstrapped over the seeds. With one seed, it is the interval
     of the difference of two means: over the episodes of the first and the last evaluation. With fewer than two
     evaluations, the first and the last chunks of training are compared.
     """
+    if run.held_out:
+        return _cloned(run.held_out["errors"])
     evaluations = run.points("eval/return_random")
     best = max(evaluations, key=lambda point: point[1]) if evaluations else None
     if len(run.seeds) > 1:
@@ -69,6 +73,24 @@ def _verdict(start: float, final: Interval, change: Interval, source: str, best:
     if best is not None and best[1] > final.high:
         sentence += f" The best evaluation was {short(best[1])}, at {short(best[0])} env steps."
     return Verdict(word, sentence, final, best)
+
+
+def _cloned(errors: dict[str, list[float]]) -> Verdict:
+    """Judge a cloned policy by its errors by steps ahead; see `genpo_jax.imitation.held_out`."""
+    policy, hold = errors["deterministic"], errors["hold"]
+    nearer = next(
+        (i + 1 for i in range(len(hold)) if all(a < b for a, b in zip(policy[i:], hold[i:], strict=True))), None
+    )
+    where = f"from step {nearer} of {len(hold)} on" if nearer else f"at none of the last of {len(hold)} steps"
+    means = {name: sum(values) / len(values) for name, values in errors.items()}
+    sentence = (
+        "Mean error on held-out episodes, in units of the data: "
+        f"{short(means['deterministic'])} with deterministic and {short(means['sampled'])} with sampled actions. "
+        f"Holding the last action has {short(means['hold'])}, the nearest training observation "
+        f"{short(means['nearest'])}. The policy is better than holding the last action {where}."
+    )
+    better = means["deterministic"] < means["nearest"] and nearer is not None
+    return Verdict("learned" if better else "unclear", sentence, None, None)
 
 
 def interval(value: Interval) -> str:

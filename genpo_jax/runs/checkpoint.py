@@ -79,9 +79,9 @@ class Checkpointer:
         return sorted({int(path.name) for path in self._candidates() if (path / MANIFEST).is_file()})
 
     def best(self) -> tuple[int, dict[str, float]] | None:
-        """Return step and evaluation of the best intact checkpoint, the first of equals; None if none was evaluated."""
+        """Return step and evaluation of the best intact checkpoint, the latest of equals; None without any."""
         evaluations = {path: read_evaluation(path) for path in self._candidates() if path.parent == self.directory}
-        ranked = sorted(evaluations, key=lambda path: (score(evaluations[path]), -int(path.name)), reverse=True)
+        ranked = sorted(evaluations, key=lambda path: (score(evaluations[path]), int(path.name)), reverse=True)
         for path in ranked:
             if score(evaluations[path]) and self.is_intact(int(path.name)):
                 return int(path.name), evaluations[path]

@@ -43,7 +43,7 @@ except ImportError:  # not on Windows
     fcntl = None
 
 # Written by pretraining, shown by reports.
-HELD_OUT_FIGURE = "held_out.png"
+HELD_OUT_FILE, HELD_OUT_FIGURE = "held_out.json", "held_out.png"
 CONFIG_FILE = "config.json"
 POLICY_FILE = "policy_spec.json"
 # Name of the policy file before 0.2.
