@@ -148,7 +148,10 @@ if __name__ == "__main__":
         raise SystemExit("the policy does not know its rate; give the seconds between two actions by --period")
     if arguments.record and arguments.record.exists():
         raise SystemExit(f"{arguments.record} exists; name a new folder for --record")
-    missed = run(policy, StandIn(policy), period, arguments.seconds, log=log)
-    print(f"{missed} missed deadlines, period {period} s")
-    if arguments.record:
-        record(arguments.record, policy.description, log, period)
+    try:
+        missed = run(policy, StandIn(policy), period, arguments.seconds, log=log)
+        print(f"{missed} missed deadlines, period {period} s")
+    finally:
+        # Also what was sent before a stop is kept.
+        if arguments.record and log.obs:
+            record(arguments.record, policy.description, log, period)

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.envs import Environment
-from genpo_jax.envs.wrappers import bounds_of
+from genpo_jax.envs.wrappers import bounds_of, declared_bounds
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runtime import draw_without_display
 
@@ -65,7 +65,8 @@ class GymnasiumEnv(gymnasium.Env):
         # A single observation is a plain array, as in Gymnasium's own environments.
         self._single = next(iter(boxes)) if len(boxes) == 1 else None
         self.observation_space = boxes[self._single] if self._single else spaces.Dict(boxes)
-        low, high = (np.asarray(bound, np.float32) for bound in bounds_of(self.env, self.env.action_size))
+        declared = declared_bounds(self.env) or bounds_of(None, self.env.action_size)
+        low, high = (np.asarray(bound, np.float32) for bound in declared)
         self._box = self.action_space = spaces.Box(low, high, dtype=np.float32)
         self._reset, self._step = jax.jit(self.env.reset), jax.jit(self.env.step)
         self._state: Any = None

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
-from genpo_jax.config import Config, build_settings, method_from_dict, method_to_dict
+from genpo_jax.config import Config, EnvConfig, build_settings, method_from_dict, method_to_dict
 from genpo_jax.envs import Environment, Observation, bounded
 from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.wrappers import Bounds, action_bounds, bounds_of, in_units
@@ -101,6 +101,10 @@ class PolicySpec:
             return action
         single = action.reshape(*action.shape[:-1], self.chunk, -1)
         return in_units(single, self.bounds).reshape(action.shape)
+
+    def seen(self, options: EnvConfig) -> EnvConfig:
+        """Return settings with the bounds of this policy, also if the environment of its run declared them."""
+        return dataclasses.replace(options, action_low=self.action_low, action_high=self.action_high)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""

@@ -26,7 +26,7 @@ def restored(directory, step):
 
 def test_the_best_checkpoint_is_kept_beside_the_newest_until_a_better_one_is_complete(tmp_path):
     checkpointer = saved(Checkpointer(tmp_path, keep=2), {1: 5.0, 2: 9.0, 3: 1.0, 4: 9.0, 5: None, 6: 2.0})
-    assert checkpointer.steps() == [2, 5, 6] and checkpointer.best() == (2, returned(9.0)), "the first of equals"
+    assert checkpointer.steps() == [4, 5, 6] and checkpointer.best() == (4, returned(9.0)), "the latest of equals"
     saved(checkpointer, {7: 9.5, 8: 0.0})
     assert checkpointer.steps() == [7, 8] and Checkpointer(tmp_path).best() == (7, returned(9.5))
     assert restored(tmp_path, 7) == 7.0

@@ -126,7 +126,7 @@ ENTRIES: list[tuple[str, Any, str]] = [
     ("action.low", ["-1"], "action.low of .* must be 1 numbers"),
     ("action.low", [float("-inf")], "action.low of .* must be 1 numbers"),
     ("action.low", [-1.0, -1.0], "action.low of .* must be 1 numbers"),
-    ("action.low", [1.0], "action.low of .* must be below action.high"),
+    ("action.low", [1.5], "action.low of .* must be at most action.high"),
     ("action.high", [float("nan")], "action.high of .* must be 1 numbers"),
     ("action.high", [1e300], "action.high of .* must be 1 numbers"),
     ("action.high", {"0": 1.0}, "action.high of .* must be 1 numbers"),

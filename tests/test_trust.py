@@ -116,7 +116,9 @@ def test_a_registered_name_and_a_name_of_a_library_need_no_trust(trained, foreig
 
 def test_a_name_that_cannot_be_made_is_refused_with_what_to_type(trained, foreign, tmp_path):
     run = stranger(trained, tmp_path / "run", "my-arm")
-    with pytest.raises(ValueError, match="no environment 'my-arm'; .* register it again or pass env='my_module:NAME'"):
+    with pytest.raises(
+        ValueError, match="the environment 'my-arm', which is unknown here; pass env='my_module:NAME', or register"
+    ):
         environment_of(run, trust=True)
     with pytest.raises(ValueError, match="pass env='probes:TargetEnv', a class or function that makes it again"):
         environment_of(trained, trust=True)
@@ -250,6 +252,7 @@ def test_a_stopped_run_names_the_command_that_continues_it(trained, tmp_path, mo
         ("gymnasium:Hopper-v5,xml_file=a/b.xml", None),
         ("gymnasium:foreign:Arm-v0,size=3", "foreign"),
         ("gymnasium:foreign/Arm-v0", "foreign"),
+        ("gymnasium:Pendulum-v1,foreign:Arm-v0", "Pendulum-v1,foreign"),
     ],
 )
 def test_the_module_that_a_name_imports_is_known_before_it_is_imported(name, module, foreign):

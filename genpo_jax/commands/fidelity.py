@@ -58,7 +58,8 @@ def run(options: FidelityOptions) -> None:
     methods = [method_with(sampler) for sampler in options.samplers]
     policy, config = load(options.run), saved_config(options.run)
     episodes = finetune_preset(config, config.method.name).env_options
-    env = EpisodeEnv.of(environment_of(options.run, options.env, trust=options.trust), episodes)
+    made = environment_of(options.run, options.env, trust=options.trust)
+    env = EpisodeEnv.of(made, policy.spec.seen(episodes))
     obs, xla_options = visited(policy, env), compiler_options(config.fusion_emitters)
     table = Table(title=f"{options.run}: {options.episodes} episodes, 95 % intervals")
     for column in COLUMNS:

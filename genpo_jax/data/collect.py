@@ -126,10 +126,12 @@ def unwrapped(recorded: Recorded, env: Environment, options: View) -> Recorded:
     These are the newest observation of each history, and actions in the units of the environment.
     """
     size, bounds = env.observation_sizes[ACTOR_OBS], action_bounds(env, options)
+    low, high = bounds_of(env, env.action_size)
 
     def plain(episode: Episode) -> Episode:
         last = None if episode.last_obs is None else episode.last_obs[-size:]
-        action = episode.action if bounds is None else in_units(episode.action, bounds)
+        # The environment clips what is beyond its own bounds.
+        action = episode.action if bounds is None else np.clip(in_units(episode.action, bounds), low, high)
         return dataclasses.replace(episode, obs=episode.obs[:, -size:], last_obs=last, action=action)
 
     return recorded._replace(episodes=[plain(episode) for episode in recorded.episodes])

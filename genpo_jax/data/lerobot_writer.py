@@ -46,9 +46,8 @@ def _frames(demonstrations: Demonstrations, rate: float) -> dict[str, np.ndarray
     terminated = np.repeat([episode.terminated for episode in episodes], lengths)
     obs = np.concatenate([episode.obs for episode in episodes])
     spans = np.split(obs, np.cumsum(list(demonstrations.obs_keys.values()))[:-1], axis=1)
-    names = (key if key.startswith("observation") else f"observation.{key}" for key in demonstrations.obs_keys)
     return {
-        **dict(zip(names, spans, strict=True)),
+        **dict(zip(_columns(demonstrations), spans, strict=True)),
         "action": np.concatenate([episode.action for episode in episodes]),
         "next.reward": np.concatenate([episode.reward for episode in episodes]),
         "next.done": ends & terminated,
@@ -58,6 +57,20 @@ def _frames(demonstrations: Demonstrations, rate: float) -> dict[str, np.ndarray
         "index": np.arange(len(step)),
         "task_index": np.zeros(len(step), int),
     }
+
+
+def _columns(demonstrations: Demonstrations) -> list[str]:
+    """Return the name of the column of each observation.
+
+    Raises:
+        ValueError: if two have one name.
+    """
+    names = []
+    for key in demonstrations.obs_keys:
+        plain = key.replace("/", ".")
+        names.append(plain if plain == "observation" or plain.startswith("observation.") else f"observation.{plain}")
+    require(len(set(names)) == len(names), "names of different columns", "obs_keys", list(demonstrations.obs_keys))
+    return names
 
 
 def _column(values: np.ndarray) -> pa.Array:

@@ -11,7 +11,6 @@ from the episode's key. The observation before the reset is therefore the true f
 import ast
 import importlib.util
 import logging
-import re
 import secrets
 import sys
 import threading
@@ -33,6 +32,7 @@ from genpo_jax.checks import require
 from genpo_jax.config import GYMNASIUM, SUCCESS
 from genpo_jax.envs.base import ACTOR_OBS, Metrics, Observation
 from genpo_jax.envs.host import Ticket
+from genpo_jax.envs.names import gymnasium_parts
 
 # Answers the rows `(session, calls, ended, seed) [N, 4]` and actions `[N, d]` of one call; see `Session.answer`.
 Answer = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -105,7 +105,7 @@ class GymnasiumEnvironment:
         Raises:
             ValueError: as the class.
         """
-        first, *rest = re.split(r",(?=\w+=)", name.removeprefix(GYMNASIUM))
+        first, *rest = gymnasium_parts(name)
         env = cls(first, **{key: _parsed(value) for key, _, value in (item.partition("=") for item in rest)})
         env.name = name
         return env

@@ -5,6 +5,7 @@ import, so their names are listed here. This module imports neither them nor jax
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -189,6 +190,11 @@ def backends_of(name: str) -> tuple[str | None, ...] | None:
     return (None,) if name in TOYS or name.startswith(GYMNASIUM) else None
 
 
+def gymnasium_parts(name: str) -> list[str]:
+    """Return the id in `gymnasium:ID,argument=value,...`, and its arguments."""
+    return re.split(r",(?=\w+=)", name.removeprefix(GYMNASIUM))
+
+
 def module_of(name: str) -> str:
     """Return the module that makes an environment and that its name chooses; "" if the name chooses none.
 
@@ -196,7 +202,7 @@ def module_of(name: str) -> str:
     """
     if not name.startswith(GYMNASIUM):
         return name.partition(":")[0] if ":" in name else ""
-    rest = name.removeprefix(GYMNASIUM).partition(",")[0]
+    rest = gymnasium_parts(name)[0]
     return next((rest.partition(mark)[0] for mark in (":", "/") if mark in rest), "")
 
 

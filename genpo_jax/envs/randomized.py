@@ -52,6 +52,7 @@ class RandomizedEnvironment:
         self.action_size = env.action_size
         self.observation_sizes = env.observation_sizes
         self.default_episode_length = env.default_episode_length
+        self.action_low, self.action_high = getattr(env, "action_low", None), getattr(env, "action_high", None)
         self._owner, self._attribute = _model_place(env)
         self._model = getattr(self._owner, self._attribute)
         self._randomization_fn = randomization_fn

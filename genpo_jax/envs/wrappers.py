@@ -175,13 +175,21 @@ def declared_bounds(env: Environment) -> Bounds | None:
         return None
     bounds = []
     for name in ("action_low", "action_high"):
-        value = np.asarray(getattr(env, name, None))
+        value = _array(getattr(env, name, None))
         numbers = value.dtype.kind in "iuf" and value.shape in ((), (env.action_size,)) and np.isfinite(value).all()
         require(bool(numbers), f"{env.action_size} finite numbers", f"{name} of {env.name}", value.tolist())
         bounds.append(tuple(float(x) for x in np.broadcast_to(value, env.action_size)))
     low, high = bounds
     require(all(a < b for a, b in zip(low, high, strict=True)), "below action_high", f"action_low of {env.name}", low)
     return low, high
+
+
+def _array(value: Any) -> np.ndarray:
+    """Return a value as an array; what is no array of numbers becomes an array of objects."""
+    try:
+        return np.asarray(value)
+    except ValueError:
+        return np.asarray(None)
 
 
 def bounds_of(owner: Any, action_size: int) -> Bounds:

@@ -195,15 +195,14 @@ def _make_first(name: str, candidates: Sequence[str | None]) -> tuple[Environmen
 def _options(description: dict[str, Any]) -> EnvConfig:
     """Return how the environment executes the actions of an exported policy."""
     action = description["action"]
-    scaled = any(low != -1 or high != 1 for low, high in zip(action["low"], action["high"], strict=True))
     return EnvConfig(
         episode_length=description["environment"]["episode_length"],
         action_repeat=action["action_repeat"],
         chunk=action["chunk"],
         executed=action["executed"],
         history=description["observation"]["history"],
-        action_low=tuple(action["low"]) if scaled else None,
-        action_high=tuple(action["high"]) if scaled else None,
+        action_low=tuple(action["low"]),
+        action_high=tuple(action["high"]),
         reward=description["environment"]["reward"],
         squash="clip",
     )

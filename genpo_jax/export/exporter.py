@@ -11,7 +11,6 @@ README.md                                   a model card
 import hashlib
 import json
 import math
-import shutil
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -87,9 +86,10 @@ def export(
     files["standalone.py"] = Path(standalone.__file__).read_bytes()
     files["README.md"] = model_card(description).encode()
     description["files"] = {name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()}
-    if out.exists():
-        shutil.rmtree(out)
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
+    # Without its description, a folder with some of the new files is no export.
+    for name in (standalone.DESCRIPTION, *_files_of(out)):
+        (out / Path(name).name).unlink(missing_ok=True)
     for name, contents in files.items():
         write_atomically(out / name, contents)
     # The description comes last: a folder that has it is complete.
@@ -276,8 +276,17 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 def _check_exported(out: Path) -> None:
-    """Raise unless `out` holds an exported policy of any version, because `overwrite` deletes the folder."""
-    path = out / standalone.DESCRIPTION
-    contents = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if "policy.onnx" not in contents.get("files", {}):
+    """Raise unless `out` holds an exported policy of any version, because `overwrite` removes its files."""
+    if "policy.onnx" not in _files_of(out):
         raise ValueError(f"{out} does not hold an exported policy, so it is not overwritten; name another folder")
+
+
+def _files_of(out: Path) -> list[str]:
+    """Return the names of the files that the description of an exported policy lists; [] if there is none."""
+    path = out / standalone.DESCRIPTION
+    try:
+        contents = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    files = contents.get("files") if isinstance(contents, dict) else None
+    return [name for name in files if isinstance(name, str)] if isinstance(files, dict) else []

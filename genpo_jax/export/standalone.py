@@ -100,8 +100,8 @@ def _check_description(contents: dict[str, Any], path: Path) -> None:
     check("action.names", f"null or {actions} texts", lambda value: value is None or _are_texts(value, actions))
     low = check("action.low", f"{actions} numbers", lambda value: _are_numbers(value, actions))
     high = check("action.high", f"{actions} numbers", lambda value: _are_numbers(value, actions))
-    ordered = all(one < other for one, other in zip(low, high, strict=True))
-    check("action.low", f"below action.high, {str(high)[:100]}", lambda _: ordered)
+    ordered = all(one <= other for one, other in zip(low, high, strict=True))
+    check("action.low", f"at most action.high, {str(high)[:100]}", lambda _: ordered)
     shape = check("noise.shape", "two sizes", lambda value: isinstance(value, list) and len(value) == 2)
     check("noise.shape", f"[a count, {chunk * actions}]", lambda _: _is_count(shape[0]) and shape[1] == chunk * actions)
     for name in ("rate.control_period_seconds", "rate.policy_period_seconds"):

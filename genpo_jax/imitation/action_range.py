@@ -11,6 +11,8 @@ from genpo_jax.imitation.config import DEFAULT_ACTION_NORMALIZATION, PretrainCon
 
 # Quantiles of the range, and by how much of their distance the range exceeds them on each side.
 LOW, HIGH, MARGIN = 0.01, 0.99, 0.25
+# Smallest share of its declared range that a coordinate must use; wider bounds would leave the network a tiny range.
+LEAST_SHARE = 0.1
 # Standard deviations on each side of the mean.
 DEVIATIONS = 3.0
 
@@ -35,7 +37,7 @@ def action_range(
         where = "" if env is None else f" of {env.name}"
         _check_inside(demonstrations, bounds_of(env, demonstrations.action_size), where)
         return bounds
-    if how is None and demonstrations.action_bounds is not None and _inside(demonstrations):
+    if how is None and demonstrations.action_bounds is not None and _fit(demonstrations):
         low, high = demonstrations.action_bounds
     else:
         action = np.concatenate([demonstrations.episodes[number].action for number in numbers])
@@ -67,12 +69,14 @@ def _mean_std(action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 _RANGES = {"min-max": _min_max, "quantile": _quantile, "mean-std": _mean_std}
 
 
-def _inside(demonstrations: Demonstrations) -> bool:
-    """Whether the file declares finite bounds that hold for its actions."""
+def _fit(demonstrations: Demonstrations) -> bool:
+    """Whether the bounds that the file declares hold for its actions, and are not much wider than these."""
     assert demonstrations.action_bounds is not None
-    low, high = demonstrations.action_bounds
-    finite = bool(np.isfinite(low).all() and np.isfinite(high).all())
-    return finite and all(((low <= e.action) & (e.action <= high)).all() for e in demonstrations.episodes)
+    low, high = (np.asarray(bound, np.float64) for bound in demonstrations.action_bounds)
+    least, largest = _min_max(np.concatenate([e.action for e in demonstrations.episodes]).astype(np.float64))
+    inside = bool((low <= least).all() and (largest <= high).all())
+    moves = largest > least
+    return inside and bool((LEAST_SHARE * (high - low)[moves] <= (largest - least)[moves]).all())
 
 
 def _check_inside(demonstrations: Demonstrations, bounds: Bounds, where: str) -> None:

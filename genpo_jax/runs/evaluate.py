@@ -61,7 +61,7 @@ def evaluate(
     run_dir = folder_of(Path(run_dir), seed)
     policy, config = load(run_dir, step, checkpoint=checkpoint), saved_config(run_dir)
     raw = environment_of(run_dir, env, backend, randomize, trust=trust)
-    batch = EpisodeEnv.of(raw, config.env_options)
+    batch = EpisodeEnv.of(raw, policy.spec.seen(config.env_options))
     results = evaluate_policy(policy, batch, episodes, noise, start_seed, compiler_options(config.fusion_emitters))
     return {
         "run": str(run_dir),

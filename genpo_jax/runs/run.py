@@ -21,10 +21,13 @@ from genpo_jax.presets import preset
 from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runs.environment import Recorded, environment_of, importable_name, option_of, record_of
 from genpo_jax.runs.folder import (
+    CONFIG_FILE,
     check_run_dir,
     new_run_dir,
     read_config,
+    read_policy_spec,
     saved_config,
+    seed_folders,
     write_config,
     write_policy_spec,
 )
@@ -68,11 +71,17 @@ class Run(Session):
         plan = Plan(config.steps_per_chunk, config.num_chunks, config.num_evals, config.checkpoint_minutes)
         self._env, self.record = env, record_of(env, env_factory, env_is_object)
         self.start = start
+        # Names and rate that pretraining read from its data.
+        self.described: dict[str, Any] = {}
         self.trainer = Trainer(env, config)
         self.evaluator = Evaluator(self.trainer, config.eval_envs)
         self.health = Health(config)
         if start is not None:
             check_start(start.spec, PolicySpec.of(env, config, config.seed))
+            self.described = _description_of(start.spec)
+        elif (run_dir / CONFIG_FILE).exists():
+            folder = seed_folders(run_dir, saved_config(run_dir))[0]
+            self.described = _description_of(PolicySpec.from_dict(read_policy_spec(folder)))
         super().__init__(config, plan, run_dir, **options)
 
     @property
@@ -123,8 +132,10 @@ class Run(Session):
 
     def policies_of(self, state: TrainState) -> dict[int, TrainedPolicy]:
         """Return the policy of every seed."""
-        specs = {seed: PolicySpec.of(self.env, self.config, seed) for seed in self.config.seeds}
-        return {seed: policy_of(spec, state, i) for i, (seed, spec) in enumerate(specs.items())}
+        return {seed: policy_of(self._spec(seed), state, i) for i, seed in enumerate(self.config.seeds)}
+
+    def _spec(self, seed: int) -> PolicySpec:
+        return replace(PolicySpec.of(self.env, self.config, seed), **self.described)
 
     def check_resumed(self) -> None:
         """Warn if the model of the environment has changed."""
@@ -143,7 +154,12 @@ class Run(Session):
         write_config(self.run_dir, self.config, *device, **source)
         for folder, seed in zip(self.folders, self.config.seeds, strict=True):
             write_config(folder, replace(self.config, seed=seed, num_seeds=1), *device, **source)
-            write_policy_spec(folder, PolicySpec.of(self.env, self.config, seed).to_dict())
+            write_policy_spec(folder, self._spec(seed).to_dict())
+
+
+def _description_of(spec: PolicySpec) -> dict[str, Any]:
+    """Return what the data of a policy says about its numbers."""
+    return {name: getattr(spec, name) for name in ("rate", "action_names", "obs_names")}
 
 
 def train(

@@ -1,7 +1,7 @@
 """Record episodes of a policy as poses of MuJoCo bodies; the environment may use any physics engine."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +103,9 @@ def record_run(
     run_dir = folder_of(Path(run_dir), seed)
     policy = load(run_dir, step, checkpoint=checkpoint)
     environment = environment_of(run_dir, env, backend, trust=trust)
-    recorder = Recorder(environment, saved_config(run_dir), episodes=episodes, steps=steps)
+    config = saved_config(run_dir)
+    config = replace(config, env_options=policy.spec.seen(config.env_options))
+    recorder = Recorder(environment, config, episodes=episodes, steps=steps)
     return recorder.record(policy, start_seed)
 
 

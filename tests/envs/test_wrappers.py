@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from genpo_jax.config import EnvConfig
+from genpo_jax.data.collect import record_demonstrations, unwrapped
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.mirror import Mirror, exchanged, signs, unchanged
-from genpo_jax.envs.wrappers import bounds_of, from_units, in_units, wrapped
+from genpo_jax.envs.randomized import RandomizedEnvironment
+from genpo_jax.envs.wrappers import bounds_of, declared_bounds, from_units, in_units, wrapped
+from genpo_jax.training.play import Actor
 
 
 class Counter:
@@ -122,3 +125,18 @@ def test_an_environment_without_history_and_bounds_is_not_wrapped():
     assert wrapped(env, EnvConfig()) is env
     seen = wrapped(env, replace(EnvConfig(), history=2))
     assert seen.name == "fast" and seen.observation_sizes["state"] == 2 * env.observation_sizes["state"]
+
+
+def test_a_randomized_environment_keeps_its_bounds():
+    env = Counter()
+    env.sys = {"mass": jnp.ones(())}
+    randomized = RandomizedEnvironment(env, lambda model, keys: ({"mass": jnp.ones(len(keys))}, {"mass": 0}))
+    assert declared_bounds(randomized) == ((-2.0, -2.0), (6.0, 6.0))
+
+
+def test_recorded_actions_are_those_that_the_environment_executed():
+    env, view = Counter(), EnvConfig(action_low=(-8.0, -8.0), action_high=(8.0, 8.0))
+    actor = Actor(lambda key: (), lambda carry, obs, key: (carry, jnp.asarray([[1.0, -1.0]])))
+    recorded = unwrapped(record_demonstrations(wrapped(env, view), actor, 1, jax.random.key(0)), env, view)
+    np.testing.assert_allclose(recorded.episodes[0].action[0], [6.0, -2.0])
+    np.testing.assert_allclose(recorded.episodes[0].obs[1], [1.0, 6.0])

@@ -50,6 +50,8 @@ def test_declared_bounds_of_the_file_are_used_if_they_hold():
     declared = (np.array([-0.5]), np.array([0.5]))
     assert bounds(demonstrations([[0.25]], action_bounds=declared)) == ((-0.5,), (0.5,))
     assert bounds(demonstrations([[0.25], [0.75]], action_bounds=declared)) == ((0.25,), (0.75,))
+    loose = (np.array([-1e6]), np.array([1e6]))
+    assert bounds(demonstrations([[0.25], [0.75]], action_bounds=loose)) == ((0.25,), (0.75,))
     unbounded = (np.array([-np.inf]), np.array([np.inf]))
     assert bounds(demonstrations([[0.25], [0.5]], action_bounds=unbounded)) == ((0.25,), (0.5,))
 

@@ -1,5 +1,7 @@
 """A policy cloned in units of a robot, with chunks and a history, acts alike wherever it is handed to."""
 
+from dataclasses import replace
+
 import gymnasium
 import jax.numpy as jnp
 import numpy as np
@@ -23,10 +25,10 @@ TINY = PretrainConfig(
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory):
-    """Return a cloned policy and its exported folder; actions in degrees from 0 to 90, at 10 Hz."""
+    """Return a cloned policy and its exported folder; actions in degrees from 0 to 90, at 1 kHz."""
     rng = np.random.default_rng(0)
     obs, action = rng.normal(size=(20, 2)), rng.uniform(0, 90, size=(20, 1))
-    data = Demonstrations((Episode(obs, action, np.zeros(20)),), {"state": 2}, rate=10.0, action_names=("elbow",))
+    data = Demonstrations((Episode(obs, action, np.zeros(20)),), {"state": 2}, rate=1000.0, action_names=("elbow",))
     folder = tmp_path_factory.mktemp("robot")
     genpo_jax.pretrain(data, TINY, folder / "run", progress=False)
     return genpo_jax.load(folder / "run"), export(folder / "run", folder / "out")
@@ -40,7 +42,7 @@ def test_the_description_has_units_bounds_names_rate_and_history(robot):
     assert (action["low"], action["high"]) == (list(low), list(high)) and 80 < high[0] < 90
     assert action["names"] == ["elbow"] and (action["size"], action["chunk"], action["executed"]) == (1, 3, 2)
     assert (seen["size"], seen["history"], seen["shape"]) == (2, 2, ["batch", 4])
-    assert described["rate"] == {"control_period_seconds": 0.1, "policy_period_seconds": 0.2}
+    assert described["rate"] == {"control_period_seconds": 0.001, "policy_period_seconds": 0.002}
 
 
 def test_every_way_out_gives_the_same_actions_in_degrees(robot):
@@ -56,6 +58,17 @@ def test_every_way_out_gives_the_same_actions_in_degrees(robot):
         np.testing.assert_allclose(exported(np.stack([first, second, third])), expected, rtol=1e-5)
     history.reset()
     np.testing.assert_array_equal(history(frames[2]), [*frames[2], *frames[2]])
+
+
+def test_a_constant_coordinate_is_exported_and_loaded(tmp_path):
+    action = np.stack([np.linspace(0, 1, 8), np.full(8, 0.04)], axis=1)
+    data = Demonstrations((Episode(np.ones((8, 2)), action, np.zeros(8)),), {"state": 2}, rate=10.0)
+    genpo_jax.pretrain(data, replace(TINY, chunk=1, executed=1), tmp_path / "run", progress=False)
+    policy = standalone.OnnxPolicy(export(tmp_path / "run", tmp_path / "out"))
+    assert policy(np.ones(4))[1] == pytest.approx(0.04)
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    export(tmp_path / "run", tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
 
 
 def test_a_gymnasium_environment_gets_the_actions_in_units_within_its_box(robot):
@@ -93,3 +106,23 @@ def test_the_robot_loop_sends_degrees_and_limits_their_change_to_a_share_of_the_
     largest = robot_loop.LARGEST_CHANGE * (high - low)
     assert arm.sent[0] == pytest.approx(max(low, min(target[0], largest)), rel=1e-4)
     assert arm.sent[-2:] == pytest.approx(target[:2].tolist(), rel=1e-4)
+
+
+def test_a_strange_observation_stops_the_loop_with_its_name_and_holds_the_last_action(robot):
+    policy, folder = robot
+
+    class Jumps:
+        sent = []
+
+        def observe(self):
+            return np.asarray(policy.moments.mean)[:2] + (100.0 if len(self.sent) == 3 else 0.0)
+
+        def command(self, action):
+            self.sent.append(float(action[0]))
+
+    arm, exported = Jumps(), standalone.OnnxPolicy(folder)
+    with pytest.raises(RuntimeError, match="holding the last action: observation 0 is .* standard deviations from"):
+        robot_loop.run(exported, arm, period=0.001, seconds=0.01, rest=np.array([0.0]))
+    assert len(arm.sent) == 4 and arm.sent[3] == arm.sent[2]
+    with pytest.raises(ValueError, match="period must be 0.001 s, at which the policy was trained, got 0.02"):
+        robot_loop.run(exported, arm, period=0.02, seconds=0.1)
