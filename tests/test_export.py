@@ -216,6 +216,7 @@ def used_rules(monkeypatch):
     return used
 
 
+@pytest.mark.ci
 def test_every_method_converts_and_every_rule_is_used(used_rules):
     for method, activation in zip(METHODS, itertools.cycle(ACTIVATIONS), strict=False):
         converted(method, activation, ACTION)
@@ -485,11 +486,11 @@ def test_the_loop_for_a_robot_sends_one_action_per_control_period(planning):
             self.sent.append(float(action[0]))
 
     robot = Integrator()
-    robot_loop.run(standalone.OnnxPolicy(planning), robot, period=0.001, seconds=0.006)
+    robot_loop.run(standalone.OnnxPolicy(planning), robot, period=0.05, seconds=0.3)
     assert robot.sent == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.4, 0.4])
     robot.x = np.array([np.nan], np.float32)
     with pytest.raises(RuntimeError, match="stopped"):
-        robot_loop.run(standalone.OnnxPolicy(planning), robot, period=0.001, seconds=0.006)
+        robot_loop.run(standalone.OnnxPolicy(planning), robot, period=0.05, seconds=0.3)
     assert robot.sent[-1] == 0
 
 

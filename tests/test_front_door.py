@@ -95,6 +95,7 @@ def test_a_policy_applies_normalizer_agent_and_squash(run):
     np.testing.assert_allclose(run.policy(obs), expected, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_a_policy_acts_on_one_or_many_observations_inside_jit_and_as_a_pytree(run):
     policy, obs = genpo_jax.load(run.run_dir, seed=3), jnp.ones((4, 3, 1))
     many = policy(obs)

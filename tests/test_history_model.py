@@ -104,6 +104,7 @@ def test_one_history_has_the_parameters_and_the_ratio_of_the_published_method():
     assert policy.metrics(record) == {}
 
 
+@pytest.mark.ci
 def test_no_gradient_of_the_history_model_reaches_the_policy():
     policy, obs = build(num_histories=4, base="conditioned"), observations()
     record = recorded(policy, obs, jax.random.key(0))

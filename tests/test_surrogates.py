@@ -25,6 +25,7 @@ def test_the_flow_matching_loss_agrees_with_its_definition(method, samples):
             np.testing.assert_allclose(record.loss[b, n], jnp.square(error / 0.5).mean(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.ci
 def test_fpo_averages_losses_and_fpo_plus_plus_does_not():
     obs = observations(5)
     for method, shape in (("fpo", (5,)), ("fpo++", (5, 16))):

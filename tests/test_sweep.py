@@ -136,6 +136,7 @@ def test_a_sweep_with_other_settings_is_refused_in_the_same_folder(runs, tmp_pat
         Sweep(replace(CONFIG, seed=5), ["num_epochs=2:5"], tmp_path).run(2)
 
 
+@pytest.mark.ci
 def test_success_is_the_objective_where_there_is_one(runs, tmp_path):
     with pytest.raises(ValueError, match="objective must be return: the environment reports no success"):
         made(tmp_path / "none", objective="success").run(1)

@@ -164,6 +164,7 @@ def test_the_table_of_numbers_is_complete():
     assert numbers_of(ppo.Hyperparameters.of(Config())) == NUMBERS.keys()
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NUMBERS)
 def test_every_number_of_the_update_has_an_effect_without_recompilation(trainer_of_numbers, name):
     trainer, keys = trainer_of_numbers, jnp.stack([jax.random.key(0)])
@@ -205,6 +206,7 @@ def test_metrics_are_finite_scalars_and_episodes_are_counted(trainer):
     assert history[0]["train/episode_length"] == history[1]["train/episode_length"] == 8
 
 
+@pytest.mark.ci
 def test_non_finite_physics_is_counted_and_parameters_stay_finite():
     state, history = train(make_trainer(TargetEnv(nan_at=3)), 2)
     # Every environment is non-finite at its fourth step, unless its staggered first episode ends before.

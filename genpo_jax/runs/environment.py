@@ -15,7 +15,7 @@ from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment
-from genpo_jax.envs.names import backends_of, module_of
+from genpo_jax.envs.names import backends_of, module_of, unknown_environment
 from genpo_jax.runs.folder import read_config, read_json, saved_config
 
 # An example in messages.
@@ -98,10 +98,8 @@ def importable_name(recorded: Recorded, env: str | None = None, trust: bool = Fa
         return recorded.name
     path = recorded.path
     if path is None:
-        raise ValueError(
-            f"{recorded.place} names the environment '{recorded.name}', which is unknown here; pass env='{EXAMPLE}', "
-            "or register the name again"
-        )
+        unknown = unknown_environment(recorded.name, ())
+        raise ValueError(f"{recorded.place}: {unknown}; pass env='{EXAMPLE}', or register the name again")
     if not (trust or envs.is_known(path)):
         raise ValueError(
             f"{recorded.place} names the environment {path!r}, so the module {module_of(path)!r} would be "

@@ -136,6 +136,7 @@ def test_a_termination_at_the_time_limit_is_a_termination():
     assert seen.terminated[1].all() and not seen.truncated.any()
 
 
+@pytest.mark.ci
 def test_the_own_time_limit_of_an_environment_becomes_that_of_the_run():
     # Gymnasium's Pendulum is truncated at step 200, by its wrapper TimeLimit.
     env = envs.make("gymnasium:Pendulum-v1")
@@ -166,6 +167,7 @@ def test_only_ended_episodes_restart():
     assert seen.whole.sum() == (limits == 6).sum()
 
 
+@pytest.mark.ci
 def test_equal_keys_give_equal_episodes_whatever_was_simulated_before():
     env, state, step = episodes(terminate_at=2, num=3)
     _, once = play(step, state, 5)

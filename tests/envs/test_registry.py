@@ -27,11 +27,9 @@ def test_a_named_backend_is_kept():
     ("typo", "meant"),
     [("hoper", "hopper"), ("Half-Cheetah", "halfcheetah"), ("cartpolebalance", "CartpoleBalance")],
 )
-def test_a_mistyped_name_is_refused_with_the_nearest_and_the_list(typo, meant):
-    with pytest.raises(ValueError, match=f"no environment '{typo}'; did you mean '{meant}'") as error:
+def test_a_mistyped_name_is_refused_with_the_nearest_and_the_command_that_lists_all(typo, meant):
+    with pytest.raises(ValueError, match=f"no environment '{typo}'; did you mean '{meant}'.*genpo-jax envs lists all"):
         make(typo)
-    assert "walker2d" in str(error.value)
-    assert "Go1JoystickFlatTerrain" in str(error.value)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,7 @@ def test_the_normalized_actions_are_those_that_the_policy_turns_into_units(clone
     np.testing.assert_allclose(run.policy.spec.in_units(np.asarray(action[1])), [10, 20, 30], atol=1e-4)
 
 
+@pytest.mark.ci
 def test_the_policy_acts_with_the_moving_average_of_its_parameters(cloned):
     _, _, folder = cloned
     run = Pretraining(cloned[0], replace(TINY, history=2), folder)

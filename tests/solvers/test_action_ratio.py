@@ -139,6 +139,7 @@ def test_the_ratio_of_an_unchanged_flow_is_one(name):
     assert float(jnp.abs(action_log_ratio(flow, stored)).max()) < 1e-12
 
 
+@pytest.mark.ci
 def test_one_history_gives_the_ratio_of_the_state_with_a_poor_proposal():
     then, now = flow_of(mlp_params(5, 2)), flow_of(changed(mlp_params(5, 2)))
     state, log_prob = then.sample_and_log_prob(seed=jax.random.key(0), sample_shape=64)
