@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 @pytest.mark.slow
 def test_every_command_of_the_page_runs_one_after_another(tmp_path):
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "demonstrations.md").read_text(), flags=re.DOTALL)
-    commands = [line for block in blocks for line in block.splitlines()]
-    assert [line.split()[:2] for line in commands] == [
-        ["genpo-jax", name] for name in ("collect", "pretrain", "fidelity", "finetune")
-    ]
+    lines = [line for block in blocks for line in block.splitlines()]
+    names = ("collect", "pretrain", "fidelity", "finetune")
+    # Later blocks need data of the reader's own.
+    commands = [next(line for line in lines if line.startswith(f"genpo-jax {name} ")) for name in names]
     for line in commands:
         done = subprocess.run(
             [sys.executable, "-m", "genpo_jax", *shlex.split(line)[1:]],
