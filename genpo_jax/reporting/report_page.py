@@ -14,7 +14,7 @@ from genpo_jax.reporting.numbers import number, short
 from genpo_jax.reporting.records import Points, Records, flat, points, read_records
 from genpo_jax.reporting.templates import template
 from genpo_jax.reporting.verdict import Z, interval, judge
-from genpo_jax.runs.curve import LINES
+from genpo_jax.runs.curve import LINES, LOSS_LINES
 from genpo_jax.runs.folder import HELD_OUT_FIGURE
 from genpo_jax.version import __version__
 
@@ -212,7 +212,10 @@ def _alive_share(run: Records) -> tuple[str, float] | None:
 
 
 def _returns(runs: Sequence[Records], colors: dict[str, str]) -> list[tuple[str, str]]:
-    """Return the charts of the return over env steps and over wall time."""
+    """Return the charts of the return over env steps and over wall time; for cloned policies, of the losses."""
+    if all(run.held_out for run in runs):
+        axes = (("Loss over updates", "env_steps", "updates"), ("Loss over wall time", "wall_seconds", "seconds"))
+        return [(title, line_chart(_losses(runs, colors, x), title.lower(), unit)) for title, x, unit in axes]
     longest = max((run.last("wall_seconds") or 0.0 for run in runs), default=0.0)
     unit, name = (3600, "hours") if longest > HOURS_FROM else (60, "minutes")
     lines = _lines_of_one if len(runs) == 1 else _lines_of_several
@@ -226,6 +229,12 @@ def _returns(runs: Sequence[Records], colors: dict[str, str]) -> list[tuple[str,
             line_chart(lines(runs, colors, "wall_seconds", unit), "return over wall time", f"wall time ({name})"),
         ),
     ]
+
+
+def _losses(runs: Sequence[Records], colors: dict[str, str], x: str) -> list[Line]:
+    if len(runs) > 1:
+        return [Line(run.name, run.points("valid/loss", x), colors[run.name], 2.4) for run in runs]
+    return [Line(label, runs[0].points(metric, x), color, 2.4) for metric, label, color in LOSS_LINES]
 
 
 def _lines_of_one(runs: Sequence[Records], colors: dict[str, str], x: str, unit: float) -> list[Line]:
@@ -265,7 +274,7 @@ def _over(values: Points, unit: float) -> Points:
 def _legend(runs: Sequence[Records], colors: dict[str, str]) -> list[tuple[str, str]]:
     if len(runs) > 1:
         return [(run.name, colors[run.name]) for run in runs]
-    return [(label, color) for metric, label, color in reversed(LINES) if runs[0].points(metric)]
+    return [(label, color) for metric, label, color in reversed(LINES + LOSS_LINES) if runs[0].points(metric)]
 
 
 def _chart(metric: str, title: str, runs: Sequence[Records], colors: dict[str, str], **options: Any) -> str | None:
@@ -288,7 +297,7 @@ def _diagnostic(diagnostic: Diagnostic, runs: Sequence[Records], colors: dict[st
 
 def _others(runs: Sequence[Records], colors: dict[str, str]) -> list[tuple[str, str]]:
     """Return the charts of all remaining metrics, those of the environment first."""
-    shown = {each.metric for each in DIAGNOSTICS} | {metric for metric, _, _ in FAULTS + LINES}
+    shown = {each.metric for each in DIAGNOSTICS} | {metric for metric, _, _ in FAULTS + LINES + LOSS_LINES}
     shown |= {"time/steps_per_second", "time/compile_seconds"}
     names = sorted({name for run in runs for name in run.metrics} - shown, key=lambda name: ("/env" not in name, name))
     return [(name, chart) for name in names if (chart := _chart(name, name, runs, colors))]
