@@ -115,7 +115,7 @@ def test_a_strange_observation_stops_the_loop_with_its_name_and_holds_the_last_a
         sent = []
 
         def observe(self):
-            return np.asarray(policy.moments.mean)[:2] + (100.0 if len(self.sent) == 3 else 0.0)
+            return np.asarray(policy.moments.mean)[:2] + np.array([100.0 if len(self.sent) == 3 else 0.0, 0.0])
 
         def command(self, action):
             self.sent.append(float(action[0]))
