@@ -20,48 +20,20 @@ from rich.table import Table
 
 from experiments.program import run_program
 from genpo_jax.envs.patches import restore_device_put_replicated
+from genpo_jax.envs.published import BRAX_PPO
 
-SHARED = {
-    "episode_length": 1000,
-    "normalize_observations": True,
-    "learning_rate": 3e-4,
-    "num_minibatches": 32,
-    "action_repeat": 1,
-}
-ANT = {
-    "reward_scaling": 10,
-    "unroll_length": 5,
-    "num_updates_per_batch": 4,
-    "discounting": 0.97,
-    "entropy_cost": 1e-2,
-    "num_envs": 512,
-    "batch_size": 256,
-}
-NOTEBOOK = {
-    "ant": ANT,
-    "hopper": ANT,
-    "inverted_pendulum": ANT | {"num_envs": 256, "batch_size": 128},
-    "humanoid": ANT
-    | {
-        "reward_scaling": 0.1,
-        "unroll_length": 10,
-        "num_updates_per_batch": 8,
-        "entropy_cost": 1e-3,
-        "num_envs": 256,
-        "batch_size": 128,
-    },
-    "reacher": ANT
-    | {
-        "reward_scaling": 5,
-        "action_repeat": 4,
-        "unroll_length": 50,
-        "num_updates_per_batch": 8,
-        "discounting": 0.95,
-        "entropy_cost": 1e-3,
-        "num_envs": 256,
-        "batch_size": 32,
-    },
-}
+# Divisor of environments and batch.
+SMALLER = 8
+# The environment whose published settings each takes.
+SOURCES = {name: name for name in ("ant", "inverted_pendulum", "humanoid", "reacher")} | {"hopper": "ant"}
+
+
+def notebook_settings(env: str) -> dict[str, Any]:
+    """Return the arguments of Brax's PPO that the notebook has for an environment, made smaller."""
+    published = BRAX_PPO[SOURCES[env]]._asdict()
+    published.pop("num_timesteps")
+    smaller = {name: published[name] // SMALLER for name in ("num_envs", "batch_size")}
+    return published | smaller | {"episode_length": 1000, "normalize_observations": True}
 
 
 @dataclass(frozen=True)
@@ -110,15 +82,15 @@ def train(config: Config, seed: int) -> dict[str, float]:
         deterministic_eval=False,
         seed=seed,
         progress_fn=progress,
-        **SHARED | NOTEBOOK[config.env],
+        **notebook_settings(config.env),
     )
     return last | {"seed": seed, "wall_seconds": time.monotonic() - started}
 
 
 def main(config: Config) -> None:
     """Measure, print one table, and write JSON if requested."""
-    if config.env not in NOTEBOOK:
-        raise ValueError(f"env {config.env!r} has no settings here; choose from {', '.join(NOTEBOOK)}")
+    if config.env not in SOURCES:
+        raise ValueError(f"env {config.env!r} has no settings here; choose from {', '.join(SOURCES)}")
     results = [train(config, seed) for seed in config.seeds]
     table = Table("seed", "env steps", "return", "wall s", title=f"Brax PPO, {config.env}, {config.backend}")
     for result in results:

@@ -67,21 +67,29 @@ class PolicySpec:
     @classmethod
     def of(cls, env: Environment, config: Config, seed: int) -> "PolicySpec":
         """Return the spec of one seed of a run."""
-        low, high = action_bounds(env, config.env_options) or (None, None)
+        bounds = action_bounds(env, config.env_options)
+        return cls.of_sizes(config, seed, env.observation_sizes[ACTOR_OBS], env.action_size, bounds)
+
+    @classmethod
+    def of_sizes(
+        cls, config: Config, seed: int, obs_size: int, action_size: int, bounds: Bounds | None
+    ) -> "PolicySpec":
+        """Return the spec of a run for single observations and actions of these sizes; bounds None: -1 and 1."""
+        options, (low, high) = config.env_options, bounds or (None, None)
         return cls(
             env=config.env,
             seed=seed,
-            obs_size=config.env_options.history * env.observation_sizes[ACTOR_OBS],
+            obs_size=options.history * obs_size,
             obs_name=ACTOR_OBS,
-            action_size=config.env_options.chunk * env.action_size,
-            squash=config.env_options.squash,
+            action_size=options.chunk * action_size,
+            squash=options.squash,
             method=config.method,
             networks=config.networks,
             normalized=config.ppo.normalize_observations,
-            chunk=config.env_options.chunk,
-            executed=config.env_options.executed or config.env_options.chunk,
-            action_repeat=config.env_options.action_repeat,
-            history=config.env_options.history,
+            chunk=options.chunk,
+            executed=options.executed or options.chunk,
+            action_repeat=options.action_repeat,
+            history=options.history,
             action_low=low,
             action_high=high,
         )

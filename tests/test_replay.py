@@ -83,6 +83,27 @@ class Networks:
         return double(self.agent.value_of({"state": jnp.asarray(standardized, jnp.float32)}))
 
 
+def played_updates(trainer, algorithm, seed, updates):
+    """Return the states before and after each update of a seed, and rollout, batch and metrics of each update."""
+    improve = ppo.improve
+
+    def improve_and_record(learner, batch, *rest):
+        learner, metrics = improve(learner, batch, *rest)
+        return learner, metrics | {"batch": batch}
+
+    state = jax.tree.map(lambda x: x[0], trainer.init([seed]))
+    states, rollouts, metrics = [state], [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ppo, "improve", improve_and_record)
+        update, collect = jax.jit(algorithm.update), jax.jit(algorithm.collect)
+        for _ in range(updates):
+            rollouts.append(double(collect(state)[2]))
+            state, recorded = update(state, trainer.hyper)
+            states.append(state)
+            metrics.append(recorded)
+    return states, rollouts, [double(recorded.pop("batch")) for recorded in metrics], metrics
+
+
 @pytest.fixture(scope="module")
 def run():
     """States before and after each of the updates, with their rollouts, batches, metrics and keys of the shuffles."""
@@ -111,29 +132,15 @@ def run():
         ),
     )
     trainer, shuffle_keys = Trainer(UnevenEnv(), config), []
-    split, improve = trainer.algorithm.shuffle, ppo.improve
+    split = trainer.algorithm.shuffle
 
     def shuffle(batch, keys):
         jax.debug.callback(lambda data: shuffle_keys.append(tuple(data.ravel().tolist())), jax.random.key_data(keys))
         return split(batch, keys)
 
-    def improve_and_record(learner, batch, *rest):
-        learner, metrics = improve(learner, batch, *rest)
-        return learner, metrics | {"batch": batch}
-
     algorithm = replace(trainer.algorithm, shuffle=shuffle)
-    state = jax.tree.map(lambda x: x[0], trainer.init([3]))
-    states, rollouts, metrics = [state], [], []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ppo, "improve", improve_and_record)
-        update, collect = jax.jit(algorithm.update), jax.jit(algorithm.collect)
-        for _ in range(UPDATES):
-            rollouts.append(double(collect(state)[2]))
-            state, recorded = update(state, trainer.hyper)
-            states.append(state)
-            metrics.append(recorded)
+    states, rollouts, batches, metrics = played_updates(trainer, algorithm, 3, UPDATES)
     jax.effects_barrier()
-    batches = [double(recorded.pop("batch")) for recorded in metrics]
     seen = [rollout.obs["state"] for rollout in rollouts]
     nets = [Networks(algorithm, state.learner.params, seen[:n]) for n, state in enumerate(states)]
     return SimpleNamespace(

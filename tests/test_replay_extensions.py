@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from settings import networks, sized
-from test_replay import double, np_normal
+from test_replay import double, np_normal, played_updates
 
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs.mirror import Mirror, signs
@@ -77,23 +77,7 @@ def run():
         ),
     )
     trainer = Trainer(CartEnv(), config)
-    improve = ppo.improve
-
-    def improve_and_record(learner, batch, *rest):
-        learner, metrics = improve(learner, batch, *rest)
-        return learner, metrics | {"batch": batch}
-
-    state = jax.tree.map(lambda x: x[0], trainer.init([5]))
-    states, rollouts, metrics = [state], [], []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ppo, "improve", improve_and_record)
-        update, collect = jax.jit(trainer.algorithm.update), jax.jit(trainer.algorithm.collect)
-        for _ in range(UPDATES):
-            rollouts.append(double(collect(state)[2]))
-            state, recorded = update(state, trainer.hyper)
-            states.append(state)
-            metrics.append(recorded)
-    batches = [double(recorded.pop("batch")) for recorded in metrics]
+    states, rollouts, batches, metrics = played_updates(trainer, trainer.algorithm, 5, UPDATES)
     return SimpleNamespace(trainer=trainer, states=states, rollouts=rollouts, batches=batches, metrics=metrics)
 
 

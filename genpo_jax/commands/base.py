@@ -55,9 +55,8 @@ def check_options(options: Any) -> None:
     """Check the options that commands, studies and benchmarks share: names, counts, and paths of output files.
 
     A count must be at least 1, or at least 0 if it is a seed or a step, its default contains a 0, or the class lists it
-    in `MAY_BE_ZERO`. A
-    list must not be empty unless its default is empty or the class lists it in `MAY_BE_EMPTY`. `out` is a folder
-    unless the class lists it in `FILES`.
+    in `MAY_BE_ZERO`. A list must not be empty unless its default is empty or the class lists it in `MAY_BE_EMPTY`.
+    `out` is a folder unless the class lists it in `FILES`.
 
     Raises:
         ValueError: at the first option with an invalid value.

@@ -28,7 +28,7 @@ from genpo_jax.export.onnx_graph import batched, to_onnx
 from genpo_jax.normalizer import CLIP
 from genpo_jax.policies.products import NATIVE
 from genpo_jax.policy import PolicySpec, TrainedPolicy
-from genpo_jax.runs.environment import Recorded, environment_of, option_of, record_of
+from genpo_jax.runs.environment import Recorded, env_option, environment_of, record_of
 from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.folder import read_config, saved_config
 from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load
@@ -246,7 +246,7 @@ def deploy_note(environment: dict[str, Any]) -> str:
     """
     name, backend = environment["name"], environment["backend"]
     notes = []
-    if option := option_of(name, environment):
+    if option := env_option(name, environment):
         notes.append(f"The environment is not one of a library: genpo-jax deploy needs{option}.")
     if name in BRAX and (engine := chosen_backend(name, backend)) in APPROXIMATE:
         notes.append(

@@ -31,7 +31,7 @@ from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runs.curve import LOSS_LINES
-from genpo_jax.runs.environment import Recorded, importable_name, option_of, record_of
+from genpo_jax.runs.environment import Recorded, env_option, importable_name, record_of
 from genpo_jax.runs.folder import (
     FORMAT,
     check_run_dir,
@@ -115,7 +115,7 @@ class Pretraining(Session):
         bounds = action_range(settings, demonstrations, train, env)
         name = env_name or (env.name if env else demonstrations.env) or UNKNOWN
         config = _config(settings, name, demonstrations.action_size, bounds)
-        self.spec = _spec(config, demonstrations)
+        self.spec = _spec(config, demonstrations, bounds)
         obs = demonstrations.observations(train, settings.history)
         self.moments = moments_of(obs, settings.normalization)
         self.train_set = self._prepared(train)
@@ -139,7 +139,7 @@ class Pretraining(Session):
     @property
     def env_option(self) -> str:
         """The option that names the environment of the user; "" if none is needed."""
-        return option_of(self.config.env, self.record) if self._env is not None else ""
+        return env_option(self.config.env, self.record) if self._env is not None else ""
 
     def init_state(self) -> PretrainState:
         """Return the state of a new run, leaves `[1, ...]`."""
@@ -376,23 +376,10 @@ def _config(settings: PretrainConfig, env: str, action_size: int, bounds: Bounds
     return replace(config, env_options=replace(config.env_options, action_low=low, action_high=high))
 
 
-def _spec(config: Config, demonstrations: Demonstrations) -> PolicySpec:
-    options = config.env_options
-    return PolicySpec(
-        env=config.env,
-        seed=config.seed,
-        obs_size=options.history * demonstrations.obs_size,
-        obs_name=ACTOR_OBS,
-        action_size=options.chunk * demonstrations.action_size,
-        squash=options.squash,
-        method=config.method,
-        networks=config.networks,
-        normalized=True,
-        chunk=options.chunk,
-        executed=options.executed or options.chunk,
-        history=options.history,
-        action_low=options.action_low,
-        action_high=options.action_high,
+def _spec(config: Config, demonstrations: Demonstrations, bounds: Bounds | None) -> PolicySpec:
+    sizes = demonstrations.obs_size, demonstrations.action_size
+    return replace(
+        PolicySpec.of_sizes(config, config.seed, *sizes, bounds),
         action_names=demonstrations.action_names,
         obs_names=demonstrations.obs_names,
         rate=demonstrations.rate,

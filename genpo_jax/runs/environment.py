@@ -197,7 +197,7 @@ def record_of(env: Environment, factory: str | None = None, is_object: bool = Fa
     }
 
 
-def option_of(name: str, record: dict[str, Any]) -> str:
+def env_option(name: str, record: dict[str, Any]) -> str:
     """Return the option ` --env module:NAME` for a command line; "" for the environment of a library.
 
     Args:

@@ -19,7 +19,7 @@ from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.presets import preset
 from genpo_jax.runs.callbacks import Callback
-from genpo_jax.runs.environment import Recorded, environment_of, importable_name, option_of, record_of
+from genpo_jax.runs.environment import Recorded, env_option, environment_of, importable_name, record_of
 from genpo_jax.runs.folder import (
     CONFIG_FILE,
     check_run_dir,
@@ -92,7 +92,7 @@ class Run(Session):
     @property
     def env_option(self) -> str:
         """The option that names the environment of the user; "" for the environment of a library."""
-        return option_of(self.config.env, self.record)
+        return env_option(self.config.env, self.record)
 
     def init_state(self) -> TrainState:
         """Return the state of a new run, leaves `[S, ...]`."""
