@@ -5,11 +5,11 @@ machine are the environments, the batch, the networks and the length of a run. A
 minutes, and few environments with long rollouts and small minibatches: for a million env steps this learns much faster
 than hundreds of environments with short rollouts (docs/results.md). An accelerator gets the networks and the batch of
 GenPO++ (arXiv:2606.06967), and at least the environments, env steps and gradient steps that the library of the
-environment publishes, with its discount where no study of this package chose one (docs/accelerator.md).
+environment publishes. Where no study of this package chose the discount, it is the library's (docs/accelerator.md).
 
 A preset is built from layers. Each layer is a table of settings that overrides earlier layers: all tasks, this machine,
-the library, this task, this task on this machine, flows on this task, the method's paper, a search. This module does
-not import jax, so that `--help` is quick.
+the library's settings, this task, this task on this machine, flows on this task, the method's paper, a search. This
+module does not import jax, so that `--help` is quick; only environments of MuJoCo Playground import their library.
 """
 
 import ast
@@ -19,7 +19,7 @@ from dataclasses import replace
 from typing import Any
 
 from genpo_jax.config import GYMNASIUM, Config, PPOConfig
-from genpo_jax.envs.names import TOYS
+from genpo_jax.envs.names import PLAYGROUND, TOYS
 from genpo_jax.methods import FlowMethod, Method, method_of
 
 Layer = dict[str, Any]
@@ -32,7 +32,7 @@ TOY: Layer = {"ppo": {"max_learning_rate": 3e-3, "normalize_rewards": False}}
 # Short episodes with a reward in each step need only a short horizon. A smaller KL at the end of the run: a hand that
 # still explores misses its goal.
 ARM: Layer = {"ppo": {"gamma": 0.97, "target_kl": 0.03, "final_kl": 0.003}}
-# The results in docs/results.md have the default discount, not the library's.
+# The results in docs/results.md have this discount, not the library's.
 LONG_HORIZON: Layer = {"ppo": {"gamma": PPOConfig.gamma}}
 
 # Gymnasium's simulators run on the host, one after another, on any machine. Few of them give many updates.
@@ -176,8 +176,11 @@ def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -
     base, own = (ACCELERATOR_BASE, ACCELERATOR) if on_accelerator else (CPU_BASE, CPU)
     for layer in (ALL_TASKS, base):
         config = apply(config, layer)
+    config = apply(config, library_task(env))
     if on_accelerator:
-        config = apply(config, library_layer(config))
+        config = apply(config, library_machine(config))
+    elif env in PLAYGROUND:
+        config = apply(config, {"backend": "c"})
     for layer in (TASK.get(env, {}), own.get(env, {}), HOST if on_host else {}):
         config = apply(config, layer)
     if issubclass(settings, FlowMethod):
@@ -188,11 +191,21 @@ def preset(env: str, method: str = "genpo++", accelerator: bool | None = None) -
     return config
 
 
-def library_layer(config: Config) -> Layer:
-    """Return what the library of an environment publishes for it, where that is more than a config has.
+def library_task(env: str) -> Layer:
+    """Return the discount and the action repeat that the library of an environment publishes for it."""
+    from genpo_jax.envs.published import PublishedPPO, published
 
-    The discount and the action repeat are the library's. There are at least as many environments, env steps, and
-    gradient steps per policy call.
+    library = published(env)
+    if library is None:
+        return {}
+    repeat = {"env_options": {"action_repeat": library.action_repeat}} if isinstance(library, PublishedPPO) else {}
+    return {"ppo": {"gamma": library.discounting}} | repeat
+
+
+def library_machine(config: Config) -> Layer:
+    """Return the size of a run that the library of an environment publishes, where that is more than a config has.
+
+    There are at least as many environments, env steps, and gradient steps per policy call.
     """
     from genpo_jax.envs.published import PublishedPPO, published
 
@@ -201,15 +214,14 @@ def library_layer(config: Config) -> Layer:
         return {}
     layer: Layer = {"num_timesteps": max(config.num_timesteps, library.num_timesteps)}
     if not isinstance(library, PublishedPPO):
-        return layer | {"ppo": {"gamma": library.discounting}}
+        return layer
     num_envs = max(config.env_options.num_envs, library.num_envs)
     batch = config.env_options.num_envs * config.ppo.unroll
     unroll = min(max(library.unroll_length, batch // num_envs), LONGEST_UNROLL)
     minibatches = num_envs * unroll * library.gradient_steps / config.ppo.num_epochs
     return layer | {
-        "env_options": {"num_envs": num_envs, "action_repeat": library.action_repeat},
+        "env_options": {"num_envs": num_envs},
         "ppo": {
-            "gamma": library.discounting,
             "unroll": unroll,
             # A power of two divides the batch.
             "num_minibatches": max(config.ppo.num_minibatches, 2 ** math.ceil(math.log2(minibatches))),

@@ -181,10 +181,20 @@ def test_small_tasks_have_the_same_settings_on_every_machine_and_others_do_not()
     assert (humanoid.backend, humanoid.env_options.num_envs, humanoid.num_timesteps) == ("mjx", 4096, 100_000_000)
 
 
-def test_no_preset_for_an_accelerator_needs_the_c_engine():
+def test_the_c_engine_is_the_preset_of_playground_on_a_cpu_and_of_nothing_on_an_accelerator():
     from genpo_jax.presets import CPU, preset
 
-    assert [env for env in CPU if preset(env, accelerator=True).backend == "c"] == []
+    assert [preset(env, accelerator=False).backend for env in ("HopperStand", "LeapCubeReorient")] == ["c", "c"]
+    assert [env for env in (*CPU, "HopperStand") if preset(env, accelerator=True).backend == "c"] == []
+
+
+def test_the_library_chooses_discount_and_action_repeat_on_every_machine_where_no_study_did():
+    from genpo_jax.presets import preset
+
+    for accelerator in (False, True):
+        configs = [preset(env, accelerator=accelerator) for env in ("FingerSpin", "PandaRobotiqPushCube", "ant")]
+        assert [config.ppo.gamma for config in configs] == [0.95, 0.994, 0.99]
+        assert [config.env_options.action_repeat for config in configs] == [1, 4, 1]
 
 
 @pytest.mark.ci
