@@ -99,15 +99,21 @@ def test_the_entropy_bonus_lowers_the_loss():
         (0.01, 1e-3),
         (0.0144, 1e-3 / 1.2),
         (0.0064, 1.25e-3),
-        (0.1, 1e-3 / 1.5),
+        (1.0, 1e-4),
         (0.0, 1.5e-3),
         (np.nan, 1e-3),
-        (np.inf, 1e-3 / 1.5),
+        (np.inf, 1e-5),
     ],
 )
 def test_the_learning_rate_follows_the_kl(kl, expected):
     config = numbers(target_kl=0.01, max_learning_rate=1e-2)
     rate = ppo.adapt_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), jnp.asarray(0.5), config)
+    np.testing.assert_allclose(rate, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("kl", "expected"), [(0.01, 1e-3), (0.02, 1e-3), (0.2, 1e-4), (np.nan, 1e-3), (np.inf, 0.0)])
+def test_a_minibatch_beyond_twice_the_target_brakes_the_rest_of_the_update(kl, expected):
+    rate = ppo.brake_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), jnp.asarray(0.5), numbers(target_kl=0.01))
     np.testing.assert_allclose(rate, expected, rtol=1e-6)
 
 
@@ -138,6 +144,22 @@ def improve_toy(batch, config, weight=0.0):
     learner = ppo.start_learning(params, config)
     merge = lambda p: nnx.merge(graph, p)  # noqa: E731
     return ppo.improve(learner, batch, jax.random.key(0), jnp.asarray(0.0), merge, config)
+
+
+def test_a_rate_that_is_ten_times_too_high_moves_the_policy_little_further_than_its_target():
+    batch = toy_batch(np.linspace(-2, 2, 512, dtype=np.float32), np.linspace(-2, 2, 512, dtype=np.float32))
+
+    def kl_and_rate(target_kl):
+        config = numbers(target_kl=target_kl, learning_rate=0.015, max_learning_rate=0.1, num_minibatches=16)
+        learner, metrics = improve_toy(batch, config)
+        return float(metrics["train/kl"]), float(learner.learning_rate)
+
+    (free, constant), (braked, rate) = kl_and_rate(None), kl_and_rate(0.01)
+    assert free > 0.1
+    assert braked < 0.04
+    assert constant == np.float32(0.015)
+    # The next update starts from the rate of this one, not from the braked one, which would be too low.
+    np.testing.assert_allclose(rate, 0.015 * np.sqrt(0.01 / braked), rtol=1e-5)
 
 
 def test_a_non_finite_gradient_is_skipped_and_counted():

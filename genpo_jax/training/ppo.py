@@ -18,9 +18,11 @@ from genpo_jax.training.extensions import Extension, extensions_of
 from genpo_jax.training.schedule import linear_schedule
 
 Tree = TypeVar("Tree")
-# Largest factor by which the learning rate changes after one update, and the exponent of target / KL in that factor.
-LEARNING_RATE_FACTOR = 1.5
+# Largest factor by which the learning rate rises after one update, and the exponent of target / KL in that factor.
+LARGEST_RISE = 1.5
 LEARNING_RATE_GAIN = 0.5
+# A minibatch whose KL is above this multiple of the target lowers the learning rate for the rest of the update.
+EXCESSIVE = 2.0
 
 
 class Hyperparameters(PyTreeNode):
@@ -141,13 +143,14 @@ def _value_loss(value: Array, batch: Batch, value_clip: Array | None) -> Array:
 
 
 def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper: Hyperparameters) -> Array:
-    """Return the learning rate times the square root of target / KL, within bounds.
+    """Return the learning rate of the next update: the present one times the square root of target / KL, within bounds.
 
     The usual rule (rsl_rl) keeps the rate while the KL is between half and twice its target. A method with a noisy KL
-    then stays at the lower end of this range, and one with a steady KL at the upper end.
+    then stays at the lower end of this range, and one with a steady KL at the upper end. Only the rise is bounded: after
+    a far too large update, a bounded fall would let several more follow.
 
     Args:
-        learning_rate: present learning rate.
+        learning_rate: rate at the start of the update.
         kl: mean over the minibatches of an update's last epoch.
         progress: fraction of the run that is done, in [0, 1].
         hyper: target and bounds.
@@ -156,12 +159,27 @@ def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper:
         return learning_rate
     target = linear_schedule(hyper.target_kl, hyper.final_kl, progress)
     factor = (target / jnp.maximum(kl, jnp.finfo(kl.dtype).tiny)) ** LEARNING_RATE_GAIN
-    factor = jnp.clip(factor, 1 / LEARNING_RATE_FACTOR, LEARNING_RATE_FACTOR)
     # A NaN leaves the rate unchanged. An infinite KL lowers it.
-    factor = jnp.where(jnp.isnan(kl), 1.0, factor)
+    factor = jnp.where(jnp.isnan(kl), 1.0, jnp.minimum(factor, LARGEST_RISE))
     rate = jnp.clip(learning_rate * factor, hyper.min_learning_rate, hyper.max_learning_rate)
     # The loss may have a wider type than the learner.
     return rate.astype(learning_rate.dtype)
+
+
+def brake_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper: Hyperparameters) -> Array:
+    """Return the learning rate for the next minibatch, lower in proportion to a KL beyond `EXCESSIVE` times the target.
+
+    Args:
+        learning_rate: present rate, within an update.
+        kl: of the present minibatch.
+        progress: fraction of the run that is done, in [0, 1].
+        hyper: target.
+    """
+    if hyper.target_kl is None:
+        return learning_rate
+    largest = EXCESSIVE * linear_schedule(hyper.target_kl, hyper.final_kl, progress)
+    # A comparison with NaN is false.
+    return jnp.where(kl > largest, learning_rate * largest / kl, learning_rate).astype(learning_rate.dtype)
 
 
 def improve(
@@ -207,18 +225,19 @@ def improve(
 
         params = jax.tree_util.tree_map_with_path(lambda path, p, u: p - rate(path) * u, learner.params, updates)
         metrics["train/grad_norm"] = optax.tree.norm(gradient)
-        return learner.replace(params=params, opt_state=opt_state), metrics
+        learning_rate = brake_learning_rate(learner.learning_rate, metrics["train/kl"], progress, hyper)
+        return Learner(params, opt_state, learning_rate), metrics
 
     def epoch(learner: Learner, key: Array) -> tuple[Learner, dict[str, Array]]:
         return jax.lax.scan(step, learner, shuffle(batch, jax.random.split(key, num_groups)))
 
-    skipped_before = learner.opt_state.total_notfinite
+    first_rate, skipped_before = learner.learning_rate, learner.opt_state.total_notfinite
     learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, hyper.num_epochs))
     first = metrics.pop("train/first_ratio_error")[0, 0]
     metrics = {name: values[-1].mean() for name, values in metrics.items()}
     # Once per update: the KL starts at 0 in every update, so a rate adapted per minibatch would oscillate between its
     # bounds.
-    learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], progress, hyper)
+    learning_rate = adapt_learning_rate(first_rate, metrics["train/kl"], progress, hyper)
     metrics |= {
         "train/first_ratio_error": first,
         "train/learning_rate": learning_rate,
