@@ -254,12 +254,14 @@ def test_the_tables_show_the_numbers_of_all_results(results):
         "| 2,358,000 | 2,000,000 | 1,154,321 | 114 | 61 |",
         "| speed-genpo++-4 | humanoid (spring) | genpo++, K = 4 | float32 | 1 | - | - | 500,000 | 262 | 61 |",
         "| speed-gaussian | 1.5e-05 |",
-        "| speed-gaussian | 600 | 630 | 1.05 |",
-        "| speed-genpo++-4 | 900 | at most 990 | at most 1.10 |",
-        "| curve-genpo++ | humanoid (mjx) | genpo++ | 20 of 30 M | 6,012, 4,100 | 6,012, 4,100 "
-        "| 4,000, 4,100 at 10 M | 512,346 | - |",
-        "| curve-brax-0 | humanoid (mjx) | Brax PPO | 10 of 30 M | 3,000 | 3,000 | 3,000 at 10 M | 512,346 | - |",
-        "| task-WalkerWalk | WalkerWalk (jax) | genpo++ | 20 of 30 M | 700 | 700 | - | 512,346 | PPO 590 |",
+        "| speed-gaussian | 600.0 | 630.0 | 1.05 |",
+        "| speed-genpo++-4 | 900.0 | at most 990.0 | at most 1.10 |",
+        "| curve-genpo++ | humanoid (mjx) | genpo++ | 20,000,000 of 30,000,000 | 6,012, 4,100 | 6,012, 4,100 "
+        "| 4,000, 4,100 at 10,000,000 | 512,346 | - |",
+        "| curve-brax-0 | humanoid (mjx) | Brax PPO | 10,000,000 of 30,000,000 | 3,000 | 3,000 "
+        "| 3,000 at 10,000,000 | 512,346 | - |",
+        "| task-WalkerWalk | WalkerWalk (jax) | genpo++ | 20,000,000 of 30,000,000 | 700 | 700 | - | 512,346 "
+        "| PPO 590 |",
         "| speed-tf32 | RuntimeError: no / such type |",
     ):
         assert line in text, line

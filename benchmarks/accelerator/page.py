@@ -121,8 +121,8 @@ def curve_table(curves: dict[str, Result]) -> str:
         common = min(reached(other) for other in peers)
         ends = [", ".join(value_at(line, metric) for line in lines) for metric in ("return_random", "return_zero")]
         equal = ", ".join(value_at(line, "return_random", common) for line in lines)
-        equal = f"{equal} at {common / 1e6:.3g} M" if len(peers) > 1 else MISSING
-        steps = f"{reached(result) / 1e6:.3g} of {result['num_timesteps'] / 1e6:.3g} M"
+        equal = f"{equal} at {common:,}" if len(peers) > 1 else MISSING
+        steps = f"{reached(result):,} of {result['num_timesteps']:,}"
         speed = f"{result['steps_per_second']:,.0f}" if result["steps_per_second"] else MISSING
         published = PUBLISHED.get(setup["env"], MISSING)
         rows.append((name, place(setup), label(setup), steps, *ends, equal, speed, published))
@@ -195,7 +195,7 @@ def number(spread: dict[str, float] | None) -> str:
 
 def mebibytes(size: int | None, bound: str = "") -> str:
     """Return a number of bytes in MiB."""
-    return MISSING if size is None else f"{bound}{size / 2**20:,.0f}"
+    return MISSING if size is None else f"{bound}{size / 2**20:,.1f}"
 
 
 def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

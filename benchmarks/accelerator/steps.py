@@ -65,13 +65,13 @@ def comparison(env: str, backend: str, brax_seeds: int) -> tuple[Step, ...]:
     )
 
 
-def tasks(backend: str) -> tuple[Step, ...]:
-    """Return learning curves on six tasks with published curves, then on PandaPickCube with its whole preset."""
+def tasks(backend: str, arm: str) -> tuple[Step, ...]:
+    """Return learning curves on six tasks with published curves, then on a task of an arm with its whole preset."""
     layer: Layer = {"backend": backend}
     layers = (layer, {"num_timesteps": TASK_STEPS})
     return (
         *(training_step(f"task-{name}", 5, Setup(name, layers=layers)) for name in TASKS),
-        training_step("task-PandaPickCube", 8, Setup("PandaPickCube", layers=(layer,))),
+        training_step(f"task-{arm}", 8, Setup(arm, layers=(layer,))),
     )
 
 
@@ -82,12 +82,13 @@ def seeds(env: str) -> tuple[Step, ...]:
     )
 
 
-def all_steps(env: str, task: str, backend: str, task_backend: str, brax_seeds: int) -> tuple[Step, ...]:
+def all_steps(env: str, task: str, arm: str, backend: str, task_backend: str, brax_seeds: int) -> tuple[Step, ...]:
     """Return all steps in order.
 
     Args:
         env: environment of Brax for speed and for the comparison with Brax's PPO.
         task: task of MuJoCo Playground on which the engines are timed.
+        arm: task of an arm to learn.
         backend: engine of the comparison.
         task_backend: engine of the tasks to learn.
         brax_seeds: seeds of Brax's PPO.
@@ -100,14 +101,15 @@ def all_steps(env: str, task: str, backend: str, task_backend: str, brax_seeds: 
         peer,
         *engines(env, task),
         *others,
-        *tasks(task_backend),
+        *tasks(task_backend, arm),
         *seeds(env),
     )
 
 
-STEPS = all_steps("humanoid", "WalkerWalk", "mjx", "jax", brax_seeds=3)
-# Environments and engines that compile fastest on a CPU. `engines` still tries those of an accelerator.
+STEPS = all_steps("humanoid", "WalkerWalk", "PandaPickCube", "mjx", "jax", brax_seeds=3)
+# Environments and engines that compile fastest on a CPU, without the extra `robots`. `engines` still tries those of an
+# accelerator.
 REHEARSAL = tuple(
     replace(step, minutes=0.1)
-    for step in all_steps("inverted_pendulum", "CartpoleBalance", "spring", "c", brax_seeds=1)
+    for step in all_steps("inverted_pendulum", "CartpoleBalance", "panda_push", "spring", "c", brax_seeds=1)
 )
