@@ -63,7 +63,7 @@ def supervise(command: list[str], results: Results, until: float, grace: float =
             except subprocess.TimeoutExpired:
                 worker.kill()
                 worker.wait()
-            print("a step took longer than estimated and was cut; a later call starts or resumes it", flush=True)
+            print("the minutes are over and the running step was cut; a later call repeats or resumes it", flush=True)
             return 0
         if code == RESTART:
             continue
