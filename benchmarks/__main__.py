@@ -6,6 +6,7 @@ The sizes are small enough for a laptop. They check that every script works and 
 the scripts give the numbers to report.
 """
 
+import shutil
 import subprocess
 import sys
 import time
@@ -33,6 +34,7 @@ SHORT = {
     "brax_ppo": "--env inverted_pendulum --num-timesteps 20000 --seeds 0",
     "solver_cost": "--batch 256 --repeats 3",
     "exported": "--env reacher --methods genpo++ gaussian --observations 1000 --calls 50",
+    "accelerator": "--rehearse",
     "solver_sigma": "--orders 1 --sigmas 0.5 0.75 --step-counts 3 5",
 }
 
@@ -47,6 +49,15 @@ class ShortOptions:
     """Benchmarks to run."""
 
 
+def output(name: str, folder: Path) -> list[str]:
+    """Return the option for the result of a benchmark, and its path; an earlier result is replaced."""
+    if name != "accelerator":
+        return ["--json", str(folder / f"{name}.json")]
+    # It writes a folder, and would continue with what it finds there.
+    shutil.rmtree(folder / name, ignore_errors=True)
+    return ["--out", str(folder / name)]
+
+
 def main(options: ShortOptions) -> None:
     """Run the benchmarks one after another."""
     if unknown := sorted(set(options.only) - set(SHORT)):
@@ -55,11 +66,10 @@ def main(options: ShortOptions) -> None:
     failed = False
     for name in options.only:
         start = time.perf_counter()
-        result = options.out / f"{name}.json"
-        command = [sys.executable, "-m", f"benchmarks.{name}", *SHORT[name].split(), "--json", str(result)]
+        command = [sys.executable, "-m", f"benchmarks.{name}", *SHORT[name].split(), *output(name, options.out)]
         code = subprocess.run(command).returncode
         failed |= code != 0
-        table.add_row(name, f"{time.perf_counter() - start:.0f}", str(result) if code == 0 else f"failed ({code})")
+        table.add_row(name, f"{time.perf_counter() - start:.0f}", command[-1] if code == 0 else f"failed ({code})")
     Console().print(table)
     sys.exit(failed)
 

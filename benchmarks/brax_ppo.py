@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.program import run_program
+from genpo_jax.envs.brax import BraxEnvironment
 from genpo_jax.envs.patches import restore_device_put_replicated
 from genpo_jax.envs.published import BRAX_PPO
 
@@ -28,12 +29,12 @@ SMALLER = 8
 SOURCES = {name: name for name in ("ant", "inverted_pendulum", "humanoid", "reacher")} | {"hopper": "ant"}
 
 
-def notebook_settings(env: str) -> dict[str, Any]:
-    """Return the arguments of Brax's PPO that the notebook has for an environment, made smaller."""
+def notebook_settings(env: str, smaller: int = SMALLER) -> dict[str, Any]:
+    """Return the arguments of Brax's PPO that the notebook has for an environment, with a divisor of the sizes."""
     published = BRAX_PPO[SOURCES[env]]._asdict()
     published.pop("num_timesteps")
-    smaller = {name: published[name] // SMALLER for name in ("num_envs", "batch_size")}
-    return published | smaller | {"episode_length": 1000, "normalize_observations": True}
+    sizes = {name: published[name] // smaller for name in ("num_envs", "batch_size")}
+    return published | sizes | {"episode_length": 1000, "normalize_observations": True}
 
 
 @dataclass(frozen=True)
@@ -60,31 +61,47 @@ def import_brax_ppo() -> Any:
     return train
 
 
-def train(config: Config, seed: int) -> dict[str, float]:
-    """Train one seed; return the final return, its standard deviation over episodes, and the env steps."""
-    from brax import envs
+def evaluations(
+    config: Config, seed: int, settings: dict[str, Any], num_evals: int = 2, episodes: int = 64
+) -> list[dict[str, float]]:
+    """Train one seed; return return, standard deviation over episodes, env steps and seconds of each evaluation.
 
-    last: dict[str, float] = {}
+    Args:
+        config: environment, backend and env steps.
+        seed: seed of the training.
+        settings: further arguments of Brax's PPO, as of `notebook_settings`.
+        num_evals: evaluations, with one before training.
+        episodes: episodes per evaluation.
+    """
+    points: list[dict[str, float]] = []
+    started = time.monotonic()
 
     def progress(steps: int, metrics: Any) -> None:
-        last.update(
-            env_steps=int(steps),
-            return_random=float(metrics["eval/episode_reward"]),
-            return_random_std=float(metrics["eval/episode_reward_std"]),
+        points.append(
+            {
+                "env_steps": int(steps),
+                "return_random": float(metrics["eval/episode_reward"]),
+                "return_random_std": float(metrics["eval/episode_reward_std"]),
+                "wall_seconds": time.monotonic() - started,
+            }
         )
 
-    started = time.monotonic()
     import_brax_ppo().train(
-        environment=envs.get_environment(config.env, backend=config.backend),
+        environment=BraxEnvironment(config.env, config.backend).raw,
         num_timesteps=config.num_timesteps,
-        num_evals=2,
-        num_eval_envs=64,
+        num_evals=num_evals,
+        num_eval_envs=episodes,
         deterministic_eval=False,
         seed=seed,
         progress_fn=progress,
-        **notebook_settings(config.env),
+        **settings,
     )
-    return last | {"seed": seed, "wall_seconds": time.monotonic() - started}
+    return points
+
+
+def train(config: Config, seed: int) -> dict[str, float]:
+    """Train one seed; return the final return, its standard deviation over episodes, and the env steps."""
+    return evaluations(config, seed, notebook_settings(config.env))[-1] | {"seed": seed}
 
 
 def main(config: Config) -> None:

@@ -68,13 +68,20 @@ def knows_fusion_emitters(jaxlib_version: str) -> bool:
     return numbers < (0, 11, 1)
 
 
+def program_bytes(program: Any) -> int | None:
+    """Return the bytes that a compiled program needs on each device by the compiler's analysis; None if unknown."""
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return None
+    held = analysis.argument_size_in_bytes + analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return held + analysis.temp_size_in_bytes
+
+
 def memory_shortage(program: Any) -> str | None:
     """Return a warning where a compiled program needs more memory than a device has; None where it fits."""
-    analysis, available = program.memory_analysis(), device_bytes()
-    if analysis is None or available is None:
+    needed, available = program_bytes(program), device_bytes()
+    if needed is None or available is None:
         return None
-    needed = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
-    needed -= analysis.alias_size_in_bytes
     if needed <= available:
         return None
     return (

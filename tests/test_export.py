@@ -19,7 +19,7 @@ from flax import nnx
 from probes import IntegratorEnv, planning_policy
 from settings import networks, sized
 
-from genpo_jax import cli, train
+from genpo_jax import cli, envs, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs.mujoco_model import robot_of
 from genpo_jax.methods import METHODS, FlowMethod, GenPOPlusPlus, ReversibleMethod
@@ -31,6 +31,7 @@ from genpo_jax.runs.metrics import MetricsWriter
 
 ort = pytest.importorskip("onnxruntime")
 from examples import robot_loop  # noqa: E402
+from genpo_jax.export import deploy as deployment  # noqa: E402
 from genpo_jax.export import exporter, onnx_graph, standalone  # noqa: E402
 from genpo_jax.export.deploy import Deployment, _backends, deploy, table  # noqa: E402
 from genpo_jax.export.exporter import export, policy_files  # noqa: E402
@@ -457,6 +458,17 @@ def test_an_environment_that_cannot_be_made_is_refused_before_anything_is_loaded
     assert deploy(planning, episodes=1, env=IntegratorEnv()).returns == pytest.approx([3.7])
     with pytest.raises(ValueError, match="observation size 1 and action size 1, ring has 2 and 2"):
         deploy(planning, env="ring")
+
+
+def test_changed_settings_of_playground_are_deployed_but_not_for_another_environment(monkeypatch, tmp_path):
+    changed = ("reward_config.scales.torques=-0.001",)
+    config = Config(env="Go1Getup", backend="jax", env_options=EnvConfig(playground_config=changed))
+    described = exporter._describe_environment(config, {"default_episode_length": 300}, None)
+    made = []
+    monkeypatch.setattr(envs, "make", lambda name, backend, playground_config: made.append((name, playground_config)))
+    for source, env in ((described, None), (described, "Go1Footstand"), (described | {"playground_config": []}, None)):
+        deployment._environment(tmp_path, source, env, "jax", False)
+    assert made == [("Go1Getup", [*changed]), ("Go1Footstand", []), ("Go1Getup", [])]
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ PROGRAMS = {
     **{f"experiments.{name}": "Options" for name in ("compare", "ablation", "ratio_study", "multimodality")},
     **{f"benchmarks.{name}": "Config" for name in ("env_overhead", "brax_ppo")},
     "benchmarks.__main__": "ShortOptions",
+    "benchmarks.accelerator.__main__": "AcceleratorOptions",
     "benchmarks.against_brax": "AgainstOptions",
     "benchmarks.cost_of_exactness": "CostOptions",
     "benchmarks.engines": "EngineOptions",

@@ -168,7 +168,9 @@ def _environment(
         name = importable_name(recorded, env, trust)
         own = name in (recorded.name, recorded.path)
         candidates: list[str | None] = [backend] if backend else _backends(name, trained["backend"] if own else None)
-        made, used = _make_first(name, candidates)
+        # Earlier exports have no such entry.
+        overrides = trained.get("playground_config") or [] if own else []
+        made, used = _make_first(name, candidates, overrides)
         return made, getattr(made, "backend", None) or envs.check(name, used)
     except (ValueError, ImportError, RuntimeError) as error:
         raise ValueError(f"the environment of {folder} cannot be made here: {error}") from error
@@ -180,16 +182,18 @@ def _backends(name: str, trained: str | None) -> list[str | None]:
     return ["c", trained] if supports_c and trained != "c" else [trained]
 
 
-def _make_first(name: str, candidates: Sequence[str | None]) -> tuple[Environment, str | None]:
+def _make_first(
+    name: str, candidates: Sequence[str | None], playground_config: Sequence[str]
+) -> tuple[Environment, str | None]:
     """Return the environment on the first of the backends that works here, and that backend."""
     *preferred, last = candidates
     for backend in preferred:
         try:
-            return envs.make(name, backend), backend
+            return envs.make(name, backend, playground_config=playground_config), backend
         except (ValueError, ImportError):
             # The C engine needs MuJoCo 4 and a CPU, and it lacks some of MJX's fields; the next backend has them.
             continue
-    return envs.make(name, last), last
+    return envs.make(name, last, playground_config=playground_config), last
 
 
 def _options(description: dict[str, Any]) -> EnvConfig:

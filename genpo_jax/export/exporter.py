@@ -232,6 +232,7 @@ def _describe_environment(config: Config, record: dict[str, Any], env: Any) -> d
         "factory": record.get("factory"),
         "object": bool(record.get("object")),
         "class": record.get("class"),
+        "playground_config": list(options.playground_config),
         "reward": options.reward,
         "episode_length": options.episode_length or record["default_episode_length"],
     }

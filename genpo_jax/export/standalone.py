@@ -112,6 +112,7 @@ def _check_description(contents: dict[str, Any], path: Path) -> None:
     for name in ("environment.backend", "environment.factory"):
         check(name, "null or text", lambda value: value is None or isinstance(value, str))
     check("environment.object", "true or false", lambda value: isinstance(value, bool))
+    check("environment.playground_config", "left out, or texts", lambda value: value is None or _are_texts(value))
     check("environment.episode_length", f"null or {COUNT}", lambda value: value is None or _is_count(value))
     check(
         "trained", "a table of numbers", lambda value: isinstance(value, dict) and all(map(_is_number, value.values()))
@@ -130,8 +131,8 @@ def _are_numbers(value: Any, count: int) -> bool:
     return isinstance(value, list) and len(value) == count and all(map(_is_number, value))
 
 
-def _are_texts(value: Any, count: int) -> bool:
-    return isinstance(value, list) and len(value) == count and all(isinstance(each, str) for each in value)
+def _are_texts(value: Any, count: int | None = None) -> bool:
+    return isinstance(value, list) and count in (None, len(value)) and all(isinstance(each, str) for each in value)
 
 
 def _is_table_of_texts(value: Any) -> bool:
