@@ -33,7 +33,7 @@ class AcceleratorOptions:
     minutes: float = 25.0
     """Minutes for this call. Steps that would take longer, by their estimated time, are left for another call."""
     rehearse: bool = False
-    """Run every step in a tiny form, on a CPU too. Its times and returns have no meaning."""
+    """Run a step of each kind in a tiny form, on a CPU too. Times and returns have no meaning."""
 
     def __post_init__(self) -> None:
         """Check the minutes."""

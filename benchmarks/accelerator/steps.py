@@ -43,9 +43,8 @@ def speeds(env: str) -> tuple[Step, ...]:
     )
 
 
-def engines(env: str, task: str) -> tuple[Step, ...]:
-    """Return speed of MJX on an environment of Brax, and of MJX and Warp on a task of MuJoCo Playground."""
-    pairs = ((env, "mjx"), (task, "jax"), (task, "warp"))
+def engines(*pairs: tuple[str, str]) -> tuple[Step, ...]:
+    """Return speed of environments on engines."""
     return tuple(
         speed_step(f"engine-{name}-{backend}", 3, Setup(name, layers=({"backend": backend},)), "env")
         for name, backend in pairs
@@ -65,51 +64,44 @@ def comparison(env: str, backend: str, brax_seeds: int) -> tuple[Step, ...]:
     )
 
 
-def tasks(backend: str, arm: str) -> tuple[Step, ...]:
-    """Return learning curves on six tasks with published curves, then on a task of an arm with its whole preset."""
+def tasks(names: tuple[str, ...], backend: str, arm: str) -> tuple[Step, ...]:
+    """Return learning curves on tasks with published curves, then on a task of an arm with its whole preset."""
     layer: Layer = {"backend": backend}
     layers = (layer, {"num_timesteps": TASK_STEPS})
     return (
-        *(training_step(f"task-{name}", 5, Setup(name, layers=layers)) for name in TASKS),
+        *(training_step(f"task-{name}", 5, Setup(name, layers=layers)) for name in names),
         training_step(f"task-{arm}", 8, Setup(arm, layers=(layer,))),
     )
 
 
-def seeds(env: str) -> tuple[Step, ...]:
+def seeds(env: str, *counts: int) -> tuple[Step, ...]:
     """Return speed of several seeds in one program; `speed-genpo++` has one."""
-    return tuple(
-        speed_step(f"seeds-{count}", 2, Setup(env, layers=(SPRING, {"num_seeds": count}))) for count in (4, 16)
-    )
+    return tuple(speed_step(f"seeds-{count}", 2, Setup(env, layers=(SPRING, {"num_seeds": count}))) for count in counts)
 
 
-def all_steps(env: str, task: str, arm: str, backend: str, task_backend: str, brax_seeds: int) -> tuple[Step, ...]:
-    """Return all steps in order.
-
-    Args:
-        env: environment of Brax for speed and for the comparison with Brax's PPO.
-        task: task of MuJoCo Playground on which the engines are timed.
-        arm: task of an arm to learn.
-        backend: engine of the comparison.
-        task_backend: engine of the tasks to learn.
-        brax_seeds: seeds of Brax's PPO.
-    """
-    ours, peer, *others = comparison(env, backend, brax_seeds)
-    return (
-        Step("versions", 0.2, versions),
-        *speeds(env),
-        ours,
-        peer,
-        *engines(env, task),
-        *others,
-        *tasks(task_backend, arm),
-        *seeds(env),
-    )
+def ordered(
+    speed: tuple[Step, ...], curves: tuple[Step, ...], engine: tuple[Step, ...], *others: Step
+) -> tuple[Step, ...]:
+    """Return all steps in order: one curve of each package comes before the engines."""
+    return Step("versions", 0.2, versions), *speed, *curves[:2], *engine, *curves[2:], *others
 
 
-STEPS = all_steps("humanoid", "WalkerWalk", "PandaPickCube", "mjx", "jax", brax_seeds=3)
-# Environments and engines that compile fastest on a CPU, without the extra `robots`. `engines` still tries those of an
-# accelerator.
+STEPS = ordered(
+    speeds("humanoid"),
+    comparison("humanoid", "mjx", brax_seeds=3),
+    engines(("humanoid", "mjx"), ("WalkerWalk", "jax"), ("WalkerWalk", "warp")),
+    *tasks(TASKS, "jax", "PandaPickCube"),
+    *seeds("humanoid", 4, 16),
+)
+# At least one step of each kind, on environments and engines that compile in seconds on a CPU, without the extra
+# `robots`.
 REHEARSAL = tuple(
     replace(step, minutes=0.1)
-    for step in all_steps("inverted_pendulum", "CartpoleBalance", "panda_push", "spring", "c", brax_seeds=1)
+    for step in ordered(
+        speeds("inverted_pendulum"),
+        comparison("inverted_pendulum", "spring", brax_seeds=1),
+        engines(("CartpoleBalance", "warp")),
+        *tasks(TASKS[:1], "c", "panda_push"),
+        *seeds("inverted_pendulum", 4),
+    )
 )
