@@ -78,6 +78,8 @@ class EnvConfig:
         fits = len(low) == len(high) >= 1 and all(map(math.isfinite, (*low, *high)))
         require(fits, "finite numbers, as many as of action_high", "action_low", low)
         require(all(a <= b for a, b in zip(low, high, strict=True)), f"<= action_high = {high}", "action_low", low)
+        # A single coordinate is constant in some demonstrations.
+        require(low != high, f"below action_high = {high} in at least one coordinate", "action_low", low)
 
     @property
     def steps_per_action(self) -> int:
@@ -321,3 +323,10 @@ def build_settings(cls: type, values: Any) -> Any:
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown settings {unknown} for {cls.__name__}; known are {sorted(known)}")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings by the names of their fields, which no two tables share."""
+    tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    rest = {name: value for name, value in settings.items() if name not in tables}
+    return rest | {name: value for table in tables.values() for name, value in table.items()}

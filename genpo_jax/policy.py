@@ -158,6 +158,18 @@ class TrainedPolicy:
         self.params = params
         self.moments = moments
 
+    def __repr__(self) -> str:
+        """Describe the policy: method, environment, seed, sizes, and how often it is called."""
+        spec = self.spec
+        parts = [f"{spec.method.name} policy of {spec.env}", f"seed {spec.seed}"]
+        parts.append(f"observation [{spec.obs_size}]{' of ' + str(spec.history) if spec.history > 1 else ''}")
+        parts.append(f"action [{spec.action_size}]")
+        if spec.chunk > 1:
+            parts.append(f"a chunk of {spec.chunk}, {spec.executed} executed")
+        if spec.action_repeat > 1:
+            parts.append(f"each repeated for {spec.action_repeat} env steps")
+        return f"<{', '.join(parts)}>"
+
     def __call__(self, obs: Observation | Any, key: Array | None = None, *, noise: Array | None = None) -> Array:
         """Return actions `[..., d]` in the units of the environment; without bounds in the spec, these are [-1, 1].
 

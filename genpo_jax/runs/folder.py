@@ -227,6 +227,10 @@ def read_json(path: Path, *tables: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it, or start a new run") from error
     file_format = contents.get("format", 1) if isinstance(contents, dict) else None
+    if isinstance(contents, dict) and not {"format", "versions", *tables} & contents.keys():
+        raise ValueError(
+            f"{path} is not the file of a run: it lacks format, {', '.join(tables)}; name the folder of a run"
+        )
     if file_format != FORMAT:
         versions = contents.get("versions", {}) if isinstance(contents, dict) else {}
         writer = versions.get("genpo-jax", "another version")
