@@ -289,7 +289,7 @@ def test_the_parts_of_a_dict_observation_are_found_by_name(watched):
 
 def test_a_policy_describes_itself(watched):
     policy = planning_policy(chunk=4, executed=2, action_repeat=2)
-    assert repr(watched[0].policy) == "<genpo++ policy of target, seed 0, observation [1], action [1]>"
+    assert repr(watched[0].policy) == "<genpo++ policy of target, seed 3, observation [1], action [1]>"
     assert repr(policy).endswith(
         "observation [1], action [4], a chunk of 4, 2 executed, each repeated for 2 env steps>"
     )
