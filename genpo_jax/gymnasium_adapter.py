@@ -140,6 +140,7 @@ class GymnasiumPolicy:
         """Return the next action, within the bounds of the environment; a key samples the chunk if one is due."""
         parts = [(self._observation_space, obs)]
         if self._keys is not None:
+            assert isinstance(self._observation_space, spaces.Dict)
             parts = [(self._observation_space[key], obs[key]) for key in self._keys]
         newest = np.concatenate([np.asarray(spaces.flatten(*part), np.float32) for part in parts])
         count = self._spec.history
@@ -173,7 +174,8 @@ def policy_for(policy: TrainedPolicy, env: gymnasium.Env, keys: Sequence[str] | 
     bounded = isinstance(space, spaces.Box) and space.is_bounded()
     require(bounded, "a Box with bounds", "the action space", space)
     sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)
-    parts = [env.observation_space] if keys is None else [env.observation_space[key] for key in keys]
+    seen = env.observation_space
+    parts = [seen[key] for key in keys or ()] if isinstance(seen, spaces.Dict) else [seen]
     own = (sum(map(spaces.flatdim, parts)), spaces.flatdim(space))
     if own != sizes:
         raise ValueError(

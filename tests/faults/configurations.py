@@ -3,7 +3,7 @@
     python -m tests.faults.configurations --files 100
 
 Changes entries of `config.json`, `policy_spec.json`, `pretrain.json` and `policy.json` at random: types, ranges,
-missing and unknown keys, NaN, huge numbers, nested nonsense. A file that is accepted must give exactly the values in it.
+missing and unknown keys, NaN, huge numbers, nested nonsense. A file that is accepted must give the values in it.
 """
 
 import argparse
