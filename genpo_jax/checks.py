@@ -9,11 +9,19 @@ import typing
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
+# Longer values, as in damaged files, are cut in messages.
+LONGEST_QUOTE = 500
+
 
 def require(condition: bool, rule: str, name: str, value: object, remedy: str = "") -> None:
     """Raise `ValueError` with rule, value and remedy unless `condition` holds."""
     if not condition:
-        raise ValueError(f"{name} must be {rule}, got {value!r}" + (f"; {remedy}" if remedy else ""))
+        raise ValueError(f"{name} must be {rule}, got {_quoted(value)}" + (f"; {remedy}" if remedy else ""))
+
+
+def _quoted(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST_QUOTE else f"{text[:LONGEST_QUOTE]}..."
 
 
 def require_between(settings: Any, low: float, high: float, *names: str) -> None:

@@ -78,6 +78,8 @@ class EnvConfig:
         fits = len(low) == len(high) >= 1 and all(map(math.isfinite, (*low, *high)))
         require(fits, "finite numbers, as many as of action_high", "action_low", low)
         require(all(a <= b for a, b in zip(low, high, strict=True)), f"<= action_high = {high}", "action_low", low)
+        # A single coordinate is constant in some demonstrations.
+        require(low != high, f"below action_high = {high} in at least one coordinate", "action_low", low)
 
     @property
     def steps_per_action(self) -> int:
@@ -277,8 +279,11 @@ def method_to_dict(method: Method) -> dict[str, Any]:
 
 def method_from_dict(values: dict[str, Any]) -> Method:
     """Build a method's settings from the values of `method_to_dict`."""
+    require(isinstance(values, dict), "a table of settings", "method", values)
     rest = dict(values)
-    return build_settings(method_of(rest.pop("name", GenPOPlusPlus.name)), rest)
+    name = rest.pop("name", GenPOPlusPlus.name)
+    require(isinstance(name, str), "a string", "the name of the method", name)
+    return build_settings(method_of(name), rest)
 
 
 # Settings of earlier versions that run folders may still hold, and why they are gone.
@@ -320,4 +325,14 @@ def build_settings(cls: type, values: Any) -> Any:
     values = without_removed_settings(values, known)
     if unknown := sorted(set(values) - known):
         raise ValueError(f"unknown settings {unknown} for {cls.__name__}; known are {sorted(known)}")
+    required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ValueError(f"{cls.__name__} lacks the settings {missing}; restore the file that holds them")
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def flat_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return nested settings by the names of their fields, which no two tables share."""
+    tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    rest = {name: value for name, value in settings.items() if name not in tables}
+    return rest | {name: value for table in tables.values() for name, value in table.items()}

@@ -5,6 +5,7 @@ check a policy. To train in Gymnasium's environments, name them `gymnasium:NAME`
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
@@ -123,11 +124,11 @@ class GymnasiumPolicy:
     episode.
     """
 
-    def __init__(self, policy: TrainedPolicy, env: gymnasium.Env) -> None:
+    def __init__(self, policy: TrainedPolicy, env: gymnasium.Env, keys: tuple[str, ...] | None = None) -> None:
         space = env.action_space
         assert isinstance(space, spaces.Box)
         self._policy, self._spec = jax.jit(policy), policy.spec
-        self._observation_space, self._space = env.observation_space, space
+        self._observation_space, self._space, self._keys = env.observation_space, space, keys
         self._next: list[np.ndarray] = []
         self._history: list[np.ndarray] = []
 
@@ -137,7 +138,11 @@ class GymnasiumPolicy:
 
     def __call__(self, obs: Any, key: jax.Array | None = None) -> np.ndarray:
         """Return the next action, within the bounds of the environment; a key samples the chunk if one is due."""
-        newest = np.asarray(spaces.flatten(self._observation_space, obs), np.float32)
+        parts = [(self._observation_space, obs)]
+        if self._keys is not None:
+            assert isinstance(self._observation_space, spaces.Dict)
+            parts = [(self._observation_space[key], obs[key]) for key in self._keys]
+        newest = np.concatenate([np.asarray(spaces.flatten(*part), np.float32) for part in parts])
         count = self._spec.history
         self._history = [*(self._history or [newest] * count), newest][-count:]
         if not self._next:
@@ -150,7 +155,7 @@ class GymnasiumPolicy:
         return scaled.astype(self._space.dtype)
 
 
-def policy_for(policy: TrainedPolicy, env: gymnasium.Env) -> GymnasiumPolicy:
+def policy_for(policy: TrainedPolicy, env: gymnasium.Env, keys: Sequence[str] | None = None) -> GymnasiumPolicy:
     """Return a policy for a Gymnasium environment: `act(obs, key=None)` is the action of the next step.
 
     Sizes are checked, meanings cannot be: the environment must order observations and actions as in training.
@@ -158,31 +163,55 @@ def policy_for(policy: TrainedPolicy, env: gymnasium.Env) -> GymnasiumPolicy:
     Args:
         policy: a policy from `genpo_jax.load` or `Run.policy`.
         env: an environment whose action space is a bounded `Box`.
+        keys: names of the parts of a `Dict` observation, in the order of training. None: the part with the name of the
+            policy's observation, or the only part.
 
     Raises:
-        ValueError: if observation or action have other sizes, or the actions have no bounds.
+        ValueError: if observation or action have other sizes, the actions have no bounds, or `keys` are needed.
     """
+    keys = _keys(policy, env.observation_space, keys)
     space = env.action_space
     bounded = isinstance(space, spaces.Box) and space.is_bounded()
     require(bounded, "a Box with bounds", "the action space", space)
     sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)
-    own = (spaces.flatdim(env.observation_space), spaces.flatdim(space))
+    seen = env.observation_space
+    parts = [seen[key] for key in keys or ()] if isinstance(seen, spaces.Dict) else [seen]
+    own = (sum(map(spaces.flatdim, parts)), spaces.flatdim(space))
     if own != sizes:
         raise ValueError(
             f"the environment must have observation size {sizes[0]} and action size {sizes[1]}, got {own[0]} and "
             f"{own[1]}; choose another environment"
         )
-    return GymnasiumPolicy(policy, env)
+    return GymnasiumPolicy(policy, env, keys)
 
 
-def returns(policy: TrainedPolicy, env: gymnasium.Env, episodes: int, seed: int = 0) -> np.ndarray:
+def _keys(policy: TrainedPolicy, space: spaces.Space, keys: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Return which parts of a `Dict` observation the policy sees, in order; None for another space."""
+    if not isinstance(space, spaces.Dict):
+        require(keys is None, "None for an observation that is no Dict", "keys", keys)
+        return None
+    names = list(space.spaces)
+    if keys is None and policy.spec.obs_name in names:
+        keys = (policy.spec.obs_name,)
+    # Spaces sort their keys or not, depending on how they were made, so their order means nothing.
+    remedy = f"name the parts in the order of training, as in policy_for(policy, env, keys={tuple(names)})"
+    keys = tuple(names) if keys is None and len(names) == 1 else keys
+    require(keys is not None, "given for a Dict observation", "keys", keys, remedy)
+    keys = tuple(keys or ())
+    require(len(keys) > 0 and set(keys) <= set(names), f"among {names}", "keys", keys)
+    return keys
+
+
+def returns(
+    policy: TrainedPolicy, env: gymnasium.Env, episodes: int, seed: int = 0, keys: Sequence[str] | None = None
+) -> np.ndarray:
     """Return the returns `[episodes]` of a policy with deterministic actions in a Gymnasium environment.
 
     Raises:
         ValueError: as `policy_for`, or if `episodes` is less than 1.
     """
     require(episodes >= 1, ">= 1", "episodes", episodes)
-    act, totals = policy_for(policy, env), np.zeros(episodes)
+    act, totals = policy_for(policy, env, keys), np.zeros(episodes)
     for episode in range(episodes):
         act.reset()
         obs, _ = env.reset(seed=seed + episode)

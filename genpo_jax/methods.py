@@ -356,6 +356,5 @@ def method_of(name: str) -> type[Method]:
     Raises:
         ValueError: if the name is unknown.
     """
-    if name not in METHODS:
-        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {name!r}")
+    require(name in METHODS, f"one of {', '.join(METHODS)}", "method", name)
     return METHODS[name]

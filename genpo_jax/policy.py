@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import Array
 
+from genpo_jax.checks import check_types, require
 from genpo_jax.config import Config, EnvConfig, build_settings, method_from_dict, method_to_dict
 from genpo_jax.envs import Environment, Observation, bounded
 from genpo_jax.envs.base import ACTOR_OBS
@@ -18,6 +19,9 @@ from genpo_jax.envs.wrappers import Bounds, action_bounds, bounds_of, in_units
 from genpo_jax.methods import Method, NetworksConfig
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policies import Policy
+
+# Larger sizes, as in damaged files, would fill the memory.
+LARGEST_SIZE = 2**24
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,37 @@ class PolicySpec:
             )
         method = method_from_dict(values["method"])
         networks = build_settings(NetworksConfig, values["networks"])
-        return build_settings(cls, values | {"method": method, "networks": networks})
+        spec = build_settings(cls, values | {"method": method, "networks": networks})
+        spec.check()
+        return spec
+
+    def check(self) -> None:
+        """Check types and ranges of all fields, which a file may hold in any combination.
+
+        Raises:
+            ValueError: names the first field that is wrong.
+        """
+        check_types(self)
+        counts = {name: getattr(self, name) for name in ("obs_size", "action_size", "chunk", "executed")}
+        for name, value in (counts | {"action_repeat": self.action_repeat, "history": self.history}).items():
+            require(1 <= value <= LARGEST_SIZE, f"in [1, {LARGEST_SIZE}]", name, value)
+        require(self.executed <= self.chunk, f"at most the chunk of {self.chunk}", "executed", self.executed)
+        require(
+            self.action_size % self.chunk == 0, f"divisible by chunk = {self.chunk}", "action_size", self.action_size
+        )
+        require(self.obs_size % self.history == 0, f"divisible by history = {self.history}", "obs_size", self.obs_size)
+        require(self.rate is None or self.rate > 0, "positive", "rate", self.rate)
+        low, high, single = self.action_low, self.action_high, self.action_size // self.chunk
+        require((low is None) == (high is None), "given together", "action_low and action_high", (low, high))
+        for name, size in (("action", single), ("obs", self.obs_size // self.history)):
+            names = getattr(self, f"{name}_names")
+            require(names is None or len(names) == size, f"{size} names", f"{name}_names", names)
+        if low is not None and high is not None:
+            require(
+                len(low) == len(high) == single, f"{single} numbers each", "action_low and action_high", (low, high)
+            )
+            ordered = all(a <= b for a, b in zip(low, high, strict=True))
+            require(ordered, f"<= action_high = {high}", "action_low", low)
 
 
 @cache
@@ -157,6 +191,18 @@ class TrainedPolicy:
         self.spec = spec
         self.params = params
         self.moments = moments
+
+    def __repr__(self) -> str:
+        """Describe the policy: method, environment, seed, sizes, and how often it is called."""
+        spec = self.spec
+        parts = [f"{spec.method.name} policy of {spec.env}", f"seed {spec.seed}"]
+        parts.append(f"observation [{spec.obs_size}]{' of ' + str(spec.history) if spec.history > 1 else ''}")
+        parts.append(f"action [{spec.action_size}]")
+        if spec.chunk > 1:
+            parts.append(f"a chunk of {spec.chunk}, {spec.executed} executed")
+        if spec.action_repeat > 1:
+            parts.append(f"each repeated for {spec.action_repeat} env steps")
+        return f"<{', '.join(parts)}>"
 
     def __call__(self, obs: Observation | Any, key: Array | None = None, *, noise: Array | None = None) -> Array:
         """Return actions `[..., d]` in the units of the environment; without bounds in the spec, these are [-1, 1].

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genpo_jax.runs.folder import read_config
-from genpo_jax.runs.hosts import connect, others_stay
+from genpo_jax.runs.hosts import connect, first_difference, others_stay
 from genpo_jax.runs.metrics import read_metrics
 
 CONNECT = """
@@ -107,6 +107,15 @@ def test_the_error_of_a_lost_process_is_distinguished_from_other_errors(monkeypa
         raise kind("run_dir must be new, got runs/gloo: 3")
 
 
+def test_the_first_setting_in_which_a_process_differs_is_named_with_both_values():
+    first = {"unroll": 16, "resume": False, "num_envs": 8}
+    assert first_difference([first, dict(reversed(first.items()))]) == ""
+    assert first_difference([first, first, first | {"unroll": 32}]) == (
+        "unroll must be the same in all processes, got 16 in process 0 and 32 in process 2"
+    )
+    assert first_difference([first, first | {"sigma": 0.5}]).endswith("got None in process 0 and 0.5 in process 1")
+
+
 def test_the_error_of_a_single_process_is_left_as_it_is():
     with pytest.raises(ValueError, match="Gloo"), others_stay():
         raise ValueError("UNKNOWN: Gloo AllGather failed")
@@ -168,6 +177,29 @@ def test_one_process_resumes_a_run_of_two_and_two_resume_a_run_of_one(runs):
     for name in ("two", "one"):
         lines = read_metrics(folder / name / "metrics.jsonl")
         assert [line["env_steps"] for line in lines][-1] == 3072
+
+
+@pytest.mark.ci
+def test_differing_options_end_all_processes_in_one_sentence(tmp_path):
+    port = free_port()
+    running = []
+    for i, unroll in enumerate(("16", "32")):
+        hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(i))
+        options = (*OPTIONS, "--num-timesteps", "2048", "--run-dir", str(tmp_path / "run"), "--unroll", unroll)
+        command = [sys.executable, "-m", "genpo_jax", "train", *options, *hosts]
+        running.append(subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
+    try:
+        errors = [process.communicate(timeout=200)[1] for process in running]
+    finally:
+        for process in running:
+            process.kill()
+    for process, error in zip(running, errors, strict=True):
+        assert process.returncode == 1
+        assert (
+            "error: unroll must be the same in all processes, got 16 in process 0 and 32 in process 1; start all "
+            "processes again with the same options" in error
+        )
+        assert "Traceback" not in error
 
 
 @pytest.mark.ci

@@ -265,6 +265,36 @@ def test_our_policy_acts_within_the_bounds_of_another_environment(watched):
         policy_for(policy, Other())
 
 
+def test_the_parts_of_a_dict_observation_are_found_by_name(watched):
+    from gymnasium import spaces
+
+    from genpo_jax.gymnasium_adapter import policy_for
+
+    class Parts(gymnasium.Env):
+        observation_space = spaces.Dict({"angle": spaces.Box(-9.0, 9.0, (1,)), "state": spaces.Box(-9.0, 9.0, (1,))})
+        action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    policy, obs = watched[0].policy, {"angle": np.float32([7.0]), "state": np.float32([0.5])}
+    action = lambda seen: float(policy(jnp.array([seen]))[0])  # noqa: E731
+    assert float(policy_for(policy, Parts())(obs)[0]) == pytest.approx(action(0.5), abs=1e-6)
+    assert float(policy_for(policy, Parts(), keys=["angle"])(obs)[0]) == pytest.approx(action(7.0), abs=1e-6)
+    with pytest.raises(ValueError, match="observation size 1 and action size 1, got 2 and 1"):
+        policy_for(policy, Parts(), keys=("state", "angle"))
+    with pytest.raises(ValueError, match=r"keys must be among \['angle', 'state'\], got \('x',\)"):
+        policy_for(policy, Parts(), keys=("x",))
+    Parts.observation_space = spaces.Dict({"b": spaces.Box(-9.0, 9.0, (1,)), "a": spaces.Box(-9.0, 9.0, (1,))})
+    with pytest.raises(ValueError, match="keys must be given for a Dict observation.*in the order of training"):
+        policy_for(policy, Parts())
+
+
+def test_a_policy_describes_itself(watched):
+    policy = planning_policy(chunk=4, executed=2, action_repeat=2)
+    assert repr(watched[0].policy) == "<genpo++ policy of target, seed 3, observation [1], action [1]>"
+    assert repr(policy).endswith(
+        "observation [1], action [4], a chunk of 4, 2 executed, each repeated for 2 env steps>"
+    )
+
+
 def test_a_policy_with_chunks_executes_them_in_a_gymnasium_environment():
     from genpo_jax.gymnasium_adapter import GymnasiumEnv, policy_for, returns
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import mujoco
@@ -55,6 +56,21 @@ def test_the_page_has_the_poses_of_every_frame_to_a_tenth_of_a_millimeter(record
     assert episode["returns"][-1] == 30
     assert [geom["type"] for geom in data["geoms"]] == ["plane", "sphere"]
     assert [one["frames"] for one in data["episodes"]] == [31, 16]
+
+
+def test_an_episode_is_shown_up_to_its_first_frame_that_is_not_finite(recording, caplog):
+    episode = recording.episodes[0]
+    for position, reward, frames_shown in ((np.nan, 1.0, 12), (1e9, 1.0, 12), (0.0, np.inf, 12)):
+        positions, rewards = episode.positions["qpos"].copy(), episode.rewards.copy()
+        positions[12], rewards[12] = position, reward
+        diverged = RecordedEpisode("deterministic", {"qpos": positions}, rewards)
+        data = data_of(play_page(replace(recording, episodes=[diverged])))
+        assert data["episodes"][0]["frames"] == frames_shown and data["episodes"][0]["returns"][-1] == 11
+        assert "deterministic actions is shown up to frame 12; the next one is not finite" in caplog.text
+    with pytest.raises(ValueError, match="positions and rewards of the first frame must be finite"):
+        play_page(
+            replace(recording, episodes=[RecordedEpisode("sampled", {"qpos": np.full((1, 1), np.nan)}, np.zeros(1))])
+        )
 
 
 def test_the_page_loads_nothing_and_is_small(recording):

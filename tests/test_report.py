@@ -228,6 +228,12 @@ def test_a_cloned_policy_is_judged_by_its_errors_beside_trivial_predictors(tmp_p
     (tmp_path / "held_out.json").write_text(json.dumps({"errors": errors}))
     (record,) = read_records([tmp_path])
     assert judge(record).word == "unclear" and "at none of the last of 2 steps" in judge(record).sentence
+    config = {"env": "robot", "seed": 3, "ppo": {"clip_range": 0.2}, "eval_envs": 8}
+    (tmp_path / "config.json").write_text(json.dumps({"format": 2, "config": config}))
+    cloned = report_page([tmp_path])
+    assert ">seed<" in cloned and "clip_range" not in cloned and "eval_envs" not in cloned
+    (tmp_path / "held_out.json").unlink()
+    assert "clip_range" in report_page([tmp_path])
     for damaged in ("{", "[]", '{"errors": 3}', '{"errors": {"hold": []}}'):
         (tmp_path / "held_out.json").write_text(damaged)
         assert read_records([tmp_path])[0].held_out == {}

@@ -1,10 +1,13 @@
 """`train --config FILE`: the settings of an earlier run instead of a preset."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from genpo_jax.cli import parse_train
+from genpo_jax.commands import collect
 from genpo_jax.config import Config, EnvConfig
 from genpo_jax.methods import Gaussian
 from genpo_jax.runs.folder import write_config
@@ -28,6 +31,22 @@ def test_the_settings_of_a_run_replace_the_preset_and_options_override_them(file
     assert parse_train(["--config", file]).config == SAVED
     changed = parse_train(["--config", file, "--seed", "7", "--method", "gaussian", "--env", "CheetahRun"]).config
     assert changed == replace(SAVED, seed=7, env="CheetahRun")
+
+
+@pytest.mark.parametrize(
+    ("contents", "lacks"), [({"model_type": "gpt2"}, "format, config, environment"), ({}, "format")]
+)
+def test_a_config_of_something_else_is_no_run(tmp_path, contents, lacks):
+    (tmp_path / "config.json").write_text(json.dumps(contents))
+    with pytest.raises(ValueError, match=f"config.json is not the file of a run: it lacks {lacks}.*name the folder"):
+        parse_train(["--config", str(tmp_path)])
+
+
+def test_collected_data_name_the_environment_as_its_option_does(file):
+    run = {str(Path(file).parent): None}
+    assert collect._name(collect.CollectOptions(env="probes:TargetEnv"), {}) == "probes:TargetEnv"
+    assert collect._name(collect.CollectOptions(env="probes:TargetEnv"), run) == "probes:TargetEnv"
+    assert collect._name(collect.CollectOptions(demonstrators=tuple(run)), run) == SAVED.env
 
 
 def test_the_factory_of_the_environment_is_imported_only_if_it_is_trusted(tmp_path, monkeypatch):

@@ -191,7 +191,8 @@ def test_the_command_trains_prints_the_trials_and_the_command_of_the_best(tmp_pa
     )
     output = capsys.readouterr().out
     assert (
-        "to train with its settings: genpo-jax train --env fast --method genpo++ --num-steps 2 --clip-range" in output
+        "to train with its settings: genpo-jax train --env fast --method genpo++ --num-timesteps 2048 "
+        "--num-evals 1 --num-steps 2 --clip-range" in output
     )
     (trial,) = json.loads((tmp_path / "trials.json").read_text())
     assert trial["settings"].keys() == {"clip_range"} and trial["run_dir"] == str(tmp_path / "trial-0")

@@ -1,6 +1,6 @@
 """`genpo-jax collect`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -81,7 +81,7 @@ def run(options: CollectOptions) -> None:
 
     parts = [recorded(*part) for part in zip(options.demonstrators, counts, keys, strict=True)]
     demonstrations, means = mixed(parts, env, options.keep == "success")
-    write(options.data, demonstrations, options.form)
+    write(options.data, replace(demonstrations, env=_name(options, runs) or demonstrations.env), options.form)
     described = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
     print(f"wrote {len(demonstrations)} episodes, {demonstrations.num_steps} steps, to {options.data}; {described}")
 
@@ -99,6 +99,13 @@ def _environment(options: CollectOptions, runs: dict) -> "Environment":
         rule = f"a policy with observation size {obs_size} and action size {action_size}"
         require(sizes == (obs_size, action_size), rule, name, sizes)
     return env
+
+
+def _name(options: CollectOptions, runs: dict) -> str | None:
+    """Return the name by which --env finds the environment again, with the module of one of the user."""
+    from genpo_jax.runs.environment import Recorded, importable_name
+
+    return importable_name(Recorded.of_run(next(iter(runs))), options.env, options.trust) if runs else options.env
 
 
 COMMAND = Command(CollectOptions, run)

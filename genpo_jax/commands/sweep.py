@@ -72,7 +72,9 @@ def run(options: SweepOptions) -> None:
     write_json(out / "trials.json", [trial._asdict() | {"run_dir": str(trial.run_dir)} for trial in trials])
     best = trials[0]
     fixed = {name: value for part in parse_method(options.method)[1].values() for name, value in part.items()}
-    words = options_of({"env": options.env, "method": config.method.name} | fixed | best.settings)
+    names = ("backend", "num_timesteps", "num_envs", "num_evals")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    words = options_of({"env": options.env, "method": config.method.name} | given | fixed | best.settings)
     print(f"best: {best.run_dir}; to train with its settings: genpo-jax train {words}")
 
 

@@ -1,6 +1,8 @@
 """Read HDF5 files of strangers: links, sizes and types are checked before anything is opened or read."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,19 +18,54 @@ from genpo_jax.data.reading import LEAVE_OUT, MAX_KEYS, Reading, size_of
 MAX_DEPTH = 16
 # Names in a mask; each becomes a Python object.
 MAX_NAMES = 1_000_000
+# Visits all objects and reads all attributes. `-P` keeps modules of the current folder out.
+PROBE = """
+import sys, h5py
+
+def visit(name, info):
+    if info.num_attrs:
+        try:
+            dict(file[name].attrs)
+        except Exception:
+            pass
+
+file = h5py.File(sys.argv[1], "r")
+h5py.h5o.visit(file.id, visit, info=True)
+"""
+# Time limit of the probe, which visits some 10,000 objects per second on a slow disk.
+PROBE_SECONDS, PROBE_BYTES_PER_SECOND = 30.0, 1e7
 
 
 def open_file(path: Path) -> Any:
     """Return an HDF5 file, opened for reading.
 
     Raises:
-        ValueError: if it is no regular file, or no HDF5 file.
+        ValueError: if it is no regular file, or no HDF5 file, or so damaged that the library loops or crashes.
     """
-    regular(path)
+    probe(regular(path))
     try:
         return h5py.File(path, "r")
     except OSError as error:
         raise ValueError(f"it cannot be read as HDF5 ({first_line(error)}); {FETCH}") from error
+
+
+def probe(path: Path) -> None:
+    """Visit the structure of a file in a child process: damaged ones let the HDF5 library loop forever or crash.
+
+    Raises:
+        ValueError: if the child does not end in time, or is ended by a signal.
+    """
+    seconds = PROBE_SECONDS + path.stat().st_size / PROBE_BYTES_PER_SECOND
+    command = [sys.executable, "-P", "-c", PROBE, str(path.absolute())]
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=seconds
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"the HDF5 library does not finish visiting it in {seconds:.0f} s; {FETCH}") from error
+    # Other failures are named by the reader, where they matter.
+    if done.returncode < 0:
+        raise ValueError(f"the HDF5 library crashes on it (signal {-done.returncode}); {FETCH}")
 
 
 def new_file(path: Path) -> h5py.File:

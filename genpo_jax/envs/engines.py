@@ -206,6 +206,13 @@ class MjxEngine:
 
     def __init__(self, model: mujoco.MjModel) -> None:
         self._mjx = import_mjx()
+        # MJX 4.0 looks up the material of geoms without one, which fails in an empty array.
+        finds_range = (model.sensor_type == mujoco.mjtSensor.mjSENS_RANGEFINDER).any()
+        if self.impl == "jax" and finds_range and not model.nmat:
+            raise ValueError(
+                "MJX cannot simulate a rangefinder in a model without materials; add a <material> to <asset>, or use "
+                "backend c"
+            )
         try:
             self.model = self._mjx.put_model(model, impl=self.impl)
             self._initial = self._blank(model)

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from jax import Array
 
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
+from genpo_jax.envs.agreement import compare
 from genpo_jax.envs.base import Metrics, Observation
 from genpo_jax.envs.contract import check_finite, check_observation, check_scalars, check_unchanged, strong, traced
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine, WarpEngine
@@ -193,6 +195,12 @@ class MjcfTask:
 
     def reset(self, key: Array) -> tuple[TaskState, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
+        state = self._start(key)
+        state = state.replace(data=self.engine.forward(state.data))
+        return state, self._observation(View(self, state))
+
+    def _start(self, key: Array) -> TaskState:
+        """Return the initial state of an episode; quantities computed from it are not filled in."""
         start = self._call("initial", key)
         require(isinstance(start, Start), "a Start", f"the result of initial of {self.name}", type(start).__name__)
         data = self.engine.start()
@@ -207,8 +215,7 @@ class MjcfTask:
                 changed[name] = value
         goal = strong(start.goal, f"goal of {self.name}'s Start")
         memory = strong(start.memory, f"memory of {self.name}'s Start")
-        state = TaskState(self.engine.forward(data.replace(**changed)), goal, memory)
-        return state, self._observation(View(self, state))
+        return TaskState(data.replace(**changed), goal, memory)
 
     def step(self, state: TaskState, action: Array) -> tuple[TaskState, Observation, Array, Array, Metrics]:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]` in [-1, 1]."""
@@ -245,7 +252,7 @@ class MjcfTask:
         """
         # With fusion emitters, MJX needs minutes on a CPU instead of seconds.
         xla_options = compiler_options(fusion_emitters=False)
-        state, obs = jax.jit(self.reset, compiler_options=xla_options)(jax.random.key(0))
+        state, obs = self._first(xla_options)
         check_observation(obs, self.name)
         check_finite(self.name, {f"observation '{name}'": value for name, value in obs.items()}, "at the start")
         if type(self).control is MjcfTask.control:
@@ -273,6 +280,18 @@ class MjcfTask:
             named = {f"observation '{name}'": value for name, value in obs.items()}
             check_finite(self.name, named | {"reward": reward} | metrics, "after a step with action 0")
         return {name: value.shape[0] for name, value in obs.items()}
+
+    def _first(self, xla_options: Any) -> tuple[TaskState, Observation]:
+        """Return the first state and observation; with MJX, compare one physics step with the C engine."""
+        key = jax.random.key(0)
+        if self.backend == "c":
+            return jax.jit(self.reset, compiler_options=xla_options)(key)
+        state = jax.jit(self._start)(key)
+        # A step costs as much to compile as the reset, and also fills in the sensors of the state before it.
+        step = jax.jit(partial(self.engine.step, substeps=1), compiler_options=xla_options)
+        after = compare(self.name, self.backend, self.mj_model, state.data, step)
+        state = state.replace(data=state.data.replace(sensordata=after.sensordata))
+        return state, self._observation(View(self, state))
 
     def _checked_step(self, state: TaskState, obs: Observation, action: Array) -> TaskState:
         after, after_obs, reward, terminated, metrics = self.step(state, action)

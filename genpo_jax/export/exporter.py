@@ -272,7 +272,7 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise ValueError(f"{out} is a file; name a folder to export to")
     if out.is_dir() and any(out.iterdir()):
         if not overwrite:
-            raise ValueError(f"{out} is not empty; name another folder, or set overwrite")
+            raise ValueError(f"{out} is not empty; name another folder, or pass overwrite=True (--overwrite)")
         _check_exported(out)
 
 

@@ -104,6 +104,7 @@ def _check_description(contents: dict[str, Any], path: Path) -> None:
     check("action.low", f"at most action.high, {str(high)[:100]}", lambda _: ordered)
     shape = check("noise.shape", "two sizes", lambda value: isinstance(value, list) and len(value) == 2)
     check("noise.shape", f"[a count, {chunk * actions}]", lambda _: _is_count(shape[0]) and shape[1] == chunk * actions)
+    check("rate", "a table", lambda value: isinstance(value, dict))
     for name in ("rate.control_period_seconds", "rate.policy_period_seconds"):
         check(name, "null or a positive number", lambda value: value is None or (_is_number(value) and value > 0))
     check("environment", "a table", lambda value: isinstance(value, dict))

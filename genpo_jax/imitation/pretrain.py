@@ -302,7 +302,9 @@ def saved_settings(run_dir: str | Path) -> tuple[PretrainConfig, str]:
     if not path.exists():
         raise FileNotFoundError(f"{run_dir} holds no {PRETRAIN_FILE}: it is not a pretraining run; check the path")
     contents = read_json(path, "settings", "data")
-    return build_settings(PretrainConfig, contents["settings"]), contents["data"]["source"]
+    source = contents["data"].get("source")
+    require(isinstance(source, str), "a string", f"data.source of {path}", source, "restore the file")
+    return build_settings(PretrainConfig, contents["settings"]), source
 
 
 def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:

@@ -118,6 +118,9 @@ FAULTS = (
     ),
 )
 
+# Prefixes of settings that cloning does not use.
+OF_TRAINING = ("ppo.", "num_evals", "eval_envs", "updates_per_chunk", "env_options.num_envs", "networks.value")
+
 
 class Player(NamedTuple):
     """The play page of a run, or the reason why there is none."""
@@ -140,6 +143,7 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
     runs = read_records(folders)
     if players and len(players) != len(runs):
         raise ValueError(f"{len(runs)} runs need {len(runs)} players or none, got {len(players)}")
+    cloned = all(run.held_out for run in runs)
     colors = dict(zip((run.name for run in runs), cycle(COLORS), strict=False))
     return template(TEMPLATE).render(
         runs=runs,
@@ -152,7 +156,7 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
         others=_others(runs, colors),
         speed=_chart("time/steps_per_second", "Env steps per second", runs, colors),
         faults=[(name, meaning, [_fault(run, metric) for run in runs]) for metric, name, meaning in FAULTS],
-        settings=_table(runs, "config"),
+        settings=[row for row in _table(runs, "config") if not (cloned and row[0].startswith(OF_TRAINING))],
         versions=_table(runs, "versions") + _table(runs, "platform") + _table(runs, "git_commit", "git_dirty"),
         configs=[(run, json.dumps(run.contents.get("config", {}), indent=2)) for run in runs],
         players=list(zip(runs, players, strict=False)),

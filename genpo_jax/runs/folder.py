@@ -227,10 +227,18 @@ def read_json(path: Path, *tables: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not JSON ({error}); restore it, or start a new run") from error
     file_format = contents.get("format", 1) if isinstance(contents, dict) else None
+    if isinstance(contents, dict) and not {"format", "versions", *tables} & contents.keys():
+        raise ValueError(
+            f"{path} is not the file of a run: it lacks format, {', '.join(tables)}; name the folder of a run"
+        )
     if file_format != FORMAT:
-        versions = contents.get("versions", {}) if isinstance(contents, dict) else {}
-        writer = versions.get("genpo-jax", "another version")
-        commit = contents.get("git_commit") if isinstance(contents, dict) else None
+        entries = contents if isinstance(contents, dict) else {}
+        versions, commit = entries.get("versions"), entries.get("git_commit")
+        writer = versions.get("genpo-jax") if isinstance(versions, dict) else None
+        # A damaged or foreign file may hold anything here.
+        writer = writer if isinstance(writer, str) and len(writer) < 40 else "another version"
+        commit = commit if isinstance(commit, str) else None
+        file_format = file_format if isinstance(file_format, int | None) else str(file_format)[:40]
         raise ValueError(
             f"{path} was written by genpo-jax {writer}{f' (commit {commit[:12]})' if commit else ''} in format "
             f"{file_format}, but version {__version__} reads only format {FORMAT}; use the version that wrote it, "

@@ -1,5 +1,6 @@
 """Several processes that train one run: connect them, and let only the first one write files."""
 
+import json
 import logging
 import os
 import re
@@ -7,8 +8,10 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
+import numpy as np
 
 DEFAULT_TIMEOUT = 300.0
 QUIET_SECONDS = 10.0
@@ -123,6 +126,41 @@ def in_first_process(what: str, call: Callable[[], object]) -> None:
     wait_for_all(what)
     if any_process(failure is not None):
         raise failure or OSError(f"the first process could not {what}; see its message")
+
+
+def check_same(settings: dict[str, Any]) -> None:
+    """Check that all processes have these settings; otherwise they would wait for each other in vain.
+
+    Raises:
+        ValueError: in every process, if a setting differs; it names the first one and both values.
+    """
+    if jax.process_count() == 1:
+        return
+    wait_for_all("compare the settings")
+    if difference := first_difference(_gathered(settings)):
+        raise ValueError(f"{difference}; start all processes again with the same options")
+
+
+def first_difference(processes: list[dict[str, Any]]) -> str:
+    """Return a sentence about the first setting in which a process differs from process 0; "" if there is none."""
+    first = processes[0]
+    for i, other in enumerate(processes):
+        for name in sorted(first.keys() | other.keys()):
+            if first.get(name) != other.get(name):
+                values = f"got {first.get(name)!r} in process 0 and {other.get(name)!r} in process {i}"
+                return f"{name} must be the same in all processes, {values}"
+    return ""
+
+
+def _gathered(settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the settings of each process."""
+    from jax.experimental import multihost_utils
+
+    text = json.dumps(settings, default=repr).encode()
+    longest = int(multihost_utils.process_allgather(np.asarray(len(text))).max())
+    # JSON may end in spaces, so all texts get the length of the longest.
+    rows = multihost_utils.process_allgather(np.frombuffer(text.ljust(longest), np.uint8))
+    return [json.loads(bytes(row)) for row in np.asarray(rows)]
 
 
 @contextmanager

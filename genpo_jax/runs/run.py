@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from genpo_jax import envs
-from genpo_jax.config import Config
+from genpo_jax.config import Config, flat_settings
 from genpo_jax.envs import Environment
 from genpo_jax.envs.contract import check_environment, check_first_step
 from genpo_jax.envs.names import NAMES, backends_of
@@ -296,16 +296,9 @@ def _resumed(run_dir: Path, env: Any, config: Config | None, trust: bool) -> tup
 
 def refuse_changes(saved: Config, config: Config) -> None:
     """Raise `ValueError` if a setting differs that a resumed run must keep."""
-    before, now = _flat(saved.to_dict()), _flat(config.to_dict())
+    before, now = flat_settings(saved.to_dict()), flat_settings(config.to_dict())
     names = [name for name in sorted(before.keys() | now.keys()) if name not in FREE_ON_RESUME]
     changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
         details = ", ".join(f"{name}: saved {before.get(name)!r}, given {now.get(name)!r}" for name in changed)
         raise ValueError(f"a resumed run keeps its settings, but {details}; leave these out, or start a new run")
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return nested settings by the names of their fields, which no two tables share."""
-    tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
-    rest = {name: value for name, value in settings.items() if name not in tables}
-    return rest | {name: value for table in tables.values() for name, value in table.items()}

@@ -16,14 +16,14 @@ from typing import Any, ClassVar, NamedTuple
 import jax
 import numpy as np
 
-from genpo_jax.config import Config
+from genpo_jax.config import Config, flat_settings
 from genpo_jax.envs import Environment
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.callbacks import Callback, StopTraining
 from genpo_jax.runs.checkpoint import RANKING, Checkpointer, score
 from genpo_jax.runs.curve import LINES, Curve, Lines
 from genpo_jax.runs.folder import CHECKPOINTS, check_run_dir, identity_of, locked, run_id_of, seed_folders
-from genpo_jax.runs.hosts import any_process, in_first_process, is_writer, others_stay, wait_for_all
+from genpo_jax.runs.hosts import any_process, check_same, in_first_process, is_writer, others_stay, wait_for_all
 from genpo_jax.runs.metrics import MetricsWriter
 from genpo_jax.runs.progress import Progress
 from genpo_jax.runtime import memory_shortage, release_memory
@@ -297,6 +297,7 @@ class Session(ABC):
 
     def _open(self, stack: ExitStack) -> tuple[Any, int, Progress, list[int]]:
         """Lock the folder, start or restore, and open all outputs; return state, steps, progress and stop requests."""
+        check_same(flat_settings(self.config.to_dict()) | {"resume": self.resume})
         in_first_process("lock the run's folder", lambda: self._lock(stack))
         check_run_dir(self.run_dir, self.resume)
         state, steps = self._start()

@@ -225,6 +225,8 @@ def test_whole_episodes_are_held_out():
     train, held_out = many.split(0.2, seed=0)
     assert len(held_out) == 2 and sorted(train + held_out) == list(range(10))
     assert many.split(0.2, seed=0) == (train, held_out) != many.split(0.2, seed=1)
+    # A small share of few episodes still holds out one, a large one trains on one, and 0 holds out none.
+    assert [len(many.split(share, seed=0)[1]) for share in (0.01, 0.99, 0.0)] == [1, 9, 0]
 
 
 def edited(path, edit):

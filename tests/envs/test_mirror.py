@@ -144,3 +144,9 @@ def test_robots_of_playground_move_symmetrically(name):
     # Go1's inertial sensor is off-center, so a rotation changes its linear velocities and acceleration.
     off_center = (*range(3), *range(51, 54), *range(57, 60)) if name.startswith("Go1") else ()
     agree(env, start, image, 0.02 if name.startswith("G1") else 0.15, 6e-3, off_center)
+
+
+def test_a_product_of_mirrors_has_the_signs_of_both():
+    outer = SignedPermutation((1, 0), (-1.0, -1.0))
+    # The blocks (1, 2) and (3, 4) are exchanged and negated; then the second number of each block changes its sign.
+    assert each(outer, signs(1, -1))(np.array([1.0, 2.0, 3.0, 4.0])).tolist() == [-3, 4, -1, 2]

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from probes import ClockEnv
 
 from genpo_jax.config import EnvConfig
 from genpo_jax.data.collect import record_demonstrations, unwrapped
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.mirror import Mirror, exchanged, signs, unchanged
 from genpo_jax.envs.randomized import RandomizedEnvironment
-from genpo_jax.envs.wrappers import bounds_of, declared_bounds, from_units, in_units, wrapped
+from genpo_jax.envs.wrappers import History, bounds_of, declared_bounds, from_units, in_units, wrapped
 from genpo_jax.training.play import Actor
 
 
@@ -61,6 +62,16 @@ def test_a_history_is_filled_by_the_first_observation_and_starts_anew_in_each_ep
     seen, _ = played(episodes, np.zeros((4, 2)))
     counts = seen[:, 0::2]
     np.testing.assert_array_equal(counts, [[0, 0, 0], [0, 0, 1], [0, 1, 2], [0, 0, 0], [0, 0, 1]])
+
+
+def test_the_first_observation_that_fills_a_history_need_not_be_zero():
+    class FromFive(ClockEnv):
+        def reset(self, key):
+            return jnp.asarray(5.0), {"state": jnp.full(1, 5.0)}
+
+    state, obs = History(FromFive(), 3).reset(jax.random.key(0))
+    assert obs["state"].tolist() == [5, 5, 5]
+    assert History(FromFive(), 3).step(state, jnp.zeros(1))[1]["state"].tolist() == [5, 5, 6]
 
 
 def test_with_repeated_actions_the_history_has_every_env_step():

@@ -24,5 +24,13 @@ def test_damaged_folders_are_refused_or_resumed_correctly():
     campaign("folders", "--folders", 100)
 
 
+def test_crafted_configurations_are_refused_or_read_as_they_are():
+    campaign("configurations", "--files", 500)
+
+
+def test_pages_of_hostile_names_and_numbers_are_harmless():
+    campaign("pages", "--pages", 200)
+
+
 def test_bad_command_lines_end_with_one_sentence():
     campaign("command_lines", "--lines", 300)
