@@ -146,8 +146,8 @@ def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper:
     """Return the learning rate of the next update: the present one times the square root of target / KL, within bounds.
 
     The usual rule (rsl_rl) keeps the rate while the KL is between half and twice its target. A method with a noisy KL
-    then stays at the lower end of this range, and one with a steady KL at the upper end. Only the rise is bounded: after
-    a far too large update, a bounded fall would let several more follow.
+    then stays at the lower end of this range, and one with a steady KL at the upper end. Only the rise is bounded,
+    because after a far too large update a bounded fall would let several more follow.
 
     Args:
         learning_rate: rate at the start of the update.
