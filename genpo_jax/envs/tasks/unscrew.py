@@ -16,8 +16,8 @@ NUM_FINGERS = 3
 HOME = np.array([0.4, 0.91, -1.77])
 # Height of the middle of the nut before it rises, in meters, and its rise in meters per turn.
 HEIGHT, PITCH = 0.07, 0.004
-# Angle in radians of a success. A fingertip reaches 280 degrees around the nut, because the bolt stands in its way: it
-# has to let go and take hold again.
+# Angle in radians of a success. A fingertip reaches 280 degrees around the nut, because the bolt blocks it: it has to
+# let go and take hold again.
 FAR = 2 * np.pi
 # Speed in radians per second up to which turning is rewarded.
 FAST = 2.0
