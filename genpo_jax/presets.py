@@ -130,7 +130,7 @@ CPU: dict[str, Layer] = {
         "env_options": {"num_envs": 512},
         "ppo": {"unroll": 40, "num_minibatches": 16, "num_epochs": 4},
     },
-    "unscrew": CPU_ARM | {"num_timesteps": 4_000_000},
+    "unscrew": CPU_ARM | {"num_timesteps": 2_000_000},
     "LeapCubeRotateZAxis": CPU_HAND,
     "LeapCubeReorient": CPU_HAND,
 }

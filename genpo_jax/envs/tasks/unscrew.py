@@ -18,7 +18,7 @@ HOME = np.array([0.4, 0.91, -1.77])
 HEIGHT, PITCH = 0.07, 0.004
 # Angle in radians of a success. A fingertip reaches 280 degrees around the nut, because the bolt blocks it: it has to
 # let go and take hold again.
-FAR = 2 * np.pi
+FAR = 4 * np.pi
 # Speed in radians per second up to which turning is rewarded.
 FAST = 2.0
 
@@ -32,7 +32,7 @@ class Turning(NamedTuple):
 
 
 class Unscrew(MjcfTask):
-    """Unscrew an M36 nut by at least one turn. An action changes the set points of the joints.
+    """Unscrew an M36 nut by at least two turns. An action changes the set points of the joints.
 
     The nut turns counterclockwise, seen from above, and rises by its pitch. `state` has what the hand senses of itself.
     `privileged_state` adds joint velocities, nut, fingertips and contacts.
