@@ -176,7 +176,7 @@ class Config:
     """Name of the environment:
     - Brax: ant, fast, halfcheetah, hopper, humanoid, ...;
     - MuJoCo Playground: CartpoleBalance, Go1JoystickFlatTerrain, PandaPickCube, ...;
-    - manipulation: panda_reach, panda_push, push_t;
+    - manipulation: panda_reach, panda_push, push_t, unscrew;
     - toys: multigoal, ring, moons, avoid;
     - Gymnasium: gymnasium:Hopper-v5, with arguments gymnasium:NAME,argument=value,...;
     - your own: a name given to register_env, or package.module:NAME of a class or function."""

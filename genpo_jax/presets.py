@@ -32,6 +32,8 @@ TOY: Layer = {"ppo": {"max_learning_rate": 3e-3, "normalize_rewards": False}}
 # Short episodes with a reward in each step need only a short horizon. A smaller KL at the end of the run: a hand that
 # still explores misses its goal.
 ARM: Layer = {"ppo": {"gamma": 0.97, "target_kl": 0.03, "final_kl": 0.003}}
+# A hand that turns an object is rewarded in each step too. The cube tasks of Playground's LEAP hand have its settings.
+HAND: Layer = {"ppo": {"gamma": 0.97, "final_kl": 0.01}}
 # The results in docs/results.md have this discount, not the library's.
 LONG_HORIZON: Layer = {"ppo": {"gamma": PPOConfig.gamma}}
 
@@ -79,6 +81,10 @@ TASK: dict[str, Layer] = {
     "panda_reach": ARM,
     "panda_push": ARM,
     "push_t": ARM,
+    "unscrew": HAND,
+    "LeapCubeRotateZAxis": HAND,
+    # Reaching an orientation takes longer than turning: the published discount.
+    "LeapCubeReorient": {"ppo": HAND["ppo"] | {"gamma": 0.99}},
     # Closing the fingers is not rewarded by itself. Without the bonus, the hand stays open around the cube.
     "PandaPickCube": {"ppo": {"gamma": 0.97, "target_kl": 0.03, "entropy_coef": 0.005}},
 }
@@ -96,6 +102,7 @@ CPU_BASE: Layer = {
 }
 CPU_TOY: Layer = {"env_options": {"num_envs": 64}, "ppo": {"unroll": 64, "num_minibatches": 8}}
 CPU_ARM: Layer = {"env_options": {"num_envs": 64}, "ppo": {"unroll": 64, "num_minibatches": 16}}
+CPU_HAND: Layer = CPU_ARM | {"backend": "c", "fusion_emitters": False}
 # Env steps and other differences of each task on a CPU.
 CPU: dict[str, Layer] = {
     "inverted_pendulum": {
@@ -123,7 +130,9 @@ CPU: dict[str, Layer] = {
         "env_options": {"num_envs": 512},
         "ppo": {"unroll": 40, "num_minibatches": 16, "num_epochs": 4},
     },
-    "LeapCubeRotateZAxis": {"backend": "c", "fusion_emitters": False},
+    "unscrew": CPU_ARM | {"num_timesteps": 2_000_000},
+    "LeapCubeRotateZAxis": CPU_HAND,
+    "LeapCubeReorient": CPU_HAND,
 }
 
 # An accelerator gains nothing in these: it has the settings of a CPU.
@@ -142,6 +151,7 @@ ACCELERATOR: dict[str, Layer] = {
     "panda_reach": {"backend": "mjx", "num_timesteps": 10_000_000},
     "panda_push": {"backend": "mjx", "num_timesteps": 100_000_000},
     "push_t": {"backend": "mjx"},
+    "unscrew": {"backend": "mjx", "num_timesteps": 100_000_000},
 }
 # Longest rollout of an accelerator, in policy calls. Brax's PPO has no bound on its KL divergence per update, so that
 # its updates may be large: up to a million policy calls. Ours are smaller and more.

@@ -32,7 +32,7 @@ BRAX = {
 
 # Environments of this package: in pure JAX, and on MuJoCo.
 TOYS = ("multigoal", "ring", "moons", "avoid")
-TASKS = ("panda_reach", "panda_push", "push_t")
+TASKS = ("panda_reach", "panda_push", "push_t", "unscrew")
 TASK_BACKENDS = ("c", "mjx", "warp")
 
 DM_CONTROL = (
@@ -131,6 +131,7 @@ FEATURES = {
     "panda_reach": Features(success=True),
     "panda_push": Features(success=True, expert=True, modes=2),
     "push_t": Features(success=True, modes=2, mirror=True),
+    "unscrew": Features(success=True),
     "ant": Features(mirror=True),
     "humanoid": Features(mirror=True),
     "G1JoystickFlatTerrain": Features(randomization=True, mirror=True),

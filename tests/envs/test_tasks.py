@@ -35,9 +35,14 @@ def test_random_actions_keep_everything_finite_and_solve_nothing(tasks, name):
     assert success[:, -1].mean() < 0.3
 
 
-# panda_push covers the arm of panda_reach.
+# panda_push covers the arm of panda_reach; test_unscrew.py compares the engines on unscrew.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "panda_reach" else pytest.mark.ci) for name in TASKS]
+    "name",
+    [
+        pytest.param("panda_reach", marks=pytest.mark.slow),
+        pytest.param("panda_push", marks=pytest.mark.ci),
+        pytest.param("push_t", marks=pytest.mark.ci),
+    ],
 )
 def test_both_engines_give_the_same_observations_and_rewards(tasks, name):
     actions = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, tasks[name].action_size)), jnp.float32)
