@@ -72,7 +72,7 @@ class EnvConfig:
     """How unbounded actions are mapped to [-1, 1] for the environment. It does not affect the ratio."""
     randomize: bool = False
     """Domain randomization: draw physics parameters for each episode, by the environment's own randomization.
-    Not available on backend c: choose --backend jax (MuJoCo Playground) or mjx (your MJCF tasks)."""
+    Not available on backend c: choose --backend jax (MuJoCo Playground), or set physics for an MJCF task."""
     physics: tuple[str, ...] = ()
     """Domain randomization of an MJCF task on any backend, drawn per episode: QUANTITY=LOW:HIGH or QUANTITY:NAME=...
     friction, mass, gain, damping and size are factors of the model's values; com is an offset in meters.
@@ -90,7 +90,7 @@ class EnvConfig:
     """Env steps that `state` lags behind, LOW:HIGH or one number, drawn per episode; history contains late values."""
     action_delay: str = "0"
     """Env steps from an action to its execution, LOW:HIGH or one number, drawn per episode.
-    Until the first action is due again, the robot executes that action."""
+    Before the first action of an episode is due, it is executed at once and repeated."""
     push: tuple[str, ...] = ()
     """Random pushes of an MJCF task: JOINT=SPEED or BODY=SPEED for a body with a free joint, in m/s or rad/s.
     A push adds a number in [-SPEED, SPEED] to each velocity of the joint; for a free joint, to both horizontal ones."""

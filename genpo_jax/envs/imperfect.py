@@ -66,8 +66,8 @@ class ExactCritic(Wrapper):
 
     def step(self, state: Any, action: Array) -> Step:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]`."""
-        state, obs, *rest = self.env.step(state, action)
-        return state, obs | {CRITIC_OBS: obs[ACTOR_OBS]}, *rest
+        state, obs, reward, terminated, metrics = self.env.step(state, action)
+        return state, obs | {CRITIC_OBS: obs[ACTOR_OBS]}, reward, terminated, metrics
 
     @property
     def mirror(self) -> Mirror | None:
@@ -116,13 +116,14 @@ class NoisyObservations(Wrapper):
         """Return a fresh `(state, observation)` for a typed PRNG key."""
         key, bias_key, noise_key = jax.random.split(key, 3)
         env_state, obs = self.env.reset(key)
-        bias = self.bias * jax.random.normal(bias_key, self.bias.shape)
+        bias = jnp.asarray(self.bias) * jax.random.normal(bias_key, self.bias.shape)
         return self._seen(NoisyState(env_state, bias, noise_key), obs)
 
     def step(self, state: NoisyState, action: Array) -> Step:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]`."""
-        env_state, obs, *rest = self.env.step(state.env_state, action)
-        return *self._seen(state.replace(env_state=env_state), obs), *rest
+        env_state, obs, reward, terminated, metrics = self.env.step(state.env_state, action)
+        state, obs = self._seen(state.replace(env_state=env_state), obs)
+        return state, obs, reward, terminated, metrics
 
     def _seen(self, state: NoisyState, obs: Observation) -> tuple[NoisyState, Observation]:
         key, noise_key = jax.random.split(state.key)
@@ -188,8 +189,8 @@ class LateActions(Wrapper):
     def step(self, state: LateState, action: Array) -> Step:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]`."""
         state = state.take(action)
-        env_state, *rest = self.env.step(state.env_state, state.late)
-        return state.replace(env_state=env_state), *rest
+        env_state, obs, reward, terminated, metrics = self.env.step(state.env_state, state.late)
+        return state.replace(env_state=env_state), obs, reward, terminated, metrics
 
 
 class LateObservations(Wrapper):
@@ -212,9 +213,9 @@ class LateObservations(Wrapper):
 
     def step(self, state: LateState, action: Array) -> Step:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]`."""
-        env_state, obs, *rest = self.env.step(state.env_state, action)
+        env_state, obs, reward, terminated, metrics = self.env.step(state.env_state, action)
         state = state.take(obs[ACTOR_OBS]).replace(env_state=env_state)
-        return state, obs | {ACTOR_OBS: state.late}, *rest
+        return state, obs | {ACTOR_OBS: state.late}, reward, terminated, metrics
 
 
 class PushedState(PyTreeNode):
@@ -245,10 +246,10 @@ class Pushed(Wrapper):
 
     def __init__(self, env: Environment, pushes: Sequence[str], interval: str) -> None:
         super().__init__(env)
-        raw: Any = env
-        require(hasattr(raw, "pushed"), "an MJCF task", "an environment with push", env.name, "leave push out")
+        task: Any = env
+        require(hasattr(task, "pushed"), "an MJCF task", "an environment with push", env.name, "leave push out")
         self.low, self.high = map(int, span(interval, "push_interval"))
-        self.speeds = _speeds(raw.mj_model, pushes)
+        self.speeds = _speeds(task.mj_model, pushes)
 
     def reset(self, key: Array) -> tuple[PushedState, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
@@ -261,10 +262,11 @@ class Pushed(Wrapper):
         key, change_key, left_key = jax.random.split(state.key, 3)
         due = state.left <= 0
         change = self.speeds * jax.random.uniform(change_key, self.speeds.shape, minval=-1.0, maxval=1.0)
-        raw: Any = self.env
-        env_state, *rest = self.env.step(raw.pushed(state.env_state, jnp.where(due, change, 0.0)), action)
+        task: Any = self.env
+        pushed = task.pushed(state.env_state, jnp.where(due, change, 0.0))
+        env_state, obs, reward, terminated, metrics = self.env.step(pushed, action)
         left = jnp.where(due, self._left(left_key), state.left) - 1
-        return PushedState(env_state, left, key), *rest
+        return PushedState(env_state, left, key), obs, reward, terminated, metrics
 
     def _left(self, key: Array) -> Array:
         return jax.random.randint(key, (), self.low, self.high + 1)

@@ -178,8 +178,10 @@ class MjcfTask:
             task.physics = Physics.nominal(physics)
             task.engine = _engine(self.backend, self.mj_model)
         else:
-            task.physics = Physics.of(_spec(self.name, self.model), physics, variants, seed)
-            task.engine = _engine(self.backend, task.physics.models[0], variants=task.physics.models)
+            drawn = Physics.of(_spec(self.name, self.model), physics, variants, seed)
+            task.engine = _engine(self.backend, drawn.models[0], variants=drawn.models)
+            # The engine has copies, and models with meshes are large.
+            task.physics = dataclasses.replace(drawn, models=())
         obs = jax.eval_shape(task.reset, jax.random.key(0))[1]
         task.observation_sizes = {name: value.shape[0] for name, value in obs.items()}
         if self.mirror is not None:

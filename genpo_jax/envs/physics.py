@@ -123,7 +123,7 @@ class Physics:
     """Variants of a model.
 
     Attributes:
-        models: the variants; empty for the nominal model alone.
+        models: the variants; empty for the nominal model alone, or after an engine has copied them.
         drawn: the drawn numbers of each item `[n, 1]` (`com`: `[n, 3]`) by label, for n variants.
     """
 
@@ -168,7 +168,7 @@ class Physics:
     @property
     def count(self) -> int:
         """Number of variants."""
-        return max(1, len(self.models))
+        return len(next(iter(self.drawn.values())))
 
     @property
     def symmetric(self) -> bool:
