@@ -38,6 +38,8 @@ class EngineOptions(Options):
     """Parallel environments."""
     mjx: bool = True
     """Measure MJX too; it compiles for minutes on some models."""
+    policy: bool = True
+    """Measure the rollout of training too."""
     physics: tuple[str, ...] = ()
     """Also measure `c` with this physics drawn per episode, as `--physics` of `genpo-jax train`; for MJCF tasks."""
 
@@ -93,8 +95,9 @@ def contenders_of(options: EngineOptions, name: str) -> dict[str, Contender]:
             drawn = envs.varied(env, options.physics)
             contenders["c, physics"] = scanned(drawn, options, EnvConfig())
             contenders["c, physics, noise"] = scanned(drawn, options, IMPERFECT)
-        config = replace(options.config("genpo++"), fusion_emitters=False)
-        contenders[f"{label}, policy"] = Programs(env, config).make("rollout")
+        if options.policy:
+            config = replace(options.config("genpo++"), fusion_emitters=False)
+            contenders[f"{label}, policy"] = Programs(env, config).make("rollout")
     return contenders
 
 

@@ -294,6 +294,6 @@ def _speeds(model: Any, pushes: Sequence[str]) -> np.ndarray:
             raise ValueError(f"push {name}: {unknown_in_model('joint or free body', name, known)}")
         first = model.jnt_dofadr[joints[name]]
         of_joint = model.dof_jntid == joints[name]
-        # Of the velocities of a free joint, the first two are horizontal.
+        # The first two velocities of a free joint are horizontal.
         speeds[np.flatnonzero(of_joint) if not free[joints[name]] else [first, first + 1]] = speed
     return speeds

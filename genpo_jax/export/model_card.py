@@ -93,13 +93,16 @@ def model_card(description: dict[str, Any]) -> str:
         evaluation=evaluation,
         deploy=NO_DEPLOY if cloned else f"{DEPLOY} {environment['deploy']}".strip(),
         origin="The policy imitates demonstrations." if cloned else "The policy was trained in simulation only.",
-        randomization=_randomization(environment),
+        randomization=randomization_text(environment),
     )
 
 
-def _randomization(environment: dict[str, Any]) -> str:
+def randomization_text(environment: dict[str, Any]) -> str:
     """Return what training drew for each episode, in sentences; "" for nothing."""
     drawn = [f"`{item}`" for item in environment.get("physics", ())]
     text = f" Training drew the physics of each episode: {', '.join(drawn)}." if drawn else ""
-    settings = [f"{name} {value}" for name, value in environment.get("imperfections", {}).items()]
+    settings = [
+        f"`{name}` {value if isinstance(value, str | float) else ' '.join(value)}"
+        for name, value in environment.get("imperfections", {}).items()
+    ]
     return text + (f" The robot of training was imperfect: {', '.join(settings)}." if settings else "")
