@@ -3,7 +3,8 @@
     python -m benchmarks.engines --envs push_t panda_reach panda_push --num-envs 64
 
 `batch` is `mujoco.batch.Batch` in a Python loop, an upper bound for the C engine. `c` and `mjx` are scans of T steps of
-the environments with random actions; `c, policy` and `mjx, policy` are the rollout of training.
+the environments with random actions; `c, policy` and `mjx, policy` are the rollout of training. With `--physics`,
+`c, physics` draws physics per episode, and `c, physics, noise` has noise and delays too.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from benchmarks.programs import Options, Programs, env_scan
 from benchmarks.timing import Contender, compiled, interleave, rates, ratios, report
 from experiments.program import run_program
 from genpo_jax import envs
+from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.engines import CEngine
 from genpo_jax.envs.mujoco_model import mj_model_of
@@ -23,6 +25,7 @@ from genpo_jax.envs.names import PLAYGROUND
 from genpo_jax.runtime import compiler_options
 
 BASELINE = "batch"
+IMPERFECT = EnvConfig(obs_noise=0.02, obs_bias=0.02, obs_delay="0:2", action_delay="0:2")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class EngineOptions(Options):
     """Parallel environments."""
     mjx: bool = True
     """Measure MJX too; it compiles for minutes on some models."""
+    policy: bool = True
+    """Measure the rollout of training too."""
+    physics: tuple[str, ...] = ()
+    """Also measure `c` with this physics drawn per episode, as `--physics` of `genpo-jax train`; for MJCF tasks."""
 
 
 def alone(env: Any, num_envs: int, unroll: int) -> Contender:
@@ -64,24 +71,33 @@ def alone(env: Any, num_envs: int, unroll: int) -> Contender:
     return Contender(run, None)
 
 
+def scanned(env: Any, options: EngineOptions, settings: EnvConfig) -> Contender:
+    """Compile a scan of T steps of an environment with random actions, with the episode ends of training."""
+    episodes = EpisodeEnv.of(env, settings, imperfect=True)
+    keys = jax.random.split(jax.random.key(0), options.num_envs)
+    xla_options = compiler_options(False)
+    state = jax.jit(lambda keys: episodes.init(keys, stagger=True), compiler_options=xla_options)(keys)
+    actions = jax.random.normal(jax.random.key(1), (options.unroll, options.num_envs, env.action_size))
+    scan = jax.jit(env_scan(episodes, False), donate_argnums=0, compiler_options=xla_options)
+    return compiled(scan, state, actions)
+
+
 def contenders_of(options: EngineOptions, name: str) -> dict[str, Contender]:
     """Compile the programs of one environment."""
     contenders = {}
     for label in ("c", "mjx") if options.mjx else ("c",):
         backend = "jax" if label == "mjx" and name in PLAYGROUND else label
         env = envs.make(name, backend)
-        xla_options = compiler_options(False)
         if label == "c":
             contenders[BASELINE] = alone(env, options.num_envs, options.unroll)
-        episodes = EpisodeEnv(env, env.default_episode_length)
-        state = jax.jit(episodes.init, compiler_options=xla_options)(
-            jax.random.split(jax.random.key(0), options.num_envs)
-        )
-        actions = jax.random.normal(jax.random.key(1), (options.unroll, options.num_envs, env.action_size))
-        scan = jax.jit(env_scan(episodes, False), donate_argnums=0, compiler_options=xla_options)
-        contenders[label] = compiled(scan, state, actions)
-        config = replace(options.config("genpo++"), fusion_emitters=False)
-        contenders[f"{label}, policy"] = Programs(env, config).make("rollout")
+        contenders[label] = scanned(env, options, EnvConfig())
+        if options.physics and label == "c":
+            drawn = envs.varied(env, options.physics)
+            contenders["c, physics"] = scanned(drawn, options, EnvConfig())
+            contenders["c, physics, noise"] = scanned(drawn, options, IMPERFECT)
+        if options.policy:
+            config = replace(options.config("genpo++"), fusion_emitters=False)
+            contenders[f"{label}, policy"] = Programs(env, config).make("rollout")
     return contenders
 
 

@@ -99,7 +99,7 @@ def measured(algorithm: Algorithm, hyper: Hyperparameters, options: Options, sta
         key, update_key = jax.random.split(state.key)
         episodes, carry, rollout = algorithm.collect(state)
         update = algorithm.context(state, rollout, hyper, update_key)
-        reward, scale, _ = algorithm.reward(update, state.reward_scale, hyper)
+        reward, scale, __ = algorithm.reward(update, state.reward_scale, hyper)
         batch = algorithm.batch(update, reward, episodes.obs, hyper)
         return state.replace(key=key, episodes=episodes, policy_carry=carry, reward_scale=scale), batch
 

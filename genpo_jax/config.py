@@ -26,6 +26,25 @@ def is_outcome(metric: str) -> bool:
     return metric == SUCCESS or metric.startswith(MODE)
 
 
+# Settings of `EnvConfig` that make the robot imperfect.
+IMPERFECTIONS = ("obs_noise", "obs_bias", "obs_delay", "action_delay", "push")
+
+
+def span(text: str, name: str) -> tuple[float, float]:
+    """Return both ends of a range `LOW:HIGH`; one number is both ends.
+
+    Raises:
+        ValueError: if these are no finite numbers, or the range is empty.
+    """
+    first, colon, last = text.partition(":")
+    try:
+        low, high = float(first), float(last if colon else first)
+    except ValueError:
+        low = high = math.nan
+    require(-math.inf < low <= high < math.inf, "LOW:HIGH with LOW <= HIGH, or one number", name, text)
+    return low, high
+
+
 @dataclass(frozen=True)
 class EnvConfig:
     """Settings of the environments."""
@@ -53,7 +72,32 @@ class EnvConfig:
     """How unbounded actions are mapped to [-1, 1] for the environment. It does not affect the ratio."""
     randomize: bool = False
     """Domain randomization: draw physics parameters for each episode, by the environment's own randomization.
-    Not available on backend c: choose --backend jax (MuJoCo Playground) or mjx (your MJCF tasks)."""
+    Not available on backend c: choose --backend jax (MuJoCo Playground), or set physics for an MJCF task."""
+    physics: tuple[str, ...] = ()
+    """Domain randomization of an MJCF task on any backend, drawn per episode: QUANTITY=LOW:HIGH or QUANTITY:NAME=...
+    friction, mass, gain, damping and size are factors of the model's values; com is an offset in meters.
+    NAME is a geom, body, joint or actuator; without it, all of them change by one number."""
+    physics_variants: int = 64
+    """Variants of the model that are prepared at the start; each episode draws one of them."""
+    physics_seed: int = 0
+    """Seed of the variants. Runs that differ only in `seed` share them."""
+    obs_noise: float = 0.0
+    """Standard deviation of noise on the policy's observation `state`, drawn in each env step.
+    The unit is that of the observation, times the environment's attribute noise_scale if it has one."""
+    obs_bias: float = 0.0
+    """Standard deviation of a constant error of `state`, drawn per episode, in the units of obs_noise."""
+    obs_delay: str = "0"
+    """Env steps that `state` lags behind, LOW:HIGH or one number, drawn per episode; history contains late values."""
+    action_delay: str = "0"
+    """Env steps from an action to its execution, LOW:HIGH or one number, drawn per episode.
+    Before the first action of an episode is due, it is executed at once and repeated."""
+    push: tuple[str, ...] = ()
+    """Random pushes of an MJCF task: JOINT=SPEED or BODY=SPEED for a body with a free joint, in m/s or rad/s.
+    A push adds a number in [-SPEED, SPEED] to each velocity of the joint; for a free joint, to both horizontal ones."""
+    push_interval: str = "50:150"
+    """Env steps between two pushes, LOW:HIGH or one number, drawn after each push."""
+    imperfect_evals: bool = False
+    """Also apply noise, bias, delays and pushes in the evaluations during training. Default: a perfect robot."""
     playground_config: tuple[str, ...] = ()
     """Changed settings of a MuJoCo Playground environment, each as name=value.
     For example reward_config.scales.torques=-0.001 changes a reward weight. An unknown name lists the known ones."""
@@ -65,6 +109,7 @@ class EnvConfig:
             require("=" in item, "name=value", "playground_config", item)
         require_between(self, 1, LARGEST_NUM_ENVS, "num_envs")
         require_between(self, 1, 1000, "action_repeat", "chunk", "history")
+        self._check_randomization()
         require_between(self, 1, self.chunk, "executed")
         self._check_bounds()
         # A chunk of repeated actions may overrun the limit by up to this many steps.
@@ -80,6 +125,27 @@ class EnvConfig:
         require(all(a <= b for a, b in zip(low, high, strict=True)), f"<= action_high = {high}", "action_low", low)
         # A single coordinate is constant in some demonstrations.
         require(low != high, f"below action_high = {high} in at least one coordinate", "action_low", low)
+
+    def _check_randomization(self) -> None:
+        for name in ("physics", "push"):
+            for item in getattr(self, name):
+                require("=" in item, "NAME=RANGE" if name == "physics" else "NAME=SPEED", name, item)
+        both = self.randomize and bool(self.physics)
+        require(not both, "left out together with physics", "randomize", True, "choose one of them")
+        require_between(self, 1, 2**16, "physics_variants")
+        require_between(self, 0, 2**32 - 1, "physics_seed")
+        require_between(self, 0, 1e6, "obs_noise", "obs_bias")
+        for name, lowest in (("obs_delay", 0), ("action_delay", 0), ("push_interval", 1)):
+            low, high = span(getattr(self, name), name)
+            whole = low == int(low) and high == int(high) and lowest <= low and high <= 1000
+            require(whole, f"whole numbers in [{lowest}, 1000]", name, getattr(self, name))
+
+    @property
+    def imperfections(self) -> dict[str, Any]:
+        """The settings of an imperfect robot, by name, that differ from their defaults; {} for a perfect one."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        names = IMPERFECTIONS + (("push_interval",) if self.push else ())
+        return {name: getattr(self, name) for name in names if getattr(self, name) != defaults[name]}
 
     @property
     def steps_per_action(self) -> int:

@@ -35,6 +35,7 @@ from genpo_jax.export import deploy as deployment  # noqa: E402
 from genpo_jax.export import exporter, onnx_graph, standalone  # noqa: E402
 from genpo_jax.export.deploy import Deployment, _backends, deploy, table  # noqa: E402
 from genpo_jax.export.exporter import export, policy_files  # noqa: E402
+from genpo_jax.export.model_card import randomization_text  # noqa: E402
 from genpo_jax.export.onnx_graph import batched, to_onnx  # noqa: E402
 
 OBS, ACTION = 6, 3
@@ -558,3 +559,13 @@ def test_only_an_exported_policy_is_overwritten(exported, tmp_path):
 def test_the_loader_does_not_import_the_package():
     code = Path(standalone.__file__).read_text()
     assert "genpo_jax" not in "".join(line for line in code.splitlines() if "import" in line)
+
+
+def test_the_card_names_the_physics_and_the_imperfections_of_training():
+    options = EnvConfig(physics=("mass:box=0.8:1.2",), obs_noise=0.1, action_delay="0:2", push=("elbow=1", "box=2"))
+    text = randomization_text({"physics": list(options.physics), "imperfections": options.imperfections})
+    assert text == (
+        " Training drew the physics of each episode: `mass:box=0.8:1.2`. The robot of training was imperfect: "
+        "`obs_noise` 0.1, `action_delay` 0:2, `push` elbow=1 box=2."
+    )
+    assert randomization_text({"physics": [], "imperfections": EnvConfig().imperfections}) == ""

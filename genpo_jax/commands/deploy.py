@@ -26,6 +26,10 @@ class DeployOptions:
     """Import the module that the folder names as its environment; importing it runs its code."""
     backend: str | None = None
     """Physics backend. None: c where the environment and the run allow it, else the run's backend."""
+    physics: tuple[str, ...] = ()
+    """Play with this physics, drawn per episode, as --physics of train. Default: nominal physics."""
+    imperfect: bool = False
+    """Play with the noise, bias, delays and pushes of training. Default: a perfect robot."""
     out: Path | None = None
     """JSON file for the results. None: no file."""
 

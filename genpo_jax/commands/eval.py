@@ -27,8 +27,12 @@ class EvalOptions:
     backend: str | None = None
     """Evaluate on another backend. None: the backend of the run."""
     randomize: bool = False
-    """Evaluate with randomized physics, by the environment's own randomization. Default: nominal physics.
-    Not on backend c: for a run on c, add --backend."""
+    """Evaluate with randomized physics: that of training, or the environment's own randomization.
+    Default: nominal physics. The environment's own is not available on backend c: add --backend."""
+    physics: tuple[str, ...] = ()
+    """Evaluate with this physics, drawn per episode, as --physics of train. It replaces the ranges of training."""
+    imperfect: bool = False
+    """Evaluate with the noise, bias, delays and pushes of training. Default: a perfect robot."""
     step: int | None = None
     """Env steps of the checkpoint. None: the one that --checkpoint names."""
     checkpoint: Literal["newest", "best"] = "newest"

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from genpo_jax.envs.registry import (
+    as_trained,
     check,
     factory_path,
     has_backends,
@@ -15,8 +16,10 @@ from genpo_jax.envs.registry import (
     is_known,
     make,
     make_from,
+    nominal,
     randomized,
     register,
+    varied,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +47,7 @@ __all__ = [
     "Observation",
     "Timestep",
     "as_environment",
+    "as_trained",
     "bounded",
     "check",
     "factory_path",
@@ -53,9 +57,11 @@ __all__ = [
     "is_known",
     "make",
     "make_from",
+    "nominal",
     "randomized",
     "register",
     "select_rows",
+    "varied",
 ]
 
 

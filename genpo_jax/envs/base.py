@@ -12,6 +12,8 @@ Observation: TypeAlias = dict[str, Array]
 Metrics: TypeAlias = dict[str, Array]
 # Name of the observation that the actor sees.
 ACTOR_OBS = "state"
+# Name of the observation that the critic sees, if the environment has it.
+CRITIC_OBS = "privileged_state"
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ import copy
 import hashlib
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -32,17 +32,22 @@ STATE = (*MOVED, "ctrl", "qfrc_applied", "xfrc_applied", "eq_active", "mocap_pos
 
 
 class Engine(Protocol):
-    """Simulates one model."""
+    """Simulates one model, or for each simulation one of several variants of a model."""
 
     def start(self) -> Any:
         """Return data of the model's initial state; quantities computed from it are not filled in."""
         ...
 
-    def forward(self, data: Any) -> Any:
-        """Compute all quantities that depend on the state, as `mj_forward` does."""
+    def forward(self, data: Any, variant: Array | None = None) -> Any:
+        """Compute all quantities that depend on the state, as `mj_forward` does.
+
+        Args:
+            data: data of the simulation.
+            variant: number of the model in `variants`, a scalar; None for an engine with one model.
+        """
         ...
 
-    def step(self, data: Any, substeps: int) -> Any:
+    def step(self, data: Any, substeps: int, variant: Array | None = None) -> Any:
         """Advance the simulation by `substeps` physics steps."""
         ...
 
@@ -75,6 +80,7 @@ class CEngine:
         model: MuJoCo's model; it is copied.
         computed: fields of `MjData` to return in addition to the state.
         num_threads: number of threads; None for all processors that this process may use.
+        variants: models with the layout of `model`, of which each simulation has one.
 
     Attributes:
         model: the copy of the model.
@@ -85,12 +91,17 @@ class CEngine:
     """
 
     def __init__(
-        self, model: mujoco.MjModel, computed: Sequence[str] = ("sensordata",), num_threads: int | None = None
+        self,
+        model: mujoco.MjModel,
+        computed: Sequence[str] = ("sensordata",),
+        num_threads: int | None = None,
+        variants: Sequence[mujoco.MjModel] = (),
     ) -> None:
         check_c()
-        self.model = copy.deepcopy(model)
-        # Otherwise MuJoCo resets an unstable simulation to its initial state, which looks like a success.
-        self.model.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
+        self.model, *self._variants = map(copy.deepcopy, (model, *variants))
+        for each in (self.model, *self._variants):
+            # Otherwise MuJoCo resets an unstable simulation to its initial state, which looks like a success.
+            each.opt.disableflags |= int(mujoco.mjtDisableBit.mjDSBL_AUTORESET)
         self.computed = tuple(computed)
         self.num_threads = num_threads or _num_processors()
         blank = mujoco.MjData(self.model)
@@ -107,6 +118,8 @@ class CEngine:
         )
         self._lock = threading.Lock()
         self._batches: dict[int, Any] = {}
+        # The variants of the simulations of each batch, in the last call.
+        self._chosen: dict[int, np.ndarray] = {}
         self._name = f"genpo_jax.mujoco.{self._digest(num_threads)}"
 
     def start(self) -> Simulation:
@@ -114,14 +127,14 @@ class CEngine:
         data = mujoco.MjData(self.model)
         return Simulation(**{name: jnp.asarray(getattr(data, name), float) for name in (*STATE, "sensordata")})
 
-    def forward(self, data: Any) -> Any:
+    def forward(self, data: Any, variant: Array | None = None) -> Any:
         """Compute all quantities that depend on the state."""
-        return self._call(data, 0)
+        return self._call(data, 0, variant)
 
-    def step(self, data: Any, substeps: int) -> Any:
+    def step(self, data: Any, substeps: int, variant: Array | None = None) -> Any:
         """Advance the simulation by `substeps` physics steps."""
         require(substeps >= 1, ">= 1", "substeps", substeps)
-        return self._call(data, substeps)
+        return self._call(data, substeps, variant)
 
     def batch(self, size: int) -> Any:
         """Return the `mujoco.batch.Batch` for `size` simulations; there is one per size."""
@@ -134,9 +147,10 @@ class CEngine:
             self._batches[size] = batch
         return self._batches[size]
 
-    def _call(self, data: Any, substeps: int) -> Any:
+    def _call(self, data: Any, substeps: int, variant: Array | None) -> Any:
         # One array in each direction, because a callback's cost grows with the number of arrays.
-        sent = jnp.concatenate([jnp.ravel(jnp.asarray(getattr(data, name), float)) for name in STATE])
+        parts = [getattr(data, name) for name in STATE] + ([variant] if self._variants else [])
+        sent = jnp.concatenate([jnp.ravel(jnp.asarray(part, float)) for part in parts])
         names = (*MOVED, *self.computed)
         sizes = self._sizes(names)
         function = f"{self._name}.{substeps}"
@@ -153,6 +167,9 @@ class CEngine:
         rows = sent.reshape(-1, sent.shape[-1])
         with self._lock:
             batch = self.batch(len(rows))
+            if self._variants:
+                self._choose(batch, rows[:, -1].astype(int))
+                rows = rows[:, :-1]
             batch.state[:] = rows
             failed = self._run(batch, substeps)
             moved = batch.state[:, : sum(self._sizes(MOVED))]
@@ -161,6 +178,12 @@ class CEngine:
         results[failed | ~np.isfinite(results).all(axis=1)] = np.nan
         with np.errstate(over="ignore"):
             received[...] = results.reshape(received.shape)
+
+    def _choose(self, batch: Any, numbers: np.ndarray) -> None:
+        """Give each simulation of a batch its variant; most calls have the variants of the call before."""
+        if not np.array_equal(numbers, self._chosen.get(batch.nsim, ())):
+            batch.set_models([self._variants[i] for i in numbers])
+            self._chosen[batch.nsim] = numbers
 
     def _run(self, batch: Any, substeps: int) -> np.ndarray:
         """Run a batch; return the mask of simulations that failed or had a non-finite state before."""
@@ -178,10 +201,12 @@ class CEngine:
         return failed
 
     def _digest(self, num_threads: int | None) -> str:
-        """Return what distinguishes this engine in compiled programs: MuJoCo, the model and the arguments."""
-        serialized = np.empty(mujoco.mj_sizeModel(self.model), np.uint8)
-        mujoco.mj_saveModel(self.model, None, serialized)
-        digest = hashlib.sha256(serialized.data)
+        """Return what distinguishes this engine in compiled programs: MuJoCo, the models and the arguments."""
+        digest = hashlib.sha256()
+        for model in (self.model, *self._variants):
+            serialized = np.empty(mujoco.mj_sizeModel(model), np.uint8)
+            mujoco.mj_saveModel(model, None, serialized)
+            digest.update(serialized.data)
         digest.update(repr((mujoco.__version__, self.computed, num_threads)).encode())
         return digest.hexdigest()[:32]
 
@@ -194,6 +219,7 @@ class MjxEngine:
 
     Args:
         model: MuJoCo's model.
+        variants: models with the layout of `model`, of which each simulation has one.
 
     Attributes:
         model: MJX's model.
@@ -204,7 +230,7 @@ class MjxEngine:
 
     impl: ClassVar[str] = "jax"
 
-    def __init__(self, model: mujoco.MjModel) -> None:
+    def __init__(self, model: mujoco.MjModel, variants: Sequence[mujoco.MjModel] = ()) -> None:
         self._mjx = import_mjx()
         # MJX 4.0 looks up the material of geoms without one, which fails in an empty array.
         finds_range = (model.sensor_type == mujoco.mjtSensor.mjSENS_RANGEFINDER).any()
@@ -215,6 +241,7 @@ class MjxEngine:
             )
         try:
             self.model = self._mjx.put_model(model, impl=self.impl)
+            self._table = self._changed_leaves(variants)
             self._initial = self._blank(model)
         except NotImplementedError as error:
             raise ValueError(f"MJX cannot simulate this model ({error}); use backend c") from error
@@ -223,13 +250,25 @@ class MjxEngine:
         """Return data of the model's initial state."""
         return self._initial
 
-    def forward(self, data: Any) -> Any:
+    def forward(self, data: Any, variant: Array | None = None) -> Any:
         """Compute all quantities that depend on the state."""
-        return self._mjx.forward(self.model, data)
+        return self._mjx.forward(self._model_of(variant), data)
 
-    def step(self, data: Any, substeps: int) -> Any:
+    def step(self, data: Any, substeps: int, variant: Array | None = None) -> Any:
         """Advance the simulation by `substeps` physics steps."""
-        return jax.lax.scan(lambda data, _: (self._mjx.step(self.model, data), None), data, length=substeps)[0]
+        model = self._model_of(variant)
+        return jax.lax.scan(lambda data, _: (self._mjx.step(model, data), None), data, length=substeps)[0]
+
+    def _model_of(self, variant: Array | None) -> Any:
+        if not self._table:
+            return self.model
+        return with_leaves(self.model, {i: jnp.asarray(values)[variant] for i, values in self._table.items()})
+
+    def _changed_leaves(self, variants: Sequence[mujoco.MjModel]) -> dict[int, np.ndarray]:
+        """Return the leaves of MJX's model that differ between the variants, `[n, ...]` by their index."""
+        rows = [jax.device_get(jax.tree.leaves(self._mjx.put_model(model, impl=self.impl))) for model in variants]
+        columns = enumerate(zip(*rows, strict=True))
+        return {i: np.stack(leaves) for i, leaves in columns if any((x != leaves[0]).any() for x in leaves)}
 
     def _blank(self, model: mujoco.MjModel) -> Any:
         return self._mjx.make_data(model, impl=self.impl)
@@ -247,11 +286,11 @@ class WarpEngine(MjxEngine):
 
     impl = "warp"
 
-    def __init__(self, model: mujoco.MjModel) -> None:
+    def __init__(self, model: mujoco.MjModel, variants: Sequence[mujoco.MjModel] = ()) -> None:
         check_warp()
         self._mj_model = model
         self._num_contacts = default_contacts(model, DEFAULT_ENVS)
-        super().__init__(model)
+        super().__init__(model, variants)
 
     def reserve(self, num_envs: int) -> None:
         """Allocate contacts for this number of environments, if it is larger than the present one."""
@@ -260,18 +299,26 @@ class WarpEngine(MjxEngine):
             self._num_contacts = needed
             self._initial = self._blank(self._mj_model)
 
-    def forward(self, data: Any) -> Any:
+    def forward(self, data: Any, variant: Array | None = None) -> Any:
         """Compute all quantities that depend on the state."""
-        return without_shared(super().forward(with_shared(data, self._shared)))
+        return without_shared(super().forward(with_shared(data, self._shared), variant))
 
-    def step(self, data: Any, substeps: int) -> Any:
+    def step(self, data: Any, substeps: int, variant: Array | None = None) -> Any:
         """Advance the simulation by `substeps` physics steps."""
-        return without_shared(super().step(with_shared(data, self._shared), substeps))
+        return without_shared(super().step(with_shared(data, self._shared), substeps, variant))
 
     def _blank(self, model: mujoco.MjModel) -> Any:
         data = self._mjx.make_data(model, impl=self.impl, naconmax=self._num_contacts)
         self._shared = shared_of(model, data)
         return without_shared(data)
+
+
+def with_leaves(model: Any, changed: Mapping[int, Array]) -> Any:
+    """Return a model of MJX or Brax with some of its leaves replaced, by their index."""
+    leaves, tree = jax.tree.flatten(model)
+    for i, leaf in changed.items():
+        leaves[i] = leaf
+    return jax.tree.unflatten(tree, leaves)
 
 
 def _num_processors() -> int:

@@ -16,6 +16,7 @@ from genpo_jax.config import SUCCESS, EnvConfig, is_outcome
 from genpo_jax.envs.base import Environment, Metrics, Observation
 from genpo_jax.envs.contract import as_floats, check_environment, strong
 from genpo_jax.envs.host import Host, host_of, is_ticket, ticket_of
+from genpo_jax.envs.imperfect import with_imperfections
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
 from genpo_jax.envs.wrappers import wrapped
 
@@ -122,15 +123,21 @@ class EpisodeEnv:
         _check_squash(self.squash)
 
     @classmethod
-    def of(cls, env: Environment, options: EnvConfig) -> "EpisodeEnv":
-        """Return the episodes of an environment with the settings of a run; its history and bounds are wrappers."""
+    def of(cls, env: Environment, options: EnvConfig, *, imperfect: bool = False) -> "EpisodeEnv":
+        """Return the episodes of an environment with the settings of a run; its history and bounds are wrappers.
+
+        Args:
+            env: the environment.
+            options: settings of the run.
+            imperfect: apply noise, bias, delays and pushes of the settings.
+        """
         length = options.episode_length
         if length is None:
             length = env.default_episode_length
             whole = isinstance(length, int | np.integer) and not isinstance(length, bool) and length >= 1
             require(whole, "an integer >= 1", f"default_episode_length of {env.name}", length, "or set episode_length")
         return cls(
-            wrapped(env, options),
+            wrapped(with_imperfections(env, options, imperfect), options),
             int(length),
             options.action_repeat,
             options.squash,

@@ -1,11 +1,13 @@
 """Tasks on MJCF models: one definition, simulated by MuJoCo's C engine, MJX or MJX's Warp."""
 
+import copy
 import dataclasses
 import hashlib
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +19,12 @@ from jax import Array
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.agreement import compare
-from genpo_jax.envs.base import Metrics, Observation
+from genpo_jax.envs.base import ACTOR_OBS, CRITIC_OBS, Metrics, Observation
 from genpo_jax.envs.contract import check_finite, check_observation, check_scalars, check_unchanged, strong, traced
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine, WarpEngine
-from genpo_jax.envs.mirror import Mirror
-from genpo_jax.envs.names import TASK_BACKENDS, closest
+from genpo_jax.envs.mirror import Mirror, together, unchanged
+from genpo_jax.envs.names import TASK_BACKENDS, unknown_in_model
+from genpo_jax.envs.physics import Physics
 from genpo_jax.runtime import compiler_options, default_platform
 
 
@@ -59,11 +62,13 @@ class TaskState(PyTreeNode):
         data: the engine's data, with the field names of `MjData`.
         goal: goal of the episode.
         memory: memory of the task.
+        variant: number of the model's variant; None without `MjcfTask.physics`.
     """
 
     data: Any
     goal: Any
     memory: Any
+    variant: Any = None
 
 
 class View:
@@ -77,6 +82,8 @@ class View:
         ctrl: current controls `[nu]`.
         goal: goal of the episode.
         memory: memory of the task.
+        physics: the numbers that the episode has drawn, by item of `EnvConfig.physics` without its range: `[1]` for a
+            factor, `[3]` for an offset of a center of mass. {} without these settings.
     """
 
     def __init__(self, task: "MjcfTask", state: TaskState) -> None:
@@ -84,6 +91,7 @@ class View:
         self.qpos, self.qvel = state.data.qpos, state.data.qvel
         self.act, self.ctrl = state.data.act, state.data.ctrl
         self._sensordata, self._sensors = state.data.sensordata, task.sensors
+        self.physics = {} if task.physics is None else task.physics.values(state.variant)
 
     def sensor(self, name: str) -> Array:
         """Return the value `[n]` of the named sensor; after a step, it lags by one physics step.
@@ -92,7 +100,7 @@ class View:
             ValueError: if the model has no such sensor.
         """
         if name not in self._sensors:
-            raise ValueError(_unknown("sensor", name, self._sensors))
+            raise ValueError(unknown_in_model("sensor", name, self._sensors))
         return self._sensordata[self._sensors[name]]
 
 
@@ -115,6 +123,7 @@ class MjcfTask:
         action_size: number of action coordinates; None for one per actuator.
         mirror: symmetry of the task, for training with `PPOConfig.mirror`; None if it has none.
         mj_model: MuJoCo's compiled model.
+        physics: variants of the model, see `varied`; None for one model.
         dt: `control_dt`.
         sensors: slice of `sensordata` of each sensor, by name.
         sha256: hashes of the MJCF text and of the compiled model, with keys `mjcf` and `model`.
@@ -130,6 +139,7 @@ class MjcfTask:
     action_size: int = None  # type: ignore[assignment]
     name: str = ""
     mirror: Mirror | None = None
+    physics: Physics | None = None
 
     def __init__(self, backend: str | None = None) -> None:
         self.name = self.name or type(self).__name__
@@ -147,8 +157,42 @@ class MjcfTask:
         )
         self.default_episode_length = self.episode_length
         self.sensors = _sensors(self.mj_model)
-        self.engine: Engine = {"c": CEngine, "mjx": MjxEngine, "warp": WarpEngine}[self.backend](self.mj_model)
+        self.engine: Engine = _engine(self.backend, self.mj_model)
         self.observation_sizes = self._checked_sizes()
+
+    def varied(self, physics: Sequence[str], variants: int | None = 64, seed: int = 0) -> Self:
+        """Return this task with physics that is drawn for each episode.
+
+        What was drawn is `View.physics`, and is appended to the observation `privileged_state`, which is the
+        observation `state` if the task has no other.
+
+        Args:
+            physics: what to draw, see `EnvConfig.physics`.
+            variants: number of variants of the model; None for the nominal model with the same observations.
+            seed: seed of the variants.
+
+        Raises:
+            ValueError: if a name or a range is unknown or changes nothing, or the physics is drawn already.
+        """
+        require(self.physics is None, "a task with one model", self.name, "one with drawn physics", "set it once")
+        task = copy.copy(self)
+        if variants is None:
+            task.physics = Physics.nominal(physics)
+            task.engine = _engine(self.backend, self.mj_model)
+        else:
+            drawn = Physics.of(_spec(self.name, self.model), physics, variants, seed)
+            task.engine = _engine(self.backend, drawn.models[0], variants=drawn.models)
+            # The engine has copies, and models with meshes are large.
+            task.physics = dataclasses.replace(drawn, models=())
+        obs = jax.eval_shape(task.reset, jax.random.key(0))[1]
+        task.observation_sizes = {name: value.shape[0] for name, value in obs.items()}
+        if self.mirror is not None:
+            task.mirror = _mirror(self.mirror, task.physics)
+        return task
+
+    def pushed(self, state: TaskState, change: Array) -> TaskState:
+        """Return a state whose velocities have changed by `change` `[nv]`."""
+        return state.replace(data=state.data.replace(qvel=state.data.qvel + change))
 
     def reserve(self, num_envs: int) -> None:
         """Allocate for this number of environments in one program, which only backend warp needs."""
@@ -196,11 +240,15 @@ class MjcfTask:
     def reset(self, key: Array) -> tuple[TaskState, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
         state = self._start(key)
-        state = state.replace(data=self.engine.forward(state.data))
+        state = state.replace(data=self.engine.forward(state.data, state.variant))
         return state, self._observation(View(self, state))
 
     def _start(self, key: Array) -> TaskState:
         """Return the initial state of an episode; quantities computed from it are not filled in."""
+        variant = None
+        if self.physics is not None:
+            variant_key, key = jax.random.split(key)
+            variant = jax.random.randint(variant_key, (), 0, self.physics.count)
         start = self._call("initial", key)
         require(isinstance(start, Start), "a Start", f"the result of initial of {self.name}", type(start).__name__)
         data = self.engine.start()
@@ -215,14 +263,15 @@ class MjcfTask:
                 changed[name] = value
         goal = strong(start.goal, f"goal of {self.name}'s Start")
         memory = strong(start.memory, f"memory of {self.name}'s Start")
-        return TaskState(data.replace(**changed), goal, memory)
+        return TaskState(data.replace(**changed), goal, memory, variant)
 
     def step(self, state: TaskState, action: Array) -> tuple[TaskState, Observation, Array, Array, Metrics]:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]` in [-1, 1]."""
         ctrl = self._call("control", View(self, state), action)
         shape = (self.mj_model.nu,)
         require(jnp.shape(ctrl) == shape, f"of shape {shape}", f"control of {self.name}", jnp.shape(ctrl))
-        data = self.engine.step(state.data.replace(ctrl=jnp.asarray(ctrl, state.data.ctrl.dtype)), self.substeps)
+        data = state.data.replace(ctrl=jnp.asarray(ctrl, state.data.ctrl.dtype))
+        data = self.engine.step(data, self.substeps, state.variant)
         state = state.replace(data=data)
         memory = strong(self._call("remember", View(self, state)), f"the memory that remember of {self.name} returns")
         state = state.replace(memory=memory)
@@ -242,6 +291,8 @@ class MjcfTask:
     def _observation(self, s: View) -> Observation:
         obs = self._call("observe", s)
         obs = obs if isinstance(obs, dict) else {"state": obs}
+        if self.physics is not None:
+            obs = obs | {CRITIC_OBS: jnp.concatenate([obs.get(CRITIC_OBS, obs[ACTOR_OBS]), *s.physics.values()])}
         return {name: strong(jnp.asarray(value)) for name, value in obs.items()}
 
     def _checked_sizes(self) -> dict[str, int]:
@@ -317,8 +368,21 @@ def _default_backend() -> str:
     return "c" if default_platform() == "cpu" and jax.process_count() == 1 else "mjx"
 
 
-def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:
-    """Return the compiled model, and the hashes of its text and of the model."""
+def _engine(backend: str, model: mujoco.MjModel, **variants: Any) -> Engine:
+    return {"c": CEngine, "mjx": MjxEngine, "warp": WarpEngine}[backend](model, **variants)
+
+
+def _mirror(mirror: Mirror, physics: Physics) -> Mirror | None:
+    """Return the symmetry of a task with drawn physics; None if an item could change one side alone."""
+    if not physics.symmetric:
+        return None
+    seen = mirror.observations.get(CRITIC_OBS, mirror.observations[ACTOR_OBS])
+    drawn = unchanged(sum(values.shape[1] for values in physics.drawn.values()))
+    return Mirror(mirror.observations | {CRITIC_OBS: together(seen, drawn)}, mirror.action)
+
+
+def _spec(name: str, source: Any) -> mujoco.MjSpec:
+    """Return a new specification of the model of a task."""
     if isinstance(source, str) and source.lstrip().startswith("<"):
         spec = mujoco.MjSpec.from_string
     elif isinstance(source, str | os.PathLike):
@@ -332,11 +396,23 @@ def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:
     else:
         raise ValueError(f"model of {name} must be a path, MJCF text or an MjSpec, got {source!r}; set it")
     try:
-        spec = spec(source)
+        return spec(source)
+    except (ValueError, mujoco.FatalError) as error:
+        raise ValueError(_no_model(name, error)) from error
+
+
+def _no_model(name: str, error: Exception) -> str:
+    return f"the model of {name} does not compile: {' '.join(str(error).split())}"
+
+
+def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:
+    """Return the compiled model, and the hashes of its text and of the model."""
+    spec = _spec(name, source)
+    try:
         model = spec.compile()
         text = spec.to_xml()
     except (ValueError, mujoco.FatalError) as error:
-        raise ValueError(f"the model of {name} does not compile: {' '.join(str(error).split())}") from error
+        raise ValueError(_no_model(name, error)) from error
     binary = np.zeros(mujoco.mj_sizeModel(model), np.uint8)
     mujoco.mj_saveModel(model, None, binary)
     hashes = {"mjcf": hashlib.sha256(text.encode()), "model": hashlib.sha256(binary.tobytes())}
@@ -355,9 +431,3 @@ def _sensors(model: mujoco.MjModel) -> dict[str, slice]:
     names = [model.sensor(i).name for i in range(model.nsensor)]
     ends = model.sensor_adr + model.sensor_dim
     return {n: slice(int(a), int(b)) for n, a, b in zip(names, model.sensor_adr, ends, strict=True) if n}
-
-
-def _unknown(kind: str, name: str, known: dict[str, Any]) -> str:
-    close = closest(name, known, count=3)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"the model has {', '.join(known) or 'none'}"
-    return f"there is no {kind} '{name}' in the model; {hint}"

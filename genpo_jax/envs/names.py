@@ -236,3 +236,10 @@ def unknown_environment(name: str, registered: Sequence[str]) -> str:
 def closest(name: str, known: Iterable[str], count: int) -> list[str]:
     """Return up to `count` known names that are spelled like `name`, the closest first."""
     return difflib.get_close_matches(name, list(known), n=count)
+
+
+def unknown_in_model(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the error message for a name that a MuJoCo model does not have, with the closest that it has."""
+    close = closest(name, known, count=3)
+    hint = f"did you mean {' or '.join(close)}?" if close else f"the model has {', '.join(known) or 'none'}"
+    return f"there is no {kind} '{name}' in the model; {hint}"

@@ -91,10 +91,11 @@ class RandomizedEnvironment:
 
     @contextmanager
     def _replaced(self, drawn: list[Array]) -> Iterator[None]:
-        leaves, tree = jax.tree.flatten(self._model)
-        for i, leaf in zip(self._randomized, drawn, strict=True):
-            leaves[i] = leaf
-        setattr(self._owner, self._attribute, jax.tree.unflatten(tree, leaves))
+        # Imported here because it imports MuJoCo.
+        from genpo_jax.envs.engines import with_leaves
+
+        changed = dict(zip(self._randomized, drawn, strict=True))
+        setattr(self._owner, self._attribute, with_leaves(self._model, changed))
         try:
             yield
         finally:

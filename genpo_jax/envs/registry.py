@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genpo_jax.checks import require
-from genpo_jax.config import GYMNASIUM, Config
+from genpo_jax.config import GYMNASIUM, Config, EnvConfig
 from genpo_jax.envs.names import (
     BRAX,
     NAMES,
@@ -155,10 +155,46 @@ def randomized(env: "Environment") -> "Environment":
     return RandomizedEnvironment(env, randomization_fn)
 
 
+def varied(env: "Environment", physics: Sequence[str], variants: int | None = 64, seed: int = 0) -> "Environment":
+    """Return an MJCF task whose physics is drawn for each episode; see `MjcfTask.varied`.
+
+    Args:
+        env: the task.
+        physics: what is drawn, see `EnvConfig.physics`; empty for the environment itself.
+        variants: number of variants of the model; None for nominal physics with the same observations.
+        seed: seed of the variants.
+
+    Raises:
+        ValueError: if the environment is no `MjcfTask`, or a name or a range is unknown.
+    """
+    if not physics:
+        return env
+    from genpo_jax.envs.patches import local_devices_only
+
+    task: Any = env
+    if not hasattr(env, "varied"):
+        remedy = "use randomize" if getattr(env, "randomization_fn", None) else "leave physics out"
+        raise ValueError(f"physics needs an MJCF task, a genpo_jax.MjcfTask, which {env.name} is not; {remedy}")
+    with local_devices_only():
+        return task.varied(physics, variants, seed)
+
+
+def nominal(env: "Environment", physics: Sequence[str]) -> "Environment":
+    """Return an environment with the nominal physics, and the observations of a run that draws `physics`."""
+    is_task = getattr(env, "physics", "none") is None
+    return varied(env, physics, variants=None) if is_task else env
+
+
 def make_from(config: Config) -> "Environment":
-    """Return the environment that the settings of a run describe; see `make` for errors."""
+    """Return the environment that the settings of a run describe; see `make` and `varied` for errors."""
     options = config.env_options
-    return make(config.env, config.backend, options.randomize, options.playground_config)
+    env = make(config.env, config.backend, options.randomize, options.playground_config)
+    return as_trained(env, options)
+
+
+def as_trained(env: "Environment", options: EnvConfig) -> "Environment":
+    """Return an environment with the drawn physics of a run."""
+    return varied(env, options.physics, options.physics_variants, options.physics_seed)
 
 
 def _make(name: str, backend: str | None, playground_config: Sequence[str]) -> "Environment":

@@ -21,6 +21,7 @@ from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
 from genpo_jax.envs.wrappers import from_units
 from genpo_jax.export.standalone import OnnxPolicy, describe
 from genpo_jax.runs.environment import Recorded, importable_name, whole_run
+from genpo_jax.runs.evaluate import check_imperfect
 from genpo_jax.runtime import compiler_options
 
 PERCENTILES = (50, 90, 99)
@@ -82,6 +83,8 @@ def deploy(
     noise_seed: int | None = None,
     env: str | Environment | None = None,
     backend: str | None = None,
+    physics: Sequence[str] = (),
+    imperfect: bool = False,
     trust: bool = False,
 ) -> Deployment:
     """Play episodes of an exported policy in its training environment, one environment at a time.
@@ -93,6 +96,8 @@ def deploy(
         env: another environment, by name or as an object; None for the environment of the training.
         backend: backend of the physics. None: the C engine if the run used a backend of MuJoCo and the environment
             supports the C engine; otherwise the backend of the run.
+        physics: draw this physics for each episode, see `EnvConfig.physics`; otherwise it is nominal.
+        imperfect: with the noise, delays and pushes of training; otherwise the robot is perfect.
         trust: import the module that the folder names as its environment.
 
     Raises:
@@ -103,8 +108,13 @@ def deploy(
     description = describe(folder)
     action, trained = description["action"], description["trained"]
     made, used = _environment(folder, description["environment"], env, backend, trust)
+    trained_physics = description["environment"].get("physics", ())
+    made = envs.varied(made, physics) if physics else envs.nominal(made, trained_physics)
     _check_sizes(description, made)
-    batch = EpisodeEnv.of(made, _options(description))
+    options = _options(description)
+    if imperfect:
+        check_imperfect(options, folder)
+    batch = EpisodeEnv.of(made, options, imperfect=imperfect)
     bounds = (tuple(action["low"]), tuple(action["high"]))
     policy, latencies = OnnxPolicy(folder), []
     noise = None if noise_seed is None else np.random.default_rng(noise_seed)
@@ -209,7 +219,13 @@ def _options(description: dict[str, Any]) -> EnvConfig:
         action_high=tuple(action["high"]),
         reward=description["environment"]["reward"],
         squash="clip",
+        **_as_tuples(description["environment"].get("imperfections", {})),
     )
+
+
+def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values from JSON, which has lists, as settings, which have tuples."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _check_sizes(description: dict[str, Any], env: Environment) -> None:

@@ -235,6 +235,8 @@ def _describe_environment(config: Config, record: dict[str, Any], env: Any) -> d
         "playground_config": list(options.playground_config),
         "reward": options.reward,
         "episode_length": options.episode_length or record["default_episode_length"],
+        "physics": list(options.physics),
+        "imperfections": options.imperfections,
     }
     return described | {"deploy": deploy_note(described)}
 

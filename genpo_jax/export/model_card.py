@@ -50,7 +50,7 @@ while True:  # one control period{period}
 
 ## Limits
 
-{origin} Its behavior is unknown for states that differ from those of training;
+{origin}{randomization} Its behavior is unknown for states that differ from those of training;
 `policy.json` has the mean and the standard deviation of each observed number. On a robot, limit speed and torque, and
 add an emergency stop.
 """
@@ -93,4 +93,16 @@ def model_card(description: dict[str, Any]) -> str:
         evaluation=evaluation,
         deploy=NO_DEPLOY if cloned else f"{DEPLOY} {environment['deploy']}".strip(),
         origin="The policy imitates demonstrations." if cloned else "The policy was trained in simulation only.",
+        randomization=randomization_text(environment),
     )
+
+
+def randomization_text(environment: dict[str, Any]) -> str:
+    """Return what training drew for each episode, in sentences; "" for nothing."""
+    drawn = [f"`{item}`" for item in environment.get("physics", ())]
+    text = f" Training drew the physics of each episode: {', '.join(drawn)}." if drawn else ""
+    settings = [
+        f"`{name}` {value if isinstance(value, str | float) else ' '.join(value)}"
+        for name, value in environment.get("imperfections", {}).items()
+    ]
+    return text + (f" The robot of training was imperfect: {', '.join(settings)}." if settings else "")

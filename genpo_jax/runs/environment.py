@@ -7,13 +7,14 @@ safe. Any other module is imported only if the user trusts the file or names the
 
 import contextlib
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from genpo_jax import envs
 from genpo_jax.checks import require
-from genpo_jax.config import Config
+from genpo_jax.config import Config, EnvConfig
 from genpo_jax.envs import Environment
 from genpo_jax.envs.names import backends_of, module_of, unknown_environment
 from genpo_jax.runs.folder import read_config, read_json, saved_config
@@ -134,6 +135,7 @@ def environment_of(
     backend: str | None = None,
     randomize: bool = False,
     *,
+    physics: Sequence[str] = (),
     trust: bool = False,
 ) -> Environment:
     """Return the environment of a run, or another one in its place.
@@ -142,7 +144,9 @@ def environment_of(
         run_dir: folder of the run.
         env: another environment, by name or as an object; None: that of the run.
         backend: another backend; None: that of the run, or the default of another environment.
-        randomize: randomize the physics; otherwise it is nominal, also if the run was trained with randomization.
+        randomize: randomize the physics as in training, or by the environment's own randomization; otherwise it is
+            nominal, also if the run was trained with randomization.
+        physics: draw this physics instead, see `EnvConfig.physics`, with other variants than those of training.
         trust: import the module that the run names as its environment; see `importable_name`.
 
     Raises:
@@ -152,13 +156,25 @@ def environment_of(
     if not (env is None or isinstance(env, str)):
         if backend is not None:
             raise ValueError(f"backend must be None with an environment object, got {backend!r}; set it in the object")
-        environment = envs.as_environment(env)
-        return envs.randomized(environment) if randomize else environment
+        environment, options = envs.as_environment(env), saved_config(run_dir).env_options
+        if randomize and not (physics or options.physics):
+            return envs.randomized(environment)
+        return _with_physics(environment, options, randomize, physics)
     recorded, config = Recorded.of_run(run_dir), saved_config(run_dir)
     name = importable_name(recorded, env, trust)
     own = env in (None, recorded.name, recorded.path)
-    overrides = config.env_options.playground_config if own else ()
-    return envs.make(name, backend or (config.backend if own else None), randomize, overrides)
+    options = config.env_options
+    by_itself = randomize and not (physics or (own and options.physics))
+    overrides = options.playground_config if own else ()
+    made = envs.make(name, backend or (config.backend if own else None), by_itself, overrides)
+    return made if by_itself else _with_physics(made, options, randomize, physics)
+
+
+def _with_physics(env: Environment, options: EnvConfig, randomize: bool, physics: Sequence[str]) -> Environment:
+    """Return an environment with given physics, that of the training, or nominal physics with its observations."""
+    if physics:
+        return envs.varied(env, physics, options.physics_variants, options.physics_seed + 1)
+    return envs.as_trained(env, options) if randomize else envs.nominal(env, options.physics)
 
 
 def whole_run(folder: Path) -> Path:

@@ -9,7 +9,7 @@ import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.checks import require
-from genpo_jax.config import SUCCESS
+from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.base import succeeded
 from genpo_jax.policy import TrainedPolicy
@@ -32,6 +32,8 @@ def evaluate(
     env: Any = None,
     backend: str | None = None,
     randomize: bool = False,
+    physics: Sequence[str] = (),
+    imperfect: bool = False,
     step: int | None = None,
     seed: int | None = None,
     checkpoint: CheckpointName = "newest",
@@ -47,7 +49,9 @@ def evaluate(
         env: another environment with the same observation and action size, by name or as an object; None: that of the
             run.
         backend: another backend; None: that of the run.
-        randomize: evaluate with randomized physics; otherwise it is nominal.
+        randomize: evaluate with randomized physics, as in training; otherwise it is nominal.
+        physics: evaluate with this physics drawn per episode, see `EnvConfig.physics`; it replaces that of training.
+        imperfect: evaluate with the noise, delays and pushes of training; otherwise the robot is perfect.
         step: env steps of the checkpoint; None: the newest.
         seed: seed of the run; required if the run has several.
         checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
@@ -60,18 +64,37 @@ def evaluate(
     """
     run_dir = folder_of(Path(run_dir), seed)
     policy, config = load(run_dir, step, checkpoint=checkpoint), saved_config(run_dir)
-    raw = environment_of(run_dir, env, backend, randomize, trust=trust)
-    batch = EpisodeEnv.of(raw, policy.spec.seen(config.env_options))
+    options = policy.spec.seen(config.env_options)
+    if imperfect:
+        check_imperfect(options, run_dir)
+    raw = environment_of(run_dir, env, backend, randomize, physics=physics, trust=trust)
+    batch = EpisodeEnv.of(raw, options, imperfect=imperfect)
     results = evaluate_policy(policy, batch, episodes, noise, start_seed, compiler_options(config.fusion_emitters))
     return {
         "run": str(run_dir),
         "env": raw.name,
         "backend": backend or config.backend,
         "randomize": randomize,
+        "physics": list(physics),
+        "imperfect": imperfect,
         "episodes": episodes,
         "start_seed": start_seed,
         "noise": results,
     }
+
+
+def check_imperfect(options: EnvConfig, place: str | Path) -> None:
+    """Check that training had an imperfect robot.
+
+    Raises:
+        ValueError: if it had a perfect one.
+    """
+    require(
+        bool(options.imperfections),
+        "trained with noise, delays or pushes to use imperfect",
+        str(place),
+        "a perfect robot",
+    )
 
 
 def evaluate_policy(

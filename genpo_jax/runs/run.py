@@ -236,6 +236,8 @@ def train(
         if backends_of(config.env) is None:
             check_environment(environment)
             check_first_step(wrapped(environment, config.env_options))
+        if is_object:
+            environment = envs.as_trained(environment, config.env_options)
     if is_object and config.env_options.randomize and randomization_fn is None:
         environment = envs.randomized(environment)
     run = Run(
@@ -277,7 +279,8 @@ def _resumed(run_dir: Path, env: Any, config: Config | None, trust: bool) -> tup
     origin: dict[str, Any] = {"env_factory": recorded.factory, "env_is_object": recorded.is_object}
     if env is None:
         refuse_changes(saved, config)
-        return environment_of(run_dir, randomize=saved.env_options.randomize, trust=trust), config, origin
+        randomize = saved.env_options.randomize or bool(saved.env_options.physics)
+        return environment_of(run_dir, randomize=randomize, trust=trust), config, origin
     is_name = isinstance(env, str)
     if is_name:
         importable_name(recorded, env)
@@ -290,7 +293,7 @@ def _resumed(run_dir: Path, env: Any, config: Config | None, trust: bool) -> tup
         if environment.name == recorded.own_name:
             named = replace(named, env=saved.env, backend=saved.backend)
     refuse_changes(saved, named)
-    randomize = is_name and saved.env_options.randomize
+    randomize = (is_name and saved.env_options.randomize) or bool(saved.env_options.physics)
     return environment_of(run_dir, env, saved.backend if is_name else None, randomize), named, origin
 
 

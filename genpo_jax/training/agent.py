@@ -6,7 +6,7 @@ from flax import nnx
 from jax import Array
 
 from genpo_jax.envs import Observation
-from genpo_jax.envs.base import ACTOR_OBS
+from genpo_jax.envs.base import ACTOR_OBS, CRITIC_OBS
 from genpo_jax.methods import Method, NetworksConfig
 from genpo_jax.policies.networks import ValueNetwork
 from genpo_jax.shapes import Action, Numbers
@@ -14,7 +14,7 @@ from genpo_jax.shapes import Action, Numbers
 
 def critic_obs_of(observation_sizes: dict[str, int]) -> str:
     """Return the name of the critic's observation: `privileged_state` if the environment has it, else `state`."""
-    return "privileged_state" if "privileged_state" in observation_sizes else ACTOR_OBS
+    return CRITIC_OBS if CRITIC_OBS in observation_sizes else ACTOR_OBS
 
 
 class Agent(nnx.Module):

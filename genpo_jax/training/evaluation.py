@@ -40,7 +40,7 @@ class Evaluator:
 
     def _evaluate(self, state: TrainState, key: Array) -> dict[str, Array]:
         """Return mean and standard deviation of the return, mean length and metrics, for both kinds of actions."""
-        env, algorithm, half = self.trainer.env, self.trainer.algorithm, self.num_episodes
+        env, algorithm, half = self.trainer.evaluation_env, self.trainer.algorithm, self.num_episodes
         agent = algorithm.make_agent(state.learner.params)
         reset_key, key = jax.random.split(evaluation_key(key, state.num_updates))
 

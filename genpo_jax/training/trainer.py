@@ -39,6 +39,7 @@ class Trainer:
     Attributes:
         config: settings of the run.
         env: the environments.
+        evaluation_env: the environments of evaluations, with a perfect robot unless the settings ask for another.
         algorithm: initial state and update of one seed.
         hyper: hyperparameters, an argument of the program.
         mesh: all devices.
@@ -51,7 +52,10 @@ class Trainer:
 
     def __init__(self, env: Environment, config: Config) -> None:
         self.config = config
-        self.env = EpisodeEnv.of(env, config.env_options)
+        options = config.env_options
+        self.env = EpisodeEnv.of(env, options, imperfect=True)
+        perfect = bool(options.imperfections) and not options.imperfect_evals
+        self.evaluation_env = EpisodeEnv.of(env, options) if perfect else self.env
         self.mesh = sharding.make_mesh()
         self.env.reserve(config.num_seeds * -(-config.env_options.num_envs // self.mesh.size))
         self.algorithm = self._algorithm()

@@ -13,6 +13,7 @@ import numpy as np
 from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Timestep
+from genpo_jax.envs.imperfect import with_imperfections
 from genpo_jax.envs.mujoco_model import mj_model_of, step_seconds
 from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import TrainedPolicy
@@ -124,7 +125,7 @@ class Recorder:
 
     def __init__(self, env: Environment, config: Config, *, episodes: int = 1, steps: int | None = None) -> None:
         require(episodes >= 1, ">= 1", "episodes", episodes)
-        env = wrapped(env, config.env_options)
+        env = wrapped(with_imperfections(env, config.env_options, False), config.env_options)
         self.model, self.places = drawn_parts(env)
         self.episodes = episodes
         self.title = f"{config.method.name} on {config.env}"
