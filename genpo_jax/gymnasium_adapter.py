@@ -127,7 +127,8 @@ class GymnasiumPolicy:
         space = env.action_space
         assert isinstance(space, spaces.Box)
         self._policy, self._spec = jax.jit(policy), policy.spec
-        self._observation_space, self._space = env.observation_space, space
+        self._part, self._space = _part_of(env.observation_space, policy.spec.obs_name), space
+        self._observation_space = env.observation_space if self._part is None else env.observation_space[self._part]
         self._next: list[np.ndarray] = []
         self._history: list[np.ndarray] = []
 
@@ -137,6 +138,7 @@ class GymnasiumPolicy:
 
     def __call__(self, obs: Any, key: jax.Array | None = None) -> np.ndarray:
         """Return the next action, within the bounds of the environment; a key samples the chunk if one is due."""
+        obs = obs if self._part is None else obs[self._part]
         newest = np.asarray(spaces.flatten(self._observation_space, obs), np.float32)
         count = self._spec.history
         self._history = [*(self._history or [newest] * count), newest][-count:]
@@ -166,13 +168,20 @@ def policy_for(policy: TrainedPolicy, env: gymnasium.Env) -> GymnasiumPolicy:
     bounded = isinstance(space, spaces.Box) and space.is_bounded()
     require(bounded, "a Box with bounds", "the action space", space)
     sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)
-    own = (spaces.flatdim(env.observation_space), spaces.flatdim(space))
+    part = _part_of(env.observation_space, policy.spec.obs_name)
+    seen = env.observation_space if part is None else env.observation_space[part]
+    own = (spaces.flatdim(seen), spaces.flatdim(space))
     if own != sizes:
         raise ValueError(
             f"the environment must have observation size {sizes[0]} and action size {sizes[1]}, got {own[0]} and "
             f"{own[1]}; choose another environment"
         )
     return GymnasiumPolicy(policy, env)
+
+
+def _part_of(space: Any, name: str) -> str | None:
+    """Return the name of the policy's observation in a dict of several; None: the policy sees the whole observation."""
+    return name if isinstance(space, spaces.Dict) and name in space.spaces else None
 
 
 def returns(policy: TrainedPolicy, env: gymnasium.Env, episodes: int, seed: int = 0) -> np.ndarray:
