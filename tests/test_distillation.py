@@ -173,7 +173,7 @@ def test_a_label_is_the_action_of_the_teacher_that_fits_the_actions_of_the_episo
     unbounded = np.arctanh(np.clip(expected, -0.999, 0.999))
     np.testing.assert_allclose(at.label[rows], unbounded[rows], rtol=1e-3, atol=1e-3)
     drawn = turn.argmax(axis=-1)
-    assert 0.2 < drawn.mean() < 0.8 and (chosen != drawn).mean() > 0.05 and scored.min() < -1
+    assert 0.2 < drawn.mean() < 0.8 and (chosen != drawn).mean() > 0.05 and scores.min() < -1
 
 
 def test_only_the_likelihood_of_the_labels_trains_the_policy(run):
