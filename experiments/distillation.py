@@ -80,7 +80,8 @@ def teachers(options: Options) -> list[Path]:
 
 def evaluated(folder: Path, options: Options) -> dict[str, Any]:
     """Return success and modes of the policy in a folder; evaluate it unless its folder has them."""
-    from genpo_jax.envs import EpisodeEnv, make
+    from genpo_jax.envs import EpisodeEnv
+    from genpo_jax.envs.avoid import Avoid
     from genpo_jax.imitation.fidelity import mode_entropy
     from genpo_jax.runs.evaluate import evaluate_policy
     from genpo_jax.runs.folder import saved_config
@@ -88,7 +89,7 @@ def evaluated(folder: Path, options: Options) -> dict[str, Any]:
 
     record = folder / "evaluation.json"
     if not record.exists():
-        policy, env = load(folder), make("avoid")
+        policy, env = load(folder), Avoid()
         batch = EpisodeEnv.of(env, policy.spec.seen(saved_config(folder).env_options))
         noise = evaluate_policy(policy, batch, options.episodes)
         # The entropy is in units of log(number of modes); the teachers have only some of the modes.

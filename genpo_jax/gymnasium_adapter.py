@@ -127,8 +127,8 @@ class GymnasiumPolicy:
         space = env.action_space
         assert isinstance(space, spaces.Box)
         self._policy, self._spec = jax.jit(policy), policy.spec
-        self._part, self._space = _part_of(env.observation_space, policy.spec.obs_name), space
-        self._observation_space = env.observation_space if self._part is None else env.observation_space[self._part]
+        self._part, self._observation_space = _seen(env.observation_space, policy.spec.obs_name)
+        self._space = space
         self._next: list[np.ndarray] = []
         self._history: list[np.ndarray] = []
 
@@ -168,8 +168,7 @@ def policy_for(policy: TrainedPolicy, env: gymnasium.Env) -> GymnasiumPolicy:
     bounded = isinstance(space, spaces.Box) and space.is_bounded()
     require(bounded, "a Box with bounds", "the action space", space)
     sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)
-    part = _part_of(env.observation_space, policy.spec.obs_name)
-    seen = env.observation_space if part is None else env.observation_space[part]
+    _, seen = _seen(env.observation_space, policy.spec.obs_name)
     own = (spaces.flatdim(seen), spaces.flatdim(space))
     if own != sizes:
         raise ValueError(
@@ -179,9 +178,11 @@ def policy_for(policy: TrainedPolicy, env: gymnasium.Env) -> GymnasiumPolicy:
     return GymnasiumPolicy(policy, env)
 
 
-def _part_of(space: Any, name: str) -> str | None:
-    """Return the name of the policy's observation in a dict of several; None: the policy sees the whole observation."""
-    return name if isinstance(space, spaces.Dict) and name in space.spaces else None
+def _seen(space: spaces.Space, name: str) -> tuple[str | None, spaces.Space]:
+    """Return name and space of the policy's observation in a dict of several; None and the whole space if not there."""
+    if isinstance(space, spaces.Dict) and name in space.spaces:
+        return name, space[name]
+    return None, space
 
 
 def returns(policy: TrainedPolicy, env: gymnasium.Env, episodes: int, seed: int = 0) -> np.ndarray:

@@ -133,9 +133,10 @@ def at(request, run):
 
 
 def teacher_actions(rollout, begins):
-    """Return the actions `[2, T, B, 2]` in [-1, 1] of both teachers, from the privileged observations alone."""
+    """Return the actions `[2, T, B, 2]` in [-1, 1] of both teachers, from the privileged observations."""
     now = rollout.obs["privileged_state"]
-    before = np.concatenate([now[:1], now[:-1]])
+    # Only the first teacher's own observation has the step before the rollout.
+    before = np.concatenate([rollout.obs["teacher_0"][:1, :, :2], now[:-1]])
     before = np.where(begins[..., None], now, before)
     seen = np.concatenate([before, now], axis=-1)
     return np.stack([seen @ KERNELS[0] + BIASES[0], now @ KERNELS[1] + BIASES[1]])
@@ -167,11 +168,9 @@ def test_a_label_is_the_action_of_the_teacher_that_fits_the_actions_of_the_episo
         scores[t] = np.where(at.begins[t][:, None], 0, scores[t - 1] - distance.T / (2 * SPREAD**2))
     turn = at.rollout.obs["teacher_turn"]
     chosen = (turn + scores).argmax(axis=-1)
-    # In the first step of the rollout the history of the first teacher is not known here.
-    rows = np.s_[1:]
     expected = np.take_along_axis(actions, chosen[None, ..., None], axis=0)[0]
     unbounded = np.arctanh(np.clip(expected, -0.999, 0.999))
-    np.testing.assert_allclose(at.label[rows], unbounded[rows], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(at.label, unbounded, rtol=1e-3, atol=1e-3)
     drawn = turn.argmax(axis=-1)
     assert 0.2 < drawn.mean() < 0.8 and (chosen != drawn).mean() > 0.05 and scores.min() < -1
 
@@ -199,7 +198,7 @@ def test_the_loss_falls_and_the_student_approaches_the_teachers(run):
 
 def test_without_a_spread_the_teacher_drawn_for_the_episode_labels_all_its_steps():
     (extension,) = extensions_of(config_of(distill_std=None), TEACHERS)
-    turn = np.array([[[2.0, 1.0], [0.0, 3.0]]] * 2)
+    turn = jnp.array([[[2.0, 1.0], [0.0, 3.0]]] * 2)
     values = dict.fromkeys((f.name for f in fields(Update)), None)
     update = Update(**(values | {"rollout": SimpleNamespace(obs={"teacher_turn": turn})}))  # type: ignore[arg-type]
     np.testing.assert_array_equal(extension._turns(update).argmax(axis=-1), [[0, 1], [0, 1]])

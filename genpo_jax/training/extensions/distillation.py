@@ -23,7 +23,7 @@ from genpo_jax.training.extensions.base import Extension, Metrics, Update
 
 TEACHER = "teacher"
 # Draws of noise and time per label; they serve all epochs of an update.
-NUM_DRAWS = 8
+NUM_DRAWS = 4
 # Largest bounded action that tanh is inverted for: the unbounded action is then 3.8.
 LARGEST_TANH = 0.999
 # Bases of the noise from which flow matching transports; it cannot fit the others.
