@@ -8,6 +8,7 @@ on their own states, with the same settings. Finished runs in `--out` are not re
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +31,15 @@ class Options:
 
     gaps: tuple[int, ...] = (0, 3)
     """Gap of the last column that each teacher uses, from 0 to 3."""
-    students: tuple[str, ...] = ("genpo++", "gaussian")
-    """Methods of the students."""
+    students: tuple[str, ...] = ("genpo++:solver=euler-start,tau=0.1", "gaussian")
+    """Methods of the students, with their settings. A flow with an Euler start keeps more modes."""
     spreads: tuple[str, ...] = ("0.2", "none")
     """Values of distill_std; none: the teacher that was drawn for the episode labels all its steps."""
     history: int = 2
     """Observations that a student sees."""
     seeds: int = 3
     """Seeds of each student, trained in one program."""
-    num_timesteps: int = 120_000
+    num_timesteps: int = 65_536
     """Env steps of each student and seed."""
     sizes: tuple[int, ...] = (64, 64)
     """Hidden layer sizes of teachers and students."""
@@ -101,9 +102,9 @@ def evaluated(folder: Path, options: Options) -> dict[str, Any]:
 
 
 def settings_of(options: Options, spread: float | None) -> Layer:
-    """Return the settings of a student: more and smaller minibatches than the preset, for one teacher per mode."""
+    """Return the settings of a student; deterministic labels, because each teacher has one mode."""
     sizes = {name: options.sizes for name in ("encoder_sizes", "head_sizes", "hidden_sizes")}
-    update = {"num_epochs": 10, "num_minibatches": 32, "distill_labels": "zero", "distill_std": spread}
+    update = {"distill_labels": "zero", "distill_std": spread}
     return {
         "num_seeds": options.seeds,
         "num_timesteps": options.num_timesteps,
@@ -122,7 +123,7 @@ def students(options: Options, folders: list[Path]) -> Iterator[tuple[str, list[
     for spread in options.spreads:
         std = None if spread == "none" else float(spread)
         for method in options.students:
-            folder = options.out / f"{method.replace(':', '-')}-{spread}"
+            folder = options.out / re.sub(r"[^\w+.-]+", "-", f"{method}-{spread}")
             if not (folder / "finished").exists():
                 resume = (folder / CONFIG_FILE).exists()
                 settings = settings_of(options, std)

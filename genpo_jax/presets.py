@@ -330,7 +330,7 @@ def finetune_preset(pretrained: Config, method: str) -> Config:
     return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps, "unroll": unroll, "num_minibatches": minibatches}})
 
 
-# Distillation: only the teachers' actions train the policy, at a constant rate.
+# Distillation: only the teachers' actions train the policy, at a constant rate and with many small minibatches.
 DISTILL: Layer = {
     "num_timesteps": 500_000,
     "eval_envs": 64,
@@ -338,8 +338,8 @@ DISTILL: Layer = {
     "env_options": {"num_envs": 64, "squash": "clip", "chunk": 1, "executed": None},
     "ppo": {
         "unroll": 64,
-        "num_minibatches": 8,
-        "num_epochs": 5,
+        "num_minibatches": 32,
+        "num_epochs": 10,
         "learning_rate": 1e-3,
         "target_kl": None,
         "policy_coef": 0.0,
