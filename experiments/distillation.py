@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,13 +84,16 @@ def evaluated(folder: Path, options: Options) -> dict[str, Any]:
     from genpo_jax.envs import EpisodeEnv
     from genpo_jax.envs.avoid import Avoid
     from genpo_jax.imitation.fidelity import mode_entropy
+    from genpo_jax.policy import TrainedPolicy
     from genpo_jax.runs.evaluate import evaluate_policy
     from genpo_jax.runs.folder import saved_config
     from genpo_jax.runs.load import load
 
     record = folder / "evaluation.json"
     if not record.exists():
-        policy, env = load(folder), Avoid()
+        loaded, env = load(folder), Avoid()
+        # With one seed in the spec, one program serves all seeds.
+        policy = TrainedPolicy(replace(loaded.spec, seed=0), loaded.params, loaded.moments)
         batch = EpisodeEnv.of(env, policy.spec.seen(saved_config(folder).env_options))
         noise = evaluate_policy(policy, batch, options.episodes)
         # The entropy is in units of log(number of modes); the teachers have only some of the modes.
