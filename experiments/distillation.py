@@ -43,7 +43,7 @@ class Options:
     """Env steps of each student and seed."""
     sizes: tuple[int, ...] = (64, 64)
     """Hidden layer sizes of teachers and students."""
-    episodes: int = 200
+    episodes: int = 500
     """Episodes of each evaluation."""
     out: Path = Path("results/distillation")
     """Folder of the runs, and of table.md."""
