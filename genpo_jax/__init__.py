@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from genpo_jax.envs.mirror import Mirror
     from genpo_jax.envs.mjcf import MjcfTask, Start, View
     from genpo_jax.imitation.config import PretrainConfig
+    from genpo_jax.imitation.distill import distill
     from genpo_jax.imitation.finetune import finetune
     from genpo_jax.imitation.pretrain import pretrain
     from genpo_jax.methods import METHODS, NetworksConfig
@@ -53,6 +54,7 @@ _HOMES = {
     "TrainedPolicy": "genpo_jax.policy",
     "View": "genpo_jax.envs.mjcf",
     "configure_jax": "genpo_jax.runtime",
+    "distill": "genpo_jax.imitation.distill",
     "finetune": "genpo_jax.imitation.finetune",
     "load": "genpo_jax.runs.load",
     "make_env": "genpo_jax.envs:make",
@@ -82,6 +84,7 @@ __all__ = [
     "View",
     "__version__",
     "configure_jax",
+    "distill",
     "finetune",
     "load",
     "make_env",

@@ -63,6 +63,9 @@ class EnvConfig:
     """task: the environment's reward. success: 1 when the metric `success` is positive (ends the episode), else 0."""
     history: int = 1
     """Number k of observations that the policy sees: the last k, one per env step. The first of an episode fills it."""
+    observations: str = "state"
+    """Name of the environment's observation that the policy sees, such as privileged_state for a teacher.
+    The critic sees privileged_state if the environment has it, else the policy's observation."""
     action_low: tuple[float, ...] | None = None
     """What an action of -1 means in units of the environment, one number for all coordinates or one for each.
     None: the environment's own action_low, or -1. A fine-tuned policy keeps the bounds of its pretraining."""
@@ -188,6 +191,8 @@ class PPOConfig:
     """Final value of gamma, reached linearly over the run. None: constant."""
     gae_lambda: float = 0.95
     """Lambda of generalized advantage estimation."""
+    policy_coef: float = 1.0
+    """Weight of the policy-gradient loss. 0 switches it off: only the other losses train the policy."""
     value_coef: float = 1.0
     """Weight of the value loss."""
     entropy_coef: float = 0.0
@@ -208,6 +213,14 @@ class PPOConfig:
     bc_coef: float = 0.0
     """Weight of a behavior-cloning loss on actions of the initial policy in visited states.
     For methods with a density it is KL(initial policy || policy) up to a constant, which penalizes losing a mode."""
+    distill_coef: float = 0.0
+    """Weight of the distillation loss on the teachers' actions in visited states (docs/distillation.md)."""
+    distill_labels: Literal["random", "zero"] = "random"
+    """Teachers' actions: random (sampled, keeps the modes of a teacher) or zero (deterministic)."""
+    distill_std: float | None = None
+    """With several teachers, prefer the one whose actions are close to those taken in the episode so far.
+    It is the standard deviation of the comparison, for actions in [-1, 1].
+    None: one teacher, drawn at random, labels the whole episode."""
     mirror: bool = False
     """Also learn from the mirror image of each transition, in environments with a symmetry (docs/methods.md)."""
     normalize_rewards: bool = True
@@ -219,9 +232,11 @@ class PPOConfig:
         require_between(self, 1, 2**20, "unroll", "num_epochs", "num_minibatches")
         rates = ("learning_rate", "value_learning_rate", "min_learning_rate", "max_learning_rate")
         require_between(self, 1e-12, 10, *rates, "target_kl", "final_kl")
-        require_between(self, 1e-6, 1e6, "clip_range", "value_clip", "max_grad_norm")
+        require_between(self, 1e-6, 1e6, "clip_range", "value_clip", "max_grad_norm", "distill_std")
         require_between(self, 0, 1, "gamma", "final_gamma", "gae_lambda")
-        require_between(self, 0, 1e6, "value_coef", "entropy_coef", "initial_kl_coef", "bc_coef")
+        require_between(
+            self, 0, 1e6, "policy_coef", "value_coef", "entropy_coef", "initial_kl_coef", "bc_coef", "distill_coef"
+        )
         require_between(self, 0, LARGEST_COUNT, "value_warmup")
         final = self.final_initial_kl_coef
         kl_or_none = final is None or (0 <= final <= 1e6 and self.initial_kl_coef > 0)

@@ -32,7 +32,7 @@ class PolicySpec:
         env: name of the environment.
         seed: seed of the run.
         obs_size: size of the observation.
-        obs_name: name of the observation in environments with several.
+        obs_name: name of the environment's observation that the policy sees.
         action_size: number d of action coordinates, for a whole action chunk.
         squash: how unbounded actions are mapped to [-1, 1].
         method: settings of the method.
@@ -72,7 +72,9 @@ class PolicySpec:
     def of(cls, env: Environment, config: Config, seed: int) -> "PolicySpec":
         """Return the spec of one seed of a run."""
         bounds = action_bounds(env, config.env_options)
-        return cls.of_sizes(config, seed, env.observation_sizes[ACTOR_OBS], env.action_size, bounds)
+        name, sizes = config.env_options.observations, env.observation_sizes
+        require(name in sizes, f"one of {', '.join(sorted(sizes))}, those of {env.name}", "observations", name)
+        return cls.of_sizes(config, seed, sizes[name], env.action_size, bounds)
 
     @classmethod
     def of_sizes(
@@ -84,7 +86,7 @@ class PolicySpec:
             env=config.env,
             seed=seed,
             obs_size=options.history * obs_size,
-            obs_name=ACTOR_OBS,
+            obs_name=options.observations,
             action_size=options.chunk * action_size,
             squash=options.squash,
             method=config.method,
@@ -101,6 +103,11 @@ class PolicySpec:
     def build(self) -> Policy:
         """Return a policy with new parameters."""
         return self.method.build(self.obs_size, self.action_size, self.networks, nnx.Rngs(0))
+
+    @property
+    def observations(self) -> str:
+        """Name of the environment's observation that the policy sees, as in `EnvConfig`."""
+        return self.obs_name
 
     @property
     def bounds(self) -> Bounds:
@@ -279,7 +286,7 @@ class TrainedPolicy:
 
 def policy_of(spec: PolicySpec, state: Any, index: int) -> TrainedPolicy:
     """Return the policy of one seed of a `TrainState`, with its arrays copied to the default device."""
-    moments = state.obs_moments.get(spec.obs_name) if spec.normalized else None
+    moments = state.obs_moments.get(ACTOR_OBS) if spec.normalized else None
     arrays = jax.tree.map(lambda x: jnp.asarray(jax.device_get(x[index])), (state.learner.params["policy"], moments))
     return TrainedPolicy(spec, *arrays)
 

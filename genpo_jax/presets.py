@@ -285,6 +285,9 @@ FINETUNE: Layer = {
         "min_learning_rate": 1e-6,
         "target_kl": 0.01,
         "value_warmup": 2,
+        # A distilled policy is fine-tuned without its teachers.
+        "policy_coef": 1.0,
+        "distill_coef": 0.0,
         "freeze_observations": True,
         "normalize_rewards": False,
     },
@@ -347,6 +350,46 @@ def finetune_preset(pretrained: Config, method: str) -> Config:
     # A power of two divides the transitions of any unroll of 64 environments.
     minibatches = min(config.ppo.num_minibatches, 2 ** int(math.log2(unroll // 4)))
     return apply(config, {"ppo": {"gamma": PPOConfig.gamma**steps, "unroll": unroll, "num_minibatches": minibatches}})
+
+
+# Distillation: only the teachers' actions train the policy, at a constant rate and with many small minibatches.
+DISTILL: Layer = {
+    "num_timesteps": 500_000,
+    "eval_envs": 64,
+    "method": {"initial_std": 1.0},
+    "env_options": {"num_envs": 64, "squash": "clip", "chunk": 1, "executed": None},
+    "ppo": {
+        "unroll": 64,
+        "num_minibatches": 32,
+        "num_epochs": 10,
+        "learning_rate": 1e-3,
+        "target_kl": None,
+        "policy_coef": 0.0,
+        "distill_coef": 1.0,
+    },
+}
+
+
+def distill_preset(teacher: Config, method: str) -> Config:
+    """Return settings that train a student of a method in the environment of a teacher.
+
+    Networks have the sizes of the environment's preset. The student sees one observation `state`, unless the settings
+    are changed.
+
+    Args:
+        teacher: settings of the teacher's run.
+        method: name in `genpo_jax.methods.METHODS`.
+
+    Raises:
+        ValueError: if the method is unknown.
+    """
+    sized = preset(teacher.env, method)
+    options = replace(teacher.env_options, history=1, observations="state", action_low=None, action_high=None)
+    config = replace(teacher, seed=0, num_seeds=1, method=sized.method, networks=sized.networks, ppo=PPOConfig())
+    config = replace(config, env_options=options)
+    # The sampler must start from the noise that flow matching starts from, as in fine-tuning.
+    start = {"method": FINETUNE_METHOD.get(method, {}).get("method", {})}
+    return apply(apply(config, start), DISTILL | {"num_evals": Config.num_evals, "updates_per_chunk": 4})
 
 
 def parse_method(text: str) -> tuple[str, Layer]:

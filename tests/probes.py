@@ -33,6 +33,11 @@ class TargetEnv:
         return state, obs, reward, jnp.asarray(False), {"target": x[0] / 2}
 
 
+def privileged_target():
+    """Return `TargetEnv` with its privileged observation, for runs that name it `probes:privileged_target`."""
+    return TargetEnv(privileged=True)
+
+
 class ConstantEnv:
     """Constant reward 1; episodes end only by the time limit, or terminate in every step."""
 

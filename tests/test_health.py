@@ -37,6 +37,12 @@ def test_each_symptom_has_a_sharp_limit_and_is_reported_once(caplog, sick, nearl
     assert health.sick_chunks == 2 and message in str(health.verdict())
 
 
+def test_a_distillation_has_no_symptom_when_its_ratios_overflow(caplog):
+    health = Health(replace(CONFIG, ppo=replace(CONFIG.ppo, policy_coef=0.0)))
+    health.observe(metrics(kl=np.inf))
+    assert not caplog.records and health.sick_chunks == 0
+
+
 def test_only_consecutive_sick_chunks_are_hopeless():
     health = Health(CONFIG)
     for _ in range(HOPELESS_CHUNKS - 1):

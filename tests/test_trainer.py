@@ -13,7 +13,7 @@ from genpo_jax.envs.mirror import Mirror, signs
 from genpo_jax.methods import METHODS
 from genpo_jax.training import ppo
 from genpo_jax.training.evaluation import Evaluator
-from genpo_jax.training.extensions import EXTENSIONS
+from genpo_jax.training.extensions import EXTENSIONS, Distillation
 from genpo_jax.training.trainer import Trainer
 
 
@@ -124,6 +124,7 @@ NUMBERS = {
     "gamma": 0.5,
     "final_gamma": 0.1,
     "gae_lambda": 0.5,
+    "policy_coef": 0.1,
     "value_coef": 0.1,
     "max_grad_norm": 1e-6,
     "Entropy.coef": 0.1,
@@ -155,8 +156,10 @@ def changed(hyper, name, number):
 
 def numbers_of(hyper):
     """Return the names of all numbers that a program reads."""
+    # A distillation needs teachers; `test_distillation` recomputes its numbers.
     own = {f.name for f in dataclasses.fields(hyper) if f.metadata.get("pytree_node", True)}
-    of_extensions = {f"{e.__name__}.{f.name}" for e in EXTENSIONS for f in dataclasses.fields(e)}
+    extensions = [extension for extension in EXTENSIONS if extension is not Distillation]
+    of_extensions = {f"{e.__name__}.{f.name}" for e in extensions for f in dataclasses.fields(e)}
     return (own | of_extensions) - {"last_update", "extensions", "Entropy.action_coef", "Entropy.final_action_coef"}
 
 

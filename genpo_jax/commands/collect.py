@@ -52,12 +52,12 @@ def run(options: CollectOptions) -> None:
         Recorded,
         mixed,
         record_demonstrations,
+        recording,
         scripted_actor,
         trained_actor,
         unwrapped,
         with_noise,
     )
-    from genpo_jax.envs.wrappers import wrapped
     from genpo_jax.runs.load import load
     from genpo_jax.training.play import Actor
 
@@ -77,7 +77,8 @@ def run(options: CollectOptions) -> None:
     def recorded(name: str, count: int, key: "jax.Array") -> Recorded:
         view = EnvConfig() if name == EXPERT else runs[name].spec
         actor = with_noise(actor_of(name, count), options.noise)
-        return unwrapped(record_demonstrations(wrapped(env, view), actor, count, key), env, view)
+        seen, obs_name = recording(env, view)
+        return unwrapped(record_demonstrations(seen, actor, count, key, obs_name=obs_name), env, view)
 
     parts = [recorded(*part) for part in zip(options.demonstrators, counts, keys, strict=True)]
     demonstrations, means = mixed(parts, env, options.keep == "success")
@@ -93,8 +94,8 @@ def _environment(options: CollectOptions, runs: dict) -> "Environment":
 
     require(len(runs) > 0 or options.env is not None, "given if no demonstrator is a run", "env", None)
     env = environment_of(next(iter(runs)), options.env, trust=options.trust) if runs else envs.make(options.env or "")
-    obs_size, action_size = env.observation_sizes.get("state"), env.action_size
     for name, policy in runs.items():
+        obs_size, action_size = env.observation_sizes.get(policy.spec.obs_name), env.action_size
         sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)
         rule = f"a policy with observation size {obs_size} and action size {action_size}"
         require(sizes == (obs_size, action_size), rule, name, sizes)

@@ -14,9 +14,12 @@ from genpo_jax.data.demonstrations import Demonstrations, Episode
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Observation, Timestep
 from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.mujoco_model import step_seconds
-from genpo_jax.envs.wrappers import View, action_bounds, bounds_of, in_units
+from genpo_jax.envs.wrappers import History, View, action_bounds, bounds_of, in_units, wrapped
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.training.play import Actor, Noise, in_single_steps, play_episodes, policy_actor
+
+# Name of a copy of the environment's `state`.
+PLAIN = "plain_state"
 
 
 @runtime_checkable
@@ -81,7 +84,9 @@ def with_noise(actor: Actor, std: float) -> Actor:
     return Actor(actor.start, act)
 
 
-def record_demonstrations(env: Environment, actor: Actor, num: int, key: Array, length: int | None = None) -> Recorded:
+def record_demonstrations(
+    env: Environment, actor: Actor, num: int, key: Array, length: int | None = None, obs_name: str = ACTOR_OBS
+) -> Recorded:
     """Record one episode in each of `num` environments.
 
     Args:
@@ -90,15 +95,16 @@ def record_demonstrations(env: Environment, actor: Actor, num: int, key: Array, 
         num: number of episodes.
         key: typed key of initial states, plans and noise.
         length: time limit in env steps. None: the environment's time limit.
+        obs_name: name of the observation to record.
     """
     batch = EpisodeEnv(env, length or env.default_episode_length, squash="clip")
 
     def frame(before: EpisodeState, action: Array, timestep: Timestep) -> dict[str, Array]:
         return {
-            "obs": before.obs[ACTOR_OBS],
+            "obs": before.obs[obs_name],
             "action": action,
             "reward": timestep.reward,
-            "next_obs": timestep.next_obs[ACTOR_OBS],
+            "next_obs": timestep.next_obs[obs_name],
         }
 
     def run(key: Array) -> Any:
@@ -118,6 +124,14 @@ def record_demonstrations(env: Environment, actor: Actor, num: int, key: Array, 
         for i, length in enumerate(played.lengths)
     ]
     return Recorded(episodes, played.metrics)
+
+
+def recording(env: Environment, options: View) -> tuple[Environment, str]:
+    """Return `wrapped(env, options)` and the name of the observation in it that has the environment's `state`."""
+    if options.observations == ACTOR_OBS:
+        return wrapped(env, options), ACTOR_OBS
+    # The actor sees another observation in place of `state`.
+    return wrapped(History(env, 1, target=PLAIN), options), PLAIN
 
 
 def unwrapped(recorded: Recorded, env: Environment, options: View) -> Recorded:

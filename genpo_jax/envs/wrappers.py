@@ -23,6 +23,9 @@ class View(Protocol):
     def history(self) -> int: ...  # noqa: D102
 
     @property
+    def observations(self) -> str: ...  # noqa: D102
+
+    @property
     def action_low(self) -> tuple[float, ...] | None: ...  # noqa: D102
 
     @property
@@ -61,7 +64,7 @@ class HistoryState(PyTreeNode):
 
     Attributes:
         env_state: state of the inner environment.
-        recent: the last k observations of the actor, oldest first `[k, n]`.
+        recent: the last k observations, oldest first `[k, n]`.
     """
 
     env_state: Any
@@ -69,41 +72,49 @@ class HistoryState(PyTreeNode):
 
 
 class History(Wrapper):
-    """An environment whose actor sees its last k observations, oldest first, as one vector `[k * n]`.
+    """An environment in which one observation is the last k of another, oldest first, as one vector `[k * n]`.
 
-    One observation is added per env step. The first observation of an episode fills the history.
+    By default the actor sees its own last k observations. One observation is added per env step. The first observation
+    of an episode fills the history.
 
     Args:
         env: the environment.
         length: number k of observations.
+        source: name of the observation to keep.
+        target: name of the vector; an observation of this name is replaced.
+
+    Raises:
+        ValueError: if the environment has no observation `source`.
     """
 
-    def __init__(self, env: Environment, length: int) -> None:
+    def __init__(self, env: Environment, length: int, source: str = ACTOR_OBS, target: str = ACTOR_OBS) -> None:
         super().__init__(env)
-        self.length = length
-        self.observation_sizes = env.observation_sizes | {ACTOR_OBS: length * env.observation_sizes[ACTOR_OBS]}
+        known = sorted(env.observation_sizes)
+        require(source in known, f"one of {', '.join(known)}, those of {env.name}", "observations", source)
+        self.length, self.source, self.target = length, source, target
+        self.observation_sizes = env.observation_sizes | {target: length * env.observation_sizes[source]}
 
     def reset(self, key: Array) -> tuple[HistoryState, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
         env_state, obs = self.env.reset(key)
-        recent = jnp.tile(obs[ACTOR_OBS], (self.length, 1))
-        return HistoryState(env_state, recent), obs | {ACTOR_OBS: recent.reshape(-1)}
+        recent = jnp.tile(obs[self.source], (self.length, 1))
+        return HistoryState(env_state, recent), obs | {self.target: recent.reshape(-1)}
 
     def step(self, state: HistoryState, action: Array) -> tuple[HistoryState, Observation, Array, Array, Metrics]:
         """Return `(state, observation, reward, terminated, metrics)` for an action `[d]`."""
         env_state, obs, reward, terminated, metrics = self.env.step(state.env_state, action)
-        recent = jnp.concatenate([state.recent[1:], obs[ACTOR_OBS][None]])
-        obs = obs | {ACTOR_OBS: recent.reshape(-1)}
+        recent = jnp.concatenate([state.recent[1:], obs[self.source][None]])
+        obs = obs | {self.target: recent.reshape(-1)}
         return HistoryState(env_state, recent), obs, reward, terminated, metrics
 
     @property
     def mirror(self) -> Mirror | None:
         """The symmetry of the environment, for each observation of the history."""
         mirror = getattr(self.env, "mirror", None)
-        if mirror is None:
-            return None
-        stacked = each(unchanged(self.length), mirror.observations[ACTOR_OBS])
-        return Mirror(mirror.observations | {ACTOR_OBS: stacked}, mirror.action)
+        if mirror is None or self.source not in mirror.observations:
+            return mirror
+        stacked = each(unchanged(self.length), mirror.observations[self.source])
+        return Mirror(mirror.observations | {self.target: stacked}, mirror.action)
 
 
 class ScaledActions(Wrapper):
@@ -141,19 +152,20 @@ class ScaledActions(Wrapper):
 
 
 def wrapped(env: Environment, options: View) -> Environment:
-    """Return an environment as the policy sees it, with the history and the bounds of the actions of a run.
+    """Return an environment as the policy sees it, with its observation, its history and the bounds of its actions.
 
     Raises:
-        ValueError: if the environment does not follow `Environment`, or the bounds have another size.
+        ValueError: if the environment does not follow `Environment`, it has no observation of this name, or the bounds
+            have another size.
     """
-    bounds = action_bounds(env, options)
-    if options.history == 1 and bounds is None:
+    bounds, plain = action_bounds(env, options), (options.history, options.observations) == (1, ACTOR_OBS)
+    if plain and bounds is None:
         return env
     # First, because a wrapper uses the environment.
     check_environment(env)
     if bounds is not None:
         env = ScaledActions(env, bounds)
-    return env if options.history == 1 else History(env, options.history)
+    return env if plain else History(env, options.history, options.observations)
 
 
 def action_bounds(env: Environment, options: View) -> Bounds | None:

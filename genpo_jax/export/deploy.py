@@ -16,6 +16,7 @@ from genpo_jax import envs, intervals
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs import Environment, EpisodeEnv
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.mujoco_model import step_seconds
 from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
 from genpo_jax.envs.wrappers import from_units
@@ -127,7 +128,7 @@ def deploy(
         # `EpisodeEnv` scales actions in [-1, 1] to the units of the environment, in which the policy acts already.
         return from_units(chunk.reshape(-1, action["size"]), bounds).reshape(chunk.shape)
 
-    returns, lengths, metrics = _play(batch, description["observation"]["name"], act, latencies, episodes)
+    returns, lengths, metrics = _play(batch, act, latencies, episodes)
     seconds = step_seconds(made)
     return Deployment(
         env=made.name,
@@ -215,6 +216,7 @@ def _options(description: dict[str, Any]) -> EnvConfig:
         chunk=action["chunk"],
         executed=action["executed"],
         history=description["observation"]["history"],
+        observations=description["observation"]["name"],
         action_low=tuple(action["low"]),
         action_high=tuple(action["high"]),
         reward=description["environment"]["reward"],
@@ -239,7 +241,7 @@ def _check_sizes(description: dict[str, Any], env: Environment) -> None:
 
 
 def _play(
-    env: EpisodeEnv, obs_name: str, act: Callable[[np.ndarray], np.ndarray], latencies: list[float], episodes: int
+    env: EpisodeEnv, act: Callable[[np.ndarray], np.ndarray], latencies: list[float], episodes: int
 ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
     """Return return, length and metrics of each episode; leave one latency for each policy call."""
     # Without these emitters, MJX compiles in seconds on a CPU; with them, in minutes.
@@ -253,10 +255,10 @@ def _play(
         state, ended = init(keys[i : i + 1]), False
         if i == 0:
             # The first call of a session allocates memory, so it is not measured.
-            act(np.asarray(state.obs[obs_name][0]))
+            act(np.asarray(state.obs[ACTOR_OBS][0]))
             latencies.clear()
         while not ended:
-            chunk = act(np.asarray(state.obs[obs_name][0]))
+            chunk = act(np.asarray(state.obs[ACTOR_OBS][0]))
             state, timestep = step(state, chunk[None])
             terminated, truncated = jax.device_get((timestep.terminated, timestep.truncated))
             ended = bool(terminated[0] or truncated[0])

@@ -23,7 +23,8 @@ model-index:
 
 # {method} on {env}
 
-A {method} policy, trained by genpo_jax {version}{backend}. The input is an observation of {obs_size} numbers.
+A {method} policy, trained by genpo_jax {version}{backend}. The input is the observation
+`{obs_name}` of {obs_size} numbers.
 The output is {output}, {bounds}.
 The observation normalizer, the solver and the squash are inside the policy.
 
@@ -85,6 +86,7 @@ def model_card(description: dict[str, Any]) -> str:
         mean_reward=f"{trained['eval/return_zero']:.1f}" if "eval/return_zero" in trained else "null",
         version=description["versions"]["genpo-jax"],
         backend=f" with {backend} physics" if backend else "",
+        obs_name=description["observation"]["name"],
         obs_size=description["observation"]["size"],
         output=output,
         bounds="each number in [-1, 1]" if plain else "in units of the training data, within the bounds of policy.json",

@@ -14,7 +14,7 @@ from genpo_jax.methods import Method
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.presets import Layer, apply, finetune_preset, parse_method
 from genpo_jax.runs.callbacks import Callback
-from genpo_jax.runs.environment import Recorded, environment_of, importable_name
+from genpo_jax.runs.environment import environment_of, named_environment
 from genpo_jax.runs.evaluate import evaluate_policy, table
 from genpo_jax.runs.folder import check_run_dir, saved_config, seed_folders, write_json
 from genpo_jax.runs.load import folder_of, load
@@ -73,12 +73,7 @@ def finetune(
     check_run_dir(run_dir, resume)
     source = folder_of(Path(source), None)
     pretrained = saved_config(source)
-    config = finetune_config(pretrained, method, settings)
-    if env is None or isinstance(env, str):
-        recorded = Recorded.of_run(source)
-        env = importable_name(recorded, env, trust)
-        own = env in (recorded.name, recorded.path)
-        config = replace(config, env=env, backend=config.backend if own else None)
+    env, config = named_environment(source, finetune_config(pretrained, method, settings), env, trust)
     made = environment_of(source, env)
     episodic, path = EpisodeEnv.of(made, config.env_options), run_dir / FINETUNED_FILE
     record: dict[str, Any] = {"from": str(source)}

@@ -26,8 +26,8 @@ from genpo_jax.envs.wrappers import Bounds, from_units
 from genpo_jax.imitation.action_range import action_range
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.imitation.held_out import write_held_out
-from genpo_jax.imitation.losses import demonstration_losses
 from genpo_jax.normalizer import RunningMoments
+from genpo_jax.policies.losses import demonstration_losses, draws
 from genpo_jax.policy import PolicySpec, TrainedPolicy, policy_of
 from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runs.curve import LOSS_LINES
@@ -203,7 +203,7 @@ class Pretraining(Session):
         obs, action = data[0][index], data[1][index]
 
         def loss(params: Any) -> Array:
-            return demonstration_losses(self._policy(params), obs, action, loss_key).mean()
+            return demonstration_losses(self._policy(params), obs, action, *draws(action.shape, loss_key)).mean()
 
         value, gradient = jax.value_and_grad(loss)(state.params)
         updates, opt_state = self.optimizer.update(gradient, state.learner.opt_state, state.params)
@@ -223,7 +223,7 @@ class Pretraining(Session):
             # The noise and times are always the same, so that the loss changes only with the policy.
             policy, key = self._policy(state.learner.params), jax.random.key(self.settings.seed)
             obs, action = held_out
-            metrics["valid/loss"] = demonstration_losses(policy, obs, action, key).mean()
+            metrics["valid/loss"] = demonstration_losses(policy, obs, action, *draws(action.shape, key)).mean()
         return state, metrics
 
     def _policy(self, params: Any) -> Any:

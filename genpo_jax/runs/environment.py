@@ -129,6 +129,23 @@ def config_from(path: Path, env: str | None = None, trust: bool = False) -> Conf
     return config if name == config.env else replace(config, env=name)
 
 
+def named_environment(run_dir: str | Path, config: Config, env: Any = None, trust: bool = False) -> tuple[Any, Config]:
+    """Return the environment of a new run that starts from another run, by name or as an object, and its settings.
+
+    Args:
+        run_dir: folder of the other run.
+        config: settings of the new run, with environment and backend of the other run.
+        env: another environment, by name or as an object; None: that of the other run.
+        trust: import the module that the other run names as its environment; see `importable_name`.
+    """
+    if not (env is None or isinstance(env, str)):
+        return env, config
+    recorded = Recorded.of_run(run_dir)
+    name = importable_name(recorded, env, trust)
+    own = name in (recorded.name, recorded.path)
+    return name, replace(config, env=name, backend=config.backend if own else None)
+
+
 def environment_of(
     run_dir: str | Path,
     env: Any = None,

@@ -11,7 +11,7 @@ from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs import EpisodeEnv
-from genpo_jax.envs.base import succeeded
+from genpo_jax.envs.base import ACTOR_OBS, succeeded
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import environment_of
 from genpo_jax.runs.folder import saved_config
@@ -160,7 +160,7 @@ def _describe(played: Episodes) -> dict[str, Any]:
 
 def _check_sizes(policy: TrainedPolicy, env: EpisodeEnv) -> None:
     spec = policy.spec
-    sizes = (env.env.observation_sizes.get(spec.obs_name), env.action_size)
+    sizes = (env.env.observation_sizes.get(ACTOR_OBS), env.action_size)
     if sizes != (spec.obs_size, spec.action_size):
         raise ValueError(
             f"env {env.env.name} must have observation size {spec.obs_size} and action size {spec.action_size}, as the "

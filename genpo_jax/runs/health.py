@@ -39,6 +39,8 @@ class Health:
         ppo, updates = config.ppo, config.updates_per_chunk
         self.gradients = updates * ppo.num_epochs * ppo.num_minibatches
         self.resets = updates * config.env_options.num_envs
+        # Without the policy gradient no ratio is learned from: a distilled policy may move far in one update.
+        self.uses_ratios = ppo.policy_coef > 0
         self.seeds = np.array(config.seeds)
         self.symptom = ""
         self.sick_chunks = 0
@@ -54,7 +56,7 @@ class Health:
         signs = (
             np.asarray(metrics["train/skipped_gradients"]) >= self.gradients,
             np.asarray(metrics["train/nan_resets"]) >= self.resets,
-            ~np.isfinite(metrics["train/kl"]),
+            ~np.isfinite(metrics["train/kl"]) & self.uses_ratios,
         )
         for symptom, sick in zip(REMEDIES, signs, strict=True):
             if sick.any() and symptom not in self._reported:

@@ -7,6 +7,7 @@ import jax
 from flax import nnx
 
 from genpo_jax.checks import require
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.checkpoint import Checkpointer
@@ -56,7 +57,7 @@ def load(
     spec = PolicySpec.from_dict(steps | read_policy_spec(folder))
     params = nnx.state(nnx.eval_shape(spec.build), nnx.Param)
     moments = jax.eval_shape(lambda: RunningMoments.create((spec.obs_size,))) if spec.normalized else None
-    parts = {".learner.params['policy']": params, f".obs_moments['{spec.obs_name}']": moments}
+    parts = {".learner.params['policy']": params, f".obs_moments['{ACTOR_OBS}']": moments}
     names = {
         prefix + jax.tree_util.keystr(path): leaf
         for prefix, tree in parts.items()

@@ -33,6 +33,7 @@ from genpo_jax.runs.folder import (
 )
 from genpo_jax.runs.health import Health
 from genpo_jax.runs.session import Plan, Session
+from genpo_jax.runs.teachers import Teacher, teachers_of, write_teachers
 from genpo_jax.runtime import configure_jax, keep_memory_flat
 from genpo_jax.training.algorithm import TrainState
 from genpo_jax.training.evaluation import Evaluator
@@ -54,6 +55,7 @@ class Run(Session):
         env_factory: import path of the environment's class or function, if the name in the config is not one.
         env_is_object: whether the environment was passed as an object, so that only the caller can create it again.
         start: initial policy of a new run: its networks and normalizer are copied.
+        teachers: policies to distill, in a run with distill_coef > 0.
         options: further arguments of `Session`.
     """
 
@@ -66,14 +68,15 @@ class Run(Session):
         env_factory: str | None = None,
         env_is_object: bool = False,
         start: TrainedPolicy | None = None,
+        teachers: Sequence[Teacher] = (),
         **options: Any,
     ) -> None:
         plan = Plan(config.steps_per_chunk, config.num_chunks, config.num_evals, config.checkpoint_minutes)
         self._env, self.record = env, record_of(env, env_factory, env_is_object)
-        self.start = start
+        self.start, self.teachers = start, teachers
         # Names and rate that pretraining read from its data.
         self.described: dict[str, Any] = {}
-        self.trainer = Trainer(env, config)
+        self.trainer = Trainer(env, config, tuple(teacher.policy for teacher in teachers))
         self.evaluator = Evaluator(self.trainer, config.eval_envs)
         self.health = Health(config)
         if start is not None:
@@ -151,6 +154,9 @@ class Run(Session):
         """Write `config.json` of the run, and `config.json` and `policy_spec.json` of each seed."""
         device = jax.devices()[0].device_kind, jax.device_count()
         source = {"run_id": self.run_id, "environment": self.record}
+        # Every folder of a seed can be resumed alone.
+        for folder in {self.run_dir, *self.folders} if self.teachers else ():
+            write_teachers(folder, self.teachers)
         write_config(self.run_dir, self.config, *device, **source)
         for folder, seed in zip(self.folders, self.config.seeds, strict=True):
             write_config(folder, replace(self.config, seed=seed, num_seeds=1), *device, **source)
@@ -172,6 +178,7 @@ def train(
     randomization_fn: RandomizationFn | None = None,
     callbacks: Sequence[Callback] = (),
     start: TrainedPolicy | None = None,
+    teachers: Sequence[str | Path] = (),
     trust: bool = False,
 ) -> Run:
     """Train a policy, write the run folder, and return the run.
@@ -193,6 +200,8 @@ def train(
         callbacks: called during training, for example a `genpo_jax.runs.callbacks.WandbLogger`.
         start: initial policy of a new run, from `genpo_jax.load`: its networks and normalizer are copied. The config's
             method must have the same networks.
+        teachers: run folders of the policies to distill, in a new run with `ppo.distill_coef` > 0. The run folder keeps
+            copies of them, from which it is resumed; see `genpo_jax.distill`.
         trust: with `resume`, import the module that the run names as its environment. A library's environment, and one
             that you registered or give by `env`, need no trust.
 
@@ -238,6 +247,7 @@ def train(
             check_first_step(wrapped(environment, config.env_options))
         if is_object:
             environment = envs.as_trained(environment, config.env_options)
+    loaded = teachers_of(path, resume, config, teachers)
     if is_object and config.env_options.randomize and randomization_fn is None:
         environment = envs.randomized(environment)
     run = Run(
@@ -248,6 +258,7 @@ def train(
         progress=progress,
         callbacks=callbacks,
         start=start,
+        teachers=loaded,
         **origin,
     )
     run.train()

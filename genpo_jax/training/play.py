@@ -9,6 +9,7 @@ from jax import Array
 
 from genpo_jax.checks import require
 from genpo_jax.envs import EpisodeEnv, EpisodeState, Metrics, Observation, Timestep, bounded
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 
 Noise = Literal["zero", "random", "fixed"]
@@ -104,7 +105,8 @@ def policy_actor(policy: TrainedPolicy, num: int, noise: Noise = "zero") -> Acto
 
     def act(carry: Any, obs: Observation, key: Array) -> tuple[Any, Array]:
         policy_carry, drawn = carry
-        action, policy_carry = policy.act(obs, policy_carry, key if noise == "random" else None, noise=drawn)
+        seen = obs[ACTOR_OBS]
+        action, policy_carry = policy.act(seen, policy_carry, key if noise == "random" else None, noise=drawn)
         return (policy_carry, drawn), action
 
     return Actor(start, act)

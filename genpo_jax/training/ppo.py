@@ -12,6 +12,7 @@ from flax.struct import PyTreeNode, field
 from jax import Array
 
 from genpo_jax.config import Config
+from genpo_jax.policy import TrainedPolicy
 from genpo_jax.training.agent import Agent
 from genpo_jax.training.batch import Batch
 from genpo_jax.training.extensions import Extension, extensions_of
@@ -47,6 +48,7 @@ class Hyperparameters(PyTreeNode):
     gamma: Array
     final_gamma: Array | None
     gae_lambda: Array
+    policy_coef: Array | None
     value_coef: Array
     max_grad_norm: Array
     extensions: tuple[Extension, ...]
@@ -55,11 +57,13 @@ class Hyperparameters(PyTreeNode):
     num_minibatches: int = field(pytree_node=False)
 
     @classmethod
-    def of(cls, config: Config) -> "Hyperparameters":
-        """Return the numbers of a run, as float32."""
+    def of(cls, config: Config, teachers: tuple[TrainedPolicy, ...] = ()) -> "Hyperparameters":
+        """Return the numbers of a run, as float32, with the teachers of a distillation."""
         shared = {f.name for f in dataclasses.fields(cls)} & {f.name for f in dataclasses.fields(config.ppo)}
         values: dict[str, Any] = {name: getattr(config.ppo, name) for name in shared}
-        values |= {"last_update": config.num_updates, "extensions": extensions_of(config)}
+        values |= {"last_update": config.num_updates, "extensions": extensions_of(config, teachers)}
+        # Compiled away, because the gradient of a ratio that overflows is not finite.
+        values["policy_coef"] = config.ppo.policy_coef or None
         return jax.tree.map(lambda number: jnp.asarray(number, jnp.float32), cls(**values))
 
 
@@ -105,7 +109,9 @@ def loss(agent: Agent, batch: Batch, hyper: Hyperparameters) -> tuple[Array, dic
     advantage = batch.advantage.reshape(per_action)
     policy_loss = -_surrogate(ratio, advantage, hyper).mean()
     value_loss = _value_loss(agent.value_of(batch.obs), batch, hyper.value_clip)
-    total = policy_loss + hyper.value_coef * value_loss + agent.auxiliary_loss(batch.obs, batch.record)
+    total = hyper.value_coef * value_loss + agent.auxiliary_loss(batch.obs, batch.record)
+    if hyper.policy_coef is not None:
+        total = hyper.policy_coef * policy_loss + total
     added: dict[str, Array] = {}
     for extension in hyper.extensions:
         term, metrics = extension.loss(agent, batch)

@@ -12,7 +12,9 @@ from jax import Array
 from genpo_jax import normalizer
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState
+from genpo_jax.envs.teachers import observed_by_teachers
 from genpo_jax.normalizer import RewardScale, RunningMoments
+from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runtime import compiler_options
 from genpo_jax.training import ppo, sharding
 from genpo_jax.training.algorithm import PER_EPISODE, Algorithm, Metrics, TrainState, new_agent
@@ -34,7 +36,7 @@ class Trainer:
     """PPO on vmapped environments, for any number of seeds and devices.
 
     `init` returns the state of S seeds, and `chunk` runs `updates_per_chunk` updates of each seed. Seeds share only the
-    program. Environments are spread over all devices.
+    program. Environments are spread over all devices. With teachers, the environment has their observations, too.
 
     Attributes:
         config: settings of the run.
@@ -50,8 +52,10 @@ class Trainer:
         ValueError: if environments and minibatches do not divide evenly over the devices.
     """
 
-    def __init__(self, env: Environment, config: Config) -> None:
+    def __init__(self, env: Environment, config: Config, teachers: tuple[TrainedPolicy, ...] = ()) -> None:
         self.config = config
+        if teachers:
+            env = observed_by_teachers(env, [teacher.spec for teacher in teachers])
         options = config.env_options
         self.env = EpisodeEnv.of(env, options, imperfect=True)
         perfect = bool(options.imperfections) and not options.imperfect_evals
@@ -61,7 +65,7 @@ class Trainer:
         self.algorithm = self._algorithm()
         # This property traces a step, so that an invalid environment is refused before any file is written.
         self.env.metric_names  # noqa: B018
-        self.hyper = Hyperparameters.of(config)
+        self.hyper = Hyperparameters.of(config, teachers)
         for extension in self.hyper.extensions:
             extension.check(self.env)
         self.state_sharding = self._state_sharding()

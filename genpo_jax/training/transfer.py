@@ -9,6 +9,7 @@ from flax import nnx
 from jax import Array
 
 from genpo_jax.checks import require
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.methods import FlowMethod, Gaussian, Method
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.training.algorithm import TrainState
@@ -55,7 +56,7 @@ def start_from(state: TrainState, policy: TrainedPolicy) -> TrainState:
         params["policy"][name] = _for_all_seeds(policy.params[name], state)
     moments = dict(state.obs_moments)
     if policy.moments is not None:
-        moments[policy.spec.obs_name] = _for_all_seeds(policy.moments, state)
+        moments[ACTOR_OBS] = _for_all_seeds(policy.moments, state)
     initial = None if state.initial_policy is None else params["policy"]
     state = state.replace(learner=state.learner.replace(params=params), obs_moments=moments, initial_policy=initial)
     # Copies: a program donates its state, and an array cannot be donated twice.
@@ -64,7 +65,7 @@ def start_from(state: TrainState, policy: TrainedPolicy) -> TrainState:
 
 def check_start(spec: PolicySpec, new: PolicySpec) -> None:
     """Raise `ValueError` if a run would read the observations or the actions of its initial policy differently."""
-    for name in ("obs_size", "history", "action_size", "chunk", "squash", "bounds"):
+    for name in ("obs_name", "obs_size", "history", "action_size", "chunk", "squash", "bounds"):
         rule = f"{getattr(spec, name)}, that of the initial policy"
         same = getattr(spec, name) == getattr(new, name)
         require(same, rule, f"{name} of the run", getattr(new, name), "change the config, or start from another policy")

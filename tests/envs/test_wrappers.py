@@ -74,6 +74,21 @@ def test_the_first_observation_that_fills_a_history_need_not_be_zero():
     assert History(FromFive(), 3).step(state, jnp.zeros(1))[1]["state"].tolist() == [5, 5, 6]
 
 
+def test_a_policy_sees_the_observation_that_it_names_with_its_history_and_the_critic_its_own():
+    episodes = EpisodeEnv.of(Counter(), EnvConfig(squash="clip", observations="privileged_state", history=2))
+    assert episodes.env.observation_sizes == {"state": 2, "privileged_state": 1}
+    seen, _ = played(episodes, np.zeros((2, 2)))
+    np.testing.assert_array_equal(seen, [[0, 0], [0, 1], [1, 2]])
+    assert episodes.init(jax.random.split(jax.random.key(0), 1)).obs["privileged_state"].shape == (1, 1)
+    image = episodes.mirror.observation({"state": jnp.arange(2.0), "privileged_state": jnp.ones(1)})
+    np.testing.assert_array_equal(image["state"], [0, 1])
+
+
+def test_an_unknown_observation_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="observations must be one of privileged_state, state, .* got 'camera'"):
+        wrapped(Counter(), EnvConfig(observations="camera"))
+
+
 def test_with_repeated_actions_the_history_has_every_env_step():
     seen, _ = played(EpisodeEnv.of(Counter(), EnvConfig(squash="clip", history=2, action_repeat=2)), np.zeros((1, 2)))
     np.testing.assert_array_equal(seen[:, 0::2], [[0, 0], [1, 2]])

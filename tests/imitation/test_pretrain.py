@@ -14,8 +14,8 @@ from genpo_jax.data import Demonstrations, Episode
 from genpo_jax.data.collect import record_demonstrations, scripted_actor, trained_actor
 from genpo_jax.envs import make
 from genpo_jax.imitation.config import PretrainConfig
-from genpo_jax.imitation.losses import matching_losses
 from genpo_jax.imitation.pretrain import Pretraining, moments_of
+from genpo_jax.policies.losses import draws, matching_losses
 from genpo_jax.runs import session
 from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.evaluate import evaluate
@@ -95,10 +95,12 @@ def test_the_matching_loss_is_0_for_the_exact_velocity_and_known_for_a_zero_velo
     zero = SimpleNamespace(condition=lambda obs: lambda x, t: jnp.zeros_like(x))
     obs, key = jnp.zeros((4000, 1)), jax.random.key(0)
     np.testing.assert_allclose(
-        np.median(matching_losses(SimpleNamespace(velocity=exact), obs, action, key)), 0.0, atol=1e-8
+        np.median(matching_losses(SimpleNamespace(velocity=exact), obs, action, *draws(action.shape, key))),
+        0.0,
+        atol=1e-8,
     )
     # E |a - noise|^2 per coordinate: 1 + (0.25 + 0.0625) / 2.
-    loss = matching_losses(SimpleNamespace(velocity=zero), obs, action, key).mean()
+    loss = matching_losses(SimpleNamespace(velocity=zero), obs, action, *draws(action.shape, key)).mean()
     np.testing.assert_allclose(loss, 1.15625, atol=0.06)
 
 

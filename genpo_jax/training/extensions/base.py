@@ -11,6 +11,7 @@ from genpo_jax import normalizer
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, Observation
 from genpo_jax.normalizer import RunningMoments
+from genpo_jax.policy import TrainedPolicy
 from genpo_jax.shapes import Scalar, Steps
 from genpo_jax.training.agent import Agent
 from genpo_jax.training.batch import Batch
@@ -71,6 +72,11 @@ class Extension(PyTreeNode):
     def of(cls, config: Config) -> "Extension | None":
         """Return the extension with plain numbers from the settings; None if the settings do not enable it."""
         raise NotImplementedError
+
+    def taught_by(self, teachers: tuple[TrainedPolicy, ...]) -> "Extension":
+        """Return the extension with the teachers of the run."""
+        del teachers
+        return self
 
     def check(self, env: EpisodeEnv) -> None:
         """Raise `ValueError` if the extension cannot work in this environment."""
