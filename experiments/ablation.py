@@ -80,6 +80,8 @@ class Options:
     """Variants; the others are compared with the first."""
     num_seeds: int = 3
     """Seeds per variant, trained in one program."""
+    backend: str | None = None
+    """Physics backend. None: the preset's."""
     num_timesteps: int | None = None
     """Env steps per seed. None: the preset's."""
     num_evals: int = 5
@@ -91,7 +93,7 @@ class Options:
 def make_config(env: str, variant: str, options: Options) -> Config:
     """Return the settings of all seeds of one variant on one environment."""
     sizes = (options.num_seeds, options.num_timesteps, options.num_evals)
-    return VARIANTS[variant](study_config(env, options.method, *sizes))
+    return VARIANTS[variant](study_config(env, options.method, *sizes, backend=options.backend))
 
 
 def summarize(finals: dict[str, list[float]], env: str) -> list[dict[str, Any]]:
