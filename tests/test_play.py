@@ -17,7 +17,7 @@ from browser import needs_browser, open_page
 
 from genpo_jax.viewing.camera import framing
 from genpo_jax.viewing.play_page import PLAYER, play_page
-from genpo_jax.viewing.recording import RecordedEpisode, Recording, frames
+from genpo_jax.viewing.recording import RecordedEpisode, Recording, frames, with_endless_floors
 from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, scene, simplify
 
 MODEL = """
@@ -134,6 +134,18 @@ TEXTURED = """
   </worldbody>
 </mujoco>
 """
+
+
+def test_a_large_floor_is_drawn_without_an_edge_with_tiles_of_the_same_size_and_a_small_plane_is_kept():
+    model = mujoco.MjModel.from_xml_string("""<mujoco><asset>
+      <texture name="check" type="2d" builtin="checker" width="8" height="8"/>
+      <material name="tiles" texture="check" texrepeat="60 40"/></asset>
+      <worldbody><geom type="plane" size="20 10 1" material="tiles"/><geom type="plane" size="2 2 1"/></worldbody>
+    </mujoco>""")
+    floor, small = scene(with_endless_floors(model))["geoms"]
+    assert floor["size"][:2] == [0, 0] and small["size"][:2] == [2, 2]
+    assert floor["repeats"] == scene(model)["geoms"][0]["repeats"] == [1.5, 2.0]
+    assert model.geom_size[0, 0] == 20
 
 
 def test_textures_are_drawn_on_planes_and_meshes_and_give_other_geoms_a_color():

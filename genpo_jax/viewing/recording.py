@@ -1,5 +1,6 @@
 """Record episodes of a policy as poses of MuJoCo bodies; the environment may use any physics engine."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,6 +34,8 @@ from genpo_jax.training.play import (
 
 # Fields of `MjData`, and the endings of their paths in the state of a library's environment.
 FIELDS = {"qpos": (".qpos", ".q"), "mocap_pos": (".mocap_pos",), "mocap_quat": (".mocap_quat",)}
+# Half of the side, in meters, from which a plane is a floor.
+SMALLEST_FLOOR = 5.0
 
 
 @dataclass(frozen=True)
@@ -212,4 +215,17 @@ def drawn_parts(env: Environment) -> tuple[mujoco.MjModel, dict[str, int]]:
             places[field] = matches[0]
     if "qpos" not in places:
         raise ValueError(f"the state of {env.name} must hold {model.nq} positions; keep mjx.Data in the state")
-    return model, places
+    return with_endless_floors(model), places
+
+
+def with_endless_floors(model: mujoco.MjModel) -> mujoco.MjModel:
+    """Return a copy of a model whose large planes are drawn without an edge, as physics treats all planes."""
+    model = copy.deepcopy(model)
+    large = (model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE) & (model.geom_size[:, :2].min(axis=1) >= SMALLEST_FLOOR)
+    half = model.geom_size[:, :2].copy()
+    model.geom_size[large, :2] = 0
+    # With an edge, a texture repeats that often over half of the plane, otherwise over a meter.
+    for material, size in {model.geom_matid[i]: half[i] for i in np.flatnonzero(large)}.items():
+        if material >= 0 and not model.mat_texuniform[material]:
+            model.mat_texrepeat[material] /= size
+    return model
