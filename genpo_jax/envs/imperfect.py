@@ -20,7 +20,7 @@ from genpo_jax.envs.contract import check_environment
 from genpo_jax.envs.mirror import Mirror
 from genpo_jax.envs.names import unknown_in_model
 from genpo_jax.envs.teachers import Turns, observed_by_teachers
-from genpo_jax.envs.wrappers import View, Wrapper
+from genpo_jax.envs.wrappers import View, Wrapper, require_observation
 
 Step = tuple[Any, Observation, Array, Array, Metrics]
 
@@ -50,6 +50,9 @@ def with_imperfections(
             env = ExactCritic(env)
     if imperfect and options.push:
         env = Pushed(env, options.push, options.push_interval)
+    if teachers:
+        # Before the observations of the teachers exist, which are not for the policy.
+        require_observation(env, options.observations)
     env = observed_by_teachers(env, teachers)
     if imperfect:
         env = _late_and_noisy(env, options)
