@@ -223,6 +223,12 @@ def test_a_teacher_that_does_not_fit_is_refused_in_one_sentence(teachers, messag
         Trainer(WalkEnv(), config_of(), tuple(teachers))
 
 
+def test_a_student_cannot_see_what_only_its_teachers_see():
+    seen = EnvConfig(num_envs=B, observations="teacher_0")
+    with pytest.raises(ValueError, match="must be one of privileged_state, state, those of walk, got 'teacher_0'"):
+        Trainer(WalkEnv(), replace(config_of(), env_options=seen), TEACHERS)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

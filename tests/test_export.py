@@ -472,6 +472,18 @@ def test_changed_settings_of_playground_are_deployed_but_not_for_another_environ
     assert made == [("Go1Getup", [*changed]), ("Go1Footstand", []), ("Go1Getup", [])]
 
 
+def test_the_physics_and_the_imperfections_of_training_are_read_from_an_export():
+    options = EnvConfig(physics=("mass=0.5:2",), physics_variants=8, physics_seed=3, obs_noise=0.1, push=("elbow=1",))
+    described = exporter._describe_environment(
+        Config(env="ring", env_options=options), {"default_episode_length": 9}, None
+    )
+    action = {"action_repeat": 1, "chunk": 1, "executed": 1, "low": [-1.0], "high": [1.0]}
+    description = {"environment": described, "action": action, "observation": {"history": 1, "name": "state"}}
+    read = deployment._options(json.loads(json.dumps(description)))
+    for name in ("physics", "physics_variants", "physics_seed", "imperfections"):
+        assert getattr(read, name) == getattr(options, name)
+
+
 @pytest.mark.slow
 def test_a_pendulum_trained_on_mjx_is_deployed_on_c(tmp_path, capsys):
     config = small("inverted_pendulum", backend="mjx")

@@ -1,7 +1,7 @@
 """Batched episodes: action bounds, time limit, reset on termination and non-finite physics."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from typing import Any, Literal
 
@@ -18,7 +18,7 @@ from genpo_jax.envs.contract import as_floats, check_environment, strong
 from genpo_jax.envs.host import Host, host_of, is_ticket, ticket_of
 from genpo_jax.envs.imperfect import with_imperfections
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
-from genpo_jax.envs.wrappers import wrapped
+from genpo_jax.envs.wrappers import View, wrapped
 
 # Larger magnitudes count as non-finite: their squares could overflow the float32 running statistics.
 LARGEST = 1e8
@@ -123,13 +123,16 @@ class EpisodeEnv:
         _check_squash(self.squash)
 
     @classmethod
-    def of(cls, env: Environment, options: EnvConfig, *, imperfect: bool = False) -> "EpisodeEnv":
+    def of(
+        cls, env: Environment, options: EnvConfig, *, imperfect: bool = False, teachers: Sequence[View] = ()
+    ) -> "EpisodeEnv":
         """Return the episodes of an environment with the settings of a run; its history and bounds are wrappers.
 
         Args:
             env: the environment.
             options: settings of the run.
             imperfect: apply noise, bias, delays and pushes of the settings.
+            teachers: what each teacher of a distillation sees.
         """
         length = options.episode_length
         if length is None:
@@ -137,7 +140,7 @@ class EpisodeEnv:
             whole = isinstance(length, int | np.integer) and not isinstance(length, bool) and length >= 1
             require(whole, "an integer >= 1", f"default_episode_length of {env.name}", length, "or set episode_length")
         return cls(
-            wrapped(with_imperfections(env, options, imperfect), options),
+            wrapped(with_imperfections(env, options, imperfect, teachers), options),
             int(length),
             options.action_repeat,
             options.squash,

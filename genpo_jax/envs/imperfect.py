@@ -19,32 +19,48 @@ from genpo_jax.envs.base import ACTOR_OBS, CRITIC_OBS, Environment, Metrics, Obs
 from genpo_jax.envs.contract import check_environment
 from genpo_jax.envs.mirror import Mirror
 from genpo_jax.envs.names import unknown_in_model
-from genpo_jax.envs.wrappers import Wrapper
+from genpo_jax.envs.teachers import Turns, observed_by_teachers
+from genpo_jax.envs.wrappers import View, Wrapper, require_observation
 
 Step = tuple[Any, Observation, Array, Array, Metrics]
 
 
-def with_imperfections(env: Environment, options: EnvConfig, active: bool) -> Environment:
-    """Return an environment with the imperfections of a run.
+def with_imperfections(
+    env: Environment, options: EnvConfig, active: bool, teachers: Sequence[View] = ()
+) -> Environment:
+    """Return an environment with the imperfections of a run, and with the observations of its teachers.
+
+    Teachers see exact observations, as the critic does, also where the policy's are late or noisy.
 
     Args:
         env: the environment.
         options: settings of the run.
         active: False for a perfect robot with the same observations, as in evaluations.
+        teachers: what each teacher sees, see `genpo_jax.envs.teachers`.
 
     Raises:
-        ValueError: if the environment cannot be pushed, or its `noise_scale` has another size than `state`.
+        ValueError: if the environment cannot be pushed, its `noise_scale` has another size than `state`, or it does not
+            have the observation of a teacher.
     """
-    if not options.imperfections:
-        return env
-    # First, because a wrapper uses the environment.
-    check_environment(env)
-    if CRITIC_OBS not in env.observation_sizes:
-        env = ExactCritic(env)
-    if not active:
-        return env
-    if options.push:
+    imperfect = active and bool(options.imperfections)
+    if options.imperfections:
+        # First, because a wrapper uses the environment.
+        check_environment(env)
+        if CRITIC_OBS not in env.observation_sizes:
+            env = ExactCritic(env)
+    if imperfect and options.push:
         env = Pushed(env, options.push, options.push_interval)
+    if teachers:
+        # Before the observations of the teachers exist, which are not for the policy.
+        require_observation(env, options.observations)
+    env = observed_by_teachers(env, teachers)
+    if imperfect:
+        env = _late_and_noisy(env, options)
+    # Last, because it observes the action that the policy took, not one that is executed late.
+    return Turns(env, len(teachers)) if teachers else env
+
+
+def _late_and_noisy(env: Environment, options: EnvConfig) -> Environment:
     if span(options.action_delay, "action_delay")[1]:
         env = LateActions(env, options.action_delay)
     if options.obs_noise or options.obs_bias:

@@ -106,8 +106,9 @@ class Item(NamedTuple):
         """Return the item `QUANTITY=RANGE` or `QUANTITY:NAME=RANGE`.
 
         Raises:
-            ValueError: if the quantity is unknown, or the range is empty or not allowed.
+            ValueError: if the text is no such item, the quantity is unknown, or the range is empty or not allowed.
         """
+        require("=" in text, "QUANTITY=RANGE", "physics", text)
         label, _, numbers = text.rpartition("=")
         kind, _, name = label.partition(":")
         close = closest(kind, QUANTITIES, count=1)

@@ -89,8 +89,7 @@ class History(Wrapper):
 
     def __init__(self, env: Environment, length: int, source: str = ACTOR_OBS, target: str = ACTOR_OBS) -> None:
         super().__init__(env)
-        known = sorted(env.observation_sizes)
-        require(source in known, f"one of {', '.join(known)}, those of {env.name}", "observations", source)
+        require_observation(env, source)
         self.length, self.source, self.target = length, source, target
         self.observation_sizes = env.observation_sizes | {target: length * env.observation_sizes[source]}
 
@@ -149,6 +148,12 @@ class ScaledActions(Wrapper):
             same = np.allclose(np.minimum(*images), low) and np.allclose(np.maximum(*images), high)
             require(same, "their own mirror image", f"the bounds of the actions of {self.name}", self.bounds)
         return mirror
+
+
+def require_observation(env: Environment, name: str) -> None:
+    """Raise `ValueError` if the environment has no observation of this name."""
+    known = sorted(env.observation_sizes)
+    require(name in known, f"one of {', '.join(known)}, those of {env.name}", "observations", name)
 
 
 def wrapped(env: Environment, options: View) -> Environment:

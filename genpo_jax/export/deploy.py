@@ -21,7 +21,7 @@ from genpo_jax.envs.mujoco_model import step_seconds
 from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
 from genpo_jax.envs.wrappers import from_units
 from genpo_jax.export.standalone import OnnxPolicy, describe
-from genpo_jax.runs.environment import Recorded, importable_name, whole_run
+from genpo_jax.runs.environment import Recorded, check_drawn, importable_name, whole_run, with_physics
 from genpo_jax.runs.evaluate import check_imperfect
 from genpo_jax.runtime import compiler_options
 
@@ -109,10 +109,11 @@ def deploy(
     description = describe(folder)
     action, trained = description["action"], description["trained"]
     made, used = _environment(folder, description["environment"], env, backend, trust)
-    trained_physics = description["environment"].get("physics", ())
-    made = envs.varied(made, physics) if physics else envs.nominal(made, trained_physics)
-    _check_sizes(description, made)
     options = _options(description)
+    if physics:
+        check_drawn(options.observations, options.physics, physics, folder)
+    made = with_physics(made, options, physics=physics)
+    _check_sizes(description, made)
     if imperfect:
         check_imperfect(options, folder)
     batch = EpisodeEnv.of(made, options, imperfect=imperfect)
@@ -221,8 +222,14 @@ def _options(description: dict[str, Any]) -> EnvConfig:
         action_high=tuple(action["high"]),
         reward=description["environment"]["reward"],
         squash="clip",
-        **_as_tuples(description["environment"].get("imperfections", {})),
+        **_as_tuples(_randomized(description["environment"])),
     )
+
+
+def _randomized(environment: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of drawn physics and of an imperfect robot; earlier exports do not have all of them."""
+    names = ("physics", "physics_variants", "physics_seed")
+    return environment.get("imperfections", {}) | {name: environment[name] for name in names if name in environment}
 
 
 def _as_tuples(values: dict[str, Any]) -> dict[str, Any]:

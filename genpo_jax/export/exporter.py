@@ -236,6 +236,8 @@ def _describe_environment(config: Config, record: dict[str, Any], env: Any) -> d
         "reward": options.reward,
         "episode_length": options.episode_length or record["default_episode_length"],
         "physics": list(options.physics),
+        "physics_variants": options.physics_variants,
+        "physics_seed": options.physics_seed,
         "imperfections": options.imperfections,
     }
     return described | {"deploy": deploy_note(described)}

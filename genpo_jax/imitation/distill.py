@@ -8,7 +8,7 @@ from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.presets import Layer, apply, distill_preset, parse_method
 from genpo_jax.runs.callbacks import Callback
-from genpo_jax.runs.environment import named_environment
+from genpo_jax.runs.environment import check_drawn, named_environment
 from genpo_jax.runs.folder import check_run_dir, saved_config
 from genpo_jax.runs.load import folder_of
 from genpo_jax.runs.run import Run, train
@@ -63,6 +63,9 @@ def distill(
         check_run_dir(Path(run_dir), resume)
     teachers = [folder_of(Path(folder), None) for folder in folders]
     config = distill_config(saved_config(teachers[0]), method, settings, len(teachers))
+    for teacher in map(saved_config, teachers):
+        seen = teacher.env_options
+        check_drawn(seen.observations, seen.physics, config.env_options.physics, f"a teacher ({teacher.env})")
     env, config = named_environment(teachers[0], config, env, trust)
     return train(env, config, run_dir, teachers=teachers, **shown)
 

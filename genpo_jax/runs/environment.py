@@ -16,6 +16,7 @@ from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.config import Config, EnvConfig
 from genpo_jax.envs import Environment
+from genpo_jax.envs.base import CRITIC_OBS
 from genpo_jax.envs.names import backends_of, module_of, unknown_environment
 from genpo_jax.runs.folder import read_config, read_json, saved_config
 
@@ -176,7 +177,7 @@ def environment_of(
         environment, options = envs.as_environment(env), saved_config(run_dir).env_options
         if randomize and not (physics or options.physics):
             return envs.randomized(environment)
-        return _with_physics(environment, options, randomize, physics)
+        return with_physics(environment, options, randomize, physics)
     recorded, config = Recorded.of_run(run_dir), saved_config(run_dir)
     name = importable_name(recorded, env, trust)
     own = env in (None, recorded.name, recorded.path)
@@ -184,14 +185,36 @@ def environment_of(
     by_itself = randomize and not (physics or (own and options.physics))
     overrides = options.playground_config if own else ()
     made = envs.make(name, backend or (config.backend if own else None), by_itself, overrides)
-    return made if by_itself else _with_physics(made, options, randomize, physics)
+    return made if by_itself else with_physics(made, options, randomize, physics)
 
 
-def _with_physics(env: Environment, options: EnvConfig, randomize: bool, physics: Sequence[str]) -> Environment:
-    """Return an environment with given physics, that of the training, or nominal physics with its observations."""
+def with_physics(
+    env: Environment, options: EnvConfig, randomize: bool = False, physics: Sequence[str] = ()
+) -> Environment:
+    """Return an environment with given physics, that of the training, or nominal physics with its observations.
+
+    The variants of given physics are not those of the training.
+    """
     if physics:
         return envs.varied(env, physics, options.physics_variants, options.physics_seed + 1)
     return envs.as_trained(env, options) if randomize else envs.nominal(env, options.physics)
+
+
+def check_drawn(observations: str, trained: Sequence[str], physics: Sequence[str], policy: str | Path) -> None:
+    """Check that a policy sees in `privileged_state` the drawn quantities that it was trained with, in their order.
+
+    Args:
+        observations: name of the observation that the policy sees.
+        trained: physics of its training, see `EnvConfig.physics`.
+        physics: physics that it is used with.
+        policy: the policy, for messages.
+
+    Raises:
+        ValueError: if the policy sees `privileged_state` and the quantities differ.
+    """
+    before, now = ([item.rpartition("=")[0] for item in items] for items in (trained, physics))
+    rule = f"{' '.join(before) or 'absent'}, as in training, because the policy sees them in {CRITIC_OBS}"
+    require(observations != CRITIC_OBS or before == now, rule, f"the quantities of physics for {policy}", " ".join(now))
 
 
 def whole_run(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.base import ACTOR_OBS, succeeded
 from genpo_jax.policy import TrainedPolicy
-from genpo_jax.runs.environment import environment_of
+from genpo_jax.runs.environment import check_drawn, environment_of
 from genpo_jax.runs.folder import saved_config
 from genpo_jax.runs.load import CheckpointName, folder_of, load
 from genpo_jax.runtime import compiler_options
@@ -67,6 +67,8 @@ def evaluate(
     options = policy.spec.seen(config.env_options)
     if imperfect:
         check_imperfect(options, run_dir)
+    if physics:
+        check_drawn(options.observations, options.physics, physics, run_dir)
     raw = environment_of(run_dir, env, backend, randomize, physics=physics, trust=trust)
     batch = EpisodeEnv.of(raw, options, imperfect=imperfect)
     results = evaluate_policy(policy, batch, episodes, noise, start_seed, compiler_options(config.fusion_emitters))

@@ -12,7 +12,6 @@ from jax import Array
 from genpo_jax import normalizer
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState
-from genpo_jax.envs.teachers import observed_by_teachers
 from genpo_jax.normalizer import RewardScale, RunningMoments
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runtime import compiler_options
@@ -54,12 +53,10 @@ class Trainer:
 
     def __init__(self, env: Environment, config: Config, teachers: tuple[TrainedPolicy, ...] = ()) -> None:
         self.config = config
-        if teachers:
-            env = observed_by_teachers(env, [teacher.spec for teacher in teachers])
-        options = config.env_options
-        self.env = EpisodeEnv.of(env, options, imperfect=True)
+        options, views = config.env_options, [teacher.spec for teacher in teachers]
+        self.env = EpisodeEnv.of(env, options, imperfect=True, teachers=views)
         perfect = bool(options.imperfections) and not options.imperfect_evals
-        self.evaluation_env = EpisodeEnv.of(env, options) if perfect else self.env
+        self.evaluation_env = EpisodeEnv.of(env, options, teachers=views) if perfect else self.env
         self.mesh = sharding.make_mesh()
         self.env.reserve(config.num_seeds * -(-config.env_options.num_envs // self.mesh.size))
         self.algorithm = self._algorithm()

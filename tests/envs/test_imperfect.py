@@ -1,4 +1,5 @@
 from dataclasses import replace
+from types import SimpleNamespace
 
 import chex
 import jax
@@ -30,9 +31,9 @@ class Counter:
 ACTIONS = np.linspace(0.1, 0.9, 9, dtype=np.float32)
 
 
-def played(options, num_envs=1, imperfect=True, env=None):
+def played(options, num_envs=1, imperfect=True, env=None, **kwargs):
     """Return observations `[T + 1, B, n]` by name and rewards `[T, B]` of nine policy calls."""
-    episodes = EpisodeEnv.of(env or Counter(), replace(options, squash="clip"), imperfect=imperfect)
+    episodes = EpisodeEnv.of(env or Counter(), replace(options, squash="clip"), imperfect=imperfect, **kwargs)
 
     def play(keys):
         def step(state, action):
@@ -54,6 +55,16 @@ def test_a_delay_of_two_executes_the_action_and_shows_the_observation_of_two_ste
     np.testing.assert_array_equal(seen["state"][:7, 0, 0], [0, 0, 0, 1, 2, 3, 4])
     # The critic sees the present.
     np.testing.assert_array_equal(seen["privileged_state"][:7, 0, 0], [0, 1, 2, 3, 4, 5, 6])
+
+
+# A teacher that sees its last two privileged observations.
+TEACHER = SimpleNamespace(history=2, observations="privileged_state")
+
+
+def test_a_teacher_sees_the_present_and_the_action_taken_is_the_one_before_its_delay():
+    seen, _ = played(EnvConfig(action_delay="2", obs_delay="2", obs_noise=1.0), teachers=[TEACHER])
+    np.testing.assert_array_equal(seen["teacher_0"][:6, 0, ::2], [[0, 0], [0, 1], [1, 2], [2, 3], [3, 4], [4, 5]])
+    np.testing.assert_array_equal(seen["teacher_taken"][:6, 0, 0], [0, *ACTIONS[:5]])
 
 
 def test_delays_of_a_range_differ_between_episodes_and_stay_within_one():
@@ -115,6 +126,12 @@ def test_a_push_changes_the_velocity_of_its_joint_after_each_interval(arm):
     assert [change > 0 for change in changes] == [False, False, True, False, True, False]
     before = arm.pushed(state.env_state, jnp.asarray([0.0, 3.0])).data.qvel - state.env_state.data.qvel
     np.testing.assert_array_equal(before, [0, 3])
+
+
+def test_a_robot_with_teachers_is_pushed(arm):
+    teacher = SimpleNamespace(history=2, observations="state")
+    episodes = EpisodeEnv.of(arm, EnvConfig(push=("elbow=3",), history=2), imperfect=True, teachers=[teacher])
+    assert set(episodes.metric_names) == {"success"}
 
 
 def test_a_free_body_is_pushed_along_the_ground():

@@ -11,6 +11,7 @@ from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv, make, varied
 from genpo_jax.envs.mirror import Mirror, unchanged
 from genpo_jax.envs.physics import Physics
+from genpo_jax.runs.environment import check_drawn, with_physics
 from genpo_jax.runtime import compiler_options
 
 GRAVITY, FRICTION, MASS, INERTIA = 9.81, 0.4, 2.0, 0.02
@@ -232,6 +233,7 @@ def test_only_factors_of_everything_keep_a_symmetry():
         ("gain:arm=0.5:2", "there is no actuator 'arm' in the model; the model has motor, servo"),
         ("mass=2:0.5", "the range of mass must be LOW:HIGH with LOW <= HIGH, or one number, got '2:0.5'"),
         ("mass=heavy", "the range of mass must be LOW:HIGH with LOW <= HIGH, or one number, got 'heavy'"),
+        ("mass", "physics must be QUANTITY=RANGE, got 'mass'"),
         ("mass=0:1", "the range of mass must be a positive factor, got '0:1'"),
         ("damping:cart=0.5:2", "physics must be a quantity that is not zero in the model, got 'damping:cart'"),
         ("size:floor=0.5:2", "physics must be a quantity that is not zero in the model, got 'size:floor'"),
@@ -241,6 +243,23 @@ def test_what_cannot_be_drawn_is_refused(item, message):
     with pytest.raises(ValueError) as error:
         machines("c").varied((item,), 2)
     assert message in str(error.value)
+
+
+def test_a_policy_that_sees_the_drawn_numbers_is_used_only_with_the_same_quantities_in_the_same_order():
+    trained = ("mass:cart=0.5:2", "gain=0.9:1.1")
+    check_drawn("privileged_state", trained, ("mass:cart=0.1:5", "gain=1"), "runs/a")
+    check_drawn("state", trained, ("friction=0.5:2",), "runs/a")
+    message = "for runs/a must be mass:cart gain, as in training, .* privileged_state, got 'gain mass:cart'"
+    with pytest.raises(ValueError, match=message):
+        check_drawn("privileged_state", trained, ("gain=0.9:1.1", "mass:cart=0.5:2"), "runs/a")
+    with pytest.raises(ValueError, match="must be absent, .* got 'gain'"):
+        check_drawn("privileged_state", (), ("gain=0.9:1.1",), "runs/a")
+
+
+def test_given_physics_has_other_variants_than_the_training():
+    options = EnvConfig(physics=("mass:cart=0.5:2",), physics_variants=3, physics_seed=5)
+    drawn = with_physics(machines("c"), options, physics=options.physics).physics.drawn["mass:cart"]
+    np.testing.assert_array_equal(drawn, machines("c").varied(options.physics, 3, 6).physics.drawn["mass:cart"])
 
 
 def test_settings_that_do_not_fit_are_refused(task):
