@@ -75,7 +75,7 @@ TASK: dict[str, Layer] = {
         "method": {"initial_std": 0.25},
         # With a discount of .99 from the beginning it learns to stand, because the bonus for being alive is certain. A
         # short horizon makes it walk; a longer one later keeps it on its feet. The learning rate is close to where it
-        # settles: from 5e-4, the KL of the first updates is ten times the target. Without mirror images, some seeds walk
+        # settles: from 5e-4, the KL of the first updates is ten times the target. Without mirror images some seeds walk
         # late or not at all.
         "ppo": {"learning_rate": 1e-4, "gamma": 0.97, "final_gamma": 0.99, "mirror": True},
     },
