@@ -375,6 +375,7 @@ print(checkpointer.steps())
 """
 
 
+@pytest.mark.ci
 def test_a_save_on_a_full_disk_raises_the_system_error_leaves_nothing_and_can_be_repeated(tmp_path):
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, timeout=120)
     assert done.stdout.splitlines() == [f"{errno.EFBIG} [1] ['1']"] * 3 + ["[1, 5]"], done.stderr
@@ -411,6 +412,7 @@ checkpointer.save(step, make(2), {"n": 2})
 """
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(("step", "moment"), [(200, "arrays"), (200, "manifest"), (100, "manifest")])
 def test_after_a_kill_during_a_save_the_previous_checkpoint_is_restored_and_saving_works(tmp_path, step, moment):
     command = [sys.executable, "-c", KILLED_DURING_SAVE, str(tmp_path), str(step), moment]
@@ -442,6 +444,7 @@ assert len(restored["x"].sharding.device_set) == len(restored["keys"].sharding.d
 """
 
 
+@pytest.mark.ci
 def test_a_checkpoint_of_four_devices_is_restored_on_one(tmp_path):
     environment = os.environ | {
         "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4",

@@ -27,6 +27,8 @@ from genpo_jax.training.extensions import Distillation, Update, extensions_of
 from genpo_jax.training.extensions.distillation import TEACHER
 from genpo_jax.training.trainer import Trainer
 
+pytestmark = pytest.mark.ci
+
 # An episode is longer than a rollout: an environment that ends twice in a rollout starts twice from the same state.
 T, B, UPDATES, LIMIT = 16, 12, 3, 17
 COEF, SPREAD = 0.7, 0.4
@@ -290,7 +292,6 @@ TINY = {
 STEPS = 64
 
 
-@pytest.mark.ci
 def test_a_student_is_resumed_used_and_exported_without_the_folder_of_its_teacher(tmp_path):
     config = replace(
         config_of(policy_coef=1.0, distill_coef=0.0, distill_std=None),
@@ -331,7 +332,6 @@ def test_a_student_is_resumed_used_and_exported_without_the_folder_of_its_teache
     assert run.policy.spec.history == 2 and not (tmp_path / "tuned" / "teachers.json").exists()
 
 
-@pytest.mark.ci
 def test_a_policy_with_a_privileged_observation_is_played_collected_and_deployed(tmp_path):
     from genpo_jax.cli import main
     from genpo_jax.data import read

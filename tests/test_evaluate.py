@@ -77,9 +77,9 @@ def test_fixed_noise_is_drawn_once_for_each_episode():
             return noise[:, 0], carry
 
     actor = policy_actor(Echo(), 5, "fixed")
-    carry = actor.start(jax.random.key(0))
-    carry, first = actor.act(carry, {}, jax.random.key(1))
-    _, second = actor.act(carry, {}, jax.random.key(2))
+    carry, obs = actor.start(jax.random.key(0)), {"state": jax.numpy.zeros((10, 1))}
+    carry, first = actor.act(carry, obs, jax.random.key(1))
+    _, second = actor.act(carry, obs, jax.random.key(2))
     np.testing.assert_array_equal(first, second)
     assert len(np.unique(first)) == 10
 

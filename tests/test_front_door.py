@@ -272,6 +272,7 @@ def test_an_unknown_public_name_is_an_attribute_error():
     assert set(genpo_jax.__all__) <= set(dir(genpo_jax))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["train", "load", "make_env('ring')"])
 def test_a_missing_package_is_reported_with_the_extra_that_installs_it(name):
     missing = "optax" if name == "train" else "flax"

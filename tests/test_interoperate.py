@@ -24,6 +24,8 @@ from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.callbacks import Callback, WandbLogger
 from genpo_jax.runs.folder import read_config
 
+pytestmark = pytest.mark.ci
+
 
 class Recorder(Callback):
     """Records its calls, and raises in those that `fails` names."""
@@ -135,7 +137,6 @@ def pendulum():
     return env, config, TrainedPolicy(spec, nnx.state(spec.build(), nnx.Param), None)
 
 
-@pytest.mark.ci
 def test_a_page_is_written_at_every_second_evaluation(pendulum, tmp_path):
     from genpo_jax.viewing.during_training import PlayPages
 
@@ -198,7 +199,6 @@ env.close()
 """
 
 
-@pytest.mark.ci
 def test_our_environment_is_drawn_for_gymnasiums_video(tmp_path):
     pytest.importorskip("mujoco.batch")
     # Gymnasium writes videos by moviepy.

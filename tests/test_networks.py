@@ -39,6 +39,7 @@ def test_mish_has_a_second_derivative():
     np.testing.assert_allclose(second, jax.vmap(jax.grad(jax.grad(jax.nn.mish)))(jnp.linspace(-5, 5, 11)), atol=1e-5)
 
 
+@pytest.mark.ci
 def test_a_skip_adds_x_scaled_by_a_function_of_time_and_nothing_at_first():
     networks, obs, x = NetworksConfig(), jnp.ones((5, 3)), jax.random.normal(jax.random.key(0), (5, 6))
     plain, skip = (

@@ -16,6 +16,8 @@ from genpo_jax.training import ppo
 from genpo_jax.training.extensions.cloning import INITIAL
 from genpo_jax.training.trainer import Trainer
 
+pytestmark = pytest.mark.ci
+
 # An odd number of environments forms one group, so that a batch has the order [2 T, B].
 T, B, UPDATES = 16, 7, 3
 GAMMA, LAMBDA, BC = 0.9, 0.8, 0.6

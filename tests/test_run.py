@@ -52,7 +52,8 @@ def share_programs():
     """Share the programs of runs with the same settings within this process."""
     trainers, evaluators = {}, {}
 
-    def trainer(env, config):
+    def trainer(env, config, teachers):
+        assert not teachers
         key = type(env), replace(config, **NOT_COMPILED)
         trainers[key] = trainers.get(key) or Trainer(env, config)
         made = copy.copy(trainers[key])

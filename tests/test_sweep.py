@@ -14,6 +14,8 @@ from genpo_jax.runs.health import SickRunError
 from genpo_jax.runs.search_space import parse_space, with_values
 from genpo_jax.runs.sweep import Sweep, options_of
 
+pytestmark = pytest.mark.ci
+
 CONFIG = Config(env="fast", num_evals=4, method=sized((8,)), ppo=PPOConfig(num_epochs=4))
 TUNE = ("learning_rate=1e-5:1e-3:log", "num_epochs=2:6")
 
@@ -136,7 +138,6 @@ def test_a_sweep_with_other_settings_is_refused_in_the_same_folder(runs, tmp_pat
         Sweep(replace(CONFIG, seed=5), ["num_epochs=2:5"], tmp_path).run(2)
 
 
-@pytest.mark.ci
 def test_success_is_the_objective_where_there_is_one(runs, tmp_path):
     with pytest.raises(ValueError, match="objective must be return: the environment reports no success"):
         made(tmp_path / "none", objective="success").run(1)
@@ -181,7 +182,6 @@ def test_a_sweep_needs_evaluations_and_a_search_space(tmp_path):
         Sweep(CONFIG, [], tmp_path)
 
 
-@pytest.mark.ci
 def test_the_command_trains_prints_the_trials_and_the_command_of_the_best(tmp_path, capsys):
     from genpo_jax.cli import main
 

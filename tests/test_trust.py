@@ -23,6 +23,8 @@ from genpo_jax.runs.environment import Recorded, environment_of, importable_name
 from genpo_jax.runs.evaluate import evaluate
 from genpo_jax.runs.folder import read_config, saved_config
 
+pytestmark = pytest.mark.ci
+
 CONFIG = Config(
     num_timesteps=64,
     updates_per_chunk=1,
@@ -198,7 +200,6 @@ def demonstrations(env):
     return dataclasses.replace(Demonstrations(episodes, {"state": 1}), env=env)
 
 
-@pytest.mark.ci
 def test_pretraining_imports_no_module_that_the_data_or_the_run_to_resume_names(foreign, tmp_path, caplog):
     settings = PretrainConfig(num_updates=1, updates_per_chunk=1, batch_size=2, sizes=(4,), policy="gaussian")
     left_out = genpo_jax.pretrain(demonstrations("foreign:Arm"), settings, tmp_path / "without", progress=False)
@@ -217,7 +218,6 @@ def test_pretraining_imports_no_module_that_the_data_or_the_run_to_resume_names(
         genpo_jax.pretrain(demonstrations(""), settings, tmp_path / "run", resume=True, env="probes:ConstantEnv")
 
 
-@pytest.mark.ci
 def test_a_run_on_an_object_is_resumed_and_evaluated_by_the_path_of_its_class(trained, tmp_path, capsys):
     run = shutil.copytree(trained, tmp_path / "run")
     cli.main(["train", "--run-dir", str(run), "--resume", "--env", "probes:TargetEnv", *LONGER])
@@ -233,7 +233,6 @@ def test_a_run_on_an_object_is_resumed_and_evaluated_by_the_path_of_its_class(tr
     assert repr(again) == f"gaussian on target, seed 0\n128 of 128 env steps, done\nfolder {run}"
 
 
-@pytest.mark.ci
 def test_a_stopped_run_names_the_command_that_continues_it(trained, tmp_path, monkeypatch, capsys):
     run = shutil.copytree(trained, tmp_path / "a run")
     monkeypatch.setattr("genpo_jax.runs.session.any_process", lambda flag: True)

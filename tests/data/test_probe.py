@@ -1,6 +1,5 @@
 """Damaged HDF5 files on which the library itself does not return are refused."""
 
-import h5py
 import pytest
 import tiny_sets
 
@@ -9,15 +8,7 @@ from genpo_jax.data import hdf5, read
 
 def test_a_file_on_which_the_library_loops_forever_is_refused(tmp_path, monkeypatch):
     path = tiny_sets.robomimic(tmp_path / "demos.hdf5")
-    with h5py.File(path, "r+") as file:
-        file["data"].attrs["note"] = "x" * 20
-    damaged = bytearray(path.read_bytes())
-    # In the heap of texts, the second object gets a number that no object before it has.
-    heap = damaged.index(b"GCOL")
-    first_size = int.from_bytes(damaged[heap + 24 : heap + 32], "little")
-    second = heap + 16 + 16 + -(-first_size // 8) * 8
-    damaged[second] = 159
-    path.write_bytes(damaged)
+    monkeypatch.setattr(hdf5, "PROBE", "while True: pass")
     monkeypatch.setattr(hdf5, "PROBE_SECONDS", 1.0)
     with pytest.raises(ValueError, match="the HDF5 library does not finish visiting it in 1 s; it is damaged") as error:
         read(path)

@@ -25,6 +25,8 @@ from genpo_jax.runs.environment import Recorded, importable_name  # noqa: E402
 from genpo_jax.runs.evaluate import evaluate_policy  # noqa: E402
 from genpo_jax.training.trainer import Trainer  # noqa: E402
 
+pytestmark = pytest.mark.ci
+
 
 class Counting(gymnasium.Env):
     """Counts steps: observation [n, start, action], reward n; `start` is random, so it identifies the reset.
@@ -136,7 +138,6 @@ def test_a_termination_at_the_time_limit_is_a_termination():
     assert seen.terminated[1].all() and not seen.truncated.any()
 
 
-@pytest.mark.ci
 def test_the_own_time_limit_of_an_environment_becomes_that_of_the_run():
     # Gymnasium's Pendulum is truncated at step 200, by its wrapper TimeLimit.
     env = envs.make("gymnasium:Pendulum-v1")
@@ -167,7 +168,6 @@ def test_only_ended_episodes_restart():
     assert seen.whole.sum() == (limits == 6).sum()
 
 
-@pytest.mark.ci
 def test_equal_keys_give_equal_episodes_whatever_was_simulated_before():
     env, state, step = episodes(terminate_at=2, num=3)
     _, once = play(step, state, 5)
@@ -344,7 +344,6 @@ def counting_run(tmp_path_factory):
     return env, genpo_jax.train(env, CONFIG, tmp_path_factory.mktemp("counting") / "run", progress=False)
 
 
-@pytest.mark.ci
 def test_a_run_trains_and_evaluates(counting_run):
     env, run = counting_run
     # Every episode has the rewards 1, 2, 3 and 4.
@@ -355,7 +354,6 @@ def test_a_run_trains_and_evaluates(counting_run):
     assert results["zero"]["return"] == 10.0 and results["random"]["success"] == 1.0
 
 
-@pytest.mark.ci
 def test_a_resumed_run_starts_new_episodes_and_reports_this(counting_run, caplog):
     _, run = counting_run
     fresh = GymnasiumEnvironment(partial(Counting, terminate_at=4, succeed_at=4))
@@ -377,7 +375,6 @@ def test_the_value_of_a_truncated_episode_is_that_of_its_true_final_observation(
     assert limits.sum() == 8 * 2 and (final[limits] == 3).all()
 
 
-@pytest.mark.ci
 def test_several_seeds_in_one_program_are_those_of_single_runs():
     def trained(seeds):
         env = GymnasiumEnvironment(partial(Counting, terminate_at=4))
@@ -389,7 +386,6 @@ def test_several_seeds_in_one_program_are_those_of_single_runs():
         np.testing.assert_allclose(a[1:], b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.ci
 def test_simulators_in_processes_give_the_same_episodes():
     def observations(name):
         env = of(envs.make(name), 3)
@@ -400,7 +396,6 @@ def test_simulators_in_processes_give_the_same_episodes():
     np.testing.assert_array_equal(observations("gymnasium:Pendulum-v1,processes=True"), here)
 
 
-@pytest.mark.ci
 def test_a_pendulum_is_trained_from_the_command_line(tmp_path):
     folder = tmp_path / "run"
     arguments = ["--env", "gymnasium:Pendulum-v1", "--num-timesteps", "4096", "--num-evals", "1", "--eval-envs", "2"]

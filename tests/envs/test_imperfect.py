@@ -15,6 +15,8 @@ from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.imperfect import LateActions, LateObservations, NoisyObservations, Pushed
 from genpo_jax.training.trainer import Trainer
 
+pytestmark = pytest.mark.ci
+
 
 class Counter:
     """Observes the number of its steps, and the last action, which is also the reward."""
@@ -221,7 +223,6 @@ def test_evaluations_in_training_have_a_perfect_robot_unless_asked_for(arm):
     assert asked.evaluation_env is asked.env
 
 
-@pytest.mark.ci
 def test_a_run_resumes_bit_identically_and_is_evaluated_with_what_is_asked_for(tmp_path):
     whole = genpo_jax.train(Arm("c"), config(), tmp_path / "whole", progress=False)
     genpo_jax.train(Arm("c"), replace(config(), num_timesteps=256), tmp_path / "half", progress=False)

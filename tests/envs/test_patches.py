@@ -17,6 +17,7 @@ def test_clip_accepts_its_old_names_only_inside_the_patch():
         jnp.clip(x, a_max=1.0)
 
 
+@pytest.mark.ci
 def test_a_missing_warp_prints_nothing_to_stdout():
     code = (
         "import sys; sys.modules['warp'] = None; from genpo_jax.envs.patches import import_mjx;"

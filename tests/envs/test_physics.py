@@ -14,6 +14,8 @@ from genpo_jax.envs.physics import Physics
 from genpo_jax.runs.environment import check_drawn, with_physics
 from genpo_jax.runtime import compiler_options
 
+pytestmark = pytest.mark.ci
+
 GRAVITY, FRICTION, MASS, INERTIA = 9.81, 0.4, 2.0, 0.02
 # Six machines without a common contact. The elliptic cone makes the friction of the sled exact.
 MACHINES = f"""
@@ -123,7 +125,6 @@ def test_each_quantity_changes_the_motion_as_its_formula_says(backend):
 RANGES = ("friction=0.5:2", "mass:cart=0.5:2", "damping=0.5:2", "gain=0.5:2", "com:arm=-0.1:0.1", "size:ball=1:1.2")
 
 
-@pytest.mark.ci
 @pytest.mark.parametrize("backend", ["mjx", "warp"])
 def test_the_same_variant_moves_in_the_same_way_on_every_engine(backend):
     if backend == "warp":

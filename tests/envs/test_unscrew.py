@@ -11,6 +11,8 @@ from genpo_jax.envs.mjcf import View
 from genpo_jax.envs.tasks.unscrew import HEIGHT, NUM_FINGERS, PITCH, Turning, Unscrew
 from genpo_jax.runtime import compiler_options
 
+pytestmark = pytest.mark.ci
+
 
 @pytest.fixture(scope="module")
 def task():
@@ -181,7 +183,6 @@ def test_a_fingertip_that_presses_on_the_nut_feels_it(task, step, start):
     np.testing.assert_array_equal(force[1:], 0)
 
 
-@pytest.mark.ci
 def test_both_engines_turn_the_nut_alike(task, start):
     # All fingertips move back, then to the nut, and turn it. They reach it in the sixth step.
     approach = [[-1.0, 0.5, 0.0], [-0.6, 0.0, 0.0], [0.0, -1.0, 0.0], [0.0, -0.6, 0.0]]

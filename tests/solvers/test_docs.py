@@ -7,6 +7,8 @@ from pathlib import Path
 import jax
 import pytest
 
+pytestmark = pytest.mark.ci
+
 PAGE = Path(__file__).parents[2] / "docs" / "solvers.md"
 IMPORTS, *BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
 OPTIONAL = ("equinox", "haiku")
