@@ -127,7 +127,6 @@ class EnvConfig:
         require(fits, "finite numbers, as many as of action_high", "action_low", low)
         require(all(a <= b for a, b in zip(low, high, strict=True)), f"<= action_high = {high}", "action_low", low)
         # A single coordinate is constant in some demonstrations.
-        require(low != high, f"below action_high = {high} in at least one coordinate", "action_low", low)
 
     def _check_randomization(self) -> None:
         for name in ("physics", "push"):

@@ -88,6 +88,13 @@ def without_clock(lines):
     return [{k: v for k, v in line.items() if not k.startswith("time/") and k != "wall_seconds"} for line in lines]
 
 
+def test_bounds_between_which_no_action_fits_are_refused(tmp_path):
+    options = EnvConfig(num_envs=4, action_low=(1.0,), action_high=(1.0,))
+    with pytest.raises(ValueError, match=r"action_low must be below action_high in at least one .* got \(1.0,"):
+        genpo_jax.train("ring", Config(env_options=options), run_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_writes_config_metrics_curve_events_and_checkpoints(tmp_path):
     run = train(CONFIG, tmp_path)
     lines = read_metrics(tmp_path / "metrics.jsonl")

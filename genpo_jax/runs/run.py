@@ -10,6 +10,7 @@ import jax
 from flax import nnx
 
 from genpo_jax import envs
+from genpo_jax.checks import require
 from genpo_jax.config import Config, flat_settings
 from genpo_jax.envs import Environment
 from genpo_jax.envs.contract import check_environment, check_first_step
@@ -241,6 +242,9 @@ def train(
         nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
         environment = environment or envs.make_from(config)
         origin["env_factory"] = envs.factory_path(config.env)
+        bounds = config.env_options.action_low, config.env_options.action_high
+        moves = bounds[0] is None or bounds[0] != bounds[1]
+        require(moves, "below action_high in at least one coordinate", "action_low", bounds[0])
         # A simulator of Gymnasium is checked when it is made.
         if backends_of(config.env) is None:
             check_environment(environment)
