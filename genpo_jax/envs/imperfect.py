@@ -182,10 +182,8 @@ class LateState(PyTreeNode):
         return self.recent[len(self.recent) - 1 - self.delay]
 
 
-class LateActions(Wrapper):
-    """An environment that executes an action some steps after it was given.
-
-    Until the first action of an episode is due again, it is executed without delay: there is none before it.
+class Late(Wrapper):
+    """An environment with a delay.
 
     Args:
         env: the environment.
@@ -195,6 +193,13 @@ class LateActions(Wrapper):
     def __init__(self, env: Environment, delay: str) -> None:
         super().__init__(env)
         self.delay = delay
+
+
+class LateActions(Late):
+    """An environment that executes an action some steps after it was given.
+
+    Until the first action of an episode is due again, it is executed without delay: there is none before it.
+    """
 
     def reset(self, key: Array) -> tuple[LateState, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""
@@ -209,17 +214,8 @@ class LateActions(Wrapper):
         return state.replace(env_state=env_state), obs, reward, terminated, metrics
 
 
-class LateObservations(Wrapper):
-    """An environment whose actor sees the observation of some steps ago, or the first one of the episode.
-
-    Args:
-        env: the environment.
-        delay: range of the delay in env steps, drawn per episode.
-    """
-
-    def __init__(self, env: Environment, delay: str) -> None:
-        super().__init__(env)
-        self.delay = delay
+class LateObservations(Late):
+    """An environment whose actor sees the observation of some steps ago, or the first one of the episode."""
 
     def reset(self, key: Array) -> tuple[LateState, Observation]:
         """Return a fresh `(state, observation)` for a typed PRNG key."""

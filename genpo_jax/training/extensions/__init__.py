@@ -14,10 +14,7 @@ from genpo_jax.training.extensions.mirror import MirrorImages
 from genpo_jax.training.extensions.value_warmup import ValueWarmup
 
 # In the order in which their hooks run: `MirrorImages` also mirrors the data that the extensions before it add.
-EXTENSIONS: tuple[type[Extension], ...] = (
-    *(Entropy, InitialKL, Cloning, Distillation),
-    *(MirrorImages, ValueWarmup),
-)
+EXTENSIONS: tuple[type[Extension], ...] = (Entropy, InitialKL, Cloning, Distillation, MirrorImages, ValueWarmup)
 
 __all__ = [
     "EXTENSIONS",

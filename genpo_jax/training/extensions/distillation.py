@@ -102,12 +102,9 @@ class Distillation(Extension):
         """Add the labels `[T, B, ...]` of the visited states."""
         # `Cloning` uses children 0 and 1.
         label_key, noise_key = jax.random.split(update.key, 4)[2:]
-        numbers = range(len(self.teachers))
-        if self.sampled:
-            keys = jax.random.split(label_key, len(self.teachers))
-            actions = jnp.stack([self._actions(update, i, keys[i]) for i in numbers])
-        else:
-            actions = jnp.stack([self._actions(update, i) for i in numbers])
+        count = len(self.teachers)
+        keys = jax.random.split(label_key, count) if self.sampled else [None] * count
+        actions = jnp.stack([self._actions(update, i, keys[i]) for i in range(count)])
         chosen = self._turns(update).argmax(axis=-1)
         action = jnp.take_along_axis(actions, chosen[None, ..., None], axis=0)[0]
         num_draws = 1 if isinstance(update.config.method, Gaussian) else NUM_DRAWS
