@@ -97,3 +97,59 @@ def test_a_task_that_mjx_simulates_as_nonsense_is_refused():
     Rigid("c")
     with pytest.raises(ValueError, match="backend mjx and MuJoCo's C engine differ in one physics step of arm: qpos"):
         Rigid("mjx")
+
+
+SENSED = """
+<mujoco><option timestep="0.005"/><asset><material name="paint"/></asset>
+<worldbody><geom name="floor" type="plane" size="1 1 .1"/><camera name="eye" pos="0 -1 1"/>
+<body name="b" pos="0 0 .12"><joint type="slide" axis="0 0 1"/>
+<joint name="turn" axis="0 1 0" range="-20 20" limited="true"/>
+<geom name="g" size=".1" mass="1"/><site name="a" size=".12"/><site name="down" pos="0 0 .2" zaxis="0 0 -1"/>
+<body name="arm" pos=".2 0 .1"><joint name="ball" type="ball"/><geom name="tip" size=".05"/><site name="t"/></body>
+</body></worldbody>
+<tendon><spatial name="cord"><site site="a"/><site site="t"/></spatial></tendon>
+<actuator><motor name="motor" joint="turn" ctrlrange="-5 5"/><motor tendon="cord" ctrlrange="-1 1"/></actuator>
+<sensor>%s</sensor></mujoco>
+"""
+BY_ATTRIBUTES = {
+    'site="a"': "touch accelerometer velocimeter gyro force torque magnetometer",
+    'site="down"': "rangefinder",
+    'site="a" camera="eye"': "camprojection",
+    'joint="turn"': "jointpos jointvel jointactuatorfrc",
+    'joint="ball"': "ballquat ballangvel",
+    'tendon="cord"': "tendonpos tendonvel tendonactuatorfrc",
+    'actuator="motor"': "actuatorpos actuatorvel actuatorfrc",
+    'body="b"': "subtreecom subtreelinvel subtreeangmom",
+    'objtype="body" objname="arm"': "framepos framequat framexaxis framelinvel frameangvel framelinacc frameangacc",
+    'objtype="body" objname="arm" reftype="body" refname="b"': "framezaxis",
+    'geom1="g" geom2="floor" data="force"': "contact",
+    "": "clock",
+}
+REFUSED = {
+    'objtype="body" objname="arm" site="a"': "insidesite",
+    'joint="turn"': "jointlimitpos jointlimitvel jointlimitfrc",
+    'geom1="g" geom2="tip"': "distance normal fromto",
+    "": "e_potential e_kinetic",
+    'dim="2"': "user",
+}
+
+
+def sensors(table):
+    return [f'<{kind} name="{kind}" {rest}/>' for rest, kinds in table.items() for kind in kinds.split()]
+
+
+class Sensed(Rigid):
+    model = SENSED % "".join(sensors(BY_ATTRIBUTES))
+
+
+@pytest.mark.ci
+def test_every_kind_of_sensor_that_mjx_accepts_has_the_value_of_the_c_engine():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(Sensed("mjx").sensors) == 33
+
+
+@pytest.mark.parametrize("sensor", sensors(REFUSED))
+def test_every_other_kind_of_sensor_is_refused_for_mjx_by_its_name(sensor):
+    with pytest.raises(ValueError, match="mjSENS_.*use backend c"):
+        MjxEngine(mujoco.MjModel.from_xml_string(SENSED % sensor))

@@ -176,6 +176,7 @@ def arm_with(**members):
     [
         ({"control_dt": 0.012}, "control_dt of arm must be a positive multiple of the model's time step of 0.005 s"),
         ({"control_dt": 0.0}, "control_dt of arm must be a positive multiple"),
+        ({"control_dt": 0.0201}, "control_dt of arm must be a positive multiple"),
         (
             {"model": "no/such.xml"},
             "path of an MJCF file relative to the current folder /.*, got 'no/such.xml'; write Path",
@@ -226,6 +227,79 @@ def test_a_path_a_text_and_a_spec_are_the_same_task(tmp_path, arm):
         assert task.sha256["model"] == arm.sha256["model"]
     other = arm_with(model=ARM.replace("500", "400", 1))("c")
     assert other.sha256["model"] != arm.sha256["model"]
+
+
+# A tetrahedron of 0.1 m, so of 1/6 kg.
+MESH = "v 0 0 0\nv .1 0 0\nv 0 .1 0\nv 0 0 .1\nf 1 3 2\nf 1 2 4\nf 2 3 4\nf 1 4 3\n"
+SWINGING = """
+<mujoco><compiler meshdir="meshes"/><asset><mesh name="m" file="m.obj"/></asset><worldbody><body name="b">
+<joint name="j"/><geom type="mesh" mesh="m"/></body></worldbody>
+<actuator><motor joint="j" ctrlrange="-1 1"/></actuator></mujoco>
+"""
+INERTIAL = '<inertial><mass value="1"/><inertia ixx="1" iyy="1" izz="1" ixy="0" ixz="0" iyz="0"/></inertial>'
+URDF = (
+    f'<robot name="r"><link name="a">{INERTIAL}</link><link name="b">{INERTIAL}</link>'
+    '<joint name="j" type="continuous"><parent link="a"/><child link="b"/><axis xyz="0 0 1"/></joint></robot>'
+)
+
+
+@pytest.fixture
+def robot(tmp_path):
+    """Return the folder of a robot with a mesh and a file that includes it; its name has a space and an umlaut."""
+    folder = tmp_path / "ro bot ü"
+    (folder / "meshes").mkdir(parents=True)
+    (folder / "meshes" / "m.obj").write_text(MESH)
+    (folder / "robot.xml").write_text(SWINGING)
+    (folder / "outer.xml").write_text('<mujoco><include file="robot.xml"/></mujoco>')
+    (folder / "robot.urdf").write_text(URDF)
+    mujoco.mj_saveModel(mujoco.MjModel.from_xml_string(ARM), str(folder / "robot.mjb"))
+    return folder
+
+
+def attached(folder):
+    spec = mujoco.MjSpec()
+    spec.worldbody.add_frame(pos=[0, 0, 1]).attach_body(
+        mujoco.MjSpec.from_file(str(folder / "robot.xml")).body("b"), "left_", ""
+    )
+    return spec
+
+
+def from_memory(folder):
+    return mujoco.MjSpec.from_string(SWINGING, assets={"meshes/m.obj": MESH.encode(), "m.obj": MESH.encode()})
+
+
+@pytest.mark.parametrize("source", [lambda f: f / "outer.xml", attached, from_memory])
+def test_a_model_with_meshes_is_a_task_when_included_attached_or_in_memory(source, robot):
+    class Swinging(MjcfTask):
+        model = source(robot)
+        control_dt = 0.02
+
+        def observe(self, s):
+            return s.qpos
+
+        def reward(self, s, action):
+            return s.qpos[0]
+
+    task = Swinging("c")
+    np.testing.assert_allclose(task.mj_model.body_mass.sum(), 1 / 6, rtol=1e-5)
+    assert task.action_size == 1 and task.observation_sizes == {"state": 1}
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        (lambda f: SWINGING, "the model of arm does not compile: .*meshes/m.obj"),
+        (lambda f: URDF, "action_size of arm must be at least 1, got 0; add an <actuator>"),
+        (lambda f: f / "robot.urdf", "action_size of arm must be at least 1, got 0; add an <actuator>"),
+        (lambda f: f / "robot.mjb", "the model of arm does not compile: .*robot.mjb"),
+        (lambda f: mujoco.MjModel.from_xml_string(ARM), "model of arm must be a path, MJCF text or an MjSpec, got <"),
+        (lambda f: ARM.encode(), "model of arm must be a path, MJCF text or an MjSpec, got b'"),
+    ],
+)
+def test_a_model_of_another_kind_is_refused_in_one_sentence(source, message, robot):
+    with pytest.raises(ValueError, match=message) as error:
+        arm_with(model=source(robot))("c")
+    assert "\n" not in str(error.value)
 
 
 def test_the_example_is_short():

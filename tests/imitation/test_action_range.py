@@ -26,13 +26,14 @@ def test_the_extremes_of_the_training_episodes_are_the_default():
 
 
 def test_quantiles_leave_out_a_single_outlier_but_keep_a_rare_switch():
-    action = np.zeros((1001, 2))
+    action = np.zeros((1001, 3))
     action[:, 0] = np.linspace(0, 1, 1001)
-    action[7] = [1000.0, 1.0]
+    action[:, 2] = -action[:, 0]
+    action[7] = [1000.0, 1.0, -1000.0]
     low, high = np.asarray(bounds(demonstrations(action), "quantile"))
     # Quantiles .01 and .99, a quarter of .98 more on each side, within the extremes.
-    np.testing.assert_allclose(low, [0.0, 0.0])
-    np.testing.assert_allclose(high, [0.99 + 0.245, 1.0], atol=0.002)
+    np.testing.assert_allclose(low, [0.0, 0.0, -0.99 - 0.245], atol=0.002)
+    np.testing.assert_allclose(high, [0.99 + 0.245, 1.0, 0.0], atol=0.002)
 
 
 def test_three_standard_deviations_on_each_side_of_the_mean():
