@@ -6,6 +6,7 @@ import os
 import signal
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from probes import ClockEnv
@@ -21,18 +22,19 @@ from genpo_jax.export.standalone import OnnxPolicy, StableHloPolicy, describe  #
 GONE = "<gone>"
 
 
-def model(inputs=("observation",), size=1, weight=0.5, obs_size=1):
-    """Return a policy whose action is `weight` times the observation."""
+def model(inputs=("observation",), size=1, weight=0.5, obs_size=1, scalar=False):
+    """Return a policy whose action is `weight` times the observation; a scalar is the sum over the batch."""
     shape = ["batch", obs_size]
     infos = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, shape if i == 0 else None)
         for i, name in enumerate(inputs)
     ]
     weights = helper.make_tensor("w", TensorProto.FLOAT, [obs_size, size], [weight] * obs_size * size)
-    output = helper.make_tensor_value_info("action", TensorProto.FLOAT, ["batch", size])
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", [inputs[0], "w"], ["action"])], "policy", infos, [output], [weights]
-    )
+    output = helper.make_tensor_value_info("action", TensorProto.FLOAT, [] if scalar else ["batch", size])
+    nodes = [helper.make_node("MatMul", [inputs[0], "w"], ["product" if scalar else "action"])]
+    if scalar:
+        nodes.append(helper.make_node("ReduceSum", ["product"], ["action"], keepdims=0))
+    graph = helper.make_graph(nodes, "policy", infos, [output], [weights])
     opset = helper.make_opsetid("", 18)
     return helper.make_model(graph, opset_imports=[opset], ir_version=10).SerializeToString()
 
@@ -209,6 +211,7 @@ def test_a_damaged_model_is_refused(contents, sentence, tmp_path):
     ("contents", "sentence"),
     [
         (model(size=3), r"policy.onnx must return actions of 1 numbers, got shape \(1, 3\)"),
+        (model(scalar=True), r"policy.onnx must return actions of 1 numbers, got shape \(\)"),
         (model(obs_size=4), "policy.onnx cannot be used"),
         (model(weight=float("nan")), r"policy.onnx must return finite actions, got \[nan\]"),
     ],
@@ -233,15 +236,30 @@ def test_files_that_are_missing_changed_or_no_files_are_refused(tmp_path):
     refused(tmp_path, "holds no policy.json")
 
 
-def test_damaged_stablehlo_is_refused(tmp_path):
-    damaged = b"no function"
-    contents = description() | {"files": {"policy.stablehlo": hashlib.sha256(damaged).hexdigest()}}
-    write(tmp_path, contents)
-    (tmp_path / "policy.stablehlo").write_bytes(damaged)
-    with pytest.raises(ValueError, match=r"policy.stablehlo cannot be used .*export the folder again"):
-        StableHloPolicy(tmp_path)([1.0])
+def stablehlo():
+    """Return the bytes of a policy whose action is half of the observation."""
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(jax.jit(lambda x: x / 2))(jax.ShapeDtypeStruct((batch, 1), "float32"))
+    return bytes(exported.serialize())
+
+
+def test_damaged_stablehlo_is_refused_when_it_is_read_or_first_called(tmp_path):
+    intact = stablehlo()
+    # The function, which jax decodes in the first call, begins with the four bytes of MLIR's bytecode.
+    start = intact.index(b"ML\xefR") + 8
+    for contents in (intact, b"no function", intact[:start] + bytes(16) + intact[start + 16 :]):
+        described = description() | {"files": {"policy.stablehlo": hashlib.sha256(contents).hexdigest()}}
+        (tmp_path / "policy.json").write_text(json.dumps(described))
+        (tmp_path / "policy.stablehlo").write_bytes(contents)
+        policy = StableHloPolicy(tmp_path)
+        if contents is intact:
+            assert policy([3.0]).tolist() == [1.5]
+            continue
+        with pytest.raises(ValueError, match=r"policy.stablehlo cannot be used .*export the folder again") as error:
+            policy([1.0])
+        assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="policy_noise.stablehlo is missing"):
-        StableHloPolicy(tmp_path)([1.0], noise=np.zeros((1, 1)))
+        policy([1.0], noise=np.zeros((1, 1)))
 
 
 def test_the_description_of_an_export_passes_its_own_checks(tmp_path):

@@ -254,26 +254,30 @@ class StableHloPolicy:
     def __call__(self, observation: Any, *, noise: Any = None, seed: int | None = None) -> np.ndarray:
         """Return action chunks as `OnnxPolicy` does; a seed draws the noise from `jax.random.key(seed)`."""
         observation, noise = _checked(self.description, observation, noise, None)
-        flat = observation.reshape(-1, observation.shape[-1])
+        name, inputs = "policy.stablehlo", [observation.reshape(-1, observation.shape[-1])]
         if noise is not None:
-            action = self._call("policy_noise.stablehlo")(flat, noise.reshape(-1, *noise.shape[-2:]))
+            name, inputs = "policy_noise.stablehlo", [*inputs, noise.reshape(-1, *noise.shape[-2:])]
         elif seed is not None:
-            action = self._call("policy_seeded.stablehlo")(flat, np.uint32(seed))
-        else:
-            action = self._call("policy.stablehlo")(flat)
-        return _shaped(self.description, np.asarray(action), observation, Path(self.folder))
-
-    def _call(self, name: str) -> Any:
+            name, inputs = "policy_seeded.stablehlo", [*inputs, np.uint32(seed)]
         if name not in self._calls:
-            import jax
-            from jax import export
+            self._calls[name] = self._function(name)
+        path = Path(self.folder) / name
+        try:
+            action = np.asarray(self._calls[name](*inputs))
+        except Exception as error:  # jax decodes the function when it is first called
+            raise _unusable(path, error) from error
+        return _shaped(self.description, action, observation, path)
 
-            contents = bytearray(read(self.folder, name))
-            try:
-                self._calls[name] = jax.jit(export.deserialize(contents).call)
-            except Exception as error:  # of a damaged file; its decoder raises errors of any class
-                raise _unusable(Path(self.folder) / name, error) from error
-        return self._calls[name]
+    def _function(self, name: str) -> Any:
+        """Return the compiled function of a file."""
+        import jax
+        from jax import export
+
+        contents = bytearray(read(self.folder, name))
+        try:
+            return jax.jit(export.deserialize(contents).call)
+        except Exception as error:  # of a damaged file; its decoder raises errors of any class
+            raise _unusable(Path(self.folder) / name, error) from error
 
 
 def onnx_session(contents: bytes) -> Any:
@@ -299,7 +303,7 @@ def _shaped(description: dict[str, Any], action: Any, observation: np.ndarray, p
     """
     size = description["action"]["chunk"] * description["action"]["size"]
     shape = (*observation.shape[:-1], size)
-    if np.size(action) != math.prod(shape) or np.shape(action)[-1] != size:
+    if np.size(action) != math.prod(shape) or np.shape(action)[-1:] != (size,):
         raise ValueError(f"{path} must return actions of {size} numbers, got shape {np.shape(action)}; export it again")
     if np.isfinite(observation).all() and not np.isfinite(action).all():
         raise ValueError(f"{path} must return finite actions, got {action.reshape(-1)[:4]}; export another checkpoint")
