@@ -12,8 +12,9 @@ from experiments import manipulation
 from genpo_jax import cli, intervals, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.policy import TrainedPolicy
+from genpo_jax.runs import evaluate as evaluation
 from genpo_jax.runs.evaluate import evaluate
-from genpo_jax.training.play import policy_actor
+from genpo_jax.training.play import Episodes, policy_actor
 
 
 def small(env, **settings):
@@ -61,6 +62,16 @@ def test_a_run_is_evaluated_with_every_noise_and_reported_as_json_and_as_a_table
     low, high = zero["return_interval"]
     assert low <= zero["return"] <= high
     assert f"return {zero['return']:.1f}" in capsys.readouterr().out
+
+
+def test_returns_lengths_metrics_and_success_are_means_over_the_episodes(run, monkeypatch):
+    metrics = {"distance": jax.numpy.array([1.0, 2.0]), "success": jax.numpy.array([0.0, 1.0])}
+    ends = jax.numpy.array([True, False])
+    played = Episodes(jax.numpy.array([0.0, 4.0]), jax.numpy.array([2, 4]), metrics, ends, None)
+    monkeypatch.setattr(evaluation, "play_episodes", lambda *_: played)
+    found = evaluate(run.run_dir, episodes=2, noise=("zero",))["noise"]["zero"]
+    assert (found["return"], found["return_std"], found["length"]) == (2.0, 2.0, 3.0)
+    assert found["metrics"] == {"distance": 1.5, "success": 0.5} and found["success"] == 0.5
 
 
 def test_fixed_noise_is_drawn_once_for_each_episode():

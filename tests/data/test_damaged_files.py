@@ -19,20 +19,17 @@ import pyarrow.parquet as pq
 import pytest
 import tiny_sets
 
-from genpo_jax.data import Demonstrations, read, write
+from genpo_jax.data import Demonstrations, read, reading, write
 
 SAME = "same"
 
 
-@pytest.fixture(scope="module")
-def pristine(tmp_path_factory):
-    """Return the path of an undamaged set of each form; tests copy it."""
-    folder = tmp_path_factory.mktemp("pristine")
+def sets(folder):
+    """Write an undamaged set of each form; return their paths."""
     ours = Demonstrations(tiny_sets.EPISODES, {"state": 3}, "Lift")
+    (folder / "plain").mkdir()
     return {
-        "robomimic": tiny_sets.robomimic(folder / "plain" / "demos.hdf5")
-        if (folder / "plain").mkdir() is None
-        else None,
+        "robomimic": tiny_sets.robomimic(folder / "plain" / "demos.hdf5"),
         "ours": write(folder / "ours" / "demos.hdf5", ours, "robomimic"),
         "ours minari": write(folder / "pen-v0", ours, "minari"),
         "minari": tiny_sets.minari(folder / "pen-v1"),
@@ -40,6 +37,12 @@ def pristine(tmp_path_factory):
         "lerobot": tiny_sets.lerobot(folder / "lerobot"),
         "lerobot v3": tiny_sets.lerobot(folder / "lerobot3", "v3.0"),
     }
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory):
+    """Return the path of an undamaged set of each form; tests copy it."""
+    return sets(tmp_path_factory.mktemp("pristine"))
 
 
 @contextlib.contextmanager
@@ -95,8 +98,13 @@ def check(path, expected, form, **options):
         assert re.search(pattern, warned), warned
         return
     assert "check " not in warned, warned
+    assert not differences(got, form)
+
+
+def differences(got, form):
+    """Return in what demonstrations differ from those that the sets of this form store."""
     last = "lerobot" not in form and form != "dppo"
-    assert not tiny_sets.differences(got, last_obs=last, tolerance=2e-6 if form == "dppo" else 0.0)
+    return tiny_sets.differences(got, last_obs=last, tolerance=2e-6 if form == "dppo" else 0.0)
 
 
 def put(name, value, **options: Any):
@@ -438,8 +446,8 @@ MINARI = {
         "?terminations of episode_1 are set at step 1 of 5, before the last",
     ),
     "a flipped bit": (
-        change("episode_1/actions", lambda x: flipped(x, (1, 0))),
-        r"?action of episode_1 .* at \[1, 0\]",
+        change("episode_1/actions", lambda x: flipped(x, (0, 0))),
+        r"?action of episode_1 .* at \[0, 0\]",
     ),
     "the last observation twice": (
         lambda f: [
@@ -826,9 +834,7 @@ def _check_random(path, form, damage):
     if got is None:
         assert "\n" not in error and str(path) in error and len(error) < 1500, f"{damage}: {error}"
         return
-    last = "lerobot" not in form and form != "dppo"
-    differs = tiny_sets.differences(got, last_obs=last, tolerance=2e-6 if form == "dppo" else 0.0)
-    assert not differs or "check " in warned, f"{damage}: {differs} in silence"
+    assert not differences(got, form) or "check " in warned, f"{damage}: {differences(got, form)} in silence"
 
 
 def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path):
@@ -846,3 +852,12 @@ def test_a_pipe_a_device_and_a_folder_are_refused_at_once(tmp_path):
     ):
         _, error, _ = outcome(path)
         assert re.search("must be", error) and "\n" not in error, (path, error)
+
+
+def test_all_data_together_may_need_half_of_the_memory_and_no_more(monkeypatch):
+    monkeypatch.setattr(reading, "memory_bytes", lambda: 1600)
+    counted = reading.Reading()
+    counted.require_memory(60, "obs")
+    counted.require_memory(40, "action")
+    with pytest.raises(ValueError, match="the data up to reward must be at most 8e-07 GB, half of the memory"):
+        counted.require_memory(1, "reward")

@@ -28,6 +28,10 @@ def test_crafted_configurations_are_refused_or_read_as_they_are():
     campaign("configurations", "--files", 500)
 
 
+def test_damaged_data_and_exports_are_refused_told_or_harmless():
+    campaign("files", "--files", 100)
+
+
 def test_pages_of_hostile_names_and_numbers_are_harmless():
     campaign("pages", "--pages", 200)
 
