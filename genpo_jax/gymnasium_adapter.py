@@ -93,6 +93,7 @@ class GymnasiumEnv(gymnasium.Env):
         require(self._state is not None, "reset before its first step", "the environment", self.env.name)
         action = np.asarray(action, np.float32)
         require(action.shape == self.action_space.shape, f"of shape {self.action_space.shape}", "action", action.shape)
+        require(bool(np.isfinite(action).all()), "finite", "action", action.tolist())
         action = np.clip(action, self._box.low, self._box.high)
         self._state, obs, reward, terminated, metrics = self._step(self._state, action)
         self._steps += 1

@@ -167,9 +167,31 @@ def test_our_environment_passes_gymnasiums_own_check():
     assert terminated and not truncated and reward == pytest.approx(10 - 0.1 * info["distance"])
     with pytest.raises(ValueError, match=r"action must be of shape \(2,\), got \(3,\)"):
         env.step(np.zeros(3))
+    with pytest.raises(ValueError, match=r"action must be finite, got \[nan, 0.0\]"):
+        env.step(np.array([np.nan, 0.0]))
     short = GymnasiumEnv("multigoal", episode_length=2)
     short.reset(seed=1)
     assert [short.step(np.zeros(2))[3] for _ in range(2)] == [False, True]
+
+
+def test_gymnasium_makes_and_vectorizes_our_environment_in_one_or_several_processes():
+    from genpo_jax.gymnasium_adapter import GymnasiumEnv
+
+    gymnasium.register("Ours-v0", entry_point=lambda **options: GymnasiumEnv("multigoal", **options))
+    try:
+        made = gymnasium.make("Ours-v0", episode_length=3, max_episode_steps=10)
+        first, again = (made.reset(seed=seed)[0] for seed in (1, 1))
+        np.testing.assert_array_equal(first, again)
+        assert [made.step(np.zeros(2, np.float32))[3] for _ in range(3)] == [False, False, True]
+    finally:
+        del gymnasium.registry["Ours-v0"]
+    two = [lambda: GymnasiumEnv("multigoal", episode_length=3)] * 2
+    for vector in (gymnasium.vector.SyncVectorEnv(two), gymnasium.vector.AsyncVectorEnv(two, context="spawn")):
+        vector.reset(seed=0)
+        # An environment that reached its time limit is reset by the step after it.
+        truncated = [vector.step(np.ones((2, 2), np.float32))[3].tolist() for _ in range(6)]
+        assert truncated == [[False] * 2, [False] * 2, [True] * 2, [False] * 2, [False] * 2, [False] * 2]
+        vector.close()
 
 
 RENDERED = """
