@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import io
 import logging
 import os
 import re
@@ -63,6 +64,9 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
     The message names options instead of Python arguments. `python -X dev` shows the traceback instead.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # As on standard error: a name of a file that UTF-8 cannot encode is no error.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _closed_output_ignored():
             command(arguments, prog)

@@ -348,7 +348,7 @@ def test_a_checkpoint_of_another_step_or_run_is_refused_and_never_removed(direct
         Checkpointer(tmp_path / "mine", identity=mine | {"seed": 1}).restore(ABSTRACT)
 
 
-@pytest.mark.parametrize("name", ["[a]", "back\\slash", "a*", "a?", "gs:"])
+@pytest.mark.parametrize("name", ["[a]", "back\\slash", "a*", "a?", "gs:", "\udcfc"])
 def test_a_folder_name_that_orbax_cannot_read_back_is_refused(tmp_path, name):
     with pytest.raises(ValueError, match="the path of a run must not contain"):
         Checkpointer(tmp_path / name / "checkpoints")

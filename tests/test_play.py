@@ -85,8 +85,8 @@ def test_the_page_loads_nothing_and_is_small(recording):
 def test_no_name_in_a_page_can_end_its_scripts_or_insert_text():
     model = MODEL.replace('name="ball"', 'name="&lt;!--&lt;script&gt;&lt;/script&gt;"')
     still = RecordedEpisode("deterministic", {"qpos": np.zeros((2, 1))}, np.zeros(2))
-    page = play_page(Recording("@DATA@ on @PLAYER@", mujoco.MjModel.from_xml_string(model), 1 / 30, [still]))
-    assert "<h1>@DATA@ on @PLAYER@</h1>" in page and "@TITLE@" not in page
+    page = play_page(Recording("@DATA@ on @PLAYER@ \ud800", mujoco.MjModel.from_xml_string(model), 1 / 30, [still]))
+    assert r"<h1>@DATA@ on @PLAYER@ \ud800</h1>" in page and "@TITLE@" not in page
     assert "<!--" not in page and page.count("<script") == page.count("</script") == 3
     # The browser reads the name as it is.
     assert data_of(page)["bodies"] == ["world", "<!--<script></script>"]

@@ -52,6 +52,17 @@ def test_a_change_within_its_interval_of_139_is_unclear(tmp_path, last, word):
     assert verdict_of(write_run(tmp_path, [10.0, last])).word == word
 
 
+@pytest.mark.parametrize("count", [-3, -1e308, 5e-324, "16", None, float("nan")])
+def test_a_wrong_number_of_evaluated_episodes_is_no_number(tmp_path, count):
+    folder = write_run(tmp_path, [10.0, 20.0])
+    contents = json.loads((folder / "config.json").read_text())
+    contents["config"]["eval_envs"] = count
+    (folder / "config.json").write_text(json.dumps(contents))
+    assert verdict_of(folder).word == "young"
+    page = report_page([folder])
+    assert "polyline" in page and "polygon" not in page
+
+
 def test_without_evaluations_the_first_and_last_chunks_are_compared(tmp_path):
     verdict = verdict_of(write_run(tmp_path / "a", [], training=[0, 1, 0, 1, 0, 9, 8, 9, 8, 9]))
     assert verdict.word == "learned" and "from 0.4 to 8.6" in verdict.sentence
@@ -97,8 +108,9 @@ def test_a_chart_spans_its_area_and_keeps_every_spike():
         b'{"env_steps": 5, "train/kl": null, "eval/return_random": "x", "wall_seconds": [1]}\n{"env_steps": 1}\n',
         b'{"env_steps": 1' + b"0" * 400 + b', "train/kl": 1}\n{"env_steps": 3, "train/kl": 1' + b"0" * 400 + b"}\n",
         b'{"env_steps": 5, "train/kl": 1e300, "train/nan_resets": -1, "train/</script><b>": 1}\n',
+        b'{"env_steps": 0, "eval/return_zero": 1e308}\n{"env_steps": 1, "eval/return_zero": -1e308}\n',
     ],
-    ids=["empty", "cut off", "bare", "noise", "types", "huge", "names"],
+    ids=["empty", "cut off", "bare", "noise", "types", "huge", "names", "too far apart"],
 )
 @pytest.mark.parametrize("config", [None, b"{", b"[]", b'{"format": 2, "config": 7}', b'{"config": {"seed": "x"}}'])
 def test_an_unfinished_or_damaged_run_is_reported(tmp_path, metrics, config):
@@ -108,6 +120,17 @@ def test_an_unfinished_or_damaged_run_is_reported(tmp_path, metrics, config):
     page = report_page([tmp_path])
     assert "Too early to judge: there are too few returns." in page
     assert "<b>" not in re.sub(r"<b ?(class=\"bad\")?>[^<]*</b>", "", page)
+
+
+def test_a_folder_whose_name_is_no_unicode_is_reported(tmp_path, capsys):
+    folder = write_run(tmp_path / os.fsdecode(b"\xfcbung"), [10.0, 20.0])
+    contents = json.loads((folder / "config.json").read_text())
+    contents["config"]["env"] = "\ud800"
+    (folder / "config.json").write_text(json.dumps(contents))
+    cli.main(["report", str(folder), "--players", "0"])
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert r"\udcfcbung" in page and r"\ud800, genpo++" in page
+    assert r"\udcfcbung/report.html in a browser" in capsys.readouterr().out
 
 
 def test_a_pipe_instead_of_a_file_is_reported_without_waiting(tmp_path):

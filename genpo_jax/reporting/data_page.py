@@ -2,7 +2,7 @@
 
 from genpo_jax.data.summary import Coordinate, Summary
 from genpo_jax.reporting.charts import COLORS, histogram
-from genpo_jax.reporting.templates import template
+from genpo_jax.reporting.templates import filled_in
 
 TEMPLATE = "data_page.html"
 # More charts make a page that browsers scroll slowly.
@@ -11,7 +11,8 @@ MAX_CHARTS = 300
 
 def data_page(summary: Summary) -> str:
     """Return the page of a summary."""
-    return template(TEMPLATE).render(
+    return filled_in(
+        TEMPLATE,
         summary=summary,
         title=dict(summary.facts)["data"],
         lengths=histogram(summary.lengths, "Steps per episode", "steps", COLORS[2]),

@@ -1,20 +1,21 @@
 """Format numbers for reading: short, without digits that carry no information."""
 
-import math
 from typing import Any
 
+# Larger numbers are errors, and their differences and squares would overflow.
+LARGEST = 1e150
 SUFFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def number(value: Any) -> float | None:
-    """Return a value from a file as a float; None if it is not a finite number."""
+    """Return a value from a file as a float; None if it is no number, or not finite, or beyond 1e150."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         value = float(value)
     except OverflowError:
         return None
-    return value if math.isfinite(value) else None
+    return value if abs(value) <= LARGEST else None
 
 
 def short(value: float | None, digits: int = 3) -> str:

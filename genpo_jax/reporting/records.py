@@ -54,6 +54,12 @@ class Records:
         return contents if equal else {}
 
     @property
+    def eval_episodes(self) -> float | None:
+        """Number of episodes of each evaluation; None if it is unknown, or no number of at least 1."""
+        episodes = number(self.setting("eval_envs"))
+        return episodes if episodes is not None and episodes >= 1 else None
+
+    @property
     def unit(self) -> str:
         """What the steps of the run are."""
         return "updates" if self.held_out else "env steps"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from genpo_jax.reporting.charts import COLORS, Line, line_chart
 from genpo_jax.reporting.numbers import number, short
 from genpo_jax.reporting.records import Points, Records, flat, points, read_records
-from genpo_jax.reporting.templates import template
+from genpo_jax.reporting.templates import filled_in
 from genpo_jax.reporting.verdict import Z, interval, judge
 from genpo_jax.runs.curve import LINES, LOSS_LINES
 from genpo_jax.runs.folder import HELD_OUT_FIGURE
@@ -145,7 +145,8 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
         raise ValueError(f"{len(runs)} runs need {len(runs)} players or none, got {len(players)}")
     cloned = all(run.held_out for run in runs)
     colors = dict(zip((run.name for run in runs), cycle(COLORS), strict=False))
-    return template(TEMPLATE).render(
+    return filled_in(
+        TEMPLATE,
         runs=runs,
         title=runs[0].title if len(runs) == 1 else f"{len(runs)} runs",
         colors=colors,
@@ -244,8 +245,7 @@ def _losses(runs: Sequence[Records], colors: dict[str, str], x: str) -> list[Lin
 def _lines_of_one(runs: Sequence[Records], colors: dict[str, str], x: str, unit: float) -> list[Line]:
     del colors
     (run,) = runs
-    episodes = number(run.setting("eval_envs")) or None
-    lines = []
+    episodes, lines = run.eval_episodes, []
     for metric, label, color in LINES:
         trained = metric.startswith("train/")
         if len(run.seeds) > 1:

@@ -7,7 +7,7 @@ import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.intervals import Interval
-from genpo_jax.reporting.numbers import number, short
+from genpo_jax.reporting.numbers import short
 from genpo_jax.reporting.records import Records, points
 
 # Half of the width of a 95 % interval, in standard errors.
@@ -104,11 +104,11 @@ def _changes_of_seeds(run: Records) -> list[tuple[float, float]]:
 
 
 def _evaluated(run: Records) -> tuple[tuple[float, float], tuple[float, float], str] | None:
-    episodes = number(run.setting("eval_envs"))
+    episodes = run.eval_episodes
     spread = dict(run.points("eval/return_random_std"))
     evaluations = run.points("eval/return_random")
     ends = [evaluations[0], evaluations[-1]]
-    if not episodes or any(steps not in spread for steps, _ in ends):
+    if episodes is None or any(steps not in spread for steps, _ in ends):
         return _trained(run)
     start, end = ((value, spread[steps] / math.sqrt(episodes)) for steps, value in ends)
     return start, end, f"first and last evaluation, {episodes:.0f} episodes each"

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-# Orbax and TensorStore match paths as patterns, and read a backslash or `:/` as in Windows paths and URLs.
-UNUSABLE = re.compile(r"[\[\]*?\\]|:(/|$)")
+# Orbax and TensorStore match paths as patterns, read a backslash or `:/` as in Windows paths and URLs, and fail on bytes
+# that are no UTF-8, which Python reads as surrogates.
+UNUSABLE = re.compile(r"[\[\]*?\\\ud800-\udfff]|:(/|$)")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 # A run cannot be resumed or loaded without these; policy.json is the older name of policy_spec.json.
 CONFIG = "config.json"
@@ -58,6 +59,14 @@ def read_file(path: Path) -> bytes:
     """
     check_file(path)
     return path.read_bytes()
+
+
+def printable(text: str) -> str:
+    r"""Return a text that UTF-8 can encode: lone surrogates become escapes such as `\udcfc`.
+
+    Python reads undecodable bytes in names of files as such surrogates, and JSON may contain them.
+    """
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from genpo_jax.checks import require
+from genpo_jax.runs.files import printable
 from genpo_jax.viewing.camera import framing
 from genpo_jax.viewing.packing import INT16, packed, packed_bytes, rounded
 from genpo_jax.viewing.recording import RecordedEpisode, Recording, frames
@@ -46,7 +47,7 @@ def play_page(recording: Recording) -> str:
         "episodes": [_episode(recording, episode, every) for episode in recording.episodes],
     }
     parts = {
-        "TITLE": html.escape(recording.title),
+        "TITLE": html.escape(printable(recording.title)),
         "DATA": embedded_json(data),
         "PLAYER": packed_bytes((PLAYER / "player.min.js").read_bytes()),
     }
