@@ -200,13 +200,20 @@ def test_only_the_newest_checkpoints_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
 
 
-def test_a_step_can_be_saved_again(directory):
+def test_a_step_can_be_saved_again_and_its_new_version_is_restored_first(directory):
+    old = shutil.copytree(directory / "200", directory.parent / "old")
     checkpointer = Checkpointer(directory)
     checkpointer.save(200, make_state(7), {"name": "again"})
     _, state, meta = checkpointer.restore(ABSTRACT)
     assert meta == {"name": "again"}
     assert_same_bits(state, make_state(7))
     assert sorted(path.name for path in directory.iterdir()) == ["100", "200"]
+    # A process that is killed before it removes the old version leaves both.
+    shutil.copytree(old, directory / "superseded" / "200")
+    assert Checkpointer(directory).restore(ABSTRACT)[2] == {"name": "again"}
+    flip_one_byte(files_of(directory / "200")[0])
+    with pytest.warns(UserWarning, match="200 is damaged"):
+        assert Checkpointer(directory).restore(ABSTRACT)[2] == {"name": "second"}
 
 
 def test_after_a_fallback_the_next_save_replaces_the_damaged_checkpoint(directory):
