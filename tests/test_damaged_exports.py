@@ -157,6 +157,7 @@ ENTRIES: list[tuple[str, Any, str]] = [
     ("files", {}, "policy.onnx is missing"),
     ("format", 2, "has format 2, this loader reads 3; export it again"),
     ("format", "3", "has format 3, this loader"),
+    ("format", "a" * 5000, "has format a{100}, this loader"),
     ("format", GONE, "has format None, this loader"),
 ]
 

@@ -43,7 +43,8 @@ def describe(folder: str | Path) -> dict[str, Any]:
     if not isinstance(contents, dict) or "files" not in contents:
         raise FileNotFoundError(f"there is no exported policy in {folder}: its {DESCRIPTION} has no table 'files'")
     if contents.get("format") != FORMAT:
-        raise ValueError(f"{path} has format {contents.get('format')}, this loader reads {FORMAT}; export it again")
+        found = str(contents.get("format"))[:100]
+        raise ValueError(f"{path} has format {found}, this loader reads {FORMAT}; export it again")
     _check_description(contents, path)
     return contents
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-# Orbax and TensorStore match paths as patterns, read a backslash or `:/` as in Windows paths and URLs, and fail on bytes
-# that are no UTF-8, which Python reads as surrogates.
+# Orbax and TensorStore match paths as patterns, read a backslash or `:/` as in Windows paths and URLs, and fail on
+# surrogates, as which Python reads bytes that are no UTF-8.
 UNUSABLE = re.compile(r"[\[\]*?\\\ud800-\udfff]|:(/|$)")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
 # A run cannot be resumed or loaded without these; policy.json is the older name of policy_spec.json.

@@ -20,6 +20,7 @@ import pytest
 import tiny_sets
 
 from genpo_jax.data import Demonstrations, read, reading, write
+from tests.faults.refusals import is_refusal
 
 SAME = "same"
 
@@ -79,6 +80,7 @@ def outcome(path, **options):
         try:
             got = read(path, **options)
         except ValueError as error:
+            assert is_refusal(error), repr(error)
             return None, str(error), ""
     assert all(issubclass(warning.category, UserWarning) for warning in caught), caught
     return got, "", " | ".join(str(warning.message) for warning in caught)
@@ -91,7 +93,7 @@ def check(path, expected, form, **options):
     if kind == "!":
         assert got is None, f"accepted, expected the error {pattern}; warnings: {warned}"
         assert re.search(pattern, error), error
-        assert "\n" not in error and str(path) in error and len(error) < 1000, error
+        assert str(path) in error, error
         return
     assert got is not None, error
     if kind == "?":
@@ -832,7 +834,7 @@ def test_no_flipped_bit_is_accepted_with_other_numbers(form, pristine, tmp_path)
 def _check_random(path, form, damage):
     got, error, warned = outcome(path)
     if got is None:
-        assert "\n" not in error and str(path) in error and len(error) < 1500, f"{damage}: {error}"
+        assert str(path) in error, f"{damage}: {error}"
         return
     assert not differences(got, form) or "check " in warned, f"{damage}: {differences(got, form)} in silence"
 

@@ -29,8 +29,9 @@ import numpy as np
 from genpo_jax.export.standalone import OnnxPolicy, StableHloPolicy
 from tests import test_damaged_exports as exports
 from tests.data import test_damaged_files as data
+from tests.faults.refusals import is_refusal
 
-SECONDS, LONGEST = 100, 1500
+SECONDS = 100
 CHECKED = ("ours", "dppo", "lerobot", "lerobot v3")
 ACCEPTED, TOLD, REFUSED, UNSEEN = "harmless", "told", "refused", "other numbers, no checksum"
 UNCHANGED = "unchanged"
@@ -62,7 +63,7 @@ def outcome_of_data(path: Path, form: str) -> str:
     """Read a data set; return the outcome."""
     got, error, warned = data.outcome(path)
     if got is None:
-        return one_sentence(error, path)
+        return REFUSED if str(path) in error else f"the error {error:.300}"
     if not data.differences(got, form):
         return ACCEPTED
     return TOLD if "check " in warned else "other numbers in silence" if form in CHECKED else UNSEEN
@@ -72,14 +73,9 @@ def outcome_of_export(folder: Path, load: Callable[[Path], Callable[[list[float]
     """Load a policy and act; return the outcome."""
     try:
         action = load(folder)([3.0])
-    except ValueError as error:
-        return one_sentence(str(error), folder)
+    except Exception as error:
+        return REFUSED if is_refusal(error) and str(folder) in str(error) else f"the error {error!r:.300}"
     return ACCEPTED if action.shape == (1,) and np.isfinite(action).all() else f"the action {action}"
-
-
-def one_sentence(error: str, path: Path) -> str:
-    """Return "refused" if an error is one sentence that names the path; otherwise the error."""
-    return REFUSED if "\n" not in error and str(path) in error and len(error) < LONGEST else f"the error {error[:300]}"
 
 
 def in_process(call: Callable[[], str]) -> str:
