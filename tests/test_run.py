@@ -149,16 +149,25 @@ def test_seeds_killed_between_two_saves_resume_together_bit_identically(tmp_path
     config = replace(CONFIG, num_seeds=2, checkpoint_minutes=0.0)
     train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "parts")
-    # The run was killed when seed 3 had saved step 192 and seed 4 had not.
-    for folder, steps in (("seed-3", ["256"]), ("seed-4", ["256", "192"])):
-        for step in steps:
-            shutil.rmtree(tmp_path / "parts" / folder / "checkpoints" / step)
+    steps = tmp_path / "parts" / "seed-4" / "checkpoints"
+    # The run was killed when seed 3 had saved step 256 and seed 4 had not.
+    shutil.rmtree(steps / "256")
+    run = Run(TargetEnv(), config, tmp_path / "parts", resume=True)
+    assert run.restore()[0] == 192
+    seconds = [each.restore(run.abstract_state(), at=192)[2]["wall_seconds"] for each in run.checkpointers]
+    assert run.previous_seconds == max(seconds) > min(seconds)
+    # One save earlier.
+    shutil.rmtree(steps / "192")
+    shutil.rmtree(tmp_path / "parts" / "seed-3" / "checkpoints" / "256")
     train(config, tmp_path / "parts", resume=True)
     for folder in ("seed-3", "seed-4"):
         step, whole, _ = restored(CONFIG, tmp_path / "whole" / folder)
         parts_step, parts, _ = restored(CONFIG, tmp_path / "parts" / folder)
         assert step == parts_step == 256
         assert bits(whole) == bits(parts)
+    lines = (tmp_path / "parts" / "seed-3" / "metrics.jsonl").read_bytes()
+    assert train(config, tmp_path / "parts", resume=True).saved_steps == 256, "nothing is left to train"
+    assert (tmp_path / "parts" / "seed-3" / "metrics.jsonl").read_bytes() == lines
 
 
 @pytest.mark.ci
