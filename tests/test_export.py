@@ -374,10 +374,11 @@ def planning(tmp_path_factory):
     options = EnvConfig(num_envs=16, chunk=4, executed=2, action_repeat=2, squash="clip")
     write_config(folder / "run", Config(env="probes:IntegratorEnv", env_options=options), "cpu", 1)
     with MetricsWriter(folder / "run") as writer:
-        writer.write(64, 1.0, {"eval/return_zero": 3.5, "eval/return_random": 3.25})
+        for steps, value in ((32, 1.5), (64, 3.5), (128, 9.0)):
+            writer.write(steps, 1.0, {"eval/return_zero": value, "eval/return_random": value - 0.25})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exporter, "load", lambda run_dir, step: planning_policy())
-        return export(folder / "run", folder / "exported", env="probes:IntegratorEnv")
+        return export(folder / "run", folder / "exported", step=64, env="probes:IntegratorEnv")
 
 
 def test_an_exported_policy_has_its_chunk_and_its_rate(planning):
