@@ -262,6 +262,7 @@ def test_clipped_policies_and_policies_without_a_normalizer_are_exported():
         (lambda x: jnp.where(x > 0, x, jnp.expm1(x)), [[1.5, np.expm1(-2.0)]]),
         (lambda x: jnp.stack([x, 2 * x], axis=1), [[[1.5, -2.0], [3.0, -4.0]]]),
         (lambda x: jax.lax.fori_loop(0, 3, lambda i, y: y + i * x, x), [[6.0, -8.0]]),
+        (lambda x: jax.lax.slice_in_dim(x, 0, 1, axis=1), [[1.5]]),
         (lambda x: jax.lax.slice_in_dim(x, 1, None, axis=1), [[-2.0]]),
         (lambda x: jax.lax.slice_in_dim(jnp.concatenate([x, 3 * x], axis=1), 1, 3, axis=1), [[-2.0, 4.5]]),
         (lambda x: x[..., 1], [-2.0]),
