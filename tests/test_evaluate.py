@@ -24,7 +24,7 @@ def small(env, **settings):
         eval_envs=2,
         updates_per_chunk=2,
         env_options=EnvConfig(num_envs=16, episode_length=8),
-        method=sized((8,)),
+        method=sized((8,), "gaussian"),
         networks=networks((8,)),
         ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
         **settings,

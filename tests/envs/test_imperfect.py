@@ -199,7 +199,7 @@ def config(**changes):
         eval_envs=2,
         num_seeds=2,
         env_options=IMPERFECT,
-        method=sized((8,)),
+        method=sized((8,), "gaussian"),
         networks=networks((8,)),
         ppo=replace(settings.ppo, unroll=16, num_minibatches=2, num_epochs=1),
         **changes,
