@@ -372,7 +372,7 @@ DISTILL: Layer = {
 }
 
 
-def distill_preset(teacher: Config, method: str) -> Config:
+def distill_preset(teacher: Config, method: str, accelerator: bool | None = None) -> Config:
     """Return settings that train a student of a method in the environment of a teacher.
 
     Networks have the sizes of the environment's preset. The student sees one observation `state`, unless the settings
@@ -381,11 +381,12 @@ def distill_preset(teacher: Config, method: str) -> Config:
     Args:
         teacher: settings of the teacher's run.
         method: name in `genpo_jax.methods.METHODS`.
+        accelerator: whether the machine has an accelerator. None: ask jax.
 
     Raises:
         ValueError: if the method is unknown.
     """
-    sized = preset(teacher.env, method)
+    sized = preset(teacher.env, method, accelerator)
     options = replace(teacher.env_options, history=1, observations="state", action_low=None, action_high=None)
     config = replace(teacher, seed=0, num_seeds=1, method=sized.method, networks=sized.networks, ppo=PPOConfig())
     config = replace(config, env_options=options)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genpo_jax.commands.base import Command, RunFolder
+from genpo_jax.commands.base import Command, ConditionOptions, RunFolder
 
 
 @dataclass(frozen=True)
-class PlayOptions:
+class PlayOptions(ConditionOptions):
     """Write an HTML page that plays a policy, deterministic and sampled actions side by side; optionally a video."""
 
     run: RunFolder
@@ -30,6 +30,8 @@ class PlayOptions:
     None: the environment of the run."""
     backend: str | None = None
     """Physics backend. None: the backend of the run."""
+    fusion_emitters: bool = True
+    """Use XLA's fusion emitters on a CPU if training did; MJX with a robot arm needs them off."""
     trust: bool = False
     """Import the module that the run names as its environment; importing it runs its code."""
     out: Path | None = None
@@ -50,8 +52,8 @@ def run(options: PlayOptions) -> None:
     from genpo_jax.viewing.play_page import PLAY_FILE, play_page
     from genpo_jax.viewing.recording import record_run
 
-    names = ("episodes", "steps", "start_seed", "step", "seed", "checkpoint", "env", "backend", "trust")
-    recording = record_run(options.run, **{name: getattr(options, name) for name in names})
+    settings = {name: value for name, value in vars(options).items() if name not in ("run", *options.FILES)}
+    recording = record_run(options.run, **settings)
     out = options.out or options.run / PLAY_FILE
     out.write_text(play_page(recording), encoding="utf-8")
     print(f"open {out} in a browser")

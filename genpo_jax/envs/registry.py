@@ -173,7 +173,11 @@ def varied(env: "Environment", physics: Sequence[str], variants: int | None = 64
 
     task: Any = env
     if not hasattr(env, "varied"):
-        remedy = "use randomize" if getattr(env, "randomization_fn", None) else "leave physics out"
+        remedy = (
+            "use randomize"
+            if getattr(env, "randomization_fn", None)
+            else "leave physics out, or clear that of another run by --physics without a value"
+        )
         raise ValueError(f"physics needs an MJCF task, a genpo_jax.MjcfTask, which {env.name} is not; {remedy}")
     with local_devices_only():
         return task.varied(physics, variants, seed)
