@@ -143,10 +143,10 @@ def make(
         env = _make(name, backend, playground_config)
     except ModuleNotFoundError as error:
         raise explained(error) from error
-    return randomized(env) if randomize else env
+    return with_own_randomization(env) if randomize else env
 
 
-def randomized(env: "Environment") -> "Environment":
+def with_own_randomization(env: "Environment") -> "Environment":
     """Return an environment with its own randomization of the physics; see `make`."""
     from genpo_jax.envs.randomized import RandomizedEnvironment
 

@@ -113,7 +113,7 @@ def deploy(
     options = _options(description)
     check_conditions(options, physics, imperfect, folder)
     recorded = description["environment"]
-    own = env is None or (isinstance(env, str) and env in (recorded["name"], recorded["factory"]))
+    own = not isinstance(env, str) or env in (recorded["name"], recorded["factory"])
     by_itself = randomize and not (physics or (own and options.physics))
     made, used = _environment(folder, recorded, env, backend, trust, by_itself)
     if not by_itself:
@@ -183,7 +183,7 @@ def _environment(
     if env is not None and not isinstance(env, str):
         require(backend is None, "None with an environment object", "backend", backend)
         made = envs.as_environment(env)
-        return envs.randomized(made) if randomize else made, getattr(env, "backend", None)
+        return envs.with_own_randomization(made) if randomize else made, getattr(env, "backend", None)
     recorded = Recorded.of(trained["name"], trained, folder, whole_run(Path(folder)))
     try:
         name = importable_name(recorded, env, trust)

@@ -177,7 +177,7 @@ def environment_of(
             raise ValueError(f"backend must be None with an environment object, got {backend!r}; set it in the object")
         environment, options = envs.as_environment(env), saved_config(run_dir).env_options
         if randomize and not (physics or options.physics):
-            return envs.randomized(environment)
+            return envs.with_own_randomization(environment)
         return with_physics(environment, options, randomize, physics)
     recorded, config = Recorded.of_run(run_dir), saved_config(run_dir)
     name = importable_name(recorded, env, trust)

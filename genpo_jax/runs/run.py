@@ -263,7 +263,7 @@ def train(
             environment = envs.as_trained(environment, config.env_options)
     loaded = teachers_of(path, resume, config, teachers)
     if is_object and config.env_options.randomize and randomization_fn is None:
-        environment = envs.randomized(environment)
+        environment = envs.with_own_randomization(environment)
     run = Run(
         environment,
         config,

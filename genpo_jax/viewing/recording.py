@@ -120,7 +120,9 @@ def record_run(
     environment = environment_of(run_dir, env, backend, randomize, physics=physics, trust=trust)
     config = replace(config, env_options=options, fusion_emitters=fusion_emitters and config.fusion_emitters)
     recorder = Recorder(environment, config, episodes=episodes, steps=steps, imperfect=imperfect)
-    return recorder.record(policy, start_seed)
+    recording = recorder.record(policy, start_seed)
+    conditions = [*(physics or ["randomized physics"] * randomize), *["imperfect robot"] * imperfect]
+    return replace(recording, title=", ".join([recording.title, *conditions]))
 
 
 class Recorder:
