@@ -40,6 +40,9 @@ class PlayOptions(ConditionOptions):
     """Also write an MP4 of the first deterministic episode to this file."""
     strip: Path | None = None
     """Also write eight frames of the first deterministic episode to this PNG file."""
+    camera: str | None = None
+    """Camera of the MuJoCo model for --video and --strip.
+    None: a camera that follows the robot, or shows the whole scene."""
 
     FILES = ("out", "video", "strip")
 
@@ -52,7 +55,8 @@ def run(options: PlayOptions) -> None:
     from genpo_jax.viewing.play_page import PLAY_FILE, play_page
     from genpo_jax.viewing.recording import record_run
 
-    settings = {name: value for name, value in vars(options).items() if name not in ("run", *options.FILES)}
+    of_files = ("run", "camera", *options.FILES)
+    settings = {name: value for name, value in vars(options).items() if name not in of_files}
     recording = record_run(options.run, **settings)
     out = options.out or options.run / PLAY_FILE
     out.write_text(play_page(recording), encoding="utf-8")
@@ -62,7 +66,7 @@ def run(options: PlayOptions) -> None:
 
         for path, write in ((options.video, write_video), (options.strip, write_strip)):
             if path is not None:
-                write(recording, path)
+                write(recording, path, options.camera)
                 print(f"wrote {path}")
 
 

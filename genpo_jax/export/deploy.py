@@ -173,7 +173,7 @@ def _environment(
     env: str | Environment | None,
     backend: str | None,
     trust: bool,
-    randomize: bool,
+    randomize: bool = False,
 ) -> tuple[Environment, str | None]:
     """Return the environment to play in, with its own randomization if asked, and its backend.
 

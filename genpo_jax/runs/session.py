@@ -215,7 +215,7 @@ class Session(ABC):
             state, steps, progress, stop = self._open(stack)
             chunk = self._compile(state, progress)
             if steps == 0 and self.plan.num_evals:
-                progress.message("evaluating the untrained policy ...")
+                progress.message("evaluating the initial policy ...")
                 self._record(0, self._evaluate(0, state), progress)
                 if self.initial_policy_counts:
                     self._attempt("checkpoint", self._record_evaluation)
