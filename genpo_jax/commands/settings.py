@@ -1,4 +1,4 @@
-"""Options that the commands share which make a run: callbacks, and settings whose defaults come from another run."""
+"""Options of the commands that make a run: callbacks, and settings whose defaults come from another run."""
 
 import argparse
 import dataclasses
@@ -52,7 +52,7 @@ class CallbackOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class FromRunOptions(CallbackOptions):
-    """Options of a run that starts from other runs; `source_defaults` fills `config`.
+    """Options of a run that starts from other runs; see `source_config` for the defaults of `config`.
 
     Attributes:
         named_env: the environment that the user named; None for that of the other run.
