@@ -276,6 +276,8 @@ def _rounded(value: float) -> float:
 # Fine-tuning of a pretrained policy: a sparse success reward, a fixed observation normalizer, initial updates of only
 # the critic, and small steps.
 FINETUNE: Layer = {
+    "seed": 0,
+    "num_seeds": 1,
     "num_timesteps": 500_000,
     "eval_envs": 64,
     "env_options": {"num_envs": 64, "reward": "success"},
@@ -290,6 +292,10 @@ FINETUNE: Layer = {
         # A distilled policy is fine-tuned without its teachers.
         "policy_coef": 1.0,
         "distill_coef": 0.0,
+        # Nor does it keep the anchors of an earlier fine-tuning.
+        "initial_kl_coef": 0.0,
+        "final_initial_kl_coef": None,
+        "bc_coef": 0.0,
         "freeze_observations": True,
         "normalize_rewards": False,
     },

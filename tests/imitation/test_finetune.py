@@ -185,24 +185,13 @@ def parsed(*arguments):
 
 
 def test_every_setting_of_train_is_an_option_and_its_default_is_that_of_the_preset(tmp_path):
-    write_config(tmp_path, PRETRAINED, "cpu", 1)
+    # Neither the seed nor the anchor of an earlier run is kept.
+    write_config(tmp_path, apply(PRETRAINED, {"seed": 5, "ppo": {"bc_coef": 0.2}}), "cpu", 1)
     start = ["--from", tmp_path, "--run-dir", "x"]
     assert parsed(*start).config == finetune_config(PRETRAINED, "genpo++")
-    run = [
-        "--num-timesteps",
-        4096,
-        "--num-envs",
-        32,
-        "--num-seeds",
-        2,
-        "--seed",
-        7,
-        "--num-evals",
-        3,
-        "--wandb",
-        "arms",
-    ]
-    options = parsed(*start, "--method", "fpo:clip_range=0.2", *run, "--bc-coef", 0.5, "--obs-noise", 0.1)
+    size = ["--num-timesteps", 4096, "--num-envs", 32, "--num-seeds", 2, "--seed", 7, "--num-evals", 3]
+    rest = ["--wandb", "arms", "--bc-coef", 0.5, "--obs-noise", 0.1]
+    options = parsed(*start, "--method", "fpo:clip_range=0.2", *size, *rest)
     config = options.config
     assert (config.num_timesteps, config.env_options.num_envs, config.num_evals) == (4096, 32, 3)
     assert list(config.seeds) == [7, 8] and config.env_options.reward == "success"
