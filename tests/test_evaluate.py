@@ -63,6 +63,15 @@ def test_a_run_is_evaluated_with_every_noise_and_reported_as_json_and_as_a_table
     assert f"return {zero['return']:.1f}" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("options", "used"), [([], True), (["--no-fusion-emitters"], False)])
+def test_an_evaluation_can_be_compiled_without_fusion_emitters(run, monkeypatch, options, used):
+    asked = []
+    monkeypatch.setattr("genpo_jax.runs.evaluate.compiler_options", lambda value: asked.append(value))
+    monkeypatch.setattr("genpo_jax.runs.evaluate.evaluate_policy", lambda *_: {})
+    cli.main(["eval", str(run.run_dir), *options])
+    assert asked == [used]
+
+
 def test_fixed_noise_is_drawn_once_for_each_episode():
     class Echo(TrainedPolicy):
         noise_shape: Any = (1, 2)
