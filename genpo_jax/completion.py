@@ -12,7 +12,7 @@ from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs.names import NAMES
 from genpo_jax.methods import METHODS, NetworksConfig
 
-TRAIN = (Config, EnvConfig, PPOConfig, NetworksConfig, HostsConfig, TrainOptions, *METHODS.values())
+SETTINGS = (Config, EnvConfig, PPOConfig, NetworksConfig, *METHODS.values())
 SCRIPT = """_genpo_jax() {
   local current="${COMP_WORDS[COMP_CWORD]}" command="${COMP_WORDS[1]}" words
   if [ "$COMP_CWORD" -eq 1 ]; then
@@ -47,7 +47,10 @@ def completion_script() -> str:
 
 def _options(command: Any) -> dict[str, list[str]]:
     """Return the values of each option of a command; no values if they are not a fixed set."""
-    classes = (command.options,) if isinstance(command, Command) else TRAIN
+    if not isinstance(command, Command):
+        classes = (*SETTINGS, HostsConfig, TrainOptions)
+    else:
+        classes = (*(SETTINGS if command.has_settings else ()), command.options)
     found: dict[str, list[str]] = {}
     for cls in classes:
         hints = typing.get_type_hints(cls, include_extras=True)

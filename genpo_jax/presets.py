@@ -276,6 +276,8 @@ def _rounded(value: float) -> float:
 # Fine-tuning of a pretrained policy: a sparse success reward, a fixed observation normalizer, initial updates of only
 # the critic, and small steps.
 FINETUNE: Layer = {
+    "seed": 0,
+    "num_seeds": 1,
     "num_timesteps": 500_000,
     "eval_envs": 64,
     "env_options": {"num_envs": 64, "reward": "success"},
@@ -290,6 +292,10 @@ FINETUNE: Layer = {
         # A distilled policy is fine-tuned without its teachers.
         "policy_coef": 1.0,
         "distill_coef": 0.0,
+        # Nor does it keep the anchors of an earlier fine-tuning.
+        "initial_kl_coef": 0.0,
+        "final_initial_kl_coef": None,
+        "bc_coef": 0.0,
         "freeze_observations": True,
         "normalize_rewards": False,
     },
@@ -372,7 +378,7 @@ DISTILL: Layer = {
 }
 
 
-def distill_preset(teacher: Config, method: str) -> Config:
+def distill_preset(teacher: Config, method: str, accelerator: bool | None = None) -> Config:
     """Return settings that train a student of a method in the environment of a teacher.
 
     Networks have the sizes of the environment's preset. The student sees one observation `state`, unless the settings
@@ -381,11 +387,12 @@ def distill_preset(teacher: Config, method: str) -> Config:
     Args:
         teacher: settings of the teacher's run.
         method: name in `genpo_jax.methods.METHODS`.
+        accelerator: whether the machine has an accelerator. None: ask jax.
 
     Raises:
         ValueError: if the method is unknown.
     """
-    sized = preset(teacher.env, method)
+    sized = preset(teacher.env, method, accelerator)
     options = replace(teacher.env_options, history=1, observations="state", action_low=None, action_high=None)
     config = replace(teacher, seed=0, num_seeds=1, method=sized.method, networks=sized.networks, ppo=PPOConfig())
     config = replace(config, env_options=options)

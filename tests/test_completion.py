@@ -26,7 +26,9 @@ def script(tmp_path_factory):
         (["train", "--num-e"], ["--num-evals", "--num-envs", "--num-epochs"]),
         (["train", "--no-normalize-r"], ["--no-normalize-rewards"]),
         (["eval", "runs/x", "--checkpoint", ""], ["newest", "best"]),
-        (["finetune", "--fr"], ["--from"]),
+        (["finetune", "--fro"], ["--from"]),
+        (["distill", "--obs-n"], ["--obs-noise"]),
+        (["finetune", "--nam"], []),
         (["eval", "--out", "x"], []),
     ],
 )

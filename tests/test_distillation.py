@@ -13,14 +13,16 @@ from settings import networks, raw_leaves, sized
 from test_replay import double, np_normal, played_updates
 
 import genpo_jax
-from genpo_jax.commands.distill import DistillOptions, layer_of
+from genpo_jax.commands.distill import COMMAND as DISTILL
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.imitation.distill import STD, distill_config
 from genpo_jax.imitation.finetune import finetune_config
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.evaluate import evaluate
-from genpo_jax.runs.folder import read_policy_spec, saved_config
+from genpo_jax.runs.folder import CHECKPOINTS, read_policy_spec, saved_config, write_config
+from genpo_jax.runs.manifest import read_evaluation
+from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runs.teachers import Teacher, read_teachers, teachers_of, write_teachers
 from genpo_jax.training import ppo
 from genpo_jax.training.extensions import Distillation, Update, extensions_of
@@ -267,15 +269,66 @@ def test_teachers_without_a_weight_are_refused_and_so_are_new_teachers_on_resume
         teachers_of(tmp_path, True, config_of(), ["runs/a"])
 
 
-def test_the_settings_of_a_distillation_and_of_the_fine_tuning_after_it():
-    teacher = replace(config_of(), env="avoid", env_options=EnvConfig(history=2, observations="state", action_repeat=2))
-    options = DistillOptions(sources=(), run_dir=None, history=8, labels="zero", num_envs=32)  # type: ignore[arg-type]
-    config = distill_config(teacher, "genpo++:learning_rate=0.0005", layer_of(options), 2)
-    seen, update = config.env_options, config.ppo
-    assert (seen.history, seen.observations, seen.action_repeat, seen.num_envs) == (8, "state", 2, 32)
-    assert (update.policy_coef, update.distill_coef, update.learning_rate) == (0.0, 1.0, 0.0005)
-    assert (update.distill_labels, update.distill_std, config.method.base) == ("zero", STD, "standard")
-    assert distill_config(teacher, "gaussian").ppo.distill_std is None
+def written(folder, config):
+    """Write the settings of a run that was never trained; return the folder."""
+    write_config(folder, config, "cpu", 1)
+    return folder
+
+
+def parsed(*arguments):
+    return DISTILL.parse(list(map(str, arguments)), "genpo-jax distill").config
+
+
+def test_a_student_keeps_the_environment_of_its_teacher_except_for_the_options_that_are_given(tmp_path):
+    seen = EnvConfig(
+        observations="privileged_state", action_repeat=2, obs_noise=0.5, push=("a=1",), physics=("mass=2",)
+    )
+    run = written(tmp_path / "teacher", replace(config_of(), env="avoid", env_options=seen, num_seeds=1, seed=7))
+    kept = parsed("--from", run, "--run-dir", "x").env_options
+    assert (kept.obs_noise, kept.push, kept.physics, kept.action_repeat) == (0.5, ("a=1",), ("mass=2",), 2)
+    assert (kept.observations, kept.history, kept.num_envs) == ("state", 1, 64)
+    robot = ["--obs-noise", "0", "--push", "--physics", "mass=1:3", "--history", "8", "--obs-delay", "0:2"]
+    update = [
+        "--method",
+        "gaussian:learning_rate=0.0005",
+        "--distill-labels",
+        "zero",
+        "--num-envs",
+        "32",
+        "--seed",
+        "3",
+    ]
+    config = parsed("--from", run, run, "--run-dir", "x", *robot, *update)
+    given = config.env_options
+    assert (given.obs_noise, given.push, given.physics, given.obs_delay) == (0.0, (), ("mass=1:3",), "0:2")
+    assert (given.history, given.num_envs, given.action_repeat, config.seed) == (8, 32, 2, 3)
+    assert (config.ppo.distill_labels, config.ppo.learning_rate, config.ppo.distill_std) == ("zero", 0.0005, STD)
+    assert config.method.name == "gaussian" and parsed("--from", run, "--run-dir", "x").ppo.distill_std is None
+
+
+def test_another_environment_has_its_own_backend_and_a_resumed_distillation_its_saved_settings(tmp_path):
+    run = written(tmp_path / "teacher", replace(config_of(), env="hopper", backend="mjx"))
+    assert parsed("--from", run, "--run-dir", "x").backend == "mjx"
+    other = parsed("--from", run, "--run-dir", "x", "--env", "walker2d")
+    assert (other.env, other.backend) == ("walker2d", None)
+    saved = config_of()
+    student = written(tmp_path / "student", saved)
+    assert parsed("--run-dir", student, "--resume") == saved
+    assert parsed("--run-dir", student, "--resume", "--num-timesteps", 9).num_timesteps == 9
+    with pytest.raises(ValueError, match="method must be gaussian, as in the run to resume, got 'fpo'"):
+        parsed("--run-dir", student, "--resume", "--method", "fpo")
+
+
+def test_a_run_of_several_seeds_names_a_folder_to_type(tmp_path):
+    run = written(tmp_path / "run", replace(config_of(), seed=4, num_seeds=2))
+    with pytest.raises(ValueError, match=rf"holds the seeds 4, 5; choose one, such as {run}/seed-4"):
+        parsed("--from", run, "--run-dir", "x")
+
+
+def test_fine_tuning_after_a_distillation_learns_from_reward_alone():
+    teacher = replace(config_of(), env="avoid", env_options=EnvConfig(history=2, action_repeat=2))
+    config = distill_config(teacher, "genpo++", {"env_options": {"history": 8}}, 2)
+    assert (config.ppo.policy_coef, config.ppo.distill_coef, config.method.base) == (0.0, 1.0, "standard")
     tuned = finetune_config(config, "genpo++")
     assert (tuned.ppo.policy_coef, tuned.ppo.distill_coef, tuned.env_options.history) == (1.0, 0.0, 8)
 
@@ -292,7 +345,12 @@ TINY = {
 STEPS = 64
 
 
-def test_a_student_is_resumed_used_and_exported_without_the_folder_of_its_teacher(tmp_path):
+def evaluation_of(run, step):
+    """Return the evaluation by which the checkpoint of a step is ranked; None: it is not ranked."""
+    return read_evaluation(run.run_dir / CHECKPOINTS / str(step)) or None
+
+
+def test_a_student_is_resumed_used_and_exported_without_the_folder_of_its_teacher(tmp_path, capsys):
     config = replace(
         config_of(policy_coef=1.0, distill_coef=0.0, distill_std=None),
         env="probes:privileged_target",
@@ -307,10 +365,15 @@ def test_a_student_is_resumed_used_and_exported_without_the_folder_of_its_teache
     def student(name, chunks):
         settings = TINY | {"num_timesteps": chunks * STEPS}
         return genpo_jax.distill(
-            tmp_path / "teacher", tmp_path / name, method="gaussian", settings=settings, progress=False
+            tmp_path / "teacher", tmp_path / name, method="gaussian", settings=settings, progress=chunks == 3
         )
 
     straight = student("straight", 3)
+    shown = capsys.readouterr().out
+    assert "distill loss" in shown and "KL" not in shown
+    # The untrained student was evaluated too.
+    assert [line["env_steps"] for line in read_metrics(straight.run_dir / METRICS_FILE)][0] == 0
+    assert evaluation_of(straight, 0) is None and evaluation_of(straight, 3 * STEPS) is not None
     student("resumed", 1)
     shutil.rmtree(tmp_path / "teacher")
     saved = saved_config(tmp_path / "resumed")

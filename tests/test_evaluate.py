@@ -25,7 +25,7 @@ def small(env, **settings):
         eval_envs=2,
         updates_per_chunk=2,
         env_options=EnvConfig(num_envs=16, episode_length=8),
-        method=sized((8,)),
+        method=sized((8,), "gaussian"),
         networks=networks((8,)),
         ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
         **settings,
@@ -72,6 +72,15 @@ def test_returns_lengths_metrics_and_success_are_means_over_the_episodes(run, mo
     found = evaluate(run.run_dir, episodes=2, noise=("zero",))["noise"]["zero"]
     assert (found["return"], found["return_std"], found["length"]) == (2.0, 2.0, 3.0)
     assert found["metrics"] == {"distance": 1.5, "success": 0.5} and found["success"] == 0.5
+
+
+@pytest.mark.parametrize(("options", "used"), [([], True), (["--no-fusion-emitters"], False)])
+def test_an_evaluation_can_be_compiled_without_fusion_emitters(run, monkeypatch, options, used):
+    asked = []
+    monkeypatch.setattr("genpo_jax.runs.evaluate.compiler_options", lambda value: asked.append(value))
+    monkeypatch.setattr("genpo_jax.runs.evaluate.evaluate_policy", lambda *_: {})
+    cli.main(["eval", str(run.run_dir), *options])
+    assert asked == [used]
 
 
 def test_fixed_noise_is_drawn_once_for_each_episode():

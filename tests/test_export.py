@@ -229,9 +229,10 @@ def test_every_method_converts_and_every_rule_is_used(used_rules):
 @pytest.mark.ci
 @pytest.mark.parametrize("method", METHODS)
 def test_every_network_base_solver_activation_and_chunk_converts(method):
-    # Sizes of one action of one number, and of a chunk of four actions.
-    sizes = zip(ACTIVATIONS, (1, 4 * ACTION, 1, 4 * ACTION), strict=True)
-    for settings, (activation, size) in itertools.product(variants(method), sizes):
+    # Sizes of one action of one number, and of a chunk of four actions. Rules of networks, solvers and activations do
+    # not depend on one another, so each variant has one activation and one size.
+    sizes = itertools.cycle(zip(ACTIVATIONS, (1, 4 * ACTION, 1, 4 * ACTION), strict=True))
+    for settings, (activation, size) in zip(variants(method), sizes, strict=False):
         contents = converted(method, activation, size, **settings)
         assert [output.name for output in contents.graph.output] == ["action"]
 
@@ -468,10 +469,24 @@ def test_changed_settings_of_playground_are_deployed_but_not_for_another_environ
     config = Config(env="Go1Getup", backend="jax", env_options=EnvConfig(playground_config=changed))
     described = exporter._describe_environment(config, {"default_episode_length": 300}, None)
     made = []
-    monkeypatch.setattr(envs, "make", lambda name, backend, playground_config: made.append((name, playground_config)))
+    monkeypatch.setattr(envs, "make", lambda name, backend, randomize, settings: made.append((name, settings)))
     for source, env in ((described, None), (described, "Go1Footstand"), (described | {"playground_config": []}, None)):
         deployment._environment(tmp_path, source, env, "jax", False)
     assert made == [("Go1Getup", [*changed]), ("Go1Footstand", []), ("Go1Getup", [])]
+
+
+def test_an_environments_own_randomization_is_deployed_on_the_backend_of_the_run(monkeypatch, tmp_path):
+    config = Config(env="Go1Getup", backend="jax")
+    described = exporter._describe_environment(config, {"default_episode_length": 300}, None)
+
+    def make(name, backend, randomize, settings):
+        # As the real one: engine c has one model for all environments of a library.
+        if randomize and backend == "c":
+            raise ValueError("randomize on another backend")
+
+    monkeypatch.setattr(envs, "make", make)
+    for randomize, backend in ((False, "c"), (True, "jax")):
+        assert deployment._environment(tmp_path, described, None, None, False, randomize)[1] == backend
 
 
 def test_the_physics_and_the_imperfections_of_training_are_read_from_an_export():

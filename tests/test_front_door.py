@@ -30,7 +30,7 @@ CONFIG = Config(
     num_evals=1,
     eval_envs=2,
     env_options=EnvConfig(num_envs=8),
-    method=sized((8,)),
+    method=sized((8,), "gaussian"),
     networks=networks((8,)),
     ppo=PPOConfig(unroll=8, num_minibatches=2, num_epochs=2),
 )
@@ -48,7 +48,7 @@ class PrivilegedTarget(TargetEnv):
 def run(tmp_path_factory):
     """A run of two seeds on an environment object, whose name overrides the name in the config."""
     folder = tmp_path_factory.mktemp("front") / "run"
-    return genpo_jax.train(PrivilegedTarget(), replace(CONFIG, num_seeds=2), folder, progress=False)
+    return genpo_jax.train(PrivilegedTarget(), replace(CONFIG, num_seeds=2, method=sized((8,))), folder, progress=False)
 
 
 def test_an_environment_object_overrides_the_name_and_backend_of_the_config(run):

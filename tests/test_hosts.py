@@ -34,6 +34,10 @@ OPTIONS = (
 )
 
 
+# What ends a run does not depend on its method.
+GAUSSIAN = (*OPTIONS, "--method", "gaussian")
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -185,7 +189,7 @@ def test_differing_options_end_all_processes_in_one_sentence(tmp_path):
     running = []
     for i, unroll in enumerate(("16", "32")):
         hosts = ("--coordinator", f"127.0.0.1:{port}", "--num-processes", "2", "--process-id", str(i))
-        options = (*OPTIONS, "--num-timesteps", "2048", "--run-dir", str(tmp_path / "run"), "--unroll", unroll)
+        options = (*GAUSSIAN, "--num-timesteps", "2048", "--run-dir", str(tmp_path / "run"), "--unroll", unroll)
         command = [sys.executable, "-m", "genpo_jax", "train", *options, *hosts]
         running.append(subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True))
     try:
@@ -204,7 +208,7 @@ def test_differing_options_end_all_processes_in_one_sentence(tmp_path):
 
 @pytest.mark.ci
 def test_a_missing_process_ends_the_others_in_one_sentence(tmp_path):
-    with started(tmp_path / "run", *OPTIONS, "--host-timeout", "3", processes=2) as (first, second):
+    with started(tmp_path / "run", *GAUSSIAN, "--host-timeout", "3", processes=2) as (first, second):
         second.kill()
         _, error = first.communicate(timeout=100)
     assert first.returncode == 1
@@ -215,7 +219,7 @@ def test_a_missing_process_ends_the_others_in_one_sentence(tmp_path):
 
 @pytest.mark.ci
 def test_a_lost_process_ends_the_others_in_one_sentence_and_the_run_can_be_resumed(tmp_path):
-    options = (*OPTIONS, "--num-timesteps", str(10**7), "--checkpoint-minutes", "0")
+    options = (*GAUSSIAN, "--num-timesteps", str(10**7), "--checkpoint-minutes", "0")
     with started(tmp_path / "run", *options, processes=2) as (first, second):
         assert any(line.startswith("1.02k/") for line in first.stdout)
         second.kill()

@@ -137,6 +137,22 @@ def test_help_shows_a_run_where_a_run_is_expected():
         assert re.search(r"\] RUN\b", help_of(command)), command
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "--out", "x"], "this command has no option --out; use --run-dir"),
+        (["finetune", "--from", "a", "--out=x"], "this command has no option --out; use --run-dir"),
+        (["collect", "--out", "x"], "this command has no option --out; use --data"),
+        (["sweep", "--run-dir", "x"], "this command has no option --run-dir; use --out"),
+        (["eval", "--from", "x"], "this command has no option --from; give RUN without the name of an option"),
+    ],
+)
+def test_the_option_of_another_command_is_answered_with_the_option_of_this_one(arguments, message):
+    with pytest.raises(SystemExit) as refusal:
+        main(arguments)
+    assert refusal.value.code == f"error: {message}"
+
+
 def test_every_command_method_and_backend_is_in_the_docs():
     docs = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     for name in (*(f"genpo-jax {command}" for command in COMMANDS), *METHODS):

@@ -16,6 +16,7 @@ import pytest
 from browser import needs_browser, open_page
 
 from genpo_jax.viewing.camera import framing
+from genpo_jax.viewing.pictures import write_strip, write_video
 from genpo_jax.viewing.play_page import PLAYER, play_page
 from genpo_jax.viewing.recording import RecordedEpisode, Recording, frames, with_endless_floors
 from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, scene, simplify
@@ -256,6 +257,13 @@ def test_dark_shapes_are_lightened_and_keep_their_tint():
     floor, dark, red = (geom["rgba"] for geom in scene(model)["geoms"])
     np.testing.assert_allclose(dark, [0.2, 0.2, 0.3, 0.5], atol=1e-6)
     np.testing.assert_allclose([floor, red], [[0, 0, 0, 1], [0.3, 0, 0, 1]], atol=1e-6)
+
+
+def test_an_unknown_camera_is_refused_before_anything_is_drawn(recording, tmp_path):
+    for write in (write_strip, write_video):
+        with pytest.raises(ValueError, match=r"camera must be a camera of the model \(it has none\), got 'near'"):
+            write(recording, tmp_path / "film", "near")
+    assert not (tmp_path / "film").exists()
 
 
 @pytest.mark.ci

@@ -48,6 +48,13 @@ def test_the_success_rate_is_shown_where_the_environment_reports_it(clock):
     assert out.getvalue().splitlines() == ["0/1.00k steps  0%  - steps/s  eval 1  success 0.9375  ETA -:--:--"]
 
 
+def test_a_metric_that_means_nothing_in_this_run_is_hidden(clock):
+    out = io.StringIO()
+    with Progress(1_000, stream=out, hidden=("train/kl",)) as shown:
+        shown.update(0, {"train/kl": 5.0, "train/distill_loss": 0.25})
+    assert out.getvalue().splitlines() == ["0/1.00k steps  0%  - steps/s  distill loss 0.25  ETA -:--:--"]
+
+
 def test_speed_excludes_the_steps_before_a_resume(clock):
     out = io.StringIO()
     with Progress(2_000, start=1_000, stream=out) as shown:

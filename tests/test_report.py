@@ -9,7 +9,7 @@ import pytest
 from browser import needs_browser, open_page
 
 from genpo_jax import cli
-from genpo_jax.config import Config
+from genpo_jax.config import Config, PPOConfig
 from genpo_jax.reporting.charts import Line, line_chart
 from genpo_jax.reporting.numbers import duration, number, short
 from genpo_jax.reporting.records import read_records
@@ -260,3 +260,14 @@ def test_a_cloned_policy_is_judged_by_its_errors_beside_trivial_predictors(tmp_p
     for damaged in ("{", "[]", '{"errors": 3}', '{"errors": {"hold": []}}'):
         (tmp_path / "held_out.json").write_text(damaged)
         assert read_records([tmp_path])[0].held_out == {}
+
+
+def test_a_distillation_shows_its_loss_and_no_diagnostic_of_ratios(tmp_path):
+    rewarded = write_run(tmp_path / "rewarded", [], training=range(9))
+    taught = write_run(tmp_path / "taught", [], training=range(9), ppo=PPOConfig(policy_coef=0.0))
+    with MetricsWriter(taught, resume_at=90) as writer:
+        for steps in (100, 110):
+            writer.write(steps, steps / 10, {"train/distill_loss": 0.5})
+    assert "KL divergence" in report_page([rewarded])
+    page = report_page([taught])
+    assert "Distillation loss" in page and "KL divergence" not in page

@@ -376,7 +376,8 @@ COMMAND = [
         "--num-evals",
         "0",
     ),
-    *("--updates-per-chunk", "1", "--unroll", "8"),
+    # Stopping and resuming do not depend on the method.
+    *("--method", "gaussian", "--updates-per-chunk", "1", "--unroll", "8"),
 ]
 
 
@@ -405,7 +406,7 @@ def test_ctrl_c_saves_and_stops_a_run_that_can_be_resumed(tmp_path):
     output, _ = process.communicate(timeout=120)
     assert process.returncode == cli.STOPPED, output
     assert "stopped and saved" in output and f"to continue: genpo-jax train --run-dir {tmp_path}" in output
-    assert "genpo++ on fast, seed 0, 1 device (cpu)" in output
+    assert "gaussian on fast, seed 0, 1 device (cpu)" in output
     lines = read_metrics(tmp_path / "metrics.jsonl")
     last = lines[-1]["env_steps"]
     result = resumed(tmp_path, last + 256)

@@ -6,8 +6,9 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -20,8 +21,27 @@ RunFolder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 RunFolders = Annotated[
     tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")
 ]
+# For an option that a command does not have: options of other commands with the same meaning.
+SAME_MEANING = {
+    "--out": ("--run-dir", "--data", "--json"),
+    "--run-dir": ("RUN", "RUN|expert", "--out"),
+    "--from": ("RUN", "RUN|expert"),
+}
 # Exit code of a run that was stopped before its end: EX_TEMPFAIL of sysexits.h, which means that it can be retried.
 STOPPED = 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionOptions:
+    """Options of the commands that play episodes of a trained policy."""
+
+    randomize: bool = False
+    """Play with randomized physics: that of training, or the environment's own randomization.
+    Default: nominal physics. The environment's own is not available on backend c: add --backend."""
+    physics: tuple[str, ...] = ()
+    """Play with this physics, drawn per episode, as --physics of train. It replaces the ranges of training."""
+    imperfect: bool = False
+    """Play with the noise, bias, delays and pushes of training. Default: a perfect robot."""
 
 
 class Command(Generic[Options]):
@@ -31,17 +51,43 @@ class Command(Generic[Options]):
         options: the dataclass.
         run: `options -> None`.
         jax: whether it needs jax.
+        defaults: `arguments -> options`, for defaults that depend on arguments. None: those of the dataclass.
     """
 
-    def __init__(self, options: type[Options], run: Callable[[Options], None], *, jax: bool = True) -> None:
+    def __init__(
+        self,
+        options: type[Options],
+        run: Callable[[Options], None],
+        *,
+        jax: bool = True,
+        defaults: Callable[[Sequence[str]], Options] | None = None,
+    ) -> None:
         self.options = options
         self.run = run
         self.jax = jax
+        self.defaults = defaults
         self.summary = (options.__doc__ or "").partition("\n")[0]
+
+    @property
+    def has_settings(self) -> bool:
+        """Whether the settings of a run are options too."""
+        return any(dataclasses.is_dataclass(hint) for hint in get_type_hints(self.options).values())
+
+    def parse(self, arguments: Sequence[str], prog: str) -> Options:
+        """Return the options in the arguments.
+
+        Raises:
+            ValueError: if an option has another name in this command, or a value is not allowed.
+        """
+        refuse_names_of_other_commands(arguments, self.options)
+        default: Any = {} if self.defaults is None else {"default": self.defaults(arguments)}
+        # Settings of a run are nested dataclasses.
+        flat = (tyro.conf.OmitArgPrefixes,)
+        return tyro.cli(self.options, args=list(arguments), prog=prog, config=flat, **default)
 
     def __call__(self, arguments: Sequence[str], prog: str) -> None:
         """Parse the arguments, check them, and run the command."""
-        options = tyro.cli(self.options, args=list(arguments), prog=prog)
+        options = self.parse(arguments, prog)
         check_options(options)
         if self.jax:
             from genpo_jax.runtime import configure_jax, default_platform
@@ -96,14 +142,25 @@ def check_options(options: Any) -> None:
 
 
 def option_of(annotation: Any, name: str) -> str | None:
-    """Return the name of a field on the command line; None for a group of options."""
-    if dataclasses.is_dataclass(annotation):
+    """Return the name of a field on the command line; None for a group of options, or a field that is no option."""
+    if dataclasses.is_dataclass(annotation) or tyro.conf.Suppress in getattr(annotation, "__metadata__", ()):
         return None
     for mark in get_args(annotation)[1:] if get_origin(annotation) is Annotated else ():
         if getattr(mark, "metavar", None) and "Positional" in str(annotation):
             return mark.metavar
         name = getattr(mark, "name", None) or name
     return f"--{name.replace('_', '-')}"
+
+
+def refuse_names_of_other_commands(arguments: Sequence[str], options: type) -> None:
+    """Raise `ValueError` at the first option that this command names differently, see `SAME_MEANING`."""
+    hints = get_type_hints(options, include_extras=True)
+    own = [option_of(hints[field.name], field.name) for field in dataclasses.fields(options)]
+    for name in (argument.partition("=")[0] for argument in arguments):
+        same = next((option for option in SAME_MEANING.get(name, ()) if option in own), None)
+        if same is not None and name not in own:
+            usage = f"use {same}" if same.startswith("--") else f"give {same} without the name of an option"
+            raise ValueError(f"this command has no option {name}; {usage}")
 
 
 def print_end(run_dir: Path, *, wandb: bool = False) -> None:

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import tyro
 
-from genpo_jax.commands.base import Command, write_json
+from genpo_jax.commands.base import Command, ConditionOptions, write_json
 
 
 @dataclass(frozen=True)
-class DeployOptions:
+class DeployOptions(ConditionOptions):
     """Play an exported policy in its environment; report return, latency and missed deadlines."""
 
     folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FOLDER")]
@@ -26,10 +26,6 @@ class DeployOptions:
     """Import the module that the folder names as its environment; importing it runs its code."""
     backend: str | None = None
     """Physics backend. None: c where the environment and the run allow it, else the run's backend."""
-    physics: tuple[str, ...] = ()
-    """Play with this physics, drawn per episode, as --physics of train. Default: nominal physics."""
-    imperfect: bool = False
-    """Play with the noise, bias, delays and pushes of training. Default: a perfect robot."""
     out: Path | None = None
     """JSON file for the results. None: no file."""
 

@@ -1,61 +1,68 @@
 """`genpo-jax distill`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import tyro
 
 from genpo_jax.checks import require
 from genpo_jax.commands.base import STOPPED, Command, leave, print_end
+from genpo_jax.commands.settings import FromRunOptions, peek, refuse_foreign_options, source_config
+from genpo_jax.config import Config
+from genpo_jax.presets import apply, distill_preset, parse_method
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillOptions:
-    """Train a student on the actions of teachers in the states that the student visits."""
+class DistillOptions(FromRunOptions):
+    """Train a student on the actions of teachers in the states that the student visits.
+
+    All settings of `train` are options too. The environment has the settings of the first teacher, except those that
+    are given. `genpo-jax distill --from RUN --help` shows all defaults.
+    """
 
     sources: Annotated[
         tuple[Path, ...], tyro.conf.arg(name="from", metavar="RUN [RUN ...]", help_behavior_hint="")
     ] = ()
     """Folders of the teachers' runs. Required unless --resume is given."""
-    run_dir: Path
-    """Folder of the new run."""
-    env: str | None = None
-    """Environment: another one with the same sizes, or package.module:NAME of your own.
-    None: the environment of the first teacher."""
-    trust: bool = False
-    """Import the module that the first teacher names as its environment; importing it runs its code."""
     method: str = "genpo++"
     """Method, optionally with its settings and settings of PPO: `genpo++:num_steps=10,learning_rate=0.0005`.
     gaussian learns by maximum likelihood, the others by flow matching."""
     resume: bool = False
     """Resume the run in --run-dir with its settings and its copies of the teachers."""
-    observations: str = "state"
-    """Name of the environment's observation that the student sees."""
-    history: int = 1
-    """Number k of observations that the student sees: the last k, one per env step."""
-    labels: Literal["random", "zero"] = "random"
-    """Teachers' actions: random (sampled, keeps the modes of a teacher) or zero (deterministic)."""
-    seed: int = 0
-    """Seed of all random numbers in the run."""
-    num_seeds: int = 1
-    """Independent runs trained in parallel in one program, with seeds from `seed` upwards."""
-    num_timesteps: int | None = None
-    """Env steps to train each seed for. None: the default of the preset."""
-    num_envs: int | None = None
-    """Environments stepped in parallel. None: the default of the preset."""
 
     MAY_BE_EMPTY = ("sources",)
 
 
-def layer_of(options: DistillOptions) -> dict[str, Any]:
-    """Return the settings that the options set; they override the preset."""
-    seen: dict[str, Any] = {"observations": options.observations, "history": options.history}
-    if options.num_envs is not None:
-        seen["num_envs"] = options.num_envs
-    layer = {"env_options": seen, "ppo": {"distill_labels": options.labels}}
-    layer |= {"seed": options.seed, "num_seeds": options.num_seeds}
-    return layer if options.num_timesteps is None else layer | {"num_timesteps": options.num_timesteps}
+def defaults(arguments: Sequence[str]) -> DistillOptions:
+    """Return options with the settings of a distillation of the teachers, or of the run to resume."""
+    known = peek(arguments)
+    method = known.method or DistillOptions.method
+    if known.resume and known.run_dir is not None and not known.help:
+        config, method = _resumed(known.run_dir, known.method)
+    elif known.sources:
+        from genpo_jax.imitation.distill import distill_config
+
+        count = len(known.sources)
+        config = source_config(known, lambda teacher: distill_config(teacher, method, None, count))
+    else:
+        # For the help, without jax.
+        name, layer = parse_method(method)
+        config = apply(distill_preset(Config(), name, accelerator=False), layer)
+    refuse_foreign_options(arguments, config.method)
+    return DistillOptions(config=config, method=method, run_dir=tyro.MISSING, named_env=known.env)
+
+
+def _resumed(run_dir: Path, method: str | None) -> tuple[Config, str]:
+    """Return the settings and the method of the run to resume; raises `ValueError` if another method is given."""
+    from genpo_jax.runs.folder import check_run_dir, saved_config
+
+    check_run_dir(run_dir, resume=True)
+    saved = saved_config(run_dir)
+    name, layer = parse_method(method or saved.method.name)
+    require(name == saved.method.name, f"{saved.method.name}, as in the run to resume", "method", name)
+    return apply(saved, layer), name
 
 
 def run(options: DistillOptions) -> None:
@@ -68,14 +75,15 @@ def run(options: DistillOptions) -> None:
         options.sources,
         options.run_dir,
         method=options.method,
-        settings=layer_of(options),
+        settings=options.layer(),
         resume=options.resume,
-        env=options.env,
+        callbacks=options.callbacks(),
+        env=options.named_env,
         trust=options.trust,
     )
     if finished.stopped:
         leave(STOPPED)
-    print_end(options.run_dir)
+    print_end(options.run_dir, wandb=options.wandb is not None)
 
 
-COMMAND = Command(DistillOptions, run)
+COMMAND = Command(DistillOptions, run, defaults=defaults)

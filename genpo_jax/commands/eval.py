@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genpo_jax.commands.base import Command, RunFolder, write_json
+from genpo_jax.commands.base import Command, ConditionOptions, RunFolder, write_json
 
 
 @dataclass(frozen=True)
-class EvalOptions:
+class EvalOptions(ConditionOptions):
     """Evaluate a policy over many episodes, with 95 % intervals."""
 
     run: RunFolder
@@ -26,13 +26,8 @@ class EvalOptions:
     """Import the module that the run names as its environment; importing it runs its code."""
     backend: str | None = None
     """Evaluate on another backend. None: the backend of the run."""
-    randomize: bool = False
-    """Evaluate with randomized physics: that of training, or the environment's own randomization.
-    Default: nominal physics. The environment's own is not available on backend c: add --backend."""
-    physics: tuple[str, ...] = ()
-    """Evaluate with this physics, drawn per episode, as --physics of train. It replaces the ranges of training."""
-    imperfect: bool = False
-    """Evaluate with the noise, bias, delays and pushes of training. Default: a perfect robot."""
+    fusion_emitters: bool = True
+    """Use XLA's fusion emitters on a CPU if training did; MJX with a robot arm needs them off."""
     step: int | None = None
     """Env steps of the checkpoint. None: the one that --checkpoint names."""
     checkpoint: Literal["newest", "best"] = "newest"

@@ -1,27 +1,28 @@
 """`genpo-jax finetune`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from genpo_jax.commands.base import STOPPED, Command, leave, print_end
+from genpo_jax.commands.settings import FromRunOptions, peek, refuse_foreign_options, source_config
+from genpo_jax.config import Config
+from genpo_jax.presets import apply, finetune_preset, parse_method
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneOptions:
-    """Fine-tune a pretrained policy by reinforcement learning on success."""
+class FinetuneOptions(FromRunOptions):
+    """Fine-tune a pretrained policy by reinforcement learning on success.
+
+    All settings of `train` are options too. Their defaults are those of the fine-tuning preset for the pretrained run;
+    `genpo-jax finetune --from RUN --help` shows them.
+    """
 
     source: Annotated[Path, tyro.conf.arg(name="from", metavar="RUN")]
     """Folder of the pretrained run."""
-    run_dir: Path
-    """Folder of the new run."""
-    env: str | None = None
-    """Environment: another one with the same sizes, or package.module:NAME of your own.
-    None: the environment of the pretrained run."""
-    trust: bool = False
-    """Import the module that the pretrained run names as its environment; importing it runs its code."""
     method: str = "genpo++"
     """Method, optionally with its settings and settings of PPO: `genpo++:target_kl=0.02,num_steps=10`.
     Other settings are those of the fine-tuning preset, for genpo++ base=standard and history_coef=0.5.
@@ -30,33 +31,24 @@ class FinetuneOptions:
     """Resume the run in --run-dir; repeat the whole command, with --from and all settings."""
     anyway: bool = False
     """Start even if the sampler loses success before training, or if nothing succeeds."""
-    seed: int = 0
-    """Seed of all random numbers in the run."""
-    num_seeds: int = 1
-    """Independent runs trained in parallel in one program, with seeds from `seed` upwards."""
-    num_timesteps: int | None = None
-    """Env steps to train each seed for. None: the default of the preset."""
-    num_envs: int | None = None
-    """Environments stepped in parallel. None: the default of the preset."""
-    initial_kl_coef: float = 0.0
-    """Coefficient of a reward penalty on KL(policy || pretrained policy)."""
-    final_initial_kl_coef: float | None = None
-    """Final value of initial_kl_coef, reached linearly over the run. None: constant."""
-    bc_coef: float = 0.0
-    """Weight of a behavior-cloning loss on actions of the pretrained policy, which penalizes losing a mode."""
     episodes: int = 1000
-    """Episodes per evaluation, for each kind of noise."""
+    """Episodes per evaluation before and after training, for each kind of noise."""
 
 
-def layer_of(options: FinetuneOptions) -> dict[str, Any]:
-    """Return the settings that the options set; they override the preset."""
-    anchor = {name: getattr(options, name) for name in ("initial_kl_coef", "final_initial_kl_coef", "bc_coef")}
-    layer: dict[str, Any] = {"ppo": anchor, "seed": options.seed, "num_seeds": options.num_seeds}
-    if options.num_timesteps is not None:
-        layer["num_timesteps"] = options.num_timesteps
-    if options.num_envs is not None:
-        layer["env_options"] = {"num_envs": options.num_envs}
-    return layer
+def defaults(arguments: Sequence[str]) -> FinetuneOptions:
+    """Return options with the settings of the fine-tuning preset for the pretrained run."""
+    known = peek(arguments)
+    method = known.method or FinetuneOptions.method
+    if known.sources:
+        from genpo_jax.imitation.finetune import finetune_config
+
+        config = source_config(known, lambda pretrained: finetune_config(pretrained, method))
+    else:
+        # For the help, without jax.
+        name, layer = parse_method(method)
+        config = apply(finetune_preset(Config(), name), layer)
+    refuse_foreign_options(arguments, config.method)
+    return FinetuneOptions(config=config, method=method, source=tyro.MISSING, run_dir=tyro.MISSING, named_env=known.env)
 
 
 def run(options: FinetuneOptions) -> None:
@@ -67,16 +59,17 @@ def run(options: FinetuneOptions) -> None:
         options.source,
         options.run_dir,
         method=options.method,
-        settings=layer_of(options),
+        settings=options.layer(),
         resume=options.resume,
         anyway=options.anyway,
         episodes=options.episodes,
-        env=options.env,
+        callbacks=options.callbacks(),
+        env=options.named_env,
         trust=options.trust,
     )
     if finished.stopped:
         leave(STOPPED)
-    print_end(options.run_dir)
+    print_end(options.run_dir, wandb=options.wandb is not None)
 
 
-COMMAND = Command(FinetuneOptions, run)
+COMMAND = Command(FinetuneOptions, run, defaults=defaults)

@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genpo_jax.commands.base import Command, RunFolder
+from genpo_jax.commands.base import Command, ConditionOptions, RunFolder
 
 
 @dataclass(frozen=True)
-class PlayOptions:
+class PlayOptions(ConditionOptions):
     """Write an HTML page that plays a policy, deterministic and sampled actions side by side; optionally a video."""
 
     run: RunFolder
@@ -30,6 +30,8 @@ class PlayOptions:
     None: the environment of the run."""
     backend: str | None = None
     """Physics backend. None: the backend of the run."""
+    fusion_emitters: bool = True
+    """Use XLA's fusion emitters on a CPU if training did; MJX with a robot arm needs them off."""
     trust: bool = False
     """Import the module that the run names as its environment; importing it runs its code."""
     out: Path | None = None
@@ -38,6 +40,9 @@ class PlayOptions:
     """Also write an MP4 of the first deterministic episode to this file."""
     strip: Path | None = None
     """Also write eight frames of the first deterministic episode to this PNG file."""
+    camera: str | None = None
+    """Camera of the MuJoCo model for --video and --strip.
+    None: a camera that follows the robot, or shows the whole scene."""
 
     FILES = ("out", "video", "strip")
 
@@ -50,8 +55,9 @@ def run(options: PlayOptions) -> None:
     from genpo_jax.viewing.play_page import PLAY_FILE, play_page
     from genpo_jax.viewing.recording import record_run
 
-    names = ("episodes", "steps", "start_seed", "step", "seed", "checkpoint", "env", "backend", "trust")
-    recording = record_run(options.run, **{name: getattr(options, name) for name in names})
+    of_files = ("run", "camera", *options.FILES)
+    settings = {name: value for name, value in vars(options).items() if name not in of_files}
+    recording = record_run(options.run, **settings)
     out = options.out or options.run / PLAY_FILE
     out.write_text(play_page(recording), encoding="utf-8")
     print(f"open {out} in a browser")
@@ -60,7 +66,7 @@ def run(options: PlayOptions) -> None:
 
         for path, write in ((options.video, write_video), (options.strip, write_strip)):
             if path is not None:
-                write(recording, path)
+                write(recording, path, options.camera)
                 print(f"wrote {path}")
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from genpo_jax.checks import check_types, require, require_between
-from genpo_jax.commands.base import STOPPED, leave, print_end
+from genpo_jax.commands.base import STOPPED, leave, print_end, refuse_names_of_other_commands
+from genpo_jax.commands.settings import CallbackOptions, refuse_foreign_options
 from genpo_jax.config import Config
-from genpo_jax.methods import METHODS, Method
+from genpo_jax.methods import METHODS
 from genpo_jax.presets import has_accelerator, preset
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class HostsConfig:
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(CallbackOptions):
     """The options of `train`."""
 
     config: Config
@@ -83,16 +83,7 @@ class TrainOptions:
     A run on your own environment also needs --env or --trust."""
     trust: bool = False
     """With --resume or --config, import the module that the file names as its environment. This runs its code."""
-    wandb: str | None = None
-    """Log metrics to this Weights & Biases project; offline if not logged in."""
-    play_every: int | None = None
-    """Write play.html, a page that plays the policy, every N evaluations. None: never."""
     hosts: HostsConfig = field(default_factory=HostsConfig)
-
-    def __post_init__(self) -> None:
-        """Check the options that `Config` does not have."""
-        require(self.play_every is None or self.play_every >= 1, ">= 1", "play_every", self.play_every)
-        require(self.wandb != "", "the name of a project", "wandb", self.wandb)
 
 
 def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> TrainOptions:
@@ -102,6 +93,7 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
         ValueError: if a setting is out of range, or changes a setting of a resumed run or the
             method of a configuration file.
     """
+    refuse_names_of_other_commands(arguments, TrainOptions)
     known = _peek(arguments)
     asks_help = any(argument in ("-h", "--help") for argument in arguments)
     hosts = HostsConfig(known.coordinator, known.num_processes, known.process_id, known.host_timeout)
@@ -119,7 +111,7 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
     else:
         accelerator = not asks_help and has_accelerator()
         config = preset(known.env or Config.env, known.method or Config().method.name, accelerator)
-    _refuse_foreign_options(arguments, config.method)
+    refuse_foreign_options(arguments, config.method)
     command = tyro.cli(
         tyro.conf.OmitArgPrefixes[TrainOptions],
         args=list(arguments),
@@ -154,19 +146,6 @@ def _peek(arguments: Sequence[str]) -> argparse.Namespace:
         return peek.parse_known_args(list(arguments))[0]
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
-
-
-def _refuse_foreign_options(arguments: Sequence[str], method: Method) -> None:
-    """Raise `ValueError` at the first option that only other methods have."""
-    own = {f.name for f in dataclasses.fields(method)}
-    for argument in arguments:
-        name = argument.partition("=")[0].removeprefix("--").replace("-", "_")
-        owners = [key for key, other in METHODS.items() if name in {f.name for f in dataclasses.fields(other)}]
-        if argument.startswith("--") and owners and name not in own:
-            option = argument.partition("=")[0]
-            raise ValueError(
-                f"{option} is not an option of method {method.name!r}, only of {', '.join(owners)}; leave it out"
-            )
 
 
 def _check_folder(run_dir: str | None, resume: bool) -> None:
@@ -220,25 +199,10 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
 
     # Without --env, a resumed run makes its environment from the saved settings.
     env = _peek(arguments).env if command.resume else command.config.env
-    options: dict[str, Any] = {"resume": command.resume, "trust": command.trust, "callbacks": _callbacks(command)}
+    options: dict[str, Any] = {"resume": command.resume, "trust": command.trust, "callbacks": command.callbacks()}
     finished = run.train(env, command.config, command.run_dir, **options)
     if is_writer():
         print_end(finished.run_dir, wandb=command.wandb is not None)
     if finished.stopped:
         leave(STOPPED)
     return finished
-
-
-def _callbacks(command: TrainOptions) -> list[Any]:
-    callbacks: list[Any] = []
-    if command.wandb is not None:
-        from genpo_jax.runs.callbacks import WandbLogger
-
-        if importlib.util.find_spec("wandb") is None:
-            raise ModuleNotFoundError("No module named 'wandb'", name="wandb")
-        callbacks.append(WandbLogger(command.wandb))
-    if command.play_every is not None:
-        from genpo_jax.viewing.during_training import PlayPages
-
-        callbacks.append(PlayPages(command.play_every))
-    return callbacks

@@ -17,9 +17,9 @@ from genpo_jax.envs.registry import (
     make,
     make_from,
     nominal,
-    randomized,
     register,
     varied,
+    with_own_randomization,
 )
 
 if TYPE_CHECKING:
@@ -58,10 +58,10 @@ __all__ = [
     "make",
     "make_from",
     "nominal",
-    "randomized",
     "register",
     "select_rows",
     "varied",
+    "with_own_randomization",
 ]
 
 

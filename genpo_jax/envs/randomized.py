@@ -11,7 +11,7 @@ from jax import Array
 
 from genpo_jax.envs.adapter import LibraryEnvironment
 from genpo_jax.envs.base import Environment, Metrics, Observation
-from genpo_jax.envs.mirror import Mirror
+from genpo_jax.envs.wrappers import Wrapper
 
 # `(model, raw keys [n, 2]) -> (model, in_axes)`: randomized leaves get a leading axis n and in_axes 0, the others
 # in_axes None. This is `randomization_fn` in Brax and `domain_randomize` in Playground.
@@ -30,7 +30,12 @@ class RandomizedState(PyTreeNode):
     drawn: list[Array]
 
 
-class RandomizedEnvironment:
+# Attributes of an environment that do not hold for its randomization: they would make an environment without it, or
+# change a state of another form.
+NOT_RANDOMIZED = ("randomization_fn", "varied", "pushed")
+
+
+class RandomizedEnvironment(Wrapper):
     """An environment that draws physics parameters for each episode.
 
     The parameters are part of its state, so a run resumes bit-identically, and parallel environments differ.
@@ -47,31 +52,21 @@ class RandomizedEnvironment:
     """
 
     def __init__(self, env: Environment, randomization_fn: RandomizationFn) -> None:
-        self.env = env
-        self.name = env.name
-        self.action_size = env.action_size
-        self.observation_sizes = env.observation_sizes
-        self.default_episode_length = env.default_episode_length
-        self.action_low, self.action_high = getattr(env, "action_low", None), getattr(env, "action_high", None)
+        super().__init__(env)
         self._owner, self._attribute = _model_place(env)
         self._model = getattr(self._owner, self._attribute)
         self._randomization_fn = randomization_fn
         self._randomized = self._randomized_leaves()
 
-    @property
-    def mirror(self) -> Mirror | None:
-        """The symmetry of the environment, which holds for its randomized physics in distribution."""
-        return getattr(self.env, "mirror", None)
+    def __getattr__(self, name: str) -> Any:
+        if name in NOT_RANDOMIZED:
+            raise AttributeError(name)
+        return super().__getattr__(name)
 
     @property
     def raw(self) -> Any:
         """The library's environment, for rendering."""
         return getattr(self.env, "raw", self.env)
-
-    def reserve(self, num_envs: int) -> None:
-        """Let the environment allocate for this number of environments in one program."""
-        if hasattr(self.env, "reserve"):
-            self.env.reserve(num_envs)  # pyright: ignore[reportAttributeAccessIssue]
 
     def reset(self, key: Array) -> tuple[RandomizedState, Observation]:
         """Draw parameters, and return a fresh `(state, observation)` for a typed PRNG key."""

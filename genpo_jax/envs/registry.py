@@ -143,10 +143,10 @@ def make(
         env = _make(name, backend, playground_config)
     except ModuleNotFoundError as error:
         raise explained(error) from error
-    return randomized(env) if randomize else env
+    return with_own_randomization(env) if randomize else env
 
 
-def randomized(env: "Environment") -> "Environment":
+def with_own_randomization(env: "Environment") -> "Environment":
     """Return an environment with its own randomization of the physics; see `make`."""
     from genpo_jax.envs.randomized import RandomizedEnvironment
 
@@ -173,7 +173,11 @@ def varied(env: "Environment", physics: Sequence[str], variants: int | None = 64
 
     task: Any = env
     if not hasattr(env, "varied"):
-        remedy = "use randomize" if getattr(env, "randomization_fn", None) else "leave physics out"
+        remedy = (
+            "use randomize"
+            if getattr(env, "randomization_fn", None)
+            else "leave physics out, or clear that of another run by --physics without a value"
+        )
         raise ValueError(f"physics needs an MJCF task, a genpo_jax.MjcfTask, which {env.name} is not; {remedy}")
     with local_devices_only():
         return task.varied(physics, variants, seed)

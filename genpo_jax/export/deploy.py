@@ -21,8 +21,7 @@ from genpo_jax.envs.mujoco_model import step_seconds
 from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
 from genpo_jax.envs.wrappers import from_units
 from genpo_jax.export.standalone import OnnxPolicy, describe
-from genpo_jax.runs.environment import Recorded, check_drawn, importable_name, whole_run, with_physics
-from genpo_jax.runs.evaluate import check_imperfect
+from genpo_jax.runs.environment import Recorded, check_conditions, importable_name, whole_run, with_physics
 from genpo_jax.runtime import compiler_options
 
 PERCENTILES = (50, 90, 99)
@@ -84,6 +83,7 @@ def deploy(
     noise_seed: int | None = None,
     env: str | Environment | None = None,
     backend: str | None = None,
+    randomize: bool = False,
     physics: Sequence[str] = (),
     imperfect: bool = False,
     trust: bool = False,
@@ -97,7 +97,9 @@ def deploy(
         env: another environment, by name or as an object; None for the environment of the training.
         backend: backend of the physics. None: the C engine if the run used a backend of MuJoCo and the environment
             supports the C engine; otherwise the backend of the run.
-        physics: draw this physics for each episode, see `EnvConfig.physics`; otherwise it is nominal.
+        randomize: randomize the physics as in training, or by the environment's own randomization; otherwise it is
+            nominal. The environment's own is not available on the C engine.
+        physics: draw this physics for each episode instead, see `EnvConfig.physics`.
         imperfect: with the noise, delays and pushes of training; otherwise the robot is perfect.
         trust: import the module that the folder names as its environment.
 
@@ -108,14 +110,15 @@ def deploy(
     require(episodes >= 1, ">= 1", "episodes", episodes)
     description = describe(folder)
     action, trained = description["action"], description["trained"]
-    made, used = _environment(folder, description["environment"], env, backend, trust)
     options = _options(description)
-    if physics:
-        check_drawn(options.observations, options.physics, physics, folder)
-    made = with_physics(made, options, physics=physics)
+    check_conditions(options, physics, imperfect, folder)
+    recorded = description["environment"]
+    own = not isinstance(env, str) or env in (recorded["name"], recorded["factory"])
+    by_itself = randomize and not (physics or (own and options.physics))
+    made, used = _environment(folder, recorded, env, backend, trust, by_itself)
+    if not by_itself:
+        made = with_physics(made, options, randomize, physics)
     _check_sizes(description, made)
-    if imperfect:
-        check_imperfect(options, folder)
     batch = EpisodeEnv.of(made, options, imperfect=imperfect)
     bounds = (tuple(action["low"]), tuple(action["high"]))
     policy, latencies = OnnxPolicy(folder), []
@@ -165,16 +168,22 @@ def table(results: dict[str, Any]) -> str:
 
 
 def _environment(
-    folder: str | Path, trained: dict[str, Any], env: str | Environment | None, backend: str | None, trust: bool
+    folder: str | Path,
+    trained: dict[str, Any],
+    env: str | Environment | None,
+    backend: str | None,
+    trust: bool,
+    randomize: bool = False,
 ) -> tuple[Environment, str | None]:
-    """Return the environment to play in, and its backend.
+    """Return the environment to play in, with its own randomization if asked, and its backend.
 
     Raises:
         ValueError: if it cannot be made here, or its module must be trusted or named first.
     """
     if env is not None and not isinstance(env, str):
         require(backend is None, "None with an environment object", "backend", backend)
-        return envs.as_environment(env), getattr(env, "backend", None)
+        made = envs.as_environment(env)
+        return envs.with_own_randomization(made) if randomize else made, getattr(env, "backend", None)
     recorded = Recorded.of(trained["name"], trained, folder, whole_run(Path(folder)))
     try:
         name = importable_name(recorded, env, trust)
@@ -182,7 +191,7 @@ def _environment(
         candidates: list[str | None] = [backend] if backend else _backends(name, trained["backend"] if own else None)
         # Earlier exports have no such entry.
         overrides = trained.get("playground_config") or [] if own else []
-        made, used = _make_first(name, candidates, overrides)
+        made, used = _make_first(name, candidates, overrides, randomize)
         return made, getattr(made, "backend", None) or envs.check(name, used)
     except (ValueError, ImportError, RuntimeError) as error:
         raise ValueError(f"the environment of {folder} cannot be made here: {error}") from error
@@ -195,17 +204,18 @@ def _backends(name: str, trained: str | None) -> list[str | None]:
 
 
 def _make_first(
-    name: str, candidates: Sequence[str | None], playground_config: Sequence[str]
+    name: str, candidates: Sequence[str | None], playground_config: Sequence[str], randomize: bool
 ) -> tuple[Environment, str | None]:
     """Return the environment on the first of the backends that works here, and that backend."""
     *preferred, last = candidates
     for backend in preferred:
         try:
-            return envs.make(name, backend, playground_config=playground_config), backend
+            return envs.make(name, backend, randomize, playground_config), backend
         except (ValueError, ImportError):
-            # The C engine needs MuJoCo 4 and a CPU, and it lacks some of MJX's fields; the next backend has them.
+            # The C engine needs MuJoCo 4 and a CPU, and it lacks some of MJX's fields and an environment's own
+            # randomization; the next backend has them.
             continue
-    return envs.make(name, last, playground_config=playground_config), last
+    return envs.make(name, last, randomize, playground_config), last
 
 
 def _options(description: dict[str, Any]) -> EnvConfig:

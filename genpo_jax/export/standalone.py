@@ -35,7 +35,8 @@ def describe(folder: str | Path) -> dict[str, Any]:
     """
     path = Path(folder) / DESCRIPTION
     if not path.is_file():
-        raise FileNotFoundError(f"there is no exported policy in {folder}: it holds no {DESCRIPTION}; check the path")
+        remedy = "name a folder that genpo-jax export wrote"
+        raise FileNotFoundError(f"there is no exported policy in {folder}: it holds no {DESCRIPTION}; {remedy}")
     try:
         contents = json.loads(_bytes(path))
     except (ValueError, RecursionError) as error:

@@ -42,7 +42,8 @@ def distill(
         run_dir: folder of the new run. None: a new folder under `runs/`.
         method: `NAME`, or with settings `NAME:setting=value,...`.
         settings: settings by name, nested as in `Config`; they override `genpo_jax.presets.distill_preset`.
-        resume: resume from the newest checkpoint in `run_dir`, with its settings and teachers.
+        resume: resume from the newest checkpoint in `run_dir`, with its settings and teachers; `settings` may change
+            those that `genpo_jax.train` may change.
         progress: show progress on standard output.
         callbacks: called during training.
         env: another environment, by name or as an object; None: that of the first teacher.
@@ -56,7 +57,9 @@ def distill(
     configure_jax()
     shown: dict[str, Any] = {"progress": progress, "callbacks": callbacks}
     if resume:
-        return train(env, None, run_dir, resume=True, trust=trust, **shown)
+        require(run_dir is not None, "given with resume=True", "run_dir", run_dir)
+        check_run_dir(Path(str(run_dir)), resume)
+        return train(env, apply(saved_config(str(run_dir)), settings or {}), run_dir, resume=True, trust=trust, **shown)
     folders = [sources] if isinstance(sources, str | Path) else list(sources)
     require(len(folders) > 0, "at least one run folder", "sources", folders)
     if run_dir is not None:

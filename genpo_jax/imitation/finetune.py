@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv
@@ -14,7 +15,7 @@ from genpo_jax.methods import Method
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.presets import Layer, apply, finetune_preset, parse_method
 from genpo_jax.runs.callbacks import Callback
-from genpo_jax.runs.environment import environment_of, named_environment
+from genpo_jax.runs.environment import check_drawn, named_environment, with_physics
 from genpo_jax.runs.evaluate import evaluate_policy, table
 from genpo_jax.runs.folder import check_run_dir, saved_config, seed_folders, write_json
 from genpo_jax.runs.load import folder_of, load
@@ -74,7 +75,10 @@ def finetune(
     source = folder_of(Path(source), None)
     pretrained = saved_config(source)
     env, config = named_environment(source, finetune_config(pretrained, method, settings), env, trust)
-    made = environment_of(source, env)
+    seen = config.env_options
+    check_drawn(seen.observations, pretrained.env_options.physics, seen.physics, source)
+    made = env if not isinstance(env, str) else envs.make(env, config.backend, False, seen.playground_config)
+    made = with_physics(envs.as_environment(made), seen)
     episodic, path = EpisodeEnv.of(made, config.env_options), run_dir / FINETUNED_FILE
     record: dict[str, Any] = {"from": str(source)}
     if resume and path.exists():

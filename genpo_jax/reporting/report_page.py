@@ -47,6 +47,12 @@ DIAGNOSTICS = (
         levels={"target": ("ppo", "target_kl")},
     ),
     Diagnostic(
+        "train/distill_loss",
+        "Distillation loss",
+        "Loss of the teachers' actions in the states that the student visits. It falls fast, then slowly; noise in "
+        "the teachers' actions keeps it from 0.",
+    ),
+    Diagnostic(
         "train/learning_rate",
         "Learning rate",
         "Learning rate of the policy, adapted to the KL divergence. At its upper bound, updates could be larger. At "
@@ -98,6 +104,8 @@ DIAGNOSTICS = (
         "Entropy of the whole solver state. A steep early fall means that exploration ended too early.",
     ),
 )
+# Diagnostics of the policy gradient.
+OF_RATIOS = {"train/kl", "train/learning_rate", "train/clip_fraction", "train/ess"}
 # Faults: metric, name, and cause or remedy.
 FAULTS = (
     (
@@ -167,9 +175,14 @@ def report_page(folders: Sequence[str | Path], players: Sequence[Player] = ()) -
 
 
 def _readable(runs: Sequence[Records]) -> list[Diagnostic]:
-    """Return the diagnostics whose explanation holds for all runs; cloning has a schedule of the learning rate."""
-    cloned = any(run.held_out for run in runs)
-    return [each for each in DIAGNOSTICS if not (cloned and each.metric == "train/learning_rate")]
+    """Return the diagnostics whose explanation holds for all runs.
+
+    Cloning has a schedule of the learning rate. Without the policy gradient, no ratio is learned from.
+    """
+    left_out = {"train/learning_rate"} if any(run.held_out for run in runs) else set()
+    if any(number(run.setting("ppo", "policy_coef")) == 0 for run in runs):
+        left_out |= OF_RATIOS
+    return [each for each in DIAGNOSTICS if each.metric not in left_out]
 
 
 def _row(run: Records) -> dict[str, Any]:

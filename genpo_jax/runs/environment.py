@@ -143,7 +143,8 @@ def named_environment(run_dir: str | Path, config: Config, env: Any = None, trus
         return env, config
     recorded = Recorded.of_run(run_dir)
     name = importable_name(recorded, env, trust)
-    own = name in (recorded.name, recorded.path)
+    # Settings that name the environment themselves also have its backend.
+    own = name in (recorded.name, recorded.path, config.env)
     return name, replace(config, env=name, backend=config.backend if own else None)
 
 
@@ -176,7 +177,7 @@ def environment_of(
             raise ValueError(f"backend must be None with an environment object, got {backend!r}; set it in the object")
         environment, options = envs.as_environment(env), saved_config(run_dir).env_options
         if randomize and not (physics or options.physics):
-            return envs.randomized(environment)
+            return envs.with_own_randomization(environment)
         return with_physics(environment, options, randomize, physics)
     recorded, config = Recorded.of_run(run_dir), saved_config(run_dir)
     name = importable_name(recorded, env, trust)
@@ -215,6 +216,24 @@ def check_drawn(observations: str, trained: Sequence[str], physics: Sequence[str
     before, now = ([item.rpartition("=")[0] for item in items] for items in (trained, physics))
     rule = f"{' '.join(before) or 'absent'}, as in training, because the policy sees them in {CRITIC_OBS}"
     require(observations != CRITIC_OBS or before == now, rule, f"the quantities of physics for {policy}", " ".join(now))
+
+
+def check_conditions(options: EnvConfig, physics: Sequence[str], imperfect: bool, policy: str | Path) -> None:
+    """Check that a policy can be played with given physics and with the imperfect robot of its training.
+
+    Args:
+        options: settings of its training.
+        physics: drawn physics; empty for that of training or nominal physics.
+        imperfect: whether the robot is imperfect.
+        policy: the policy, for messages.
+
+    Raises:
+        ValueError: if training had a perfect robot, or the policy sees other drawn quantities, see `check_drawn`.
+    """
+    known = not imperfect or bool(options.imperfections)
+    require(known, "trained with noise, delays or pushes to use imperfect", str(policy), "a perfect robot")
+    if physics:
+        check_drawn(options.observations, options.physics, physics, policy)
 
 
 def whole_run(folder: Path) -> Path:

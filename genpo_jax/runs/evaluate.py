@@ -9,11 +9,11 @@ import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.checks import require
-from genpo_jax.config import SUCCESS, EnvConfig
+from genpo_jax.config import SUCCESS
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.base import ACTOR_OBS, succeeded
 from genpo_jax.policy import TrainedPolicy
-from genpo_jax.runs.environment import check_drawn, environment_of
+from genpo_jax.runs.environment import check_conditions, environment_of
 from genpo_jax.runs.folder import saved_config
 from genpo_jax.runs.load import CheckpointName, folder_of, load
 from genpo_jax.runtime import compiler_options
@@ -38,6 +38,7 @@ def evaluate(
     seed: int | None = None,
     checkpoint: CheckpointName = "newest",
     trust: bool = False,
+    fusion_emitters: bool = True,
 ) -> dict[str, Any]:
     """Evaluate the policy of a run and return the results as JSON-compatible values.
 
@@ -56,6 +57,7 @@ def evaluate(
         seed: seed of the run; required if the run has several.
         checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
         trust: import the module that the run names as its environment.
+        fusion_emitters: use XLA's fusion emitters on a CPU if training did, see `Config.fusion_emitters`.
 
     Raises:
         ValueError: a setting is not allowed, the environment has other sizes than the policy, or its module must be
@@ -65,13 +67,11 @@ def evaluate(
     run_dir = folder_of(Path(run_dir), seed)
     policy, config = load(run_dir, step, checkpoint=checkpoint), saved_config(run_dir)
     options = policy.spec.seen(config.env_options)
-    if imperfect:
-        check_imperfect(options, run_dir)
-    if physics:
-        check_drawn(options.observations, options.physics, physics, run_dir)
+    check_conditions(options, physics, imperfect, run_dir)
     raw = environment_of(run_dir, env, backend, randomize, physics=physics, trust=trust)
     batch = EpisodeEnv.of(raw, options, imperfect=imperfect)
-    results = evaluate_policy(policy, batch, episodes, noise, start_seed, compiler_options(config.fusion_emitters))
+    xla_options = compiler_options(fusion_emitters and config.fusion_emitters)
+    results = evaluate_policy(policy, batch, episodes, noise, start_seed, xla_options)
     return {
         "run": str(run_dir),
         "env": raw.name,
@@ -83,20 +83,6 @@ def evaluate(
         "start_seed": start_seed,
         "noise": results,
     }
-
-
-def check_imperfect(options: EnvConfig, place: str | Path) -> None:
-    """Check that training had an imperfect robot.
-
-    Raises:
-        ValueError: if it had a perfect one.
-    """
-    require(
-        bool(options.imperfections),
-        "trained with noise, delays or pushes to use imperfect",
-        str(place),
-        "a perfect robot",
-    )
 
 
 def evaluate_policy(

@@ -104,7 +104,8 @@ def folder_of(run_dir: Path, seed: int | None) -> Path:
         raise FileNotFoundError(f"there is no run in {run_dir}, because it has no {CONFIG_FILE}; check the path")
     config = saved_config(run_dir)
     if seed is None and config.num_seeds > 1:
-        raise ValueError(f"{run_dir} holds the seeds {', '.join(map(str, config.seeds))}; choose one by seed=...")
+        one = seed_folders(run_dir, config)[0]
+        raise ValueError(f"{run_dir} holds the seeds {', '.join(map(str, config.seeds))}; choose one, such as {one}")
     if seed is not None and seed not in config.seeds:
         raise ValueError(
             f"{run_dir} holds the seeds {', '.join(map(str, config.seeds))}, not {seed}; choose one of them"

@@ -8,7 +8,7 @@ import math
 import sys
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TextIO
 
 # Label and metric of each number shown, the most important first: a narrow terminal cuts off the last ones.
@@ -18,6 +18,7 @@ SHOWN_METRICS = (
     ("sampled", "eval/return_random"),
     ("success", "eval/success_zero"),
     ("KL", "train/kl"),
+    ("distill loss", "train/distill_loss"),
     ("loss", "train/loss"),
     ("validation", "valid/loss"),
 )
@@ -35,15 +36,19 @@ class Progress:
         total_steps: environment steps at which training ends.
         start: environment steps taken before this run was resumed.
         stream: where to write; standard output by default.
+        hidden: metrics that mean nothing in this run.
 
     Raises:
         ValueError: `total_steps` is not positive or `start` is negative.
     """
 
-    def __init__(self, total_steps: int, start: int = 0, stream: TextIO | None = None):
+    def __init__(
+        self, total_steps: int, start: int = 0, stream: TextIO | None = None, hidden: Collection[str] = ()
+    ) -> None:
         if total_steps < 1 or start < 0:
             raise ValueError(f"need total_steps >= 1 and start >= 0, got {total_steps} and {start}")
         self._total, self._start = total_steps, start
+        self._shown = [(label, name) for label, name in SHOWN_METRICS if name not in hidden]
         # sys.stdout is None in a process without standard output.
         self._stream = stream or sys.stdout or io.StringIO()
         self._console = _console(self._stream)
@@ -73,7 +78,7 @@ class Progress:
         compilation.
         """
         self._samples.append((time.monotonic(), env_steps))
-        self._metrics |= {name: float(metrics[name]) for _, name in SHOWN_METRICS if name in metrics}
+        self._metrics |= {name: float(metrics[name]) for _, name in self._shown if name in metrics}
         fields = self._fields(env_steps)
         if self._bar is not None and self._task is not None:
             self._quietly(self._bar.update, self._task, completed=env_steps, refresh=True, **fields)
@@ -106,7 +111,7 @@ class Progress:
             "steps": f"{_short(env_steps)}/{_short(self._total)} steps",
             "speed": f"{'-' if speed is None else _short(speed)} steps/s",
             "metrics": "  ".join(
-                f"{label} {_number(self._metrics[name])}" for label, name in SHOWN_METRICS if name in self._metrics
+                f"{label} {_number(self._metrics[name])}" for label, name in self._shown if name in self._metrics
             )
             or "return -",
             "eta": f"ETA {_clock(seconds_left)}",

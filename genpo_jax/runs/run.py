@@ -94,6 +94,16 @@ class Run(Session):
         return self._env
 
     @property
+    def meaningless_metrics(self) -> tuple[str, ...]:
+        """Without the policy gradient, no ratio is learned from, and a large KL of an update is no fault."""
+        return () if self.config.ppo.policy_coef else ("train/kl",)
+
+    @property
+    def initial_policy_counts(self) -> bool:
+        """An untrained student is no result of a distillation, even if holding still earns more than a first try."""
+        return self.start is not None or not self.teachers
+
+    @property
     def env_option(self) -> str:
         """The option that names the environment of the user; "" for the environment of a library."""
         return env_option(self.config.env, self.record)
@@ -253,7 +263,7 @@ def train(
             environment = envs.as_trained(environment, config.env_options)
     loaded = teachers_of(path, resume, config, teachers)
     if is_object and config.env_options.randomize and randomization_fn is None:
-        environment = envs.randomized(environment)
+        environment = envs.with_own_randomization(environment)
     run = Run(
         environment,
         config,

@@ -132,6 +132,16 @@ class Session(ABC):
         """The option that names the environment of the user when the run is resumed; "" if none is needed."""
         return ""
 
+    @property
+    def meaningless_metrics(self) -> tuple[str, ...]:
+        """Metrics that the progress line does not show."""
+        return ()
+
+    @property
+    def initial_policy_counts(self) -> bool:
+        """Whether the policy before training may be the best checkpoint."""
+        return True
+
     def __repr__(self) -> str:
         """Describe the run: method, environment, steps, returns and folder."""
         done = "done" if self.saved_steps >= self.plan.total_steps else "stopped" if self.stopped else "not finished"
@@ -205,9 +215,10 @@ class Session(ABC):
             state, steps, progress, stop = self._open(stack)
             chunk = self._compile(state, progress)
             if steps == 0 and self.plan.num_evals:
-                progress.message("evaluating the untrained policy ...")
+                progress.message("evaluating the initial policy ...")
                 self._record(0, self._evaluate(0, state), progress)
-                self._attempt("checkpoint", self._record_evaluation)
+                if self.initial_policy_counts:
+                    self._attempt("checkpoint", self._record_evaluation)
                 self._call_back(0, state)
             while steps < self.plan.total_steps and not self.stopped and self.failure is None:
                 state, metrics = self._timed(chunk, state)
@@ -370,7 +381,7 @@ class Session(ABC):
 
     def _progress(self, steps: int) -> Progress:
         stream = None if is_writer() and self.show_progress else io.StringIO()
-        return Progress(self.plan.total_steps, start=steps, stream=stream)
+        return Progress(self.plan.total_steps, start=steps, stream=stream, hidden=self.meaningless_metrics)
 
     def _output_folders(self) -> list[Path]:
         """Return the folders of the seeds and of their means; only the first process has any."""

@@ -9,6 +9,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from genpo_jax.checks import require
 from genpo_jax.envs import Environment
 from genpo_jax.envs.mujoco_model import step_seconds
 from genpo_jax.viewing.camera import framing
@@ -20,13 +21,15 @@ FRAMES_PER_SECOND = 30
 STRIP = 8
 
 
-def write_video(recording: Recording, path: str | Path) -> None:
-    """Write the first episode as an MP4 video.
+def write_video(recording: Recording, path: str | Path, camera: str | None = None) -> None:
+    """Write the first episode as an MP4 video, as seen by a camera of the model; None: see `Painter`.
 
     Raises:
+        ValueError: if the model has no such camera.
         OSError: if neither EGL nor OSMesa can draw on this machine.
         ModuleNotFoundError: if imageio-ffmpeg, which contains ffmpeg, is not installed.
     """
+    _check_camera(recording.model, camera)
     import imageio_ffmpeg
 
     every = max(1, round(1 / FRAMES_PER_SECOND / recording.seconds))
@@ -36,27 +39,37 @@ def write_video(recording: Recording, path: str | Path) -> None:
         warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
         writer.send(None)
     try:
-        for image in _images(recording, every, WIDTH, HEIGHT):
+        for image in _images(recording, every, WIDTH, HEIGHT, camera):
             writer.send(np.ascontiguousarray(image))
     finally:
         writer.close()
 
 
-def write_strip(recording: Recording, path: str | Path) -> None:
-    """Write evenly spaced frames of the first episode as one PNG image.
+def write_strip(recording: Recording, path: str | Path, camera: str | None = None) -> None:
+    """Write evenly spaced frames of the first episode as one PNG image; `camera` as in `write_video`.
 
     Raises:
+        ValueError: if the model has no such camera.
         OSError: if neither EGL nor OSMesa can draw on this machine.
     """
+    _check_camera(recording.model, camera)
     from PIL import Image
 
     every = max(1, len(recording.episodes[0].rewards) // STRIP)
-    images = list(_images(recording, every, WIDTH // 2, HEIGHT // 2))[:STRIP]
+    images = list(_images(recording, every, WIDTH // 2, HEIGHT // 2, camera))[:STRIP]
     Image.fromarray(np.concatenate(images, axis=1)).save(path)
 
 
-def _images(recording: Recording, every: int, width: int, height: int) -> Iterator[np.ndarray]:
-    painter = Painter(recording.model, next(frames(recording, recording.episodes[0])), width, height)
+def _check_camera(model: mujoco.MjModel, camera: str | None) -> None:
+    names = [model.camera(i).name for i in range(model.ncam)]
+    rule = f"a camera of the model ({', '.join(names) or 'it has none'})"
+    require(camera is None or camera in names, rule, "camera", camera)
+
+
+def _images(
+    recording: Recording, every: int, width: int, height: int, camera: str | None = None
+) -> Iterator[np.ndarray]:
+    painter = Painter(recording.model, next(frames(recording, recording.episodes[0])), width, height, camera)
     try:
         for data in frames(recording, recording.episodes[0], every):
             yield painter.draw(data)
@@ -65,19 +78,28 @@ def _images(recording: Recording, every: int, width: int, height: int) -> Iterat
 
 
 class Painter:
-    """Draws frames of one model; the camera follows the robot.
+    """Draws frames of one model.
 
     Args:
         model: MuJoCo's model.
         data: kinematics of a first frame.
         width: pixels.
         height: pixels.
+        camera: name of a camera of the model. None: one that follows the robot, or shows the whole scene.
 
     Raises:
         OSError: if neither EGL nor OSMesa can draw on this machine.
     """
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, width: int = WIDTH, height: int = HEIGHT) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        width: int = WIDTH,
+        height: int = HEIGHT,
+        camera: str | None = None,
+    ) -> None:
+        self._name = camera
         self._renderer = _renderer(model, width, height)
         self._camera = mujoco.MjvCamera()
         mujoco.mjv_defaultFreeCamera(model, self._camera)
@@ -89,7 +111,7 @@ class Painter:
         """Return one image `[height, width, 3]`, uint8."""
         turn = data.xmat[self._followed].reshape(3, 3)
         self._camera.lookat = data.xpos[self._followed] + turn @ self._center
-        self._renderer.update_scene(data, self._camera)
+        self._renderer.update_scene(data, self._name or self._camera)
         return self._renderer.render()
 
     def close(self) -> None:

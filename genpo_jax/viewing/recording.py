@@ -1,7 +1,7 @@
 """Record episodes of a policy as poses of MuJoCo bodies; the environment may use any physics engine."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from genpo_jax.envs.imperfect import with_imperfections
 from genpo_jax.envs.mujoco_model import mj_model_of, step_seconds
 from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import TrainedPolicy
-from genpo_jax.runs.environment import environment_of
+from genpo_jax.runs.environment import check_conditions, environment_of
 from genpo_jax.runs.folder import saved_config
 from genpo_jax.runs.load import CheckpointName, folder_of, load
 from genpo_jax.runtime import compiler_options
@@ -81,7 +81,11 @@ def record_run(
     checkpoint: CheckpointName = "newest",
     env: Any = None,
     backend: str | None = None,
+    randomize: bool = False,
+    physics: Sequence[str] = (),
+    imperfect: bool = False,
     trust: bool = False,
+    fusion_emitters: bool = True,
 ) -> Recording:
     """Record episodes of a run's policy with deterministic actions, and again with sampled actions.
 
@@ -97,20 +101,28 @@ def record_run(
         checkpoint: `newest`, or `best` at the evaluations during training; see `genpo_jax.load`.
         env: another environment of the same sizes, by name or as an object; None: that of the run.
         backend: another backend; None: that of the run.
+        randomize: with randomized physics, as in training; otherwise it is nominal. Shapes are drawn as in the model.
+        physics: with this physics drawn per episode, see `EnvConfig.physics`; it replaces that of training.
+        imperfect: with the noise, delays and pushes of training; otherwise the robot is perfect.
         trust: import the module that the run names as its environment.
+        fusion_emitters: use XLA's fusion emitters on a CPU if training did, see `Config.fusion_emitters`.
 
     Raises:
-        ValueError: if the environment has no MuJoCo model, its state holds no positions, or its module must be trusted
-            or named first.
+        ValueError: if the environment has no MuJoCo model, its state holds no positions, its module must be trusted or
+            named first, or the conditions do not fit the policy, see `check_conditions`.
         FileNotFoundError: if `run_dir` holds no run, or no checkpoint at `step`.
     """
     run_dir = folder_of(Path(run_dir), seed)
     policy = load(run_dir, step, checkpoint=checkpoint)
-    environment = environment_of(run_dir, env, backend, trust=trust)
     config = saved_config(run_dir)
-    config = replace(config, env_options=policy.spec.seen(config.env_options))
-    recorder = Recorder(environment, config, episodes=episodes, steps=steps)
-    return recorder.record(policy, start_seed)
+    options = policy.spec.seen(config.env_options)
+    check_conditions(options, physics, imperfect, run_dir)
+    environment = environment_of(run_dir, env, backend, randomize, physics=physics, trust=trust)
+    config = replace(config, env_options=options, fusion_emitters=fusion_emitters and config.fusion_emitters)
+    recorder = Recorder(environment, config, episodes=episodes, steps=steps, imperfect=imperfect)
+    recording = recorder.record(policy, start_seed)
+    conditions = [*(physics or ["randomized physics"] * randomize), *["imperfect robot"] * imperfect]
+    return replace(recording, title=", ".join([recording.title, *conditions]))
 
 
 class Recorder:
@@ -121,14 +133,23 @@ class Recorder:
         config: settings of the run.
         episodes: episodes with deterministic actions; the same number is recorded with sampled actions.
         steps: most env steps per episode; None for the time limit.
+        imperfect: with the noise, delays and pushes of the settings.
 
     Raises:
         ValueError: if the environment has no MuJoCo model, or its state holds no positions.
     """
 
-    def __init__(self, env: Environment, config: Config, *, episodes: int = 1, steps: int | None = None) -> None:
+    def __init__(
+        self,
+        env: Environment,
+        config: Config,
+        *,
+        episodes: int = 1,
+        steps: int | None = None,
+        imperfect: bool = False,
+    ) -> None:
         require(episodes >= 1, ">= 1", "episodes", episodes)
-        env = wrapped(with_imperfections(env, config.env_options, False), config.env_options)
+        env = wrapped(with_imperfections(env, config.env_options, imperfect), config.env_options)
         self.model, self.places = drawn_parts(env)
         self.episodes = episodes
         self.title = f"{config.method.name} on {config.env}"

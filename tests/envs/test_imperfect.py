@@ -199,7 +199,7 @@ def config(**changes):
         eval_envs=2,
         num_seeds=2,
         env_options=IMPERFECT,
-        method=sized((8,)),
+        method=sized((8,), "gaussian"),
         networks=networks((8,)),
         ppo=replace(settings.ppo, unroll=16, num_minibatches=2, num_epochs=1),
         **changes,
@@ -240,3 +240,36 @@ def test_a_run_resumes_bit_identically_and_is_evaluated_with_what_is_asked_for(t
     assert nominal == returns()
     others = [returns(randomize=True), returns(physics=("mass=4:5",)), returns(imperfect=True)]
     assert len({nominal, *others}) == 4
+
+
+@pytest.mark.ci
+def test_play_and_deploy_have_the_conditions_of_eval(tmp_path):
+    from genpo_jax.export.deploy import deploy
+    from genpo_jax.export.exporter import export
+    from genpo_jax.viewing.recording import record_run
+
+    genpo_jax.train(
+        Arm("c"), replace(config(), num_seeds=1, num_timesteps=1, num_evals=0), tmp_path / "run", progress=False
+    )
+    folder = export(tmp_path / "run", tmp_path / "exported")
+    heavy = ("mass=4:5",)
+
+    def recorded(**options):
+        recording = record_run(tmp_path / "run", env=Arm("c"), steps=12, **options)
+        return recording.title.partition("arm")[2], recording.episodes[0].positions["qpos"]
+
+    def deployed(**options):
+        return deploy(folder, env=Arm("c"), episodes=1, **options).returns[0]
+
+    conditions = {"": {}, ", randomized physics": {"randomize": True}, ", mass=4:5": {"physics": heavy}}
+    conditions |= {", imperfect robot": {"imperfect": True}}
+    paths, returns = [], []
+    for title, options in conditions.items():
+        shown, path = recorded(**options)
+        assert shown == title
+        paths.append(path)
+        returns.append(deployed(**options))
+    for i, path in enumerate(paths):
+        assert not any(np.array_equal(path, other) for other in paths[:i])
+    assert len(set(returns)) == 4
+    np.testing.assert_array_equal(recorded()[1], paths[0])

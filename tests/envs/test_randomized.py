@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import pytest
 from arms import Arm
 
 import genpo_jax
+from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.randomized import RandomizedEnvironment
 from genpo_jax.runtime import compiler_options
@@ -80,7 +83,7 @@ def test_an_invalid_randomization_is_refused(arm, function, message):
         RandomizedEnvironment(arm.env, function)
 
 
-def test_an_environment_that_cannot_be_randomized_is_refused():
+def test_an_environment_that_cannot_be_randomized_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has no model to randomize"):
         RandomizedEnvironment(Arm("c"), heavier)
     with pytest.raises(ValueError, match="backend c simulates one model for all environments"):
@@ -89,3 +92,16 @@ def test_an_environment_that_cannot_be_randomized_is_refused():
         make("ring", randomize=True)
     with pytest.raises(ValueError, match="randomization_fn needs an environment object"):
         genpo_jax.train("ring", randomization_fn=heavier)
+    # An object, too: the name of a module once hid the function that adds the randomization.
+    config = replace(genpo_jax.preset("arm", accelerator=False), env_options=EnvConfig(randomize=True))
+    with pytest.raises(ValueError, match="arm has no randomization"):
+        genpo_jax.train(Arm("c"), config, tmp_path / "run")
+
+
+@pytest.mark.ci
+def test_a_randomized_environment_has_the_attributes_of_the_environment_that_hold_for_it(arm):
+    assert (arm.name, arm.dt, arm.sha256) == ("arm", arm.env.dt, arm.env.sha256) and arm.raw is arm.env
+    assert hasattr(arm.env, "pushed") and hasattr(arm.env, "varied")
+    # A push would change the state of the inner environment, and a variant would not be randomized.
+    for name in ("pushed", "varied", "randomization_fn"):
+        assert not hasattr(arm, name)

@@ -26,7 +26,7 @@ CONFIG = Config(
     num_evals=1,
     eval_envs=1,
     env_options=EnvConfig(num_envs=8, episode_length=6),
-    method=sized((8,)),
+    method=sized((8,), "gaussian"),
     networks=networks((8,)),
     ppo=PPOConfig(unroll=4, num_minibatches=2, num_epochs=2),
 )

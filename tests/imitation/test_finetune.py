@@ -1,7 +1,6 @@
 import json
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +13,6 @@ from settings import raw_leaves
 import genpo_jax
 from genpo_jax.commands import collect, pretrain
 from genpo_jax.commands import finetune as finetune_command
-from genpo_jax.commands.finetune import FinetuneOptions, layer_of
 from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.avoid import Avoid
@@ -34,6 +32,7 @@ from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlo
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.presets import apply, finetune_preset
+from genpo_jax.runs.folder import write_config
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.training.trainer import Trainer
 from genpo_jax.training.transfer import as_method, start_from, with_networks_of
@@ -181,14 +180,27 @@ def test_fidelity_needs_the_metric_success():
         fidelity("x", policy, policy.spec.method, env, jnp.zeros((1, 1)), episodes=2)
 
 
-def test_options_reach_the_settings_of_the_run():
-    options = FinetuneOptions(source=Path("a"), run_dir=Path("b"), num_timesteps=4096, num_envs=32, num_seeds=2, seed=7)
-    config = finetune_config(PRETRAINED, options.method, layer_of(options))
-    assert (config.num_timesteps, config.env_options.num_envs) == (4096, 32)
-    assert list(config.seeds) == [7, 8]
-    assert config.env_options.reward == "success"
-    preset_sizes = finetune_config(PRETRAINED, "genpo++", layer_of(replace(options, num_envs=None)))
-    assert preset_sizes.env_options.num_envs == 64
+def parsed(*arguments):
+    return finetune_command.COMMAND.parse(list(map(str, arguments)), "genpo-jax finetune")
+
+
+def test_every_setting_of_train_is_an_option_and_its_default_is_that_of_the_preset(tmp_path):
+    # Neither the seed nor the anchor of an earlier run is kept.
+    write_config(tmp_path, apply(PRETRAINED, {"seed": 5, "ppo": {"bc_coef": 0.2}}), "cpu", 1)
+    start = ["--from", tmp_path, "--run-dir", "x"]
+    assert parsed(*start).config == finetune_config(PRETRAINED, "genpo++")
+    size = ["--num-timesteps", 4096, "--num-envs", 32, "--num-seeds", 2, "--seed", 7, "--num-evals", 3]
+    rest = ["--wandb", "arms", "--bc-coef", 0.5, "--obs-noise", 0.1]
+    options = parsed(*start, "--method", "fpo:clip_range=0.2", *size, *rest)
+    config = options.config
+    assert (config.num_timesteps, config.env_options.num_envs, config.num_evals) == (4096, 32, 3)
+    assert list(config.seeds) == [7, 8] and config.env_options.reward == "success"
+    assert (config.ppo.clip_range, config.ppo.bc_coef, config.env_options.obs_noise) == (0.2, 0.5, 0.1)
+    assert (options.wandb, options.named_env) == ("arms", None)
+    # What the command passes on describes the same run.
+    assert finetune_config(PRETRAINED, options.method, options.layer()) == config
+    with pytest.raises(ValueError, match="--history-coef is not an option of method 'fpo'"):
+        parsed(*start, "--method", "fpo", "--history-coef", 0.5)
 
 
 @pytest.mark.parametrize("executed", range(1, 65))
@@ -239,10 +251,10 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path):
     collect.run(collect.CollectOptions(env="avoid", episodes=20, data=data))
     small = {"sizes": (16,), "num_updates": 40, "updates_per_chunk": 20, "episodes": 20}
     pretrain.run(pretrain.PretrainOptions(data=(data,), run_dir=start, **small))
-    options = FinetuneOptions(source=start, run_dir=tuned, num_timesteps=4096, episodes=20)
+    options = parsed("--from", start, "--run-dir", tuned, "--num-timesteps", 4096, "--episodes", 20, "--bc-coef", 0.1)
     with pytest.raises(ValueError, match="pretrained success must be above 0|success of the sampler"):
         finetune_command.run(options)
-    finetune_command.run(replace(options, anyway=True, bc_coef=0.1))
+    finetune_command.run(replace(options, anyway=True))
     assert np.isfinite(read_metrics(tuned / "metrics.jsonl")[-1]["train/bc_loss"])
     assert {"pretrained", "sampler", "after", "from"} <= set(json.loads((tuned / "finetuned.json").read_text()))
     assert genpo_jax.load(tuned)(jnp.zeros(2)).shape == (2,)
