@@ -180,7 +180,6 @@ def played_task(env):
         ({"metrics": lambda self, s, a: {"x": 1 / (0 * s.time)}}, "x of arm must be finite after a step with action 0"),
         ({"observe": lambda self, s: s.qpos[:0]}, "observation 'state' of arm must be a vector of at least one number"),
         ({"observe": lambda self, s: s.qpos[0]}, r"observation 'state' of arm must be a vector, got 'shape \(\)'"),
-        ("observations of arm must be a dict with 'state', which the",),
         ({"control": lambda self, s, a: np.asarray(a)}, "control of arm must compute with jax.numpy, not with numpy"),
         ({"reward": lambda self, s, a: 1.0 if s.qpos[0] > 0 else 0.0}, "reward of arm must compute with jax.numpy"),
         ({"initial": lambda self, key: Start(goal="left")}, "goal of arm's Start must contain only arrays and numbers"),
