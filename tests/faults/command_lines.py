@@ -52,7 +52,7 @@ REFUSED, BOXED = 1, 2
 
 def programs() -> dict[str, tuple[list[type], Callable[[list[str]], None]]]:
     """Return, for every program, the classes of its options and a function that runs it on a command line."""
-    parts = [Config, EnvConfig, PPOConfig, NetworksConfig, cli.HostsConfig, cli.TrainCommand, *METHODS.values()]
+    parts = [Config, EnvConfig, PPOConfig, NetworksConfig, cli.HostsConfig, cli.TrainOptions, *METHODS.values()]
     runners: dict[str, Any] = {"train": (parts, lambda line: cli.main(["train", "--env", "ring", *QUICK, *line]))}
     for name, options in PROGRAMS.items():
         module = importlib.import_module(name)
