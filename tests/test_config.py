@@ -135,7 +135,8 @@ def test_the_config_and_the_command_line_do_not_import_jax():
 
 
 def test_every_preset_is_valid_and_methods_differ_only_where_documented():
-    from genpo_jax.presets import CPU, CPU_UPDATE, TASK, TASK_FLOW, preset
+    from genpo_jax.envs.names import DM_CONTROL
+    from genpo_jax.presets import CPU, CPU_DM_CONTROL, CPU_UPDATE, TASK, TASK_FLOW, preset
 
     for env in {*CPU, *TASK, "walker2d", "CartpoleBalance", "my-arm"}:
         gaussian = preset(env, "gaussian", False)
@@ -145,9 +146,23 @@ def test_every_preset_is_valid_and_methods_differ_only_where_documented():
             same_std = config.method.initial_std == gaussian.method.initial_std
             assert same_std == (name == "gaussian" or env not in TASK_FLOW)
             same_update = config.ppo == gaussian.ppo
-            assert same_update == (not method.published_update and name not in CPU_UPDATE)
+            own = name in CPU_UPDATE or (env in DM_CONTROL and name in CPU_DM_CONTROL)
+            assert same_update == (not method.published_update and not own)
             others = {"method": gaussian.method, "ppo": gaussian.ppo}
             assert dataclasses.replace(config, **others) == gaussian
+
+
+def test_a_flow_on_dm_control_has_larger_minibatches_than_a_gaussian_on_a_cpu():
+    from genpo_jax.presets import preset
+
+    def minibatch(*names):
+        config = preset(*names, accelerator=False)
+        return config.env_options.num_envs * config.ppo.unroll // config.ppo.num_minibatches
+
+    assert [minibatch("HopperStand", name) for name in ("genpo++", "gaussian")] == [512, 128]
+    assert minibatch("hopper", "genpo++") == 128
+    flow, gaussian = (preset("HopperStand", name, accelerator=True).ppo for name in ("genpo++", "gaussian"))
+    assert flow.num_minibatches == gaussian.num_minibatches
 
 
 # Settings that belong to a task. The learning rate depends on the strength of its actuators.
