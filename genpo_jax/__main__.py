@@ -11,6 +11,9 @@ def run(prog: str = "genpo-jax") -> None:
         from genpo_jax.cli import main
     except ModuleNotFoundError as error:
         sys.exit(f"error: {explained(error)}")
+    except KeyboardInterrupt:
+        # Ctrl-C while the modules are imported.
+        sys.exit(130)
     main(prog=prog)
 
 

@@ -71,6 +71,8 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
         with _closed_output_ignored():
             command(arguments, prog)
     except USERS_ERRORS as error:
+        if _comes_from_an_interrupt(error):
+            leave(INTERRUPTED)
         if sys.flags.dev_mode:
             raise
         message = f"error: {as_options(_sentence(error), *options_classes)}{_place(error)}"
@@ -106,6 +108,13 @@ def _output_is_closed(text: str) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return False
+
+
+def _comes_from_an_interrupt(error: BaseException | None) -> bool:
+    """Whether Ctrl-C caused an error: an extension module that is being imported raises its own error instead."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _sentence(error: BaseException) -> str:

@@ -183,6 +183,18 @@ def test_an_interruption_shows_no_traceback():
     assert end.value.code == cli.INTERRUPTED
 
 
+def test_an_interruption_of_an_import_is_no_error_of_the_import():
+    def interrupted(*_):
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as error:
+            raise ImportError("Encountered an error while initializing the extension.") from error
+
+    with pytest.raises(SystemExit) as end:
+        run_command(interrupted, [], "program")
+    assert end.value.code == cli.INTERRUPTED
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -133,7 +133,8 @@ def _selected(numbered: dict[int, str], masks: dict[str, list[str]], reading: Re
 def _held_out(masks: dict[str, list[str]], names: list[str], reading: Reading) -> tuple[int, ...] | None:
     """Return the positions of the held-out episodes: those of `mask/MASK_valid`, or else of `mask/valid`."""
     valid = next((key for key in (f"{reading.mask}_valid", "valid") if key in masks), None)
-    used = {valid, reading.mask, "train"}
+    # Without a mask of held-out demonstrations, all are trained on.
+    used = {valid, reading.mask} if valid is None else {valid, reading.mask, "train"}
     reading.leave_out(f"mask/{key}" for key in masks if key not in used)
     if valid is None:
         return None

@@ -18,6 +18,7 @@ _TRACER_ERRORS = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
+_REAL = (jnp.bool_, jnp.integer, jnp.floating)
 
 
 def check_environment(env: Environment) -> tuple[str, ...]:
@@ -53,8 +54,10 @@ def check_first_step(env: Environment) -> None:
         return
     state, obs = env.reset(jax.random.key(0))
     check_finite(env.name, _named(obs), "at the start")
-    _, obs, reward, _, metrics = env.step(state, jnp.zeros(env.action_size, jnp.float32))
+    _, obs, reward, terminated, metrics = env.step(state, jnp.zeros(env.action_size, jnp.float32))
     check_finite(env.name, _named(obs) | {"reward": reward} | metrics, "after a step with action 0")
+    ends = np.asarray(terminated)
+    require(bool(np.isin(ends, (0, 1)).all()), "0 or 1, or a boolean", f"terminated of {env.name}", ends.item())
 
 
 def check_finite(name: str, values: Mapping[str, Any], when: str) -> None:
@@ -84,17 +87,35 @@ def check_observation(obs: Any, name: str) -> None:
         got = f"an array of shape {obs.shape}" if hasattr(obs, "shape") else type(obs).__name__
         raise ValueError(f"the observation of {name} must be a dict of vectors, got {got}; return {{'state': vector}}")
     for key, value in obs.items():
+        require(not isinstance(value, list), "an array", f"observation '{key}' of {name}", value, "return jnp.stack(x)")
+        check_numbers(name, {f"observation '{key}'": value})
         shape = jnp.shape(value)
         require(len(shape) == 1, "a vector", f"observation '{key}' of {name}", f"shape {shape}", "return x.ravel()")
         require(shape != (0,), "a vector of at least one number", f"observation '{key}' of {name}", f"shape {shape}")
 
 
-def check_scalars(name: str, **values: Any) -> None:
-    """Check that the named results of a step are scalars.
+def check_numbers(name: str, values: Mapping[str, Any]) -> None:
+    """Check that named results of an environment are real numbers, or arrays of them.
 
     Raises:
         ValueError: names the first that is not.
     """
+    for key, value in values.items():
+        try:
+            dtype = jnp.asarray(value).dtype
+        except (TypeError, ValueError):
+            dtype = None
+        real = dtype is not None and any(jnp.issubdtype(dtype, kind) for kind in _REAL)
+        require(real, "a real number or an array of them", f"{key} of {name}", value if dtype is None else str(dtype))
+
+
+def check_scalars(name: str, **values: Any) -> None:
+    """Check that the named results of a step are real scalars.
+
+    Raises:
+        ValueError: names the first that is not.
+    """
+    check_numbers(name, values)
     for key, value in values.items():
         shape = jnp.shape(value)
         require(shape == (), "one number", f"{key} of {name}", f"shape {shape}", "return x[0], or a sum or mean")
@@ -192,6 +213,9 @@ def _checked_step(env: Environment, state: Any, obs: Observation, action: Array)
     check_unchanged(obs, after_obs, f"the observation of {env.name} after a step")
     check_unchanged(state, after, f"the state of {env.name} after a step")
     check_scalars(env.name, reward=reward, terminated=terminated)
+    named = all(isinstance(name, str) for name in metrics)
+    require(named, "a dict with strings as keys", f"metrics of {env.name}", list(metrics))
+    check_numbers(env.name, {f"metric '{name}'": value for name, value in metrics.items()})
     for name, value in metrics.items():
         if jnp.shape(value) != ():
             raise ValueError(f"metrics must be scalars, '{name}' of {env.name} has shape {jnp.shape(value)}")

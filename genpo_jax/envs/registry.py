@@ -108,12 +108,6 @@ def check(name: str, backend: str | None = None) -> str | None:
     return backend
 
 
-def has_backends(name: str) -> bool:
-    """Whether there is a choice of backends for an environment; raises as `check`."""
-    backends = backends_of(name)
-    return _takes_backend(_factory(name)) if backends is None else backends != (None,)
-
-
 def make(
     name: str, backend: str | None = None, randomize: bool = False, playground_config: Sequence[str] = ()
 ) -> "Environment":

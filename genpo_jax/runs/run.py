@@ -282,9 +282,7 @@ def train(
 def _named(env: Any, config: Config) -> tuple[Environment | None, Config]:
     """Return the environment object, or None for a name, and the config with the name of the environment."""
     if env is None or isinstance(env, str):
-        if env is not None and env != config.env:
-            # A backend is dropped only for an environment without physics to choose.
-            config = replace(config, env=env, backend=config.backend if envs.has_backends(env) else None)
+        config = config if env is None else replace(config, env=env)
         envs.check(config.env, config.backend)
         return None, config
     environment = envs.as_environment(env)

@@ -224,6 +224,15 @@ def test_a_mask_chooses_demonstrations_and_its_own_held_out_ones(tmp_path):
         read(path, mask="many")
 
 
+def test_without_held_out_demonstrations_a_mask_of_the_others_is_named_as_left_out(tmp_path):
+    path = tiny_sets.robomimic(tmp_path / "demos.hdf5")
+    with h5py.File(path, "r+") as opened:
+        file: Any = opened
+        del file["mask/valid"]
+    with pytest.warns(UserWarning, match="left out of .*: mask/train"):
+        assert not tiny_sets.differences(read(path))
+
+
 @pytest.mark.parametrize("form", ["robomimic", "minari", "dppo", "lerobot", "lerobot v3"])
 @pytest.mark.parametrize("episodes", [[2, 0], "0,2", "0:1,2:3"])
 def test_a_part_of_a_set_is_read_by_the_numbers_of_its_episodes(form, episodes, tmp_path):

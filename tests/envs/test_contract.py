@@ -1,5 +1,7 @@
 """Environments as users write them: each is accepted, or refused with the attribute before anything is compiled."""
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,7 @@ class Decay:
     terminated = staticmethod(lambda x: jnp.abs(x[0]) > 3)
     memory = staticmethod(lambda key: ())
     remember = staticmethod(lambda memory: memory)
+    metrics: ClassVar = {}
 
     def reset(self, key):
         x = jax.random.normal(key, (2,))
@@ -33,7 +36,7 @@ class Decay:
     def step(self, state, action):
         x = 0.9 * state["x"] + 0.1 * action[0]
         state = {"x": x, "memory": self.remember(state["memory"])}
-        return state, self.obs(x), self.reward(x), self.terminated(x), {}
+        return state, self.obs(x), self.reward(x), self.terminated(x), self.metrics
 
 
 def decay(**parts):
@@ -129,6 +132,23 @@ def test_terminated_of_another_type_ends_the_episode():
             {"remember": lambda memory: jnp.zeros(2)},
             r"must be .*memory: \(\).*, got .*memory: float32\[2\]",
         ),
+        ({"reward": lambda x: None}, "reward of decay must be a real number or an array of them, got None"),
+        ({"reward": lambda x: "high"}, "reward of decay must be a real number or an array of them, got 'high'"),
+        ({"reward": lambda x: 1j * x[0]}, "reward of decay must be a real number .*, got 'complex64'"),
+        ({"terminated": lambda x: None}, "terminated of decay must be a real number .*, got None"),
+        (
+            {"obs": lambda x: {"state": 1j * x}},
+            "'state' of decay must be a real number .*, got 'complex64'",
+        ),
+        (
+            {"obs": lambda x: {"state": [x[0], x[1]]}},
+            r"'state' of decay must be an array, got \[.*jnp.stack",
+        ),
+        (
+            {"metrics": {"speed": "fast"}},
+            "metric 'speed' of decay must be a real .*, got 'fast'",
+        ),
+        ({"metrics": {1: 0.0, "a": 0.0}}, r"metrics of decay must be .* strings as keys, got \[1, 'a'\]"),
         ({"reset": lambda key: jnp.zeros(2)}, r"reset of decay must return \(state, observation\), got"),
     ],
 )
@@ -204,6 +224,8 @@ def test_a_task_with_another_result_is_one_sentence_that_names_the_method(member
             "^reward of decay must be finite after a step with action 0",
         ),
         ({"reward": lambda x: 1 / (0 * x[0])}, "reward of decay must be finite after a step with action 0, got -?inf"),
+        ({"terminated": lambda x: 0.3 + 0 * x[0]}, "terminated of decay must be 0 or 1, or a boolean, got 0.3"),
+        ({"terminated": lambda x: jnp.nan * x[0]}, "terminated of decay must be 0 or 1, or a boolean, got nan"),
     ],
 )
 def test_numbers_that_are_not_finite_from_the_first_step_are_refused_before_training(parts, message, tmp_path):
