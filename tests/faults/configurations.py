@@ -6,14 +6,12 @@ Changes entries of `config.json`, `policy_spec.json`, `pretrain.json` and `polic
 missing and unknown keys, NaN, huge numbers, nested nonsense. A file that is accepted must give the values in it.
 """
 
-import argparse
 import copy
 import json
 import math
 import os
 import random
 import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -32,6 +30,7 @@ from genpo_jax.imitation.pretrain import PRETRAIN_FILE, saved_settings
 from genpo_jax.policy import PolicySpec
 from genpo_jax.runs.environment import Recorded, config_from
 from genpo_jax.runs.folder import CONFIG_FILE, FORMAT, POLICY_FILE, read_policy_spec, write_config
+from tests.faults.program import run_campaign
 from tests.faults.refusals import is_refusal
 
 SECONDS = 20
@@ -176,16 +175,5 @@ def campaign(files: int, seed: int = 0) -> list[str]:
     return wrong
 
 
-def main() -> None:
-    """Run the campaign."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    wrong = campaign(options.files, options.seed)
-    print("\n".join(wrong))
-    sys.exit(bool(wrong))
-
-
 if __name__ == "__main__":
-    main()
+    run_campaign(campaign, "files", __doc__)

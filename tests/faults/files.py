@@ -8,21 +8,20 @@ so it must be refused, or act with finite actions of the right shape. Each case 
 library may crash.
 """
 
-import argparse
 import hashlib
 import json
 import os
 import random
 import shutil
 import signal
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.faults.program import run_campaign
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-sys.path.append(str(Path(__file__).parents[1] / "data"))
 
 import numpy as np
 
@@ -146,16 +145,5 @@ def count(result: str, case: str, counts: Counter[str], wrong: list[str]) -> Non
         wrong.append(f"{case}: {result}")
 
 
-def main() -> None:
-    """Run the campaign."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--files", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    wrong = campaign(options.files, options.seed)
-    print("\n".join(wrong), f"\n{len(wrong)} problems", sep="")
-    sys.exit(bool(wrong))
-
-
 if __name__ == "__main__":
-    main()
+    run_campaign(campaign, "files", __doc__)

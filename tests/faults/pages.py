@@ -6,13 +6,11 @@ Names, settings and metrics contain markup, template marks, huge values and NaN,
 element, script or address that its undamaged form lacks, its JSON must be valid, and no number may be "nan" or "inf".
 """
 
-import argparse
 import json
 import logging
 import os
 import random
 import re
-import sys
 import tempfile
 from collections import Counter
 from html.parser import HTMLParser
@@ -30,6 +28,7 @@ from genpo_jax.runs.folder import CONFIG_FILE, HELD_OUT_FILE
 from genpo_jax.runs.metrics import METRICS_FILE
 from genpo_jax.viewing.play_page import play_page
 from genpo_jax.viewing.recording import RecordedEpisode, Recording
+from tests.faults.program import run_campaign
 
 # Elements and attributes that only the hostile texts contain.
 HOSTILE = ("evil", "onerror", "onload", "javascript:")
@@ -202,18 +201,7 @@ def merged(one: Elements | None, other: Elements) -> Elements:
     return other
 
 
-def main() -> None:
-    """Run the campaign."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--pages", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+if __name__ == "__main__":
     # Each diverged recording is reported, as it should.
     logging.disable(logging.WARNING)
-    wrong = campaign(options.pages, options.seed)
-    print("\n".join(wrong), f"\n{len(wrong)} problems", sep="")
-    sys.exit(bool(wrong))
-
-
-if __name__ == "__main__":
-    main()
+    run_campaign(campaign, "pages", __doc__)
