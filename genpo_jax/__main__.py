@@ -2,15 +2,15 @@
 
 import sys
 
-from genpo_jax.interrupts import interrupt_ends_process
+from genpo_jax.interrupts import exit_if_an_import_is_interrupted
 from genpo_jax.version import explained
 
 
 def run(prog: str = "genpo-jax") -> None:
     """Run the command line; exit with a message if a package is not installed."""
+    exit_if_an_import_is_interrupted()
     try:
-        with interrupt_ends_process():
-            from genpo_jax.cli import main
+        from genpo_jax.cli import main
     except ModuleNotFoundError as error:
         sys.exit(f"error: {explained(error)}")
     main(prog=prog)

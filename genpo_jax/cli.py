@@ -20,13 +20,12 @@ from genpo_jax.commands import COMMANDS
 from genpo_jax.commands.base import STOPPED, Command, leave
 from genpo_jax.commands.train import HostsConfig, TrainOptions, parse_train, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.interrupts import INTERRUPTED, exit_if_an_import_is_interrupted
 from genpo_jax.methods import METHODS, NetworksConfig
 from genpo_jax.version import __version__, explained
 
 __all__ = ["STOPPED", "HostsConfig", "TrainOptions", "leave", "main", "parse_train", "run_command", "train"]
 
-# Exit code of a process that was interrupted before an orderly stop: the shell's code for SIGINT.
-INTERRUPTED = 130
 # Errors that the input or the machine can cause. Any other error that the user's own code does not raise is a bug of
 # this package and keeps its traceback.
 USERS_ERRORS = (
@@ -65,6 +64,7 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
 
     The message names options instead of Python arguments. `python -X dev` shows the traceback instead.
     """
+    exit_if_an_import_is_interrupted()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     if isinstance(sys.stdout, io.TextIOWrapper):
         # As on standard error: a name of a file that UTF-8 cannot encode is no error.
@@ -73,8 +73,6 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
         with _closed_output_ignored():
             command(arguments, prog)
     except Exception as error:
-        if _comes_from_an_interrupt(error):
-            leave(INTERRUPTED)
         frames = _frames_outside_libraries(error)
         is_users = isinstance(error, USERS_ERRORS) or (bool(frames) and not _is_ours(frames[-1][0]))
         if sys.flags.dev_mode or not is_users:
@@ -112,13 +110,6 @@ def _output_is_closed(text: str) -> bool:
     except (OSError, ValueError, AttributeError):
         return False
     return False
-
-
-def _comes_from_an_interrupt(error: BaseException | None) -> bool:
-    """Whether Ctrl-C caused an error: an extension module that is being imported raises its own error instead."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _sentence(error: BaseException) -> str:

@@ -9,8 +9,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # From the ground floor up; rooms on one floor do not import each other.
 FLOORS = (
-    ("version", "checks", "shapes", "intervals", "runtime"),
-    ("solvers", "interrupts"),
+    ("version", "checks", "shapes", "intervals", "interrupts", "runtime"),
+    ("solvers",),
     ("methods",),
     ("config",),
     ("envs",),

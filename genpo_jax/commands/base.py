@@ -14,7 +14,6 @@ import tyro
 
 from genpo_jax.checks import check_types, require
 from genpo_jax.config import LARGEST_COUNT
-from genpo_jax.interrupts import start_jax
 from genpo_jax.methods import method_of
 
 Options = TypeVar("Options")
@@ -91,9 +90,9 @@ class Command(Generic[Options]):
         options = self.parse(arguments, prog)
         check_options(options)
         if self.jax:
-            start_jax()
-            from genpo_jax.runtime import default_platform
+            from genpo_jax.runtime import configure_jax, default_platform
 
+            configure_jax()
             default_platform()
         self.run(options)
 
