@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import difflib
 import io
 import logging
 import os
@@ -38,7 +39,7 @@ OUR_PACKAGES = ("genpo_jax", "experiments", "benchmarks")
 def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> None:
     """Run the command line: the name of a command, then its options."""
     name, *rest = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    if name in ("-h", "--help"):
+    if name in ("-h", "--help", "help"):
         listed = "\n".join(f"  {key:8} {_summary(command)}" for key, command in COMMANDS.items())
         with _closed_output_ignored():
             print(f"usage: {prog} COMMAND [OPTIONS]\n\n{listed}\n\n{prog} COMMAND --help explains its options")
@@ -50,7 +51,9 @@ def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> Non
     elif name == "--version":
         print(__version__)
     elif name not in COMMANDS:
-        sys.exit(f"error: unknown command '{name}'; choose from {', '.join(COMMANDS)}")
+        close = difflib.get_close_matches(name, list(COMMANDS), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
+        sys.exit(f"error: unknown command '{name}'; {hint}")
     else:
         run_command(COMMANDS[name], rest, f"{prog} {name}")
 

@@ -46,7 +46,7 @@ HOST: Layer = {
 }
 
 # Settings of a task on every machine, chosen from the runs in docs/results.md. Strong actuators need little noise: with
-# a standard deviation of 1, ant and humanoid fall over.
+# a standard deviation of 1, ant, humanoid and Go1 fall over.
 TASK: dict[str, Layer] = {
     "inverted_pendulum": {
         # The cart drifts to the end of its rail over hundreds of steps of 20 ms. The effect of a single action is lost
@@ -79,6 +79,7 @@ TASK: dict[str, Layer] = {
         # late or not at all.
         "ppo": {"learning_rate": 1e-4, "gamma": 0.97, "final_gamma": 0.99, "mirror": True},
     },
+    "Go1JoystickFlatTerrain": {"method": {"initial_std": 0.25}},
     "panda_reach": ARM,
     "panda_push": ARM,
     "push_t": ARM,

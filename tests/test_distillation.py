@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import fields, replace
+from functools import cache
 from types import SimpleNamespace
 
 import jax
@@ -83,10 +84,15 @@ def linear_teacher(kernel, bias, obs_name, **spec):
 # The first teacher sees the last two privileged observations, the second only the present one.
 KERNELS = (np.array([[0.1, 0], [0, 0.05], [-0.05, 0], [0, 0.02]]), np.array([[-0.1, 0.1], [0.05, 0]]))
 BIASES = (np.array([0.2, -0.4]), np.array([-0.3, 0.1]))
-TEACHERS = (
-    linear_teacher(KERNELS[0], BIASES[0], "privileged_state", history=2),
-    linear_teacher(KERNELS[1], BIASES[1], "privileged_state"),
-)
+
+
+@cache
+def teachers():
+    """Made by the first test that needs them, as each process imports every test."""
+    return (
+        linear_teacher(KERNELS[0], BIASES[0], "privileged_state", history=2),
+        linear_teacher(KERNELS[1], BIASES[1], "privileged_state"),
+    )
 
 
 def config_of(**ppo_settings):
@@ -117,7 +123,7 @@ def config_of(**ppo_settings):
 
 @pytest.fixture(scope="module")
 def run():
-    trainer = Trainer(WalkEnv(), config_of(), TEACHERS)
+    trainer = Trainer(WalkEnv(), config_of(), teachers())
     states, rollouts, batches, metrics = played_updates(trainer, trainer.algorithm, 5, UPDATES)
     return SimpleNamespace(trainer=trainer, states=states, rollouts=rollouts, batches=batches, metrics=metrics)
 
@@ -197,11 +203,11 @@ def test_the_loss_falls_and_the_student_approaches_the_teachers(run):
     losses = [float(metrics["train/distill_loss"]) for metrics in run.metrics]
     assert losses[0] > losses[1] > losses[2]
     leaf = jax.tree.leaves(run.trainer.hyper.extensions[0].teachers[0].params)[0]
-    np.testing.assert_array_equal(leaf, jax.tree.leaves(TEACHERS[0].params)[0])
+    np.testing.assert_array_equal(leaf, jax.tree.leaves(teachers()[0].params)[0])
 
 
 def test_without_a_spread_the_teacher_drawn_for_the_episode_labels_all_its_steps():
-    (extension,) = extensions_of(config_of(distill_std=None), TEACHERS)
+    (extension,) = extensions_of(config_of(distill_std=None), teachers())
     turn = jnp.array([[[2.0, 1.0], [0.0, 3.0]]] * 2)
     values = dict.fromkeys((f.name for f in fields(Update)), None)
     update = Update(**(values | {"rollout": SimpleNamespace(obs={"teacher_turn": turn})}))  # type: ignore[arg-type]
@@ -230,7 +236,7 @@ def test_a_teacher_that_does_not_fit_is_refused_in_one_sentence(teachers, messag
 def test_a_student_cannot_see_what_only_its_teachers_see():
     seen = EnvConfig(num_envs=B, observations="teacher_0")
     with pytest.raises(ValueError, match="must be one of privileged_state, state, those of walk, got 'teacher_0'"):
-        Trainer(WalkEnv(), replace(config_of(), env_options=seen), TEACHERS)
+        Trainer(WalkEnv(), replace(config_of(), env_options=seen), teachers())
 
 
 @pytest.mark.parametrize(
@@ -247,11 +253,11 @@ def test_a_student_that_the_loss_cannot_fit_is_refused(changes, message):
 
 
 def test_teachers_are_copied_into_the_folder_and_a_damaged_copy_is_refused(tmp_path):
-    write_teachers(tmp_path, [Teacher(TEACHERS[0], "runs/a"), Teacher(TEACHERS[1], "runs/b")])
+    write_teachers(tmp_path, [Teacher(teachers()[0], "runs/a"), Teacher(teachers()[1], "runs/b")])
     first, second = read_teachers(tmp_path)
-    assert (first.source, second.source) == ("runs/a", "runs/b") and first.policy.spec == TEACHERS[0].spec
+    assert (first.source, second.source) == ("runs/a", "runs/b") and first.policy.spec == teachers()[0].spec
     obs = jnp.arange(1.0, 5)
-    np.testing.assert_array_equal(first.policy(obs), TEACHERS[0](obs))
+    np.testing.assert_array_equal(first.policy(obs), teachers()[0](obs))
     np.testing.assert_allclose(
         first.policy(obs), LOW + (obs @ KERNELS[0] + BIASES[0] + 1) / 2 * (HIGH - LOW), rtol=1e-5
     )

@@ -1,5 +1,6 @@
 import io
 import math
+import re
 
 import pytest
 
@@ -74,6 +75,25 @@ def test_in_a_terminal_the_line_is_live_and_messages_stay_above_it():
     assert "500k/1.00M steps" in text
     assert "return 712.3" in text
     assert text.index("compiled") < text.index("712.3")
+
+
+def test_a_narrow_terminal_leaves_out_whole_numbers_and_keeps_speed_and_time(monkeypatch, clock):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = FakeTerminal()
+    metrics = {
+        "train/episode_return": 67.03,
+        "eval/return_zero": 84.96,
+        "eval/return_random": 72.94,
+        "train/kl": 0.0123,
+    }
+    with Progress(115_000, stream=out) as shown:
+        shown.message("genpo-jax train --run-dir " + "runs/x" * 20)
+        shown.update(32_768, metrics)
+        shown.update(65_536, metrics)
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", out.getvalue()).rstrip()
+    assert text.endswith("65.5k/115k steps 3.28k steps/s return 67.03  eval 84.96 ETA 0:00:15")
+    lines = text.splitlines()
+    assert "genpo-jax train --run-dir " + "runs/x" * 20 in lines
 
 
 def test_invalid_numbers_of_steps_are_refused():

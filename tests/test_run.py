@@ -18,6 +18,7 @@ from settings import networks, raw_leaves, sized
 import genpo_jax
 from genpo_jax import cli
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.runs.callbacks import Callback, StopTraining
 from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.evaluate import evaluate
 from genpo_jax.runs.folder import read_config, saved_config, write_config
@@ -186,6 +187,29 @@ def test_a_run_that_was_killed_before_its_first_save_is_evaluated_once_before_tr
     train(CONFIG, tmp_path, resume=True)
     lines = read_metrics(tmp_path / "metrics.jsonl")
     assert [line["env_steps"] for line in lines] == [0, 64, 128, 192, 256]
+
+
+class StopsAtOnce(Callback):
+    name = "a test"
+
+    def metrics(self, env_steps, wall_seconds, values):
+        raise StopTraining("enough")
+
+
+def test_a_run_that_is_stopped_before_its_first_update_does_not_compile_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Run, "_compile", None)
+    run = Run(TargetEnv(), CONFIG, tmp_path, callbacks=[StopsAtOnce()])
+    run.train()
+    assert run.stopped and run.saved_steps == 0
+    command = f"genpo-jax train --run-dir {tmp_path} --resume"
+    assert f"stopped by a test (enough) and saved at 0 env steps; to continue:\n{command}" in capsys.readouterr().out
+
+
+def test_a_finished_run_that_is_resumed_says_what_continues_it_and_compiles_nothing(tmp_path, capsys, monkeypatch):
+    train(CONFIG, tmp_path)
+    monkeypatch.setattr(Run, "_compile", None)
+    Run(TargetEnv(), CONFIG, tmp_path, resume=True).train()
+    assert "nothing is left to do after 256 env steps; a larger num_timesteps continues" in capsys.readouterr().out
 
 
 def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_run(tmp_path):
@@ -405,7 +429,7 @@ def test_ctrl_c_saves_and_stops_a_run_that_can_be_resumed(tmp_path):
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == cli.STOPPED, output
-    assert "stopped and saved" in output and f"to continue: genpo-jax train --run-dir {tmp_path}" in output
+    assert "stopped and saved" in output and f"to continue:\ngenpo-jax train --run-dir {tmp_path}" in output
     assert "gaussian on fast, seed 0, 1 device (cpu)" in output
     lines = read_metrics(tmp_path / "metrics.jsonl")
     last = lines[-1]["env_steps"]

@@ -89,6 +89,15 @@ def test_a_wrong_search_space_is_refused(texts, message):
         parse_space(texts, CONFIG)
 
 
+def test_of_trials_with_the_same_success_the_one_with_the_highest_return_is_best(runs, tmp_path):
+    runs.success = {"eval/success_zero": 1.0}
+    sweep = made(tmp_path)
+    assert not sweep.run(4, lambda line: None)
+    returns = [trial.episode_return for trial in sweep.trials()]
+    assert {trial.value for trial in sweep.trials()} == {1.0} and len({*returns}) > 1
+    assert returns == sorted(returns, reverse=True) == sorted((x.num_epochs for _, _, x in runs.calls), reverse=True)
+
+
 def test_the_first_trial_is_the_config_and_the_best_trial_comes_first(runs, tmp_path):
     lines = []
     assert not made(tmp_path).run(4, lines.append)

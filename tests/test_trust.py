@@ -94,7 +94,7 @@ def test_a_command_names_the_module_and_stops_before_importing_it(command, sourc
         cli.main(arguments_of(command, run))
     message = str(refusal.value.code)
     assert f"{run} names the environment 'foreign:Arm', so the module 'foreign' would be imported" in message
-    assert "pass --trust if you trust it, or name yours by --env my_module:NAME" in message
+    assert "pass --trust or --env foreign:Arm if you trust it" in message
     assert not foreign.exists()
 
 

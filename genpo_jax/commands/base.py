@@ -90,11 +90,18 @@ class Command(Generic[Options]):
         options = self.parse(arguments, prog)
         check_options(options)
         if self.jax:
+            announce("loading jax")
             from genpo_jax.runtime import configure_jax, default_platform
 
             configure_jax()
             default_platform()
         self.run(options)
+
+
+def announce(phase: str) -> None:
+    """Name what a command does next, on standard error, where results are not."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        print(f"{phase} ...", file=sys.stderr, flush=True)
 
 
 def check_options(options: Any) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genpo_jax.commands.base import Command, ConditionOptions, RunFolder, write_json
+from genpo_jax.commands.base import Command, ConditionOptions, RunFolder, announce, write_json
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def run(options: EvalOptions) -> None:
     """Print a table, and write it if asked."""
     from genpo_jax.runs.evaluate import evaluate, table
 
+    announce(f"playing {options.episodes:,} episodes with each noise of {', '.join(options.noise)}")
     results = evaluate(
         options.run, **{name: value for name, value in vars(options).items() if name not in ("run", "out")}
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from genpo_jax.commands.base import Command, ConditionOptions, RunFolder
+from genpo_jax.commands.base import Command, ConditionOptions, RunFolder, announce
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def run(options: PlayOptions) -> None:
 
     of_files = ("run", "camera", *options.FILES)
     settings = {name: value for name, value in vars(options).items() if name not in of_files}
+    announce("playing the episodes")
     recording = record_run(options.run, **settings)
     out = options.out or options.run / PLAY_FILE
     out.write_text(play_page(recording), encoding="utf-8")
@@ -66,6 +67,7 @@ def run(options: PlayOptions) -> None:
 
         for path, write in ((options.video, write_video), (options.strip, write_strip)):
             if path is not None:
+                announce(f"drawing {path}")
                 write(recording, path, options.camera)
                 print(f"wrote {path}")
 

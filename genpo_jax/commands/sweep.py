@@ -67,8 +67,8 @@ def run(options: SweepOptions) -> None:
         leave(STOPPED)
     trials = sweep.trials()
     for trial in trials:
-        value = "-" if trial.value is None else f"{trial.value:.4g}"
-        print(f"  {value:>10}  {trial.run_dir}: {listed(trial.settings)}")
+        value, episode_return = ("-" if x is None else f"{x:.4g}" for x in (trial.value, trial.episode_return))
+        print(f"  {value:>10}  return {episode_return:>10}  {trial.run_dir}: {listed(trial.settings)}")
     write_json(out / "trials.json", [trial._asdict() | {"run_dir": str(trial.run_dir)} for trial in trials])
     best = trials[0]
     fixed = {name: value for part in parse_method(options.method)[1].values() for name, value in part.items()}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from genpo_jax.checks import check_types, require, require_between
-from genpo_jax.commands.base import STOPPED, leave, print_end, refuse_names_of_other_commands
+from genpo_jax.commands.base import STOPPED, announce, leave, print_end, refuse_names_of_other_commands
 from genpo_jax.commands.settings import CallbackOptions, refuse_foreign_options
 from genpo_jax.config import Config
 from genpo_jax.methods import METHODS
@@ -182,6 +182,7 @@ def _saved(run_dir: str) -> Config:
 
 
 def _start_jax(hosts: HostsConfig) -> None:
+    announce("loading jax")
     from genpo_jax.runtime import configure_jax
 
     configure_jax()
@@ -199,6 +200,7 @@ def train(arguments: Sequence[str], prog: str = "genpo-jax train") -> "Run":
 
     # Without --env, a resumed run makes its environment from the saved settings.
     env = _peek(arguments).env if command.resume else command.config.env
+    announce(f"loading {command.config.env}")
     options: dict[str, Any] = {"resume": command.resume, "trust": command.trust, "callbacks": command.callbacks()}
     finished = run.train(env, command.config, command.run_dir, **options)
     if is_writer():

@@ -119,6 +119,8 @@ def measure_before(
 ) -> dict[str, Any]:
     """Return the success of the pretrained policy and of the new sampler; raises the errors of `check_sampler`."""
     xla_options = compiler_options(config.fusion_emitters)
+    if progress:
+        print(f"evaluating the pretrained policy and its sampler over {episodes:,} episodes each ...", flush=True)
     obs = visited(policy, env)
 
     def measure(label: str, method: Method) -> Fidelity:
@@ -156,6 +158,8 @@ def _measure_after(
 ) -> list[dict[str, Any]]:
     """Return the success of the fine-tuned policy of every seed, for every kind of noise."""
     xla_options, rows = compiler_options(config.fusion_emitters), []
+    if progress:
+        print(f"evaluating the fine-tuned policy over {episodes:,} episodes for each kind of noise ...", flush=True)
     for folder in seed_folders(run_dir, config):
         loaded = load(folder)
         # With one seed in the spec, one program serves all seeds.

@@ -105,7 +105,7 @@ def importable_name(recorded: Recorded, env: str | None = None, trust: bool = Fa
     if not (trust or envs.is_known(path)):
         raise ValueError(
             f"{recorded.place} names the environment {path!r}, so the module {module_of(path)!r} would be "
-            f"imported and its code would run; pass trust=True if you trust it, or name yours by env='{EXAMPLE}'"
+            f"imported and its code would run; pass trust=True or env='{path}' if you trust it"
         )
     envs.import_factory(path, recorded.folder)
     return path

@@ -9,7 +9,7 @@ import numpy as np
 
 from genpo_jax import intervals
 from genpo_jax.checks import require
-from genpo_jax.config import SUCCESS
+from genpo_jax.config import SUCCESS, is_outcome
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.base import ACTOR_OBS, succeeded
 from genpo_jax.policy import TrainedPolicy
@@ -118,8 +118,11 @@ def table(results: dict[str, Any]) -> str:
             low, high = values[f"{SUCCESS}_interval"]
             line += f"  success {values[SUCCESS]:.3f} [{low:.3f}, {high:.3f}]"
         lines.append(line)
-        if metrics := {name: value for name, value in values["metrics"].items() if name != SUCCESS}:
-            lines.append("                 " + ", ".join(f"{name} {value:.4g}" for name, value in metrics.items()))
+        rest = [f"{name} {value:.4g}" for name, value in values["metrics"].items() if name != SUCCESS]
+        summed = [text for text in rest if not is_outcome(text.split()[0])]
+        for label, texts in (("sums over an episode", summed), ("at its end", [x for x in rest if x not in summed])):
+            if texts:
+                lines.append(f"                 {label}: {', '.join(texts)}")
     return "\n".join(lines)
 
 

@@ -11,19 +11,21 @@ from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any, TextIO
 
-# Label and metric of each number shown, the most important first: a narrow terminal cuts off the last ones.
+# Label and metric of each number shown, the most important first: a narrow terminal leaves out the last ones.
 SHOWN_METRICS = (
     ("return", "train/episode_return"),
     ("eval", "eval/return_zero"),
-    ("sampled", "eval/return_random"),
     ("success", "eval/success_zero"),
+    ("sampled", "eval/return_random"),
     ("KL", "train/kl"),
     ("distill loss", "train/distill_loss"),
     ("loss", "train/loss"),
     ("validation", "valid/loss"),
 )
 SPEED_WINDOW = 20
-MIN_WIDTH_FOR_BAR = 100
+MIN_WIDTH_FOR_BAR = 120
+# Characters of the spinner and the bar, each with a space.
+BAR_WIDTH = 15
 
 
 class Progress:
@@ -89,7 +91,7 @@ class Progress:
     def message(self, text: str) -> None:
         """Write `text` above the live line, or as a plain line."""
         if self._bar is not None:
-            self._quietly(self._bar.console.print, text, markup=False)
+            self._quietly(self._bar.console.print, text, markup=False, soft_wrap=True)
         else:
             self._write_line(text)
 
@@ -107,15 +109,18 @@ class Progress:
     def _fields(self, env_steps: int) -> dict[str, Any]:
         speed = self._speed()
         seconds_left = None if not speed else max(self._total - env_steps, 0) / speed
-        return {
+        fields = {
             "steps": f"{_short(env_steps)}/{_short(self._total)} steps",
             "speed": f"{'-' if speed is None else _short(speed)} steps/s",
-            "metrics": "  ".join(
-                f"{label} {_number(self._metrics[name])}" for label, name in self._shown if name in self._metrics
-            )
-            or "return -",
             "eta": f"ETA {_clock(seconds_left)}",
         }
+        shown = [f"{label} {_number(self._metrics[name])}" for label, name in self._shown if name in self._metrics]
+        if self._live:
+            bar = BAR_WIDTH if self._console.width >= MIN_WIDTH_FOR_BAR else 0
+            used = bar + sum(len(field) + 1 for field in fields.values())
+            while len("  ".join(shown)) > self._console.width - used and len(shown) > 1:
+                shown.pop()
+        return fields | {"metrics": "  ".join(shown) or "return -"}
 
     def _speed(self) -> float | None:
         """Return steps per second over the last updates, or None before the second update."""

@@ -118,7 +118,7 @@ class Session(ABC):
         self._evaluation: tuple[int, list[dict[str, float]]] = (-1, [])
         self.metrics: dict[str, float] = {}
         self.stopped = False
-        self._asked_to_stop = False
+        self._stop_reason = ""
         self._failing: set[str] = set()
         self._state: Any = None
 
@@ -219,8 +219,14 @@ class Session(ABC):
                 if self.initial_policy_counts:
                     self._attempt("checkpoint", self._record_evaluation)
                 self._call_back(0, state)
-            chunk = self._compile(state, progress)
-            while steps < self.plan.total_steps and not self.stopped and self.failure is None:
+            if steps >= self.plan.total_steps:
+                done = f"nothing is left to do after {steps:,} {self.unit}"
+                progress.message(f"{done}; a larger {self.length_setting} continues the run")
+            chunk = None
+            while steps < self.plan.total_steps and not self._asked_to_stop(stop) and self.failure is None:
+                if chunk is None:
+                    chunk = self._compile(state, progress)
+                    continue
                 state, metrics = self._timed(chunk, state)
                 before, steps = steps, steps + self.plan.steps_per_chunk
                 evaluated = self.plan.evaluation_due(before, steps)
@@ -230,7 +236,6 @@ class Session(ABC):
                 if evaluated:
                     self._draw()
                     self._call_back(steps, state)
-                self.stopped = any_process(bool(stop) or self._asked_to_stop) and steps < self.plan.total_steps
                 self._save_if_due(steps, state)
             self._draw()
             self._save_last(steps, state)
@@ -238,8 +243,8 @@ class Session(ABC):
                 progress.message(best)
             if self.stopped:
                 progress.message(
-                    f"stopped and saved at {steps:,} {self.unit}; to continue: genpo-jax {self.command} --run-dir "
-                    f"{shlex.quote(str(self.run_dir))} --resume{self.env_option}"
+                    f"stopped{self._stop_reason} and saved at {steps:,} {self.unit}; to continue:\n"
+                    f"genpo-jax {self.command} --run-dir {shlex.quote(str(self.run_dir))} --resume{self.env_option}"
                 )
         for checkpointer in self.checkpointers:
             checkpointer.close()
@@ -427,8 +432,7 @@ class Session(ABC):
         try:
             call(*args)
         except (StopTraining, SystemExit) as request:
-            logger.warning("the %s asked to stop training (%s); saving", name, request)
-            self._asked_to_stop = True
+            self._stop_reason = f" by {name} ({request})"
         except Exception as error:
             if name not in self._failing:
                 logger.warning("the %s of %s could not be written (%s); training continues", name, self.run_dir, error)
@@ -437,6 +441,11 @@ class Session(ABC):
             if name in self._failing:
                 logger.warning("the %s of %s is written again", name, self.run_dir)
             self._failing.discard(name)
+
+    def _asked_to_stop(self, signals: Sequence[int]) -> bool:
+        """Whether a signal or a callback of any process asks to stop."""
+        self.stopped = any_process(bool(signals or self._stop_reason))
+        return self.stopped
 
     def _save(self, steps: int, state: Any) -> None:
         evaluated, evaluations = self._evaluation
@@ -506,7 +515,7 @@ def stop_requests() -> Iterator[list[int]]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        logger.warning("signal %d: finishing the present chunk, then saving", number)
+        logger.warning("signal %d: stopping after the present step; a second one stops at once", number)
         restore()
 
     for number in previous:

@@ -34,12 +34,14 @@ class Trial(NamedTuple):
         value: success rate or return; None if the trial was pruned or failed.
         settings: the drawn values by name.
         run_dir: the run folder.
+        episode_return: return of deterministic actions at the end; None if the trial was pruned or failed.
     """
 
     number: int
     value: float | None
     settings: dict[str, Any]
     run_dir: Path
+    episode_return: float | None = None
 
 
 class Sweep:
@@ -103,7 +105,7 @@ class Sweep:
         return False
 
     def trials(self) -> list[Trial]:
-        """Return the finished trials, the best first."""
+        """Return the finished trials, the best first; of several with the same value, the highest return is first."""
         from optuna.trial import TrialState
 
         names = {dimension.name: dimension for dimension in self.space}
@@ -114,10 +116,13 @@ class Sweep:
                 trial.value if trial.state == TrialState.COMPLETE else None,
                 {name: names[name].restored(value) for name, value in trial.params.items()},
                 self.out / trial.user_attrs[FOLDER],
+                trial.user_attrs.get(RETURN),
             )
             for trial in _finished(self._study())
         ]
-        return sorted(trials, key=lambda trial: (trial.value is None, -(trial.value or 0.0)))
+        return sorted(
+            trials, key=lambda one: (one.value is None, -(one.value or 0.0), -(one.episode_return or 0.0), one.number)
+        )
 
     def _study(self) -> Any:
         import optuna
@@ -178,6 +183,7 @@ class Sweep:
             return PRUNED if pruner.pruned else None
         # From the file, because a run that was complete before a resume has no new metrics.
         last = [record for record in read_metrics(folder / METRICS_FILE) if RETURN in record][-1]
+        trial.set_user_attr(RETURN, last[RETURN])
         return last[self._metric(last)]
 
     def _metric(self, metrics: dict[str, float]) -> str:

@@ -42,12 +42,13 @@ WIDE = Flow(HistorySolver(2), zero, standard_normal(2, 4))
 OTHER = Flow(solvers.CoupledSolver(2), zero, standard_normal(2, 3))
 STATE, ACTION, REST = arrays((5, 2, 3), (5, 3), (5, 1, 3))
 PROPOSAL = solvers.HistoryProposal(jnp.zeros((1, 3)), jnp.zeros((3, 3)), jnp.eye(3))
-STORED = solvers.store_histories(FLOW, PROPOSAL, STATE, KEY, 2)
+# Jitted, as one program compiles sooner than the operations one by one.
+STORED = jax.jit(lambda state, key: solvers.store_histories(FLOW, PROPOSAL, state, key, 2))(STATE, KEY)
 BAD_STATES = arrays((3,), (5, 1, 3), (5, 3, 3), (5, 2, 4), (5, 2, 1), dtype=jnp.float32)
 STEPS, FLAGS = jnp.ones((4, 2)), jnp.zeros((4, 2), bool)
 BAD_STEPS = arrays((4,), (4, 1), (1, 2), (3, 2), (4, 2, 1), ())
 EPISODES = EpisodeEnv(TargetEnv(), 8)
-EPISODE_STATE = EPISODES.init(jax.random.split(KEY, 2))
+EPISODE_STATE = jax.jit(EPISODES.init)(jax.random.split(KEY, 2))
 
 # (call, valid arguments, invalid values by argument)
 CALLS: list[tuple[Any, dict[str, Any] | None, dict[str, tuple[Any, ...]]]] = [
