@@ -1,5 +1,6 @@
 """Gymnasium's environments as environments of this package: what an episode, an action and an observation are."""
 
+import json
 import logging
 import sys
 from dataclasses import replace
@@ -18,8 +19,10 @@ from settings import networks, raw_leaves, sized  # noqa: E402
 import genpo_jax  # noqa: E402
 from genpo_jax import cli, envs  # noqa: E402
 from genpo_jax.config import Config, EnvConfig, PPOConfig  # noqa: E402
+from genpo_jax.data import Demonstrations, Episode  # noqa: E402
 from genpo_jax.envs import EpisodeEnv, registry  # noqa: E402
 from genpo_jax.envs.gymnasium import GymnasiumEnvironment  # noqa: E402
+from genpo_jax.imitation.config import PretrainConfig  # noqa: E402
 from genpo_jax.policy import PolicySpec  # noqa: E402
 from genpo_jax.runs.environment import Recorded, importable_name  # noqa: E402
 from genpo_jax.runs.evaluate import evaluate_policy  # noqa: E402
@@ -405,6 +408,33 @@ def test_a_pendulum_is_trained_from_the_command_line(tmp_path):
     policy = genpo_jax.load(folder)
     assert policy(jnp.zeros(3)).shape == (1,)
     cli.main(["eval", str(folder), "--episodes", "2", "--out", str(tmp_path / "eval.json")])
+
+
+def test_a_clone_is_fine_tuned_on_the_reward_of_a_simulator_without_success(tmp_path):
+    env = GymnasiumEnvironment(partial(Counting, terminate_at=4))
+    obs = np.array([[step, 0.5, step] for step in range(4)], np.float32)
+    episode = Episode(obs, np.arange(4, dtype=np.float32)[:, None], np.ones(4), terminated=True)
+    small = PretrainConfig(sizes=(8,), num_steps=2, num_updates=2, updates_per_chunk=2, batch_size=4)
+    genpo_jax.pretrain(Demonstrations((episode,) * 2, {"state": 3}), small, tmp_path / "flow", env=env)
+    settings = {
+        "num_timesteps": 64,
+        "updates_per_chunk": 1,
+        "num_evals": 1,
+        "eval_envs": 2,
+        "env_options": {"num_envs": 8, "episode_length": 5},
+        "ppo": {"unroll": 8, "num_minibatches": 2, "num_epochs": 1},
+    }
+    tune = partial(genpo_jax.finetune, tmp_path / "flow", env=env, episodes=3, progress=False)
+    with pytest.raises(ValueError, match="needs a metric 'success'.*use reward='task'"):
+        tune(tmp_path / "success", settings=settings)
+    rewarded = settings | {"env_options": settings["env_options"] | {"reward": "task"}}
+    tune(tmp_path / "tuned", settings=rewarded)
+    record = json.loads((tmp_path / "tuned" / "finetuned.json").read_text())
+    # Every episode has the rewards 1, 2, 3 and 4.
+    for name in ("pretrained", "sampler"):
+        assert record[name]["returns"] == record[name]["returns_zero"] == [10.0, 10.0, 10.0]
+        assert record[name]["success"] is None
+    assert [values["return"] for values in record["after"][0]["noise"].values()] == [10.0] * 3
 
 
 def test_the_preset_has_few_simulators_also_on_an_accelerator():
