@@ -41,7 +41,7 @@ SETTINGS: dict[str, tuple[int, bool, dict[str, Any]]] = {
 
 
 def vectorized(env: str, number: int, seed: int) -> Any:
-    """Return environments; one of another package has its actions scaled to [-1, 1], as Gymnasium's nearly have."""
+    """Return environments; actions of another package's environment are scaled to [-1, 1], where PPO explores."""
     from gymnasium.wrappers import RescaleAction
     from stable_baselines3.common.env_util import make_vec_env  # pyright: ignore[reportMissingImports]
 

@@ -1,0 +1,115 @@
+"""Play an exported policy by the robot loop in its environment on engine C; compare its return with that of `deploy`.
+
+    python -m benchmarks.in_the_loop FOLDER [--episodes 64]
+
+The loop of `examples/robot_loop.py` sends one action per control period. Here the robot is a simulator, which also
+gives the time. Episode i starts from the same state in every row.
+"""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from benchmarks.timing import report
+from examples import robot_loop
+from experiments.program import run_program
+from genpo_jax import envs, intervals
+from genpo_jax.config import EnvConfig
+from genpo_jax.envs import EpisodeEnv
+from genpo_jax.envs.base import ACTOR_OBS
+from genpo_jax.envs.wrappers import from_units
+from genpo_jax.export.deploy import START_SEED, deploy
+from genpo_jax.export.standalone import OnnxPolicy
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """Options of the comparison."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of an exported policy that acts in an environment of this package."""
+    episodes: int = 64
+    """Episodes of each row."""
+    json: Path | None = None
+    """File for the result."""
+
+
+class Ended(Exception):
+    """The episode has ended."""
+
+
+class Simulated:
+    """A robot and a clock: an episode in a simulator, of one env step per command."""
+
+    def __init__(self, batch: EpisodeEnv, bounds: Any) -> None:
+        self._bounds = bounds
+        self._init, self._step = jax.jit(batch.init), jax.jit(batch.step)
+
+    def begin(self, key: jax.Array) -> None:
+        """Start an episode from a typed key."""
+        self._state = self._init(key[None])
+        self.total, self._seconds = 0.0, 0.0
+
+    def observe(self) -> np.ndarray:
+        """Return the observation `[n]`."""
+        return np.asarray(self._state.obs[ACTOR_OBS][0])
+
+    def command(self, action: np.ndarray) -> None:
+        """Execute an action `[d]`, in units, for one env step."""
+        self._state, timestep = self._step(self._state, from_units(action, self._bounds)[None].astype(np.float32))
+        self.total += float(timestep.reward[0])
+        if bool(timestep.terminated[0] | timestep.truncated[0]):
+            raise Ended
+
+    def monotonic(self) -> float:
+        """Return the simulated time, in seconds."""
+        return self._seconds
+
+    def sleep(self, seconds: float, /) -> None:
+        """Let simulated time pass."""
+        self._seconds += seconds
+
+
+def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0) -> np.ndarray:
+    """Return the returns `[episodes]` of an exported policy in the robot loop, on engine C."""
+    policy = OnnxPolicy(folder)
+    seen, action, trained = (policy.description[name] for name in ("observation", "action", "environment"))
+    bounds, period = (action["low"], action["high"]), policy.description["rate"]["control_period_seconds"]
+    options = EnvConfig(
+        episode_length=trained["episode_length"],
+        observations=seen["name"],
+        action_low=tuple(action["low"]),
+        action_high=tuple(action["high"]),
+        squash="clip",
+    )
+    robot = Simulated(EpisodeEnv.of(envs.make(trained["name"], "c"), options), bounds)
+    totals = []
+    # As in `deploy`.
+    for key in jax.random.split(jax.random.split(jax.random.key(START_SEED), 3)[0], episodes):
+        robot.begin(key)
+        seconds = period * trained["episode_length"]
+        with suppress(Ended):
+            robot_loop.run(policy, robot, period, seconds, largest_change=largest_change, clock=robot)
+        totals.append(robot.total)
+    return np.array(totals)
+
+
+def main(options: LoopOptions) -> None:
+    """Measure, print one table, and write JSON if requested."""
+    deployed = deploy(options.folder, episodes=options.episodes, backend="c").returns
+    rows = []
+    for name, change in (("robot loop without limit", 1.0), ("robot loop", robot_loop.LARGEST_CHANGE)):
+        looped = returns_in_the_loop(options.folder, options.episodes, change)
+        difference = f"{np.abs(looped - deployed).max():.1e}"
+        rows.append({"played by": name, "return": str(intervals.mean(looped)), "largest difference": difference})
+    rows.insert(0, {"played by": "deploy", "return": str(intervals.mean(deployed)), "largest difference": "0"})
+    report(f"{options.folder}, engine c, {options.episodes} episodes", options, rows)
+
+
+if __name__ == "__main__":
+    run_program(LoopOptions, main, __doc__)
