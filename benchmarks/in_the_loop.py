@@ -99,16 +99,23 @@ def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0
     return np.array(totals)
 
 
+def row(name: str, returns: np.ndarray, deployed: np.ndarray) -> dict[str, Any]:
+    """Return the row of one player: its return, and the largest difference of an episode from the deployed policy."""
+    value, low, high = intervals.mean(returns)
+    difference = f"{np.abs(returns - deployed).max():.1e}"
+    return {"played_by": name, "return": f"{value:.1f} [{low:.1f}, {high:.1f}]", "largest_difference": difference}
+
+
 def main(options: LoopOptions) -> None:
     """Measure, print one table, and write JSON if requested."""
-    deployed = deploy(options.folder, episodes=options.episodes, backend="c").returns
-    rows = []
-    for name, change in (("robot loop without limit", 1.0), ("robot loop", robot_loop.LARGEST_CHANGE)):
-        looped = returns_in_the_loop(options.folder, options.episodes, change)
-        difference = f"{np.abs(looped - deployed).max():.1e}"
-        rows.append({"played by": name, "return": str(intervals.mean(looped)), "largest difference": difference})
-    rows.insert(0, {"played by": "deploy", "return": str(intervals.mean(deployed)), "largest difference": "0"})
-    report(f"{options.folder}, engine c, {options.episodes} episodes", options, rows)
+    folder, episodes = options.folder, options.episodes
+    deployed = deploy(folder, episodes=episodes, backend="c").returns
+    rows = [
+        row("deploy", deployed, deployed),
+        row("robot loop, no limit on changes", returns_in_the_loop(folder, episodes), deployed),
+        row("robot loop", returns_in_the_loop(folder, episodes, robot_loop.LARGEST_CHANGE), deployed),
+    ]
+    report(f"{folder}, engine c, {episodes} episodes", options, rows)
 
 
 if __name__ == "__main__":
