@@ -26,6 +26,7 @@ from genpo_jax.imitation.config import PretrainConfig  # noqa: E402
 from genpo_jax.policy import PolicySpec  # noqa: E402
 from genpo_jax.runs.environment import Recorded, importable_name  # noqa: E402
 from genpo_jax.runs.evaluate import evaluate_policy  # noqa: E402
+from genpo_jax.training.evaluation import Evaluator  # noqa: E402
 from genpo_jax.training.trainer import Trainer  # noqa: E402
 
 pytestmark = pytest.mark.ci
@@ -387,6 +388,26 @@ def test_several_seeds_in_one_program_are_those_of_single_runs():
     both, second = trained([0, 1]), trained([1])
     for a, b in zip(raw_leaves(both), raw_leaves(second), strict=True):
         np.testing.assert_allclose(a[1:], b, rtol=1e-4, atol=1e-5)
+
+
+class Varying(Counting):
+    """Its episodes have 1 to 9 steps."""
+
+    def reset(self, *, seed=None, options=None):
+        first = super().reset(seed=seed)
+        self.terminate_at = 1 + int(9 * self.start)
+        return first
+
+
+def test_seeds_whose_evaluations_end_at_different_times_are_evaluated_as_single_runs():
+    def returns(seeds):
+        trainer = Trainer(GymnasiumEnvironment(Varying), replace(CONFIG, num_seeds=len(seeds)))
+        return Evaluator(trainer, 2).metrics(trainer.init(seeds), seeds)["eval/return_zero"].tolist()
+
+    # The episodes have 7, 3; 1, 7; 3, 9; 7 and 1 steps, of at most 5. Finished seeds see later episodes end.
+    together = returns([0, 1, 2, 3])
+    assert together == [(15 + 6) / 2, (1 + 15) / 2, (6 + 15) / 2, (15 + 1) / 2]
+    assert together == [returns([seed])[0] for seed in range(4)]
 
 
 def test_simulators_in_processes_give_the_same_episodes():
