@@ -30,8 +30,7 @@ from genpo_jax.runs.folder import write_config
 from genpo_jax.runs.metrics import MetricsWriter
 
 ort = pytest.importorskip("onnxruntime")
-from benchmarks import in_the_loop  # noqa: E402
-from examples import robot_loop  # noqa: E402
+from examples import in_the_loop, robot_loop  # noqa: E402
 from genpo_jax.export import deploy as deployment  # noqa: E402
 from genpo_jax.export import exporter, onnx_graph, standalone  # noqa: E402
 from genpo_jax.export.deploy import Deployment, _backends, deploy, table  # noqa: E402

@@ -400,14 +400,31 @@ class Varying(Counting):
 
 
 def test_seeds_whose_evaluations_end_at_different_times_are_evaluated_as_single_runs():
+    options = replace(CONFIG.env_options, episode_length=20)
+
     def returns(seeds):
-        trainer = Trainer(GymnasiumEnvironment(Varying), replace(CONFIG, num_seeds=len(seeds)))
+        config = replace(CONFIG, num_seeds=len(seeds), env_options=options)
+        trainer = Trainer(GymnasiumEnvironment(Varying), config)
         return Evaluator(trainer, 2).metrics(trainer.init(seeds), seeds)["eval/return_zero"].tolist()
 
-    # The episodes have 7, 3; 1, 7; 3, 9; 7 and 1 steps, of at most 5. Finished seeds see later episodes end.
+    # The deterministic episodes have 7, 3; 1, 7; 3, 9; 7 and 1 steps.
     together = returns([0, 1, 2, 3])
-    assert together == [(15 + 6) / 2, (1 + 15) / 2, (6 + 15) / 2, (15 + 1) / 2]
-    assert together == [returns([seed])[0] for seed in range(4)]
+    assert together == [(28 + 6) / 2, (1 + 28) / 2, (6 + 45) / 2, (28 + 1) / 2]
+    assert returns([2]) == together[2:3]
+
+
+def test_a_restart_of_a_finished_seed_alone_does_not_invalidate_the_other_seeds():
+    env = of(GymnasiumEnvironment(Varying), 20)
+    length = 1 + (9 * np.asarray(env.init(keys(40)).obs["state"][:, 1])).astype(int)
+    short, long = int(np.argmax(length == 1)), int(np.argmax(length >= 4))
+    step, action = jax.jit(jax.vmap(env.step)), jnp.zeros((2, 1, 1))
+    before = jax.vmap(env.init)(keys(40)[np.array([[short], [long]])])
+    after, timestep = step(before, action)
+    assert timestep.terminated.tolist() == [[True], [False]]
+    # A program of several seeds no longer updates the state of a finished seed, but still steps its simulators.
+    kept = jax.tree.map(lambda old, new: jnp.stack([old[0], new[1]]), before, after)
+    _, timestep = step(kept, action)
+    assert timestep.next_obs["state"][1, 0, 0] == 2 and timestep.reward[1, 0] == 2
 
 
 def test_simulators_in_processes_give_the_same_episodes():

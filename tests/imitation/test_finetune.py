@@ -259,11 +259,13 @@ def test_a_sampler_that_equals_the_pretrained_sampler_is_measured_once(monkeypat
 
 
 @pytest.mark.ci
-def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path):
+def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path, capsys):
     from experiments import avoid_paths, finetuned
 
     data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
     collect.run(collect.CollectOptions(env="avoid", episodes=20, data=data))
+    mean = np.mean([episode.reward.sum() for episode in genpo_jax.read_demonstrations(data).episodes])
+    assert f"; return {mean:.3g}, " in capsys.readouterr().out
     small = {"sizes": (16,), "num_updates": 40, "updates_per_chunk": 20, "episodes": 20}
     pretrain.run(pretrain.PretrainOptions(data=(data,), run_dir=start, **small))
     options = parsed("--from", start, "--run-dir", tuned, "--num-timesteps", 4096, "--episodes", 20, "--bc-coef", 0.1)

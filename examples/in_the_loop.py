@@ -1,6 +1,6 @@
 """Play an exported policy by the robot loop in its environment on engine C; compare its return with that of `deploy`.
 
-    python -m benchmarks.in_the_loop FOLDER [--episodes 64]
+    python -m examples.in_the_loop FOLDER [--episodes 64]
 
 The loop of `examples/robot_loop.py` sends one action per control period. Here the robot is a simulator, which also
 gives the time. Episode i starts from the same state in every row.
@@ -15,7 +15,6 @@ import jax
 import numpy as np
 import tyro
 
-from benchmarks.timing import report
 from examples import robot_loop
 from experiments.program import run_program
 from genpo_jax import envs, intervals
@@ -35,8 +34,6 @@ class LoopOptions:
     """Folder of an exported policy that acts in an environment of this package."""
     episodes: int = 64
     """Episodes of each row."""
-    json: Path | None = None
-    """File for the result."""
 
 
 class Ended(Exception):
@@ -99,23 +96,22 @@ def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0
     return np.array(totals)
 
 
-def row(name: str, returns: np.ndarray, deployed: np.ndarray) -> dict[str, Any]:
-    """Return the row of one player: its return, and the largest difference of an episode from the deployed policy."""
+def line(name: str, returns: np.ndarray, deployed: np.ndarray) -> str:
+    """Return a line: the return, and the largest difference of an episode from the deployed policy."""
     value, low, high = intervals.mean(returns)
-    difference = f"{np.abs(returns - deployed).max():.1e}"
-    return {"played_by": name, "return": f"{value:.1f} [{low:.1f}, {high:.1f}]", "largest_difference": difference}
+    difference = np.abs(returns - deployed).max()
+    return f"{name:32} return {value:.1f} [{low:.1f}, {high:.1f}], largest difference of an episode {difference:.1e}"
 
 
 def main(options: LoopOptions) -> None:
-    """Measure, print one table, and write JSON if requested."""
+    """Measure, and print a line for each player."""
     folder, episodes = options.folder, options.episodes
     deployed = deploy(folder, episodes=episodes, backend="c").returns
-    rows = [
-        row("deploy", deployed, deployed),
-        row("robot loop, no limit on changes", returns_in_the_loop(folder, episodes), deployed),
-        row("robot loop", returns_in_the_loop(folder, episodes, robot_loop.LARGEST_CHANGE), deployed),
-    ]
-    report(f"{folder}, engine c, {episodes} episodes", options, rows)
+    print(f"{folder}, engine c, {episodes} episodes; mean [95 % interval]")
+    print(line("deploy", deployed, deployed))
+    print(line("robot loop, no limit on changes", returns_in_the_loop(folder, episodes), deployed))
+    limited = returns_in_the_loop(folder, episodes, robot_loop.LARGEST_CHANGE)
+    print(line("robot loop", limited, deployed))
 
 
 if __name__ == "__main__":
