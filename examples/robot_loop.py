@@ -30,6 +30,18 @@ class Robot(Protocol):
         ...
 
 
+class Clock(Protocol):
+    """Time in seconds, such as Python's `time`, or the time of a simulator."""
+
+    def monotonic(self) -> float:
+        """Return the present time."""
+        ...
+
+    def sleep(self, seconds: float, /) -> None:
+        """Return after this time."""
+        ...
+
+
 class StandIn:
     """A robot that does not move, to try the loop."""
 
@@ -64,6 +76,8 @@ def run(
     seconds: float,
     rest: np.ndarray | None = None,
     log: Log | None = None,
+    largest_change: float = LARGEST_CHANGE,
+    clock: Clock = time,
 ) -> int:
     """Send one action every `period` seconds, and return the number of missed deadlines.
 
@@ -78,6 +92,8 @@ def run(
         rest: action `[d]` that the first action departs from; None for the middle of the bounds. For position control,
             pass the present positions.
         log: filled with what was observed and sent.
+        largest_change: of an action coordinate from one period to the next, as a share of its range; 1 for no limit.
+        clock: measures the periods.
 
     Raises:
         ValueError: if the policy was trained at another rate.
@@ -90,7 +106,7 @@ def run(
     low, high = np.asarray(described["low"], np.float32), np.asarray(described["high"], np.float32)
     previous = (low + high) / 2 if rest is None else np.asarray(rest, np.float32)
     planned: list[np.ndarray] = []
-    missed, due = 0, time.monotonic()
+    missed, due = 0, clock.monotonic()
     for _ in range(round(seconds / period)):
         obs = robot.observe()
         recent = history(obs)
@@ -99,15 +115,15 @@ def run(
             raise RuntimeError(f"stopped and holding the last action: {strange}")
         if not planned:
             planned = list(executed_actions(policy.description, policy(recent)))
-        largest = LARGEST_CHANGE * (high - low)
+        largest = largest_change * (high - low)
         previous = np.clip(previous + np.clip(planned.pop(0) - previous, -largest, largest), low, high)
         robot.command(previous)
         if log is not None:
             log.obs.append(obs.copy())
             log.action.append(previous.copy())
         due += period
-        missed += time.monotonic() > due
-        time.sleep(max(0.0, due - time.monotonic()))
+        missed += clock.monotonic() > due
+        clock.sleep(max(0.0, due - clock.monotonic()))
     return missed
 
 

@@ -81,6 +81,8 @@ def read(folder: Path) -> Tuned:
     path = folder / FINETUNED_FILE
     record = json.loads(path.read_text()) if path.is_file() else {}
     require("after" in record, "the run folder of a finished `genpo-jax finetune`", "a folder", str(folder))
+    succeeds = record["sampler"][SUCCESS] is not None
+    require(succeeds, "a run in an environment with a metric 'success'", "a folder", str(folder))
     lines = [read_metrics(seed / METRICS_FILE) for seed in seed_folders(folder, saved_config(folder))]
     evals = [[line for line in seed if line.get(f"eval/{SUCCESS}_random") is not None] for seed in lines]
     errors = [line["train/first_ratio_error"] for seed in lines for line in seed if "train/first_ratio_error" in line]

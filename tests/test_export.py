@@ -30,7 +30,7 @@ from genpo_jax.runs.folder import write_config
 from genpo_jax.runs.metrics import MetricsWriter
 
 ort = pytest.importorskip("onnxruntime")
-from examples import robot_loop  # noqa: E402
+from examples import in_the_loop, robot_loop  # noqa: E402
 from genpo_jax.export import deploy as deployment  # noqa: E402
 from genpo_jax.export import exporter, onnx_graph, standalone  # noqa: E402
 from genpo_jax.export.deploy import Deployment, _backends, deploy, table  # noqa: E402
@@ -513,6 +513,24 @@ def test_a_pendulum_trained_on_mjx_is_deployed_on_c(tmp_path, capsys):
     assert result["policy_calls"] == 2 * result["length"] == 2 * expected["length"]
     assert result["return"] == pytest.approx(expected["return"], rel=1e-3)
     assert "deadline misses" in capsys.readouterr().out
+
+
+@pytest.mark.ci
+def test_the_robot_loop_earns_the_return_of_the_trainer_with_chunks_repeats_and_a_history(tmp_path):
+    options = EnvConfig(num_envs=16, episode_length=21, chunk=4, executed=2, action_repeat=2, history=2)
+    config = dataclasses.replace(small("panda_reach", backend="c"), env_options=options)
+    train("panda_reach", config, tmp_path / "run", progress=False)
+    folder = export(tmp_path / "run", tmp_path / "out")
+    assert standalone.OnnxPolicy(folder).description["observation"]["history"] == 2
+    expected = evaluate(tmp_path / "run", episodes=3, noise=("zero",), backend="c")["noise"]["zero"]
+    deployed = deploy(folder, episodes=3)
+    # 21 env steps are five calls of four steps, and one step of a sixth call.
+    assert deployed.backend == "c" and len(deployed.latencies) == 3 * 6
+    assert deployed.returns.mean() == pytest.approx(expected["return"], rel=1e-4)
+    assert len(set(deployed.returns)) == 3
+    np.testing.assert_allclose(in_the_loop.returns_in_the_loop(folder, 3), deployed.returns, rtol=1e-4)
+    limited = in_the_loop.returns_in_the_loop(folder, 3, largest_change=0.001)
+    assert np.abs(limited - deployed.returns).max() > 0.01
 
 
 def test_the_loop_for_a_robot_sends_one_action_per_control_period(planning):

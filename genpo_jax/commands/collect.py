@@ -83,6 +83,8 @@ def run(options: CollectOptions) -> None:
     parts = [recorded(*part) for part in zip(options.demonstrators, counts, keys, strict=True)]
     demonstrations, means = mixed(parts, env, options.keep == "success")
     write(options.data, replace(demonstrations, env=_name(options, runs) or demonstrations.env), options.form)
+    total = sum(float(episode.reward.sum()) for episode in demonstrations.episodes)
+    means = {"return": total / len(demonstrations)} | means
     described = ", ".join(f"{name} {value:.3g}" for name, value in means.items())
     print(f"wrote {len(demonstrations)} episodes, {demonstrations.num_steps} steps, to {options.data}; {described}")
 

@@ -1,6 +1,6 @@
 """`genpo-jax fidelity`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from genpo_jax.commands.base import Command, RunFolder, write_json
@@ -18,7 +18,7 @@ SAMPLERS = (
     "genpo++:solver=euler-start,base=standard,history_coef=0.5,tau=0.1",
     "saflow:num_steps=3,base=correlated,tau=0.1",
 )
-COLUMNS = ("sampler", "calls", "success, sampled", "success, deterministic", "mode entropy", "energy distance")
+COLUMNS = ("sampler", "calls", "{}, sampled", "{}, deterministic", "mode entropy", "energy distance")
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class FidelityOptions:
     Other settings have the defaults of the method: `genpo++:base=standard` has history_coef=0.75.
     The preset of `finetune` has history_coef=0.5 for genpo++."""
     episodes: int = 1000
-    """Episodes for each kind of noise. Episodes end with success, as in fine-tuning."""
+    """Episodes for each kind of noise. Episodes end with success, as in fine-tuning on success.
+    In an environment without a metric `success`, the return is measured instead."""
     env: str | None = None
     """Environment: another one with the same sizes, or package.module:NAME of your own.
     None: the environment of the run."""
@@ -47,7 +48,9 @@ def run(options: FidelityOptions) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from genpo_jax.config import SUCCESS
     from genpo_jax.envs import EpisodeEnv
+    from genpo_jax.envs.contract import check_environment
     from genpo_jax.imitation.fidelity import fidelity, visited
     from genpo_jax.presets import finetune_preset, method_with
     from genpo_jax.runs.environment import environment_of
@@ -59,16 +62,18 @@ def run(options: FidelityOptions) -> None:
     policy, config = load(options.run), saved_config(options.run)
     episodes = finetune_preset(config, config.method.name).env_options
     made = environment_of(options.run, options.env, trust=options.trust)
-    env = EpisodeEnv.of(made, policy.spec.seen(episodes))
+    succeeds = SUCCESS in check_environment(made)
+    env = EpisodeEnv.of(made, policy.spec.seen(episodes if succeeds else replace(episodes, reward="task")))
     obs, xla_options = visited(policy, env), compiler_options(config.fusion_emitters)
     table = Table(title=f"{options.run}: {options.episodes} episodes, 95 % intervals")
     for column in COLUMNS:
-        table.add_column(column)
+        table.add_column(column.format(SUCCESS if succeeds else "return"))
     rows = []
     for sampler, method in zip(options.samplers, methods, strict=True):
         row = fidelity(sampler, policy, method, env, obs, episodes=options.episodes, compiler_options=xla_options)
         modes = "-" if row.modes is None else f"{row.modes:.2f}"
-        table.add_row(sampler, str(row.calls), str(row.success), str(row.success_zero), modes, f"{row.energy:.4f}")
+        measured = (row.success, row.success_zero) if succeeds else (row.returns, row.returns_zero)
+        table.add_row(sampler, str(row.calls), *map(str, measured), modes, f"{row.energy:.4f}")
         rows.append(row._asdict())
     Console(width=150).print(table)
     write_json(options.json, rows)

@@ -15,7 +15,7 @@ from genpo_jax.presets import apply, finetune_preset, parse_method
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(FromRunOptions):
-    """Fine-tune a pretrained policy by reinforcement learning on success.
+    """Fine-tune a pretrained policy by reinforcement learning on success, or on the reward with --reward task.
 
     All settings of `train` are options too. Their defaults are those of the fine-tuning preset for the pretrained run;
     `genpo-jax finetune --from RUN --help` shows them.
@@ -30,7 +30,7 @@ class FinetuneOptions(FromRunOptions):
     resume: bool = False
     """Resume the run in --run-dir; repeat the whole command, with --from and all settings."""
     anyway: bool = False
-    """Start even if the sampler loses success before training, or if nothing succeeds."""
+    """Start even if the sampler loses success or return before training, or if nothing succeeds."""
     episodes: int = 1000
     """Episodes per evaluation before and after training, for each kind of noise."""
 

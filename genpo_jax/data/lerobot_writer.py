@@ -74,8 +74,9 @@ def _columns(demonstrations: Demonstrations) -> list[str]:
 
 
 def _column(values: np.ndarray) -> pa.Array:
-    if values.ndim == 1:
-        return pa.array(values)
+    # LeRobot stores one number per frame as a number, and cannot read a list of one.
+    if values.ndim == 1 or values.shape[1] == 1:
+        return pa.array(values.reshape(-1))
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
 
 

@@ -272,7 +272,9 @@ class EpisodeEnv:
         """
         names = check_environment(self.env)
         if self.reward == "success" and SUCCESS not in names:
-            raise ValueError(f"reward='success' needs a metric '{SUCCESS}', but {self.env.name} has {list(names)}")
+            raise ValueError(
+                f"reward='success' needs a metric '{SUCCESS}', but {self.env.name} has {list(names)}; use reward='task'"
+            )
         return names
 
     def _restart(self, state: EpisodeState, env_state: Any, timestep: Timestep) -> EpisodeState:

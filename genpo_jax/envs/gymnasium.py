@@ -1,8 +1,8 @@
 """Train in Gymnasium's environments: simulators on the host, behind callbacks.
 
 A simulator keeps its state outside jax, so a state here is a `Ticket`: the number of a session (simulators that are
-stepped together) and the number of calls so far. Each call needs the ticket of the call before, so a program makes its
-calls in order. Training, and episodes that are played to their end, have separate sessions.
+stepped together) and the number of steps so far. Each step needs the ticket of the step before, so a program takes its
+steps in order. Training, and episodes that are played to their end, have separate sessions.
 
 Gymnasium's own automatic resets are off. `EpisodeEnv` decides when an episode ends, and resets its simulator by a seed
 from the episode's key. The observation before the reset is therefore the true final observation.
@@ -211,7 +211,8 @@ class GymnasiumEnvironment:
         return session.answer()
 
     def _restart(self, sent: np.ndarray, action: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        session = self._session(sent)
+        # Not counted: it may be of a seed whose evaluation has finished, and the other seeds do not see its ticket.
+        session = self._session(sent, counted=False)
         session.restart(sent[:, 2] > 0, sent[:, 3])
         return session.answer()
 
@@ -222,12 +223,12 @@ class GymnasiumEnvironment:
         session.keep()
         return session.answer()
 
-    def _session(self, sent: np.ndarray) -> "Session":
-        """Return the session of a ticket, and count this call."""
+    def _session(self, sent: np.ndarray, counted: bool = True) -> "Session":
+        """Return the session of a ticket, and count this call if it is a step."""
         session = self._find(sent)
         if session is None:
             raise RuntimeError(f"a state of {self.name} can be stepped once, and only until other episodes start")
-        session.calls += 1
+        session.calls += counted
         return session
 
     def _find(self, sent: np.ndarray) -> "Session | None":

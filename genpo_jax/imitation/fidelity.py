@@ -31,17 +31,21 @@ class Fidelity(NamedTuple):
         label: name of the sampler.
         calls: evaluations of the velocity per action.
         energy: energy distance between its actions and the pretrained sampler's actions, mean over observations.
-        success: success rate with sampled actions.
-        success_zero: success rate with deterministic actions.
+        success: success rate with sampled actions; None for an environment without a metric `success`.
+        success_zero: success rate with deterministic actions, likewise.
         modes: entropy of the modes, see `mode_entropy`.
+        returns: mean return with sampled actions, of the reward that `env` gives.
+        returns_zero: mean return with deterministic actions.
     """
 
     label: str
     calls: int
     energy: float
-    success: Interval
-    success_zero: Interval
+    success: Interval | None
+    success_zero: Interval | None
     modes: float | None
+    returns: Interval
+    returns_zero: Interval
 
 
 def fidelity(
@@ -60,14 +64,16 @@ def fidelity(
         label: name of the sampler.
         policy: the pretrained policy.
         method: method of the sampler, which uses the velocity of the pretrained policy.
-        env: environment of the episodes; it must report the metric `success`.
+        env: environment of the episodes.
         obs: observations `[N, o]` at which actions are compared.
         episodes: number of episodes for each kind of noise.
         compiler_options: compiler options of the episodes' program; see `genpo_jax.runtime.compiler_options`.
     """
     sampler = as_method(policy, method)
     results = evaluate_policy(sampler, env, episodes, compiler_options=compiler_options)
-    success = {noise: success_of(values) for noise, values in results.items()}
+    known = SUCCESS in results["zero"]
+    success = {noise: _interval(values, SUCCESS) if known else None for noise, values in results.items()}
+    returns = {noise: _interval(values, "return") for noise, values in results.items()}
     return Fidelity(
         label=label,
         calls=calls_of(sampler.spec.method),
@@ -75,6 +81,8 @@ def fidelity(
         success=success["random"],
         success_zero=success["zero"],
         modes=mode_entropy(sampler, env, compiler_options=compiler_options),
+        returns=returns["random"],
+        returns_zero=returns["zero"],
     )
 
 
@@ -86,15 +94,9 @@ def visited(policy: TrainedPolicy, env: EpisodeEnv, episodes: int = 8, count: in
     return jnp.asarray(obs[np.linspace(0, len(obs) - 1, count).astype(int)])
 
 
-def success_of(values: dict[str, Any]) -> Interval:
-    """Return the success rate of an evaluation with its interval.
-
-    Raises:
-        ValueError: if the environment has no metric `success`.
-    """
-    if SUCCESS not in values:
-        raise ValueError(f"fidelity needs an environment with a metric '{SUCCESS}', got {sorted(values['metrics'])}")
-    return Interval(values[SUCCESS], *values[f"{SUCCESS}_interval"])
+def _interval(values: dict[str, Any], name: str) -> Interval:
+    """Return a value of an evaluation with its interval."""
+    return Interval(values[name], *values[f"{name}_interval"])
 
 
 def mode_entropy(

@@ -1,4 +1,4 @@
-"""Fine-tune a pretrained policy by reinforcement learning on success, and measure it before and after."""
+"""Fine-tune a pretrained policy by reinforcement learning, and measure it before and after."""
 
 import json
 from collections.abc import Sequence
@@ -25,9 +25,11 @@ from genpo_jax.training.play import Noise
 from genpo_jax.training.transfer import with_networks_of
 
 FINETUNED_FILE = "finetuned.json"
-# Largest drop of the success rate that a new sampler may cause before training.
+# Largest drop that a new sampler may cause before training, of the success rate or as a share of the return.
 MAX_LOSS = 0.05
 NOISES: tuple[Noise, ...] = ("random", "fixed", "zero")
+ANYWAY = "use anyway=True to start nevertheless"
+OTHER_SAMPLER = f"choose another solver, base or tau (docs/demonstrations.md), or {ANYWAY}"
 
 
 def finetune(
@@ -44,12 +46,14 @@ def finetune(
     env: Any = None,
     trust: bool = False,
 ) -> Run:
-    """Fine-tune a pretrained policy on success, write the run folder, and return the run.
+    """Fine-tune a pretrained policy on success, or on the task's reward; write the run folder, and return the run.
 
         run = genpo_jax.finetune("runs/flow", "runs/tuned", method="genpo++:target_kl=0.02")
+        settings = {"env_options": {"reward": "task"}, "ppo": {"normalize_rewards": True}}
+        run = genpo_jax.finetune("runs/hopper-flow", "runs/hopper-tuned", settings=settings)
 
-    The folder is an ordinary run folder. Its `finetuned.json` has the success of the pretrained policy, of the sampler
-    before training, and of the policy after training.
+    The folder is an ordinary run folder. Its `finetuned.json` has success and return of the pretrained policy, of the
+    sampler before training, and of the policy after training.
 
     Args:
         source: folder of the pretrained run.
@@ -57,7 +61,7 @@ def finetune(
         method: `NAME`, or with settings `NAME:setting=value,...`.
         settings: settings by name, nested as in `Config`; they override `genpo_jax.presets.finetune_preset`.
         resume: resume from the newest checkpoint in `run_dir`.
-        anyway: start even if the sampler loses success before training, or if nothing succeeds.
+        anyway: start even if the sampler loses success or return before training, or if nothing succeeds.
         episodes: episodes per evaluation, for each kind of noise.
         progress: show progress on standard output.
         callbacks: called during training.
@@ -65,9 +69,9 @@ def finetune(
         trust: import the module that the pretrained run names as its environment.
 
     Raises:
-        ValueError: before training, if a setting is invalid, nothing succeeds, or the interval of the sampler's success
-            shows a loss of more than `MAX_LOSS`; if the environment's module must be trusted or named first; or if
-            `run_dir` holds a run but `resume` is False.
+        ValueError: before training, if a setting is invalid, nothing succeeds although the reward is success, or the
+            interval of the sampler's success or return shows a loss of more than `MAX_LOSS`; if the environment's
+            module must be trusted or named first; or if `run_dir` holds a run but `resume` is False.
     """
     configure_jax()
     run_dir = Path(run_dir)
@@ -117,7 +121,7 @@ def measure_before(
     episodes: int,
     progress: bool,
 ) -> dict[str, Any]:
-    """Return the success of the pretrained policy and of the new sampler; raises the errors of `check_sampler`."""
+    """Return success and return of the pretrained policy and of the new sampler; raises errors of `check_sampler`."""
     xla_options = compiler_options(config.fusion_emitters)
     if progress:
         print(f"evaluating the pretrained policy and its sampler over {episodes:,} episodes each ...", flush=True)
@@ -133,30 +137,45 @@ def measure_before(
         measured["pretrained"]._replace(label="sampler") if same else measure("sampler", config.method)
     )
     for one in measured.values() if progress else ():
-        print(f"{one.label:12} success {one.success} (deterministic {one.success_zero})", flush=True)
-    check_sampler(measured["pretrained"], measured["sampler"], anyway)
+        print(_measured(one), flush=True)
+    check = check_return if config.env_options.reward == "task" else check_sampler
+    check(measured["pretrained"], measured["sampler"], anyway)
     return {name: one._asdict() for name, one in measured.items()}
 
 
 def check_sampler(pretrained: Fidelity, sampler: Fidelity, anyway: bool) -> None:
     """Raise `ValueError` if nothing succeeds or the sampler loses success, unless `anyway`."""
+    assert pretrained.success is not None and sampler.success is not None, "measured if the reward is success"
     before, after = pretrained.success.value, sampler.success
-    remedy = "use anyway=True to start nevertheless"
     rule = "above 0, because fine-tuning learns from success"
-    require(anyway or before > 0, rule, "pretrained success", before, remedy)
+    require(anyway or before > 0, rule, "pretrained success", before, ANYWAY)
     require(
         anyway or after.high >= before - MAX_LOSS,
         f"at least {before - MAX_LOSS:.3f} within its interval, as the pretrained policy has {before:.3f}",
         "success of the sampler",
         str(after),
-        f"choose another solver, base or tau (docs/demonstrations.md), or {remedy}",
+        OTHER_SAMPLER,
     )
+
+
+def check_return(pretrained: Fidelity, sampler: Fidelity, anyway: bool) -> None:
+    """Raise `ValueError` if the sampler loses return, unless `anyway`."""
+    before, after = pretrained.returns.value, sampler.returns
+    lowest = before - MAX_LOSS * abs(before)
+    rule = f"at least {lowest:.4g} within its interval, as the pretrained policy has {before:.4g}"
+    require(anyway or after.high >= lowest, rule, "return of the sampler", str(after), OTHER_SAMPLER)
+
+
+def _measured(one: Fidelity) -> str:
+    """Return a line of a measurement."""
+    text = f"{one.label:12} return {one.returns} (deterministic {one.returns_zero})"
+    return text if one.success is None else f"{text}, success {one.success} (deterministic {one.success_zero})"
 
 
 def _measure_after(
     run_dir: Path, config: Config, env: EpisodeEnv, episodes: int, progress: bool
 ) -> list[dict[str, Any]]:
-    """Return the success of the fine-tuned policy of every seed, for every kind of noise."""
+    """Return the evaluation of the fine-tuned policy of every seed, for every kind of noise."""
     xla_options, rows = compiler_options(config.fusion_emitters), []
     if progress:
         print(f"evaluating the fine-tuned policy over {episodes:,} episodes for each kind of noise ...", flush=True)

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
 import h5py
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tiny_sets
 from gymnasium import spaces
@@ -395,3 +397,17 @@ def test_what_the_robot_loop_writes_is_read_back(tmp_path):
     assert not tiny_sets.differences(got, last_obs=False)
     assert (got.action_names, got.obs_names, got.rate) == (NAMES, STATES, 20)
     assert not reading.left_out and not reading.suspicions
+
+
+def test_a_column_of_one_coordinate_is_stored_as_numbers_which_lerobot_needs(tmp_path):
+    episodes = tuple(replace(each, action=each.action[:, :1]) for each in EPISODES)
+    ours = Demonstrations(episodes, {"observation.state": 2, "observation.force": 1}, rate=20)
+    lerobot_writer.write(tmp_path / "set", ours)
+    (file,) = (tmp_path / "set" / "data").rglob("*.parquet")
+    schema = pq.read_schema(file)
+    assert schema.field("action").type == schema.field("observation.force").type == pa.float32()
+    assert schema.field("observation.state").type == pa.list_(pa.float32(), 2)
+    got = read(tmp_path / "set", ("observation.state", "observation.force"))
+    for each, mine in zip(got.episodes, episodes, strict=True):
+        np.testing.assert_array_equal(each.action, mine.action)
+        np.testing.assert_array_equal(each.obs, mine.obs)

@@ -307,5 +307,5 @@ def test_the_reward_for_success_is_paid_once_and_ends_the_episode():
     env, state = chunked(chunk=4, reward="success")
     state, timestep = env.step(state, jnp.ones((1, 4)))
     assert bool(timestep.terminated[0]) and float(timestep.reward[0]) == 1.0 and int(timestep.episode_length[0]) == 3
-    with pytest.raises(ValueError, match="reward='success' needs a metric 'success'"):
+    with pytest.raises(ValueError, match="reward='success' needs a metric 'success'.*use reward='task'"):
         EpisodeEnv(ClockEnv(), 3, reward="success").metric_names  # noqa: B018

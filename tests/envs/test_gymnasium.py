@@ -1,5 +1,6 @@
 """Gymnasium's environments as environments of this package: what an episode, an action and an observation are."""
 
+import json
 import logging
 import sys
 from dataclasses import replace
@@ -18,11 +19,14 @@ from settings import networks, raw_leaves, sized  # noqa: E402
 import genpo_jax  # noqa: E402
 from genpo_jax import cli, envs  # noqa: E402
 from genpo_jax.config import Config, EnvConfig, PPOConfig  # noqa: E402
+from genpo_jax.data import Demonstrations, Episode  # noqa: E402
 from genpo_jax.envs import EpisodeEnv, registry  # noqa: E402
 from genpo_jax.envs.gymnasium import GymnasiumEnvironment  # noqa: E402
+from genpo_jax.imitation.config import PretrainConfig  # noqa: E402
 from genpo_jax.policy import PolicySpec  # noqa: E402
 from genpo_jax.runs.environment import Recorded, importable_name  # noqa: E402
 from genpo_jax.runs.evaluate import evaluate_policy  # noqa: E402
+from genpo_jax.training.evaluation import Evaluator  # noqa: E402
 from genpo_jax.training.trainer import Trainer  # noqa: E402
 
 pytestmark = pytest.mark.ci
@@ -386,6 +390,43 @@ def test_several_seeds_in_one_program_are_those_of_single_runs():
         np.testing.assert_allclose(a[1:], b, rtol=1e-4, atol=1e-5)
 
 
+class Varying(Counting):
+    """Its episodes have 1 to 9 steps."""
+
+    def reset(self, *, seed=None, options=None):
+        first = super().reset(seed=seed)
+        self.terminate_at = 1 + int(9 * self.start)
+        return first
+
+
+def test_seeds_whose_evaluations_end_at_different_times_are_evaluated_as_single_runs():
+    options = replace(CONFIG.env_options, episode_length=20)
+
+    def returns(seeds):
+        config = replace(CONFIG, num_seeds=len(seeds), env_options=options)
+        trainer = Trainer(GymnasiumEnvironment(Varying), config)
+        return Evaluator(trainer, 2).metrics(trainer.init(seeds), seeds)["eval/return_zero"].tolist()
+
+    # The deterministic episodes have 7, 3; 1, 7; 3, 9; 7 and 1 steps.
+    together = returns([0, 1, 2, 3])
+    assert together == [(28 + 6) / 2, (1 + 28) / 2, (6 + 45) / 2, (28 + 1) / 2]
+    assert returns([2]) == together[2:3]
+
+
+def test_a_restart_of_a_finished_seed_alone_does_not_invalidate_the_other_seeds():
+    env = of(GymnasiumEnvironment(Varying), 20)
+    length = 1 + (9 * np.asarray(env.init(keys(40)).obs["state"][:, 1])).astype(int)
+    short, long = int(np.argmax(length == 1)), int(np.argmax(length >= 4))
+    step, action = jax.jit(jax.vmap(env.step)), jnp.zeros((2, 1, 1))
+    before = jax.vmap(env.init)(keys(40)[np.array([[short], [long]])])
+    after, timestep = step(before, action)
+    assert timestep.terminated.tolist() == [[True], [False]]
+    # A program of several seeds no longer updates the state of a finished seed, but still steps its simulators.
+    kept = jax.tree.map(lambda old, new: jnp.stack([old[0], new[1]]), before, after)
+    _, timestep = step(kept, action)
+    assert timestep.next_obs["state"][1, 0, 0] == 2 and timestep.reward[1, 0] == 2
+
+
 def test_simulators_in_processes_give_the_same_episodes():
     def observations(name):
         env = of(envs.make(name), 3)
@@ -405,6 +446,33 @@ def test_a_pendulum_is_trained_from_the_command_line(tmp_path):
     policy = genpo_jax.load(folder)
     assert policy(jnp.zeros(3)).shape == (1,)
     cli.main(["eval", str(folder), "--episodes", "2", "--out", str(tmp_path / "eval.json")])
+
+
+def test_a_clone_is_fine_tuned_on_the_reward_of_a_simulator_without_success(tmp_path):
+    env = GymnasiumEnvironment(partial(Counting, terminate_at=4))
+    obs = np.array([[step, 0.5, step] for step in range(4)], np.float32)
+    episode = Episode(obs, np.arange(4, dtype=np.float32)[:, None], np.ones(4), terminated=True)
+    small = PretrainConfig(sizes=(8,), num_steps=2, num_updates=2, updates_per_chunk=2, batch_size=4)
+    genpo_jax.pretrain(Demonstrations((episode,) * 2, {"state": 3}), small, tmp_path / "flow", env=env)
+    settings = {
+        "num_timesteps": 64,
+        "updates_per_chunk": 1,
+        "num_evals": 1,
+        "eval_envs": 2,
+        "env_options": {"num_envs": 8, "episode_length": 5},
+        "ppo": {"unroll": 8, "num_minibatches": 2, "num_epochs": 1},
+    }
+    tune = partial(genpo_jax.finetune, tmp_path / "flow", env=env, episodes=3, progress=False)
+    with pytest.raises(ValueError, match="needs a metric 'success'.*use reward='task'"):
+        tune(tmp_path / "success", settings=settings)
+    rewarded = settings | {"env_options": settings["env_options"] | {"reward": "task"}}
+    tune(tmp_path / "tuned", settings=rewarded)
+    record = json.loads((tmp_path / "tuned" / "finetuned.json").read_text())
+    # Every episode has the rewards 1, 2, 3 and 4.
+    for name in ("pretrained", "sampler"):
+        assert record[name]["returns"] == record[name]["returns_zero"] == [10.0, 10.0, 10.0]
+        assert record[name]["success"] is None
+    assert [values["return"] for values in record["after"][0]["noise"].values()] == [10.0] * 3
 
 
 def test_the_preset_has_few_simulators_also_on_an_accelerator():

@@ -26,12 +26,13 @@ from genpo_jax.imitation.fidelity import (
     fidelity,
     mode_entropy,
 )
-from genpo_jax.imitation.finetune import check_sampler, finetune_config
+from genpo_jax.imitation.finetune import check_return, check_sampler, finetune_config
 from genpo_jax.intervals import Interval
 from genpo_jax.methods import DPPO, FPO, METHODS, Gaussian, GenPOPlusPlus, SAFlow
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.presets import apply, finetune_preset
+from genpo_jax.runs.evaluate import evaluate_policy
 from genpo_jax.runs.folder import write_config
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.training.trainer import Trainer
@@ -173,11 +174,14 @@ def test_the_sampler_of_the_pretrained_flow_has_no_distance_from_itself():
 
 
 @pytest.mark.ci
-def test_fidelity_needs_the_metric_success():
+def test_without_the_metric_success_the_return_is_measured():
     policy = flow_of(obs_size=1, action_size=2)
     env = EpisodeEnv.of(TargetEnv(), PRETRAINED.env_options)
-    with pytest.raises(ValueError, match="an environment with a metric 'success'"):
-        fidelity("x", policy, policy.spec.method, env, jnp.zeros((1, 1)), episodes=2)
+    found = fidelity("x", policy, policy.spec.method, env, jnp.zeros((1, 1)), episodes=4)
+    expected = evaluate_policy(policy, env, 4)
+    assert found.success is found.success_zero is found.modes is None
+    assert found.returns == (expected["random"]["return"], *expected["random"]["return_interval"])
+    assert found.returns_zero.value == expected["zero"]["return"] != found.returns.value
 
 
 def parsed(*arguments):
@@ -217,8 +221,9 @@ def test_the_preset_has_shorter_rollouts_for_longer_action_chunks(chunk, unroll,
     assert config.ppo.gamma == 0.99**chunk
 
 
-def measured(label, success):
-    return Fidelity(label, 1, 0.0, success, success, None)
+def measured(label, success, returns=None):
+    returns = Interval(60.0, 55.0, 65.0) if returns is None else returns
+    return Fidelity(label, 1, 0.0, success, success, None, returns, returns)
 
 
 @pytest.mark.parametrize(("interval", "refused"), [((0.4, 0.36, 0.44), True), ((0.4, 0.3, 0.5), False)])
@@ -227,6 +232,16 @@ def test_a_sampler_is_refused_only_if_its_interval_shows_the_loss(interval, refu
     with pytest.raises(ValueError, match="at least 0.450 within its interval") if refused else nullcontext():
         check_sampler(before, sampler, anyway=False)
     check_sampler(before, sampler, anyway=True)
+
+
+@pytest.mark.parametrize(("before", "after", "lowest"), [(400.0, 379.0, "380"), (-200.0, -211.0, "-210")])
+def test_a_sampler_may_lose_a_twentieth_of_the_return(before, after, lowest):
+    pretrained = measured("pretrained", None, Interval(before, before, before))
+    worse = measured("sampler", None, Interval(after, after - 9, after))
+    with pytest.raises(ValueError, match=f"return of the sampler must be at least {lowest} within its interval"):
+        check_return(pretrained, worse, anyway=False)
+    check_return(pretrained, worse, anyway=True)
+    check_return(pretrained, measured("sampler", None, Interval(after, after - 9, after + 1)), anyway=False)
 
 
 def test_a_sampler_that_equals_the_pretrained_sampler_is_measured_once(monkeypatch):
@@ -244,11 +259,13 @@ def test_a_sampler_that_equals_the_pretrained_sampler_is_measured_once(monkeypat
 
 
 @pytest.mark.ci
-def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path):
+def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path, capsys):
     from experiments import avoid_paths, finetuned
 
     data, start, tuned = tmp_path / "avoid.hdf5", tmp_path / "flow", tmp_path / "tuned"
     collect.run(collect.CollectOptions(env="avoid", episodes=20, data=data))
+    mean = np.mean([episode.reward.sum() for episode in genpo_jax.read_demonstrations(data).episodes])
+    assert f"; return {mean:.3g}, " in capsys.readouterr().out
     small = {"sizes": (16,), "num_updates": 40, "updates_per_chunk": 20, "episodes": 20}
     pretrain.run(pretrain.PretrainOptions(data=(data,), run_dir=start, **small))
     options = parsed("--from", start, "--run-dir", tuned, "--num-timesteps", 4096, "--episodes", 20, "--bc-coef", 0.1)
