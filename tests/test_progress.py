@@ -92,8 +92,7 @@ def test_a_narrow_terminal_leaves_out_whole_numbers_and_keeps_speed_and_time(mon
         shown.update(65_536, metrics)
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", out.getvalue()).rstrip()
     assert text.endswith("65.5k/115k steps 3.28k steps/s return 67.03  eval 84.96 ETA 0:00:15")
-    lines = text.splitlines()
-    assert "genpo-jax train --run-dir " + "runs/x" * 20 in lines
+    assert "genpo-jax train --run-dir " + "runs/x" * 20 in text
 
 
 def test_invalid_numbers_of_steps_are_refused():

@@ -124,7 +124,8 @@ def measure_before(
     """Return success and return of the pretrained policy and of the new sampler; raises errors of `check_sampler`."""
     xla_options = compiler_options(config.fusion_emitters)
     if progress:
-        print(f"evaluating the pretrained policy and its sampler over {episodes:,} episodes each ...", flush=True)
+        ends = " (a success ends an episode)" if config.env_options.reward == "success" else ""
+        print(f"evaluating the pretrained policy and its sampler, {episodes:,} episodes each{ends} ...", flush=True)
     obs = visited(policy, env)
 
     def measure(label: str, method: Method) -> Fidelity:
