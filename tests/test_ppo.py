@@ -162,6 +162,15 @@ def test_a_rate_that_is_ten_times_too_high_moves_the_policy_little_further_than_
     np.testing.assert_allclose(rate, 0.015 * np.sqrt(0.01 / braked), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("target_kl", "expected"), [(0.01, 0.5), (None, 0.0)])
+def test_the_share_of_minibatches_that_lower_the_rate_is_reported(target_kl, expected):
+    # Two epochs of one minibatch. The KL of the first is 0. Its step of 0.5 gives the second a KL of cosh(0.5) - 1.
+    config = numbers(target_kl=target_kl, learning_rate=0.5, max_learning_rate=0.5, num_epochs=2)
+    _, metrics = improve_toy(toy_batch([-1.0, 1.0], [-1.0, 1.0]), config)
+    np.testing.assert_allclose(metrics["train/kl"], np.cosh(0.5) - 1, rtol=1e-3)
+    assert metrics["train/braked"] == expected
+
+
 def test_a_non_finite_gradient_is_skipped_and_counted():
     config = numbers(num_epochs=3, num_minibatches=1)
     learner, _ = improve_toy(toy_batch([1.0, np.nan], [1.0, 1.0]), config)

@@ -210,7 +210,8 @@ def improve(
 
     Returns:
         the learner and scalar metrics, means over the last epoch. `train/first_ratio_error` is from the first
-        minibatch: its parameters are unchanged, so every log-ratio should be 0.
+        minibatch: its parameters are unchanged, so every log-ratio should be 0. `train/braked` is the share of all
+        minibatches that lowered the learning rate.
     """
     num_groups = batch.advantage.shape[0]
     regressions = make_agent(learner.params).policy.regressions
@@ -232,6 +233,7 @@ def improve(
         params = jax.tree_util.tree_map_with_path(lambda path, p, u: p - rate(path) * u, learner.params, updates)
         metrics["train/grad_norm"] = optax.tree.norm(gradient)
         learning_rate = brake_learning_rate(learner.learning_rate, metrics["train/kl"], progress, hyper)
+        metrics["train/braked"] = (learning_rate < learner.learning_rate).astype(jnp.float32)
         return Learner(params, opt_state, learning_rate), metrics
 
     def epoch(learner: Learner, key: Array) -> tuple[Learner, dict[str, Array]]:
@@ -239,13 +241,14 @@ def improve(
 
     first_rate, skipped_before = learner.learning_rate, learner.opt_state.total_notfinite
     learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, hyper.num_epochs))
-    first = metrics.pop("train/first_ratio_error")[0, 0]
+    first, braked = metrics.pop("train/first_ratio_error")[0, 0], metrics.pop("train/braked").mean()
     metrics = {name: values[-1].mean() for name, values in metrics.items()}
     # Once per update: the KL starts at 0 in every update, so a rate adapted per minibatch would oscillate between its
     # bounds.
     learning_rate = adapt_learning_rate(first_rate, metrics["train/kl"], progress, hyper)
     metrics |= {
         "train/first_ratio_error": first,
+        "train/braked": braked,
         "train/learning_rate": learning_rate,
         "train/skipped_gradients": (learner.opt_state.total_notfinite - skipped_before).astype(jnp.float32),
     }
