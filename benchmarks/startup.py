@@ -1,9 +1,11 @@
-"""Measure the seconds from `genpo-jax train` to the first training line of `metrics.jsonl`.
+"""Measure the seconds from `genpo-jax train` to the first lines of `metrics.jsonl`.
 
     python -m benchmarks.startup --envs inverted_pendulum humanoid panda_push --rounds 3
 
 The first start of each environment has an empty compilation cache (`cold`); the others reuse it (`warm`). With several
 checkouts of the repository the starts alternate between them; each has its own cache.
+
+`first` is the first line, which evaluates the untrained policy; `training` is the first line of an update.
 """
 
 import json
@@ -21,6 +23,7 @@ from benchmarks.timing import report, spread
 from experiments.program import run_program
 
 STEP_SECONDS = 0.05
+KINDS = ("first", "training")
 # A run saves a checkpoint before it ends; on a busy machine this takes a while.
 STOP_SECONDS = 120
 
@@ -41,8 +44,8 @@ class StartupOptions:
     """File for the numbers."""
 
 
-def seconds_to_first_line(checkout: str, env: str, cache: Path, arguments: tuple[str, ...]) -> float:
-    """Start training in a new process; return the seconds to its first training line, and stop it."""
+def seconds_to_lines(checkout: str, env: str, cache: Path, arguments: tuple[str, ...]) -> dict[str, float]:
+    """Start training in a new process; return the seconds to its first line and first training line, and stop it."""
     with tempfile.TemporaryDirectory() as folder:
         metrics = Path(folder) / "run" / "metrics.jsonl"
         command = [sys.executable, "-m", "genpo_jax", "train", "--env", env, "--run-dir", str(metrics.parent)]
@@ -51,42 +54,50 @@ def seconds_to_first_line(checkout: str, env: str, cache: Path, arguments: tuple
         process = subprocess.Popen(
             [*command, *arguments], cwd=checkout, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        seconds: dict[str, float] = {}
         try:
-            while not _has_training_line(metrics):
+            while "training" not in seconds:
                 if process.poll() is not None:
                     raise RuntimeError(f"{' '.join(command)} ended with {process.returncode} before its first line")
                 time.sleep(STEP_SECONDS)
-            return time.perf_counter() - start
+                for line in _lines(metrics):
+                    kind = "training" if line.get("env_steps", 0) > 0 else "first"
+                    seconds.setdefault(kind, time.perf_counter() - start)
+            return {"first": seconds["training"]} | seconds
         finally:
             process.send_signal(signal.SIGTERM)
             process.wait(STOP_SECONDS)
 
 
-def _has_training_line(metrics: Path) -> bool:
-    """Whether a line has metrics of training; the first may have those of the untrained policy alone."""
+def _lines(metrics: Path) -> list[dict[str, Any]]:
+    """Return the complete lines of a metrics file that may not exist yet."""
     text = metrics.read_text() if metrics.exists() else ""
-    lines = text[: text.rfind("\n") + 1].splitlines()
-    return any(json.loads(line).get("env_steps", 0) > 0 for line in lines)
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def rows_of(options: StartupOptions, env: str) -> list[dict[str, Any]]:
     """Return the cold and the warm starts of one environment."""
     with tempfile.TemporaryDirectory() as folder:
-        times: dict[str, list[float]] = {checkout: [] for checkout in options.checkouts}
+        starts: dict[str, list[dict[str, float]]] = {checkout: [] for checkout in options.checkouts}
         for _ in range(options.rounds + 1):
             for i, checkout in enumerate(options.checkouts):
                 cache = Path(folder) / str(i)
-                times[checkout].append(seconds_to_first_line(checkout, env, cache, options.arguments))
+                starts[checkout].append(seconds_to_lines(checkout, env, cache, options.arguments))
     return [
-        {"env": env, "checkout": Path(checkout).resolve().name, "cold": cold, "warm": spread(warm)}
-        for checkout, (cold, *warm) in times.items()
+        {
+            "env": env,
+            "checkout": Path(checkout).resolve().name,
+            **{f"{kind}, cold": cold[kind] for kind in KINDS},
+            **{f"{kind}, warm": spread([one[kind] for one in warm]) for kind in KINDS},
+        }
+        for checkout, (cold, *warm) in starts.items()
     ]
 
 
 def main(options: StartupOptions) -> None:
     """Measure, print one table, and write JSON if requested."""
     rows = [row for env in options.envs for row in rows_of(options, env)]
-    report("seconds to the first training line", options, rows)
+    report("seconds to the first lines", options, rows)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import tyro
 
 from genpo_jax.cli import run_command
 from genpo_jax.commands.base import check_options
+from genpo_jax.interrupts import start_jax
 
 
 def run_program(options_class: type, program: Callable[[Any], None], description: str | None) -> None:
@@ -17,9 +18,7 @@ def run_program(options_class: type, program: Callable[[Any], None], description
     def command(arguments: Sequence[str], prog: str) -> None:
         options = tyro.cli(options_class, args=list(arguments), prog=prog, description=description)
         check_options(options)
-        from genpo_jax.runtime import configure_jax
-
-        configure_jax()
+        start_jax()
         program(options)
 
     run_command(command, sys.argv[1:], Path(sys.argv[0]).name, options_class)

@@ -2,18 +2,17 @@
 
 import sys
 
+from genpo_jax.interrupts import interrupt_ends_process
 from genpo_jax.version import explained
 
 
 def run(prog: str = "genpo-jax") -> None:
     """Run the command line; exit with a message if a package is not installed."""
     try:
-        from genpo_jax.cli import main
+        with interrupt_ends_process():
+            from genpo_jax.cli import main
     except ModuleNotFoundError as error:
         sys.exit(f"error: {explained(error)}")
-    except KeyboardInterrupt:
-        # Ctrl-C while the modules are imported.
-        sys.exit(130)
     main(prog=prog)
 
 

@@ -13,6 +13,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from genpo_jax.commands import COMMANDS
@@ -26,7 +27,8 @@ __all__ = ["STOPPED", "HostsConfig", "TrainOptions", "leave", "main", "parse_tra
 
 # Exit code of a process that was interrupted before an orderly stop: the shell's code for SIGINT.
 INTERRUPTED = 130
-# Errors that the input or the machine can cause. Any other error is a bug of this package and keeps its traceback.
+# Errors that the input or the machine can cause. Any other error that the user's own code does not raise is a bug of
+# this package and keeps its traceback.
 USERS_ERRORS = (
     *(ValueError, TypeError, ImportError, OSError, RuntimeError, ArithmeticError, MemoryError),
     subprocess.SubprocessError,
@@ -70,12 +72,14 @@ def run_command(command: Callable[..., Any], arguments: Sequence[str], prog: str
     try:
         with _closed_output_ignored():
             command(arguments, prog)
-    except USERS_ERRORS as error:
+    except Exception as error:
         if _comes_from_an_interrupt(error):
             leave(INTERRUPTED)
-        if sys.flags.dev_mode:
+        frames = _frames_outside_libraries(error)
+        is_users = isinstance(error, USERS_ERRORS) or (bool(frames) and not _is_ours(frames[-1][0]))
+        if sys.flags.dev_mode or not is_users:
             raise
-        message = f"error: {as_options(_sentence(error), *options_classes)}{_place(error)}"
+        message = f"error: {as_options(_sentence(error), *options_classes)}{_place(frames)}"
         _exit_if_distributed(message, 1)
         sys.exit(message)
     except KeyboardInterrupt:
@@ -135,17 +139,28 @@ def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), "no message")
 
 
-def _place(error: BaseException) -> str:
-    """Return where in the user's own code an error was raised, such as in `step` of their environment; "" elsewhere."""
+def _frames_outside_libraries(error: BaseException) -> list[tuple[FrameType, int]]:
+    """Return frames and lines of this package and of the user's own code, the innermost last."""
     libraries = tuple({sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")})
-    frames = [
-        f"{path.name}, line {line}, in {frame.f_code.co_name}"
+    return [
+        (frame, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if (path := Path(frame.f_code.co_filename)).is_file()
-        and frame.f_globals.get("__name__", "").partition(".")[0] not in (*OUR_PACKAGES, "__main__")
-        and not frame.f_code.co_filename.startswith(libraries)
+        if _is_ours(frame) or not frame.f_code.co_filename.startswith(("<", *libraries))
     ]
-    return f" (raised in {frames[-1]}; python -X dev shows the traceback)" if frames else ""
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__", "").partition(".")[0] in (*OUR_PACKAGES, "__main__")
+
+
+def _place(frames: Sequence[tuple[FrameType, int]]) -> str:
+    """Return where in the user's own code an error was raised, such as in `step` of their environment; "" elsewhere."""
+    users = [(frame.f_code, line) for frame, line in frames if not _is_ours(frame)]
+    if not users:
+        return ""
+    code, line = users[-1]
+    where = f"{Path(code.co_filename).name}, line {line}, in {code.co_name}"
+    return f" (raised in {where}; python -X dev shows the traceback)"
 
 
 def _exit_if_distributed(message: str, code: int) -> None:

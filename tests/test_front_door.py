@@ -51,6 +51,17 @@ def run(tmp_path_factory):
     return genpo_jax.train(PrivilegedTarget(), replace(CONFIG, num_seeds=2, method=sized((8,))), folder, progress=False)
 
 
+def test_an_environment_object_overrides_the_backend_of_the_config_with_a_warning(caplog):
+    assert run_module._named(PrivilegedTarget(), CONFIG)[1].backend is None
+    assert "backend 'spring' of the config is not used: the environment object privileged has its own" in caplog.text
+    caplog.clear()
+    task = PrivilegedTarget()
+    task.backend = "spring"
+    run_module._named(task, CONFIG)
+    run_module._named(PrivilegedTarget(), replace(CONFIG, backend=None))
+    assert not caplog.text
+
+
 def test_an_environment_object_overrides_the_name_and_backend_of_the_config(run):
     saved = read_config(run.run_dir)
     assert (saved["config"]["env"], saved["config"]["backend"]) == ("privileged", None)

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -168,10 +169,29 @@ def test_a_platform_that_jax_does_not_have_is_one_sentence(tmp_path):
     assert end.stderr.startswith("error: jax finds no device of JAX_PLATFORMS='rocm': unset it, or install jax")
 
 
-def test_a_bug_of_the_package_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["program"])
+def code(module, path, text):
+    """Return the function `f` of a module with this name and file."""
+    path.write_text(text)
+    space = {"__name__": module}
+    exec(compile(text, path, "exec"), space)
+    return space["f"]
+
+
+def test_a_mistake_in_the_users_own_code_is_one_line_with_its_place(tmp_path):
+    step = code("mine", tmp_path / "mine.py", "def f(state):\n    return state['speed']")
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda *_: step({}), [], "program")
+    place = "raised in mine.py, line 2, in f; python -X dev shows the traceback"
+    assert end.value.code == f"error: KeyError: 'speed' ({place})"
+
+
+def test_a_bug_of_the_package_keeps_its_traceback(tmp_path):
+    ours = code("genpo_jax.actor", tmp_path / "actor.py", "def f():\n    return {}['no such name']")
     with pytest.raises(KeyError, match="no such name"):
-        run_program(Options, fail_with(KeyError("no such name")), None)
+        run_command(lambda *_: ours(), [], "program")
+    users = code("mine", tmp_path / "mine.py", "def f(call):\n    return call()")
+    with pytest.raises(KeyError, match="no such name"):
+        run_command(lambda *_: users(ours), [], "program")
 
 
 def test_an_interruption_shows_no_traceback():
@@ -193,6 +213,28 @@ def test_an_interruption_of_an_import_is_no_error_of_the_import():
     with pytest.raises(SystemExit) as end:
         run_command(interrupted, [], "program")
     assert end.value.code == cli.INTERRUPTED
+
+
+INTERRUPTED_IMPORT = """
+import signal, sys
+from genpo_jax.interrupts import interrupt_ends_process
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with interrupt_ends_process():
+        signal.raise_signal(signal.SIGINT) if sys.argv[1] == "during" else None
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("hidden")
+"""
+
+
+def test_an_interrupt_during_an_import_cannot_be_hidden_and_later_ones_are_raised():
+    during, after = (
+        subprocess.run([sys.executable, "-c", INTERRUPTED_IMPORT, when], check=False, capture_output=True, text=True)
+        for when in ("during", "after")
+    )
+    assert (during.returncode, during.stdout) == (-signal.SIGINT, "")
+    assert after.stdout == "hidden\n"
 
 
 @pytest.mark.parametrize(

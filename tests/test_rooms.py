@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground floor up; rooms on one floor do not import each other.
 FLOORS = (
     ("version", "checks", "shapes", "intervals", "runtime"),
-    ("solvers",),
+    ("solvers", "interrupts"),
     ("methods",),
     ("config",),
     ("envs",),

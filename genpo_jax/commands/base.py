@@ -14,6 +14,7 @@ import tyro
 
 from genpo_jax.checks import check_types, require
 from genpo_jax.config import LARGEST_COUNT
+from genpo_jax.interrupts import start_jax
 from genpo_jax.methods import method_of
 
 Options = TypeVar("Options")
@@ -90,9 +91,9 @@ class Command(Generic[Options]):
         options = self.parse(arguments, prog)
         check_options(options)
         if self.jax:
-            from genpo_jax.runtime import configure_jax, default_platform
+            start_jax()
+            from genpo_jax.runtime import default_platform
 
-            configure_jax()
             default_platform()
         self.run(options)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from genpo_jax.commands.base import Command, RunFolders
+from genpo_jax.interrupts import start_jax
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,7 @@ def run(options: ReportOptions) -> None:
     read_records(runs)
     players = []
     if len(runs) <= options.players:
-        from genpo_jax.runtime import configure_jax
-
-        configure_jax()
+        start_jax()
         players = [player_of(run, options.env) for run in runs]
     out = options.out or runs[0] / "report.html"
     out.write_text(report_page(runs, players), encoding="utf-8")

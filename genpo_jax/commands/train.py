@@ -13,6 +13,7 @@ from genpo_jax.checks import check_types, require, require_between
 from genpo_jax.commands.base import STOPPED, leave, print_end, refuse_names_of_other_commands
 from genpo_jax.commands.settings import CallbackOptions, refuse_foreign_options
 from genpo_jax.config import Config
+from genpo_jax.interrupts import start_jax
 from genpo_jax.methods import METHODS
 from genpo_jax.presets import has_accelerator, preset
 
@@ -182,9 +183,7 @@ def _saved(run_dir: str) -> Config:
 
 
 def _start_jax(hosts: HostsConfig) -> None:
-    from genpo_jax.runtime import configure_jax
-
-    configure_jax()
+    start_jax()
     if hosts.coordinator is not None:
         from genpo_jax.runs.hosts import connect
 

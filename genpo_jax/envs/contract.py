@@ -12,6 +12,9 @@ from jax import Array, lax
 from genpo_jax.checks import require
 from genpo_jax.envs.base import ACTOR_OBS, Environment, Metrics, Observation
 
+# Larger magnitudes count as non-finite: their squares could overflow the float32 running statistics.
+LARGEST = 1e8
+
 # Errors of jax for Python or numpy code that needs the value of a traced array.
 _TRACER_ERRORS = (
     jax.errors.ConcretizationTypeError,
@@ -39,7 +42,7 @@ def check_environment(env: Environment) -> tuple[str, ...]:
 
 
 def check_first_step(env: Environment) -> None:
-    """Check that the numbers of one reset and one step with action 0 are finite.
+    """Check that the numbers of one reset and one step with action 0 are finite and at most `LARGEST`.
 
     The step is computed operation by operation. That takes minutes for simulated physics, so an environment with a
     model of a robot is not checked: training reports what is not finite.
@@ -48,32 +51,35 @@ def check_first_step(env: Environment) -> None:
         env: an environment with actions in [-1, 1], see `genpo_jax.envs.wrappers.wrapped`.
 
     Raises:
-        ValueError: names the first observation, reward or metric that is not finite.
+        ValueError: names the first observation, reward or metric that is not.
     """
     if hasattr(env, "raw") or hasattr(env, "mj_model"):
         return
     state, obs = env.reset(jax.random.key(0))
-    check_finite(env.name, _named(obs), "at the start")
+    check_finite(env.name, "at the start", named(obs))
     _, obs, reward, terminated, metrics = env.step(state, jnp.zeros(env.action_size, jnp.float32))
-    check_finite(env.name, _named(obs) | {"reward": reward} | metrics, "after a step with action 0")
+    check_finite(env.name, "after a step with action 0", named(obs) | {"reward": reward}, metrics)
     ends = np.asarray(terminated)
     require(bool(np.isin(ends, (0, 1)).all()), "0 or 1, or a boolean", f"terminated of {env.name}", ends.item())
 
 
-def check_finite(name: str, values: Mapping[str, Any], when: str) -> None:
-    """Check that named results of an environment are finite.
+def check_finite(name: str, when: str, results: Mapping[str, Any], metrics: Mapping[str, Any] | None = None) -> None:
+    """Check that named results of an environment are finite, and all but its metrics at most `LARGEST`.
 
     Raises:
         ValueError: names the first that is not.
     """
-    for key, value in values.items():
+    for key, value in {**results, **(metrics or {})}.items():
         array = np.asarray(value)
         bad = np.flatnonzero(~np.isfinite(array))[:8].tolist()
         got = f"non-finite entries {bad}" if array.ndim else float(array)
         require(not bad, f"finite {when}", f"{key} of {name}", got)
+        largest = np.abs(array).max(initial=0).item() if key in results else 0
+        require(largest <= LARGEST, f"in [-1e8, 1e8] {when}", f"{key} of {name}", largest, "use larger units")
 
 
-def _named(obs: Observation) -> dict[str, Array]:
+def named(obs: Observation) -> dict[str, Array]:
+    """Return the observations by the names that messages have for them."""
     return {f"observation '{key}'": value for key, value in obs.items()}
 
 

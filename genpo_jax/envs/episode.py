@@ -14,14 +14,11 @@ from jax import Array, lax
 from genpo_jax.checks import require, require_count
 from genpo_jax.config import SUCCESS, EnvConfig, is_outcome
 from genpo_jax.envs.base import Environment, Metrics, Observation
-from genpo_jax.envs.contract import as_floats, check_environment, strong
+from genpo_jax.envs.contract import LARGEST, as_floats, check_environment, strong
 from genpo_jax.envs.host import Host, host_of, is_ticket, ticket_of
 from genpo_jax.envs.imperfect import with_imperfections
 from genpo_jax.envs.mirror import Mirror, each, mirror_of, unchanged
 from genpo_jax.envs.wrappers import View, wrapped
-
-# Larger magnitudes count as non-finite: their squares could overflow the float32 running statistics.
-LARGEST = 1e8
 
 
 class EpisodeState(flax.struct.PyTreeNode):
@@ -340,9 +337,10 @@ class EpisodeEnv:
     def _advance(self, env_state: Any, action: Array, length: Array, time_limit: Array):
         """Step one environment through a chunk, with repeated actions, until its episode ends."""
         actions = jnp.repeat(action.reshape(self.chunk, -1)[: self.executed], self.action_repeat, axis=0)
-        first = (*self._single_step(env_state, actions[0]), length + 1)
         if len(actions) == 1:
-            return first
+            return *self._single_step(env_state, actions[0]), length + 1
+        shapes = jax.eval_shape(self._single_step, env_state, actions[0])[1:]
+        first = (env_state, *jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), length)
 
         def advance(carry, action):
             env_state, _, reward, terminated, cut, metrics, length = carry
@@ -354,7 +352,8 @@ class EpisodeEnv:
             # Simulators on the host are stepped together, and a state can be stepped only once.
             return kept if self.host is None else (env_state, *kept[1:]), None
 
-        return lax.scan(advance, first, actions[1:])[0]
+        # One trace of the environment's step: a second one would double the time to compile.
+        return lax.scan(advance, first, actions)[0]
 
     def _single_step(self, env_state: Any, action: Array):
         env_state, obs, reward, terminated, metrics = self.env.step(env_state, action)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -20,7 +21,15 @@ from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.envs.agreement import compare
 from genpo_jax.envs.base import ACTOR_OBS, CRITIC_OBS, Metrics, Observation
-from genpo_jax.envs.contract import check_finite, check_observation, check_scalars, check_unchanged, strong, traced
+from genpo_jax.envs.contract import (
+    check_finite,
+    check_observation,
+    check_scalars,
+    check_unchanged,
+    named,
+    strong,
+    traced,
+)
 from genpo_jax.envs.engines import CEngine, Engine, MjxEngine, WarpEngine
 from genpo_jax.envs.mirror import Mirror, together, unchanged
 from genpo_jax.envs.names import TASK_BACKENDS, unknown_in_model
@@ -305,7 +314,7 @@ class MjcfTask:
         xla_options = compiler_options(fusion_emitters=False)
         state, obs = self._first(xla_options)
         check_observation(obs, self.name)
-        check_finite(self.name, {f"observation '{name}'": value for name, value in obs.items()}, "at the start")
+        check_finite(self.name, "at the start", named(obs))
         if type(self).control is MjcfTask.control:
             free = [i for i in range(self.mj_model.nu) if not self.mj_model.actuator_ctrllimited[i]]
             names = ", ".join(self.mj_model.actuator(i).name or str(i) for i in free)
@@ -328,8 +337,7 @@ class MjcfTask:
         if self.backend == "c":
             # With MJX, this would take as long to compile as the training.
             _, obs, reward, _, metrics = jax.jit(self.step, compiler_options=xla_options)(state, action)
-            named = {f"observation '{name}'": value for name, value in obs.items()}
-            check_finite(self.name, named | {"reward": reward} | metrics, "after a step with action 0")
+            check_finite(self.name, "after a step with action 0", named(obs) | {"reward": reward}, metrics)
         return {name: value.shape[0] for name, value in obs.items()}
 
     def _first(self, xla_options: Any) -> tuple[TaskState, Observation]:
@@ -390,11 +398,15 @@ def _spec(name: str, source: Any) -> mujoco.MjSpec:
         folder = "" if Path(source).is_absolute() else f" relative to the current folder {Path.cwd()}"
         remedy = f"write Path(__file__).with_name({Path(source).name!r}) for a file beside the task" if folder else ""
         require(Path(source).is_file(), f"the path of an MJCF file{folder}", f"model of {name}", source, remedy)
+        is_text = not source.lower().endswith(".mjb")
+        require(is_text, "an MJCF or URDF file", f"model of {name}", source, "save it with mujoco.mj_saveLastXML")
         spec = mujoco.MjSpec.from_file
     elif isinstance(source, mujoco.MjSpec):
         spec = mujoco.MjSpec.copy
     else:
-        raise ValueError(f"model of {name} must be a path, MJCF text or an MjSpec, got {source!r}; set it")
+        remedy = "set the attribute `model`" if source is None else "give what it was made from"
+        rule, kind = "a path, MJCF text or an MjSpec", source if source is None else type(source).__name__
+        raise ValueError(f"model of {name} must be {rule}, got {kind}; {remedy}")
     try:
         return spec(source)
     except (ValueError, mujoco.FatalError) as error:
@@ -420,10 +432,12 @@ def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:
 
 
 def _substeps(name: str, control_dt: float, timestep: float) -> int:
-    substeps = round(control_dt / timestep)
-    is_multiple = substeps >= 1 and abs(substeps * timestep - control_dt) < 1e-6 * control_dt
     rule = f"a positive multiple of the model's time step of {timestep:g} s"
-    require(is_multiple, rule, f"control_dt of {name}", control_dt)
+    is_seconds = isinstance(control_dt, int | float) and 0 < control_dt < math.inf
+    require(is_seconds, rule, f"control_dt of {name}", control_dt)
+    substeps = max(1, round(control_dt / timestep))
+    is_multiple = abs(substeps * timestep - control_dt) < 1e-6 * control_dt
+    require(is_multiple, rule, f"control_dt of {name}", control_dt, f"the nearest is {substeps * timestep:g}")
     return substeps
 
 

@@ -199,7 +199,8 @@ def train(
 
     Args:
         env: a name (see `Config.env`), an `Environment`, or an unwrapped environment object of Brax or Playground. It
-            overrides `config.env`. None: the environment of `config`, or of the run to resume.
+            overrides `config.env`, and an object also `config.backend`. None: the environment of `config`, or of the
+            run to resume.
         config: all settings, for example from `preset`. None: the settings of the run to resume, or the preset of
             `env`.
         run_dir: run folder. None: a new folder under `runs/`.
@@ -286,6 +287,12 @@ def _named(env: Any, config: Config) -> tuple[Environment | None, Config]:
         envs.check(config.env, config.backend)
         return None, config
     environment = envs.as_environment(env)
+    if config.backend not in (None, getattr(env, "backend", None)):
+        logger.warning(
+            "backend %r of the config is not used: the environment object %s has its own",
+            config.backend,
+            environment.name,
+        )
     return environment, replace(config, env=environment.name, backend=None)
 
 

@@ -213,13 +213,13 @@ class Session(ABC):
         """
         with others_stay(), ExitStack() as stack:
             state, steps, progress, stop = self._open(stack)
-            chunk = self._compile(state, progress)
             if steps == 0 and self.plan.num_evals:
                 progress.message("evaluating the initial policy ...")
                 self._record(0, self._evaluate(0, state), progress)
                 if self.initial_policy_counts:
                     self._attempt("checkpoint", self._record_evaluation)
                 self._call_back(0, state)
+            chunk = self._compile(state, progress)
             while steps < self.plan.total_steps and not self.stopped and self.failure is None:
                 state, metrics = self._timed(chunk, state)
                 before, steps = steps, steps + self.plan.steps_per_chunk

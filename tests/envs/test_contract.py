@@ -224,6 +224,10 @@ def test_a_task_with_another_result_is_one_sentence_that_names_the_method(member
             "^reward of decay must be finite after a step with action 0",
         ),
         ({"reward": lambda x: 1 / (0 * x[0])}, "reward of decay must be finite after a step with action 0, got -?inf"),
+        (
+            {"obs": lambda x: {"state": 1e9 + x}},
+            r"observation 'state' of decay must be in \[-1e8, 1e8\] at the start, got 10+.*; use larger units",
+        ),
         ({"terminated": lambda x: 0.3 + 0 * x[0]}, "terminated of decay must be 0 or 1, or a boolean, got 0.3"),
         ({"terminated": lambda x: jnp.nan * x[0]}, "terminated of decay must be 0 or 1, or a boolean, got nan"),
     ],

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -176,13 +177,19 @@ def arm_with(**members):
     [
         ({"control_dt": 0.012}, "control_dt of arm must be a positive multiple of the model's time step of 0.005 s"),
         ({"control_dt": 0.0}, "control_dt of arm must be a positive multiple"),
-        ({"control_dt": 0.0201}, "control_dt of arm must be a positive multiple"),
+        ({"control_dt": 0.0201}, "control_dt of arm must be a positive multiple.*, got 0.0201; the nearest is 0.02"),
+        ({"control_dt": math.nan}, "control_dt of arm must be a positive multiple of .*, got nan"),
+        ({"control_dt": "0.02"}, "control_dt of arm must be a positive multiple of .*, got '0.02'"),
         (
             {"model": "no/such.xml"},
             "path of an MJCF file relative to the current folder /.*, got 'no/such.xml'; write Path",
         ),
         ({"model": Path("/no/such.xml")}, "model of arm must be the path of an MJCF file, got '/no/such.xml'"),
-        ({"model": None}, "model of arm must be a path, MJCF text or an MjSpec, got None"),
+        ({"model": None}, "model of arm must be a path, MJCF text or an MjSpec, got None; set the attribute"),
+        (
+            {"model": ARM.encode()},
+            "model of arm must be a path, MJCF text or an MjSpec, got bytes; give",
+        ),
         ({"model": "<mujoco><worldbody><body><geom/></body></worldbody></mujoco>"}, "does not compile"),
         ({"model": ARM.replace("<worldbody>", '<asset><mesh file="hand.stl"/></asset><worldbody>')}, "hand.stl"),
         ({"model": ARM.replace('ctrlrange="-1 1"', "")}, "ctrlrange of arm must be given for all.*none for shoulder"),
@@ -202,6 +209,14 @@ def arm_with(**members):
         ),
         ({"initial": lambda self, key: jnp.zeros(2)}, "the result of initial of arm must be a Start"),
         ({"initial": lambda self, key: Start(qpos=jnp.full(2, jnp.nan))}, "must be finite at the start"),
+        (
+            {"observe": lambda self, s: 2e8 * jnp.ones(3)},
+            r"observation 'state' of arm must be in \[-1e8, 1e8\] at the st",
+        ),
+        (
+            {"reward": lambda self, s, action: 1e9 + s.time},
+            r"reward of arm must be in \[-1e8, 1e8\] after a step.*units",
+        ),
     ],
 )
 def test_an_invalid_task_is_refused_with_a_remedy(members, message):
@@ -291,9 +306,9 @@ def test_a_model_with_meshes_is_a_task_when_included_attached_or_in_memory(sourc
         (lambda f: SWINGING, "the model of arm does not compile: .*meshes/m.obj"),
         (lambda f: URDF, "action_size of arm must be at least 1, got 0; add an <actuator>"),
         (lambda f: f / "robot.urdf", "action_size of arm must be at least 1, got 0; add an <actuator>"),
-        (lambda f: f / "robot.mjb", "the model of arm does not compile: .*robot.mjb"),
-        (lambda f: mujoco.MjModel.from_xml_string(ARM), "model of arm must be a path, MJCF text or an MjSpec, got <"),
-        (lambda f: ARM.encode(), "model of arm must be a path, MJCF text or an MjSpec, got b'"),
+        (lambda f: f / "robot.mjb", "model of arm must be an MJCF or URDF file, got .*robot.mjb.*; save it with"),
+        (lambda f: mujoco.MjModel.from_xml_string(ARM), "MjSpec, got MjModel; give what it was made from"),
+        (lambda f: ARM.encode(), "a path, MJCF text or an MjSpec, got bytes; give what"),
     ],
 )
 def test_a_model_of_another_kind_is_refused_in_one_sentence(source, message, robot):
