@@ -192,6 +192,28 @@ def brake_learning_rate(learning_rate: Array, excess: Array, hyper: Hyperparamet
     return jnp.where(excess > 1, lower, learning_rate).astype(learning_rate.dtype)
 
 
+def stepped(
+    learner: Learner, updates: Any, earlier: Any, excess: Array, hyper: Hyperparameters, regressions: tuple[str, ...]
+) -> Any:
+    """Return the parameters after a step, or with an excess above 1 those of the policy before the last step.
+
+    Args:
+        learner: present parameters and learning rate.
+        updates: of the optimizer, without the learning rate.
+        earlier: parameters before the last step.
+        excess: of the present minibatch, see `excess_of`.
+        hyper: rate of the value network and of regressions, which always step.
+        regressions: see `Policy.regressions`.
+    """
+
+    def moved(path: tuple[Any, ...], now: Array, update: Array, before: Array) -> Array:
+        if path[0].key == "value" or _is_regression(path, regressions):
+            return now - hyper.value_learning_rate * update
+        return jnp.where(excess > 1, before, now - learner.learning_rate * update)
+
+    return jax.tree_util.tree_map_with_path(moved, learner.params, updates, earlier)
+
+
 def improve(
     learner: Learner,
     batch: Batch,
@@ -223,9 +245,6 @@ def improve(
     if shuffle is None:
         shuffle = partial(split_minibatches, num_minibatches=hyper.num_minibatches)
 
-    def is_constant(path: tuple[Any, ...]) -> bool:
-        return path[0].key == "value" or _is_regression(path, regressions)
-
     def step(carry: tuple[Learner, Any], minibatch: Batch) -> tuple[tuple[Learner, Any], dict[str, Array]]:
         learner, earlier = carry
 
@@ -236,13 +255,7 @@ def improve(
         updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
         excess = excess_of(metrics["train/kl"], progress, hyper)
 
-        def moved(path: tuple[Any, ...], p: Array, u: Array, before: Array) -> Array:
-            if is_constant(path):
-                return p - hyper.value_learning_rate * u
-            # The last step went too far: take it back.
-            return jnp.where(excess > 1, before, p - learner.learning_rate * u)
-
-        params = jax.tree_util.tree_map_with_path(moved, learner.params, updates, earlier)
+        params = stepped(learner, updates, earlier, excess, hyper, regressions)
         earlier = jax.tree.map(lambda p, before: jnp.where(excess > 1, before, p), learner.params, earlier)
         metrics |= {
             "train/grad_norm": optax.tree.norm(gradient),
