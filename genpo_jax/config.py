@@ -171,7 +171,7 @@ class PPOConfig:
     """Learning rate of the value network (constant)."""
     target_kl: float | None = 0.01
     """Target of the KL of an update's last epoch; the policy's learning rate adapts to it. None: constant rate.
-    A minibatch with more than twice this KL lowers the rate for the rest of the update."""
+    A step is undone, and the rate falls, if the next minibatch has more than twice this KL."""
     final_kl: float | None = None
     """Final value of target_kl, reached linearly over the run. None: constant."""
     min_learning_rate: float = 1e-5

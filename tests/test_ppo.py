@@ -111,10 +111,13 @@ def test_the_learning_rate_follows_the_kl(kl, expected):
     np.testing.assert_allclose(rate, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize(("kl", "expected"), [(0.01, 1e-3), (0.02, 1e-3), (0.2, 1e-4), (np.nan, 1e-3), (np.inf, 0.0)])
+@pytest.mark.parametrize(
+    ("kl", "expected"), [(0.01, 1e-3), (0.02, 1e-3), (0.32, 2.5e-4), (np.nan, 1e-3), (np.inf, 1e-5)]
+)
 def test_a_minibatch_beyond_twice_the_target_brakes_the_rest_of_the_update(kl, expected):
-    rate = ppo.brake_learning_rate(jnp.asarray(1e-3), jnp.asarray(kl), jnp.asarray(0.5), numbers(target_kl=0.01))
-    np.testing.assert_allclose(rate, expected, rtol=1e-6)
+    config = numbers(target_kl=0.01, min_learning_rate=1e-5)
+    excess = ppo.excess_of(jnp.asarray(kl), jnp.asarray(0.5), config)
+    np.testing.assert_allclose(ppo.brake_learning_rate(jnp.asarray(1e-3), excess, config), expected, rtol=1e-6)
 
 
 def test_the_learning_rate_stays_in_its_bounds_and_constant_without_a_target():
@@ -158,8 +161,26 @@ def test_a_rate_that_is_ten_times_too_high_moves_the_policy_little_further_than_
     assert free > 0.1
     assert braked < 0.04
     assert constant == np.float32(0.015)
-    # The next update starts from the rate of this one, not from the braked one, which would be too low.
-    np.testing.assert_allclose(rate, 0.015 * np.sqrt(0.01 / braked), rtol=1e-5)
+    assert rate < 0.005, "the next update begins below the rate that was too high"
+
+
+def test_a_step_that_goes_too_far_is_undone_and_lowers_the_learning_rate():
+    # Two epochs of one minibatch: the KL of the first is 0. Its step of 0.5 gives the second a KL of cosh(0.5) - 1,
+    # 6.4 times twice the target. Another target is far away, and nothing is undone.
+    def improved(target_kl):
+        config = numbers(target_kl=target_kl, learning_rate=0.5, max_learning_rate=1.0, num_epochs=2)
+        learner, metrics = improve_toy(toy_batch([-1.0, 1.0], [-1.0, 1.0], value_target=1.0), config)
+        np.testing.assert_allclose(metrics["train/kl"], np.cosh(0.5) - 1, rtol=1e-3)
+        return learner, metrics
+
+    learner, metrics = improved(0.01)
+    assert metrics["train/braked"] == 0.5 and learner.params["policy"]["weight"][...] == 0
+    # The critic keeps both of its steps.
+    np.testing.assert_allclose(learner.params["value"][...], 2e-3, rtol=1e-2)
+    kl = np.cosh(0.5) - 1
+    np.testing.assert_allclose(learner.learning_rate, 0.5 / np.sqrt(kl / 0.02) * np.sqrt(0.01 / kl), rtol=1e-3)
+    learner, metrics = improved(1.0)
+    assert metrics["train/braked"] == 0 and learner.params["policy"]["weight"][...] > 0.5
 
 
 def test_a_non_finite_gradient_is_skipped_and_counted():

@@ -263,7 +263,12 @@ def test_the_learning_rate_follows_a_target_that_falls_over_the_run(run, nth):
     before, after = (float(state.learner.learning_rate) for state in run.states[nth : nth + 2])
     target = KL[0] + nth / UPDATES * (KL[1] - KL[0])
     factor = min(np.sqrt(target / float(run.metrics[nth]["train/kl"])), 1.5)
-    np.testing.assert_allclose(after, np.clip(before * factor, *RATES), rtol=1e-4)
+    expected = np.clip(before * factor, *RATES)
+    # A step that was undone has lowered the rate before.
+    if run.metrics[nth]["train/braked"] == 0:
+        np.testing.assert_allclose(after, expected, rtol=1e-4)
+    else:
+        assert after < expected
 
 
 def test_all_actions_of_a_run_have_different_noise(run):

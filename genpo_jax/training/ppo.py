@@ -22,7 +22,7 @@ Tree = TypeVar("Tree")
 # Largest factor by which the learning rate rises after one update, and the exponent of target / KL in that factor.
 LARGEST_RISE = 1.5
 LEARNING_RATE_GAIN = 0.5
-# A minibatch whose KL is above this multiple of the target lowers the learning rate for the rest of the update.
+# A step after which a minibatch has a KL above this multiple of the target is undone, and the learning rate falls.
 EXCESSIVE = 2.0
 
 
@@ -156,7 +156,7 @@ def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper:
     because after a far too large update a bounded fall would let several more follow.
 
     Args:
-        learning_rate: rate at the start of the update.
+        learning_rate: rate at the end of the update.
         kl: mean over the minibatches of an update's last epoch.
         progress: fraction of the run that is done, in [0, 1].
         hyper: target and bounds.
@@ -172,20 +172,46 @@ def adapt_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper:
     return rate.astype(learning_rate.dtype)
 
 
-def brake_learning_rate(learning_rate: Array, kl: Array, progress: Array, hyper: Hyperparameters) -> Array:
-    """Return the learning rate for the next minibatch, lower in proportion to a KL beyond `EXCESSIVE` times the target.
+def excess_of(kl: Array, progress: Array, hyper: Hyperparameters) -> Array:
+    """Return the KL of a minibatch divided by `EXCESSIVE` times the target; 0 without a target."""
+    if hyper.target_kl is None:
+        return jnp.zeros_like(kl)
+    return kl / (EXCESSIVE * linear_schedule(hyper.target_kl, hyper.final_kl, progress))
+
+
+def brake_learning_rate(learning_rate: Array, excess: Array, hyper: Hyperparameters) -> Array:
+    """Return the learning rate for the next minibatch: divided by the square root of an excess above 1.
 
     Args:
         learning_rate: present rate, within an update.
-        kl: of the present minibatch.
-        progress: fraction of the run that is done, in [0, 1].
-        hyper: target.
+        excess: of the present minibatch, see `excess_of`.
+        hyper: lower bound.
     """
-    if hyper.target_kl is None:
-        return learning_rate
-    largest = EXCESSIVE * linear_schedule(hyper.target_kl, hyper.final_kl, progress)
+    lower = jnp.maximum(learning_rate / jnp.sqrt(excess), hyper.min_learning_rate)
     # A comparison with NaN is false.
-    return jnp.where(kl > largest, learning_rate * largest / kl, learning_rate).astype(learning_rate.dtype)
+    return jnp.where(excess > 1, lower, learning_rate).astype(learning_rate.dtype)
+
+
+def stepped(
+    learner: Learner, updates: Any, earlier: Any, excess: Array, hyper: Hyperparameters, regressions: tuple[str, ...]
+) -> Any:
+    """Return the parameters after a step, or with an excess above 1 those of the policy before the last step.
+
+    Args:
+        learner: present parameters and learning rate.
+        updates: of the optimizer, without the learning rate.
+        earlier: parameters before the last step.
+        excess: of the present minibatch, see `excess_of`.
+        hyper: rate of the value network and of regressions, which always step.
+        regressions: see `Policy.regressions`.
+    """
+
+    def moved(path: tuple[Any, ...], now: Array, update: Array, before: Array) -> Array:
+        if path[0].key == "value" or _is_regression(path, regressions):
+            return now - hyper.value_learning_rate * update
+        return jnp.where(excess > 1, before, now - learner.learning_rate * update)
+
+    return jax.tree_util.tree_map_with_path(moved, learner.params, updates, earlier)
 
 
 def improve(
@@ -210,7 +236,8 @@ def improve(
 
     Returns:
         the learner and scalar metrics, means over the last epoch. `train/first_ratio_error` is from the first
-        minibatch: its parameters are unchanged, so every log-ratio should be 0.
+        minibatch: its parameters are unchanged, so every log-ratio should be 0. `train/braked` is the share of all
+        minibatches with an excessive KL: the policy takes back its last step in place of a new one.
     """
     num_groups = batch.advantage.shape[0]
     regressions = make_agent(learner.params).policy.regressions
@@ -218,34 +245,39 @@ def improve(
     if shuffle is None:
         shuffle = partial(split_minibatches, num_minibatches=hyper.num_minibatches)
 
-    def step(learner: Learner, minibatch: Batch) -> tuple[Learner, dict[str, Array]]:
+    def step(carry: tuple[Learner, Any], minibatch: Batch) -> tuple[tuple[Learner, Any], dict[str, Array]]:
+        learner, earlier = carry
+
         def objective(params: Any) -> tuple[Array, dict[str, Array]]:
             return loss(make_agent(params), minibatch, hyper)
 
         gradient, metrics = jax.grad(objective, has_aux=True)(learner.params)
         updates, opt_state = optimizer.update(gradient, learner.opt_state, learner.params)
+        excess = excess_of(metrics["train/kl"], progress, hyper)
 
-        def rate(path: tuple[Any, ...]) -> Array:
-            constant = path[0].key == "value" or _is_regression(path, regressions)
-            return hyper.value_learning_rate if constant else learner.learning_rate
+        params = stepped(learner, updates, earlier, excess, hyper, regressions)
+        earlier = jax.tree.map(lambda p, before: jnp.where(excess > 1, before, p), learner.params, earlier)
+        metrics |= {
+            "train/grad_norm": optax.tree.norm(gradient),
+            "train/braked": (excess > 1).astype(jnp.float32),
+        }
+        learning_rate = brake_learning_rate(learner.learning_rate, excess, hyper)
+        return (Learner(params, opt_state, learning_rate), earlier), metrics
 
-        params = jax.tree_util.tree_map_with_path(lambda path, p, u: p - rate(path) * u, learner.params, updates)
-        metrics["train/grad_norm"] = optax.tree.norm(gradient)
-        learning_rate = brake_learning_rate(learner.learning_rate, metrics["train/kl"], progress, hyper)
-        return Learner(params, opt_state, learning_rate), metrics
+    def epoch(carry: tuple[Learner, Any], key: Array) -> tuple[tuple[Learner, Any], dict[str, Array]]:
+        return jax.lax.scan(step, carry, shuffle(batch, jax.random.split(key, num_groups)))
 
-    def epoch(learner: Learner, key: Array) -> tuple[Learner, dict[str, Array]]:
-        return jax.lax.scan(step, learner, shuffle(batch, jax.random.split(key, num_groups)))
-
-    first_rate, skipped_before = learner.learning_rate, learner.opt_state.total_notfinite
-    learner, metrics = jax.lax.scan(epoch, learner, jax.random.split(key, hyper.num_epochs))
-    first = metrics.pop("train/first_ratio_error")[0, 0]
+    skipped_before = learner.opt_state.total_notfinite
+    carry = learner, learner.params
+    (learner, _), metrics = jax.lax.scan(epoch, carry, jax.random.split(key, hyper.num_epochs))
+    first, braked = metrics.pop("train/first_ratio_error")[0, 0], metrics.pop("train/braked").mean()
     metrics = {name: values[-1].mean() for name, values in metrics.items()}
     # Once per update: the KL starts at 0 in every update, so a rate adapted per minibatch would oscillate between its
     # bounds.
-    learning_rate = adapt_learning_rate(first_rate, metrics["train/kl"], progress, hyper)
+    learning_rate = adapt_learning_rate(learner.learning_rate, metrics["train/kl"], progress, hyper)
     metrics |= {
         "train/first_ratio_error": first,
+        "train/braked": braked,
         "train/learning_rate": learning_rate,
         "train/skipped_gradients": (learner.opt_state.total_notfinite - skipped_before).astype(jnp.float32),
     }
