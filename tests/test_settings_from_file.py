@@ -57,7 +57,7 @@ def test_the_factory_of_the_environment_is_imported_only_if_it_is_trusted(tmp_pa
     write_config(tmp_path / "run", replace(SAVED, env="kept-target", backend=None), "cpu", 1, environment=environment)
     file = str(tmp_path / "run" / "config.json")
     with pytest.raises(
-        ValueError, match="the module 'kept_module' would be imported .*; pass trust=True if you trust it"
+        ValueError, match="would be imported .*; pass trust=True or env='kept_module:make' if you trust it"
     ):
         parse_train(["--config", file])
     assert parse_train(["--config", file, "--trust"]).config.env == "kept_module:make"
