@@ -212,7 +212,9 @@ def test_a_missing_process_ends_the_others_in_one_sentence(tmp_path):
         second.kill()
         _, error = first.communicate(timeout=100)
     assert first.returncode == 1
-    waiting, message = [line for line in error.splitlines() if "[Gloo]" not in line]
+    lines = [line for line in error.splitlines() if "[Gloo]" not in line]
+    loading, waiting, message = lines
+    assert loading == "loading jax ..."
     assert waiting.startswith("waiting for 2 processes at 127.0.0.1:")
     assert message.startswith("error: waited 3 s for 2 processes at 127.0.0.1:") and "--process-id" in message
 

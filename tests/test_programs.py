@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,7 +173,7 @@ def test_a_platform_that_jax_does_not_have_is_one_sentence(tmp_path):
 def code(module, path, text):
     """Return the function `f` of a module with this name and file."""
     path.write_text(text)
-    space = {"__name__": module}
+    space: dict[str, Any] = {"__name__": module}
     exec(compile(text, path, "exec"), space)
     return space["f"]
 
