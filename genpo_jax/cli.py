@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import logging
 import os
@@ -21,6 +20,7 @@ from genpo_jax.commands import COMMANDS
 from genpo_jax.commands.base import STOPPED, Command, leave
 from genpo_jax.commands.train import HostsConfig, TrainOptions, parse_train, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
+from genpo_jax.envs.names import closest
 from genpo_jax.interrupts import INTERRUPTED, exit_if_an_import_is_interrupted
 from genpo_jax.methods import METHODS, NetworksConfig
 from genpo_jax.version import __version__, explained
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "genpo-jax") -> Non
     elif name == "--version":
         print(__version__)
     elif name not in COMMANDS:
-        close = difflib.get_close_matches(name, list(COMMANDS), n=1)
+        close = closest(name, COMMANDS, count=1)
         hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(COMMANDS)}"
         sys.exit(f"error: unknown command '{name}'; {hint}")
     else:

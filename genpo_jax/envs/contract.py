@@ -69,13 +69,14 @@ def check_finite(name: str, when: str, results: Mapping[str, Any], metrics: Mapp
     Raises:
         ValueError: names the first that is not.
     """
-    for key, value in {**results, **(metrics or {})}.items():
-        array = np.asarray(value)
-        bad = np.flatnonzero(~np.isfinite(array))[:8].tolist()
-        got = f"non-finite entries {bad}" if array.ndim else float(array)
-        require(not bad, f"finite {when}", f"{key} of {name}", got)
-        largest = np.abs(array).max(initial=0).item() if key in results else 0
-        require(largest <= LARGEST, f"in [-1e8, 1e8] {when}", f"{key} of {name}", largest, "use larger units")
+    for values, limit in ((results, LARGEST), (metrics or {}, np.inf)):
+        for key, value in values.items():
+            array = np.asarray(value)
+            bad = np.flatnonzero(~np.isfinite(array))[:8].tolist()
+            got = f"non-finite entries {bad}" if array.ndim else float(array)
+            require(not bad, f"finite {when}", f"{key} of {name}", got)
+            largest = np.abs(array).max(initial=0).item()
+            require(largest <= limit, f"in [-1e8, 1e8] {when}", f"{key} of {name}", largest, "use larger units")
 
 
 def named(obs: Observation) -> dict[str, Array]:

@@ -354,7 +354,7 @@ class EpisodeEnv:
             # Simulators on the host are stepped together, and a state can be stepped only once.
             return kept if self.host is None else (env_state, *kept[1:]), None
 
-        # One trace of the environment's step: a second one would double the time to compile.
+        # The program has the environment's step once: a second one would double the time to compile.
         return lax.scan(advance, first, actions)[0]
 
     def _single_step(self, env_state: Any, action: Array):

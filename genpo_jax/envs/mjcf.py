@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import hashlib
 import math
+import numbers
 import os
 from collections.abc import Sequence
 from functools import partial
@@ -433,7 +434,7 @@ def _compiled(name: str, source: Any) -> tuple[mujoco.MjModel, dict[str, str]]:
 
 def _substeps(name: str, control_dt: float, timestep: float) -> int:
     rule = f"a positive multiple of the model's time step of {timestep:g} s"
-    is_seconds = isinstance(control_dt, int | float) and 0 < control_dt < math.inf
+    is_seconds = isinstance(control_dt, numbers.Real) and 0 < control_dt < math.inf
     require(is_seconds, rule, f"control_dt of {name}", control_dt)
     substeps = max(1, round(control_dt / timestep))
     is_multiple = abs(substeps * timestep - control_dt) < 1e-6 * control_dt

@@ -118,10 +118,9 @@ def table(results: dict[str, Any]) -> str:
             low, high = values[f"{SUCCESS}_interval"]
             line += f"  success {values[SUCCESS]:.3f} [{low:.3f}, {high:.3f}]"
         lines.append(line)
-        rest = [f"{name} {value:.4g}" for name, value in values["metrics"].items() if name != SUCCESS]
-        summed = [text for text in rest if not is_outcome(text.split()[0])]
-        for label, texts in (("sums over an episode", summed), ("at its end", [x for x in rest if x not in summed])):
-            if texts:
+        metrics = {name: f"{name} {value:.4g}" for name, value in values["metrics"].items() if name != SUCCESS}
+        for label, at_end in (("sums over an episode", False), ("at its end", True)):
+            if texts := [text for name, text in metrics.items() if is_outcome(name) == at_end]:
                 lines.append(f"                 {label}: {', '.join(texts)}")
     return "\n".join(lines)
 

@@ -224,6 +224,10 @@ def test_an_invalid_task_is_refused_with_a_remedy(members, message):
         arm_with(**members)("c")
 
 
+def test_the_control_period_may_be_a_number_of_numpy():
+    assert arm_with(control_dt=np.float32(0.02))("c").substeps == 4
+
+
 def test_an_engine_that_lacks_a_feature_names_the_engine_that_has_it():
     # MJX has no user sensors.
     lacking = ARM.replace("<sensor>", '<sensor><user name="mine" dim="1"/>')
