@@ -22,7 +22,7 @@ from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.wrappers import from_units
-from genpo_jax.export.deploy import START_SEED, deploy
+from genpo_jax.export.deploy import deploy, reset_keys
 from genpo_jax.export.standalone import OnnxPolicy
 
 
@@ -86,8 +86,7 @@ def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0
     )
     robot = Simulated(EpisodeEnv.of(envs.make(trained["name"], "c"), options), bounds)
     totals = []
-    # As in `deploy`.
-    for key in jax.random.split(jax.random.split(jax.random.key(START_SEED), 3)[0], episodes):
+    for key in reset_keys(episodes):
         robot.begin(key)
         seconds = period * trained["episode_length"]
         with suppress(Ended):

@@ -146,6 +146,11 @@ def deploy(
     )
 
 
+def reset_keys(episodes: int) -> jax.Array:
+    """Return the typed key of each episode's start; `genpo_jax.runs.evaluate` starts episode i from the same state."""
+    return jax.random.split(jax.random.split(jax.random.key(START_SEED), 3)[0], episodes)
+
+
 def table(results: dict[str, Any]) -> str:
     """Return the result of `Deployment.to_dict` as text."""
     low, high = results["return_interval"]
@@ -265,8 +270,7 @@ def _play(
     xla_options = compiler_options(fusion_emitters=False)
     init = jax.jit(env.init, compiler_options=xla_options)
     step = jax.jit(env.step, compiler_options=xla_options)
-    # As in `genpo_jax.runs.evaluate`, so that episode i starts from the same state there.
-    keys = jax.random.split(jax.random.split(jax.random.key(START_SEED), 3)[0], episodes)
+    keys = reset_keys(episodes)
     results = []
     for i in range(episodes):
         state, ended = init(keys[i : i + 1]), False
