@@ -12,8 +12,7 @@ from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
 from genpo_jax.data.demonstrations import Demonstrations, Episode
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Observation, Timestep
-from genpo_jax.envs.base import ACTOR_OBS
-from genpo_jax.envs.mujoco_model import step_seconds
+from genpo_jax.envs.base import ACTOR_OBS, step_seconds
 from genpo_jax.envs.wrappers import History, View, action_bounds, bounds_of, in_units, wrapped
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.training.play import Actor, Noise, in_single_steps, play_episodes, policy_actor

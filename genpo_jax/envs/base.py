@@ -46,6 +46,15 @@ class Environment(Protocol):
         ...
 
 
+def step_seconds(env: Any) -> float | None:
+    """Return the simulated time of one env step: the attribute `dt` of an environment. None: it has no such attribute.
+
+    The environments of Brax and Playground that have physics have it, and so does every `MjcfTask`.
+    """
+    seconds = getattr(getattr(env, "raw", env), "dt", None)
+    return None if seconds is None else float(seconds)
+
+
 def succeeded(success: Any) -> Any:
     """Return which episodes are a success: those whose last value of the metric `success` is above 0."""
     return success > 0

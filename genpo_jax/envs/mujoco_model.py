@@ -24,15 +24,6 @@ def mj_model_of(env: Any) -> mujoco.MjModel | None:
     return None
 
 
-def step_seconds(env: Any) -> float | None:
-    """Return the simulated time of one env step: the attribute `dt` of an environment. None: it has no such attribute.
-
-    The environments of Brax and Playground that have physics have it, and so does every `MjcfTask`.
-    """
-    seconds = getattr(getattr(env, "raw", env), "dt", None)
-    return None if seconds is None else float(seconds)
-
-
 def robot_of(env: Any) -> dict[str, Any] | None:
     """Return the names of joints and actuators, and the actuators' ranges; None without a MuJoCo model.
 

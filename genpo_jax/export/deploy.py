@@ -16,8 +16,7 @@ from genpo_jax import envs, intervals
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs import Environment, EpisodeEnv
-from genpo_jax.envs.base import ACTOR_OBS
-from genpo_jax.envs.mujoco_model import step_seconds
+from genpo_jax.envs.base import ACTOR_OBS, step_seconds
 from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
 from genpo_jax.envs.wrappers import from_units
 from genpo_jax.export.standalone import OnnxPolicy, describe

@@ -16,7 +16,7 @@ from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.config import Config, EnvConfig
 from genpo_jax.envs import Environment
-from genpo_jax.envs.base import CRITIC_OBS
+from genpo_jax.envs.base import CRITIC_OBS, step_seconds
 from genpo_jax.envs.names import backends_of, module_of, unknown_environment
 from genpo_jax.runs.folder import read_config, read_json, saved_config
 
@@ -257,7 +257,7 @@ def record_of(env: Environment, factory: str | None = None, is_object: bool = Fa
     - `robot`: names of joints and actuators, and the actuators' ranges.
     """
     # Imported here because it imports MuJoCo.
-    from genpo_jax.envs.mujoco_model import robot_of, step_seconds
+    from genpo_jax.envs.mujoco_model import robot_of
 
     raw, length = getattr(env, "raw", env), env.default_episode_length
     return {

@@ -18,6 +18,7 @@ import numpy as np
 
 from genpo_jax.config import Config, flat_settings
 from genpo_jax.envs import Environment
+from genpo_jax.envs.base import step_seconds
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.callbacks import Callback, StopTraining
 from genpo_jax.runs.checkpoint import RANKING, Checkpointer, score
@@ -257,9 +258,11 @@ class Session(ABC):
         """One line on what is trained, where, and how to stop it."""
         config = self.config
         backend = f" ({config.backend})" if config.backend else ""
+        seconds = step_seconds(self.env)
+        control = "" if seconds is None else f", {seconds:.3g} s per env step"
         devices = f"{jax.device_count()} device{'s' if jax.device_count() > 1 else ''} ({jax.devices()[0].platform})"
         return (
-            f"{config.method.name} on {config.env}{backend}, {self._seeds}, {devices}, {self.run_dir}; "
+            f"{config.method.name} on {config.env}{backend}{control}, {self._seeds}, {devices}, {self.run_dir}; "
             "Ctrl-C saves and stops"
         )
 

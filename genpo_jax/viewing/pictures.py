@@ -11,7 +11,7 @@ import numpy as np
 
 from genpo_jax.checks import require
 from genpo_jax.envs import Environment
-from genpo_jax.envs.mujoco_model import step_seconds
+from genpo_jax.envs.base import step_seconds
 from genpo_jax.viewing.camera import framing
 from genpo_jax.viewing.recording import Recording, drawn_parts, frames, place_bodies, positions_of
 
