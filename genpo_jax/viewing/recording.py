@@ -14,8 +14,9 @@ import numpy as np
 from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Timestep
+from genpo_jax.envs.base import step_seconds
 from genpo_jax.envs.imperfect import with_imperfections
-from genpo_jax.envs.mujoco_model import mj_model_of, step_seconds
+from genpo_jax.envs.mujoco_model import mj_model_of
 from genpo_jax.envs.wrappers import wrapped
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import check_conditions, environment_of
