@@ -96,18 +96,32 @@ def peek(arguments: Sequence[str]) -> Known:
     Raises:
         ValueError: if one of them lacks its value.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser = early_parser()
     parser.add_argument("--from", dest="sources", nargs="*", type=Path, default=[])
     parser.add_argument("--method")
     parser.add_argument("--env")
     parser.add_argument("--run-dir", "--run_dir", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--help", "-h", action="store_true")
+    found = parse_known(parser, arguments)
+    return Known(**{**vars(found), "sources": tuple(found.sources)})
+
+
+def early_parser() -> argparse.ArgumentParser:
+    """Return a parser for the few arguments that determine the defaults of the others."""
+    return argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+
+
+def parse_known(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse the arguments that a parser knows.
+
+    Raises:
+        ValueError: if one of them lacks its value or has an invalid one.
+    """
     try:
-        found = parser.parse_known_args(list(arguments))[0]
+        return parser.parse_known_args(list(arguments))[0]
     except argparse.ArgumentError as error:
         raise ValueError(str(error)) from error
-    return Known(**{**vars(found), "sources": tuple(found.sources)})
 
 
 def source_config(known: Known, preset_for: Callable[[Config], Config]) -> Config:

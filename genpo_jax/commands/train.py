@@ -11,7 +11,7 @@ import tyro
 
 from genpo_jax.checks import check_types, require, require_between
 from genpo_jax.commands.base import STOPPED, announce, leave, print_end, refuse_names_of_other_commands
-from genpo_jax.commands.settings import CallbackOptions, refuse_foreign_options
+from genpo_jax.commands.settings import CallbackOptions, early_parser, parse_known, refuse_foreign_options
 from genpo_jax.config import Config
 from genpo_jax.methods import METHODS
 from genpo_jax.presets import has_accelerator, preset
@@ -131,21 +131,18 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
 
 def _peek(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the options that determine the other options and their defaults."""
-    peek = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    peek.add_argument("--env")
-    peek.add_argument("--method", choices=[*METHODS])
-    peek.add_argument("--config", type=Path)
-    peek.add_argument("--run-dir", "--run_dir")
-    peek.add_argument("--resume", action="store_true")
-    peek.add_argument("--trust", action="store_true")
-    peek.add_argument("--coordinator")
-    peek.add_argument("--num-processes", "--num_processes", type=int)
-    peek.add_argument("--process-id", "--process_id", type=int)
-    peek.add_argument("--host-timeout", "--host_timeout", type=float, default=HostsConfig.host_timeout)
-    try:
-        return peek.parse_known_args(list(arguments))[0]
-    except argparse.ArgumentError as error:
-        raise ValueError(str(error)) from error
+    parser = early_parser()
+    parser.add_argument("--env")
+    parser.add_argument("--method", choices=[*METHODS])
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--run-dir", "--run_dir")
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--trust", action="store_true")
+    parser.add_argument("--coordinator")
+    parser.add_argument("--num-processes", "--num_processes", type=int)
+    parser.add_argument("--process-id", "--process_id", type=int)
+    parser.add_argument("--host-timeout", "--host_timeout", type=float, default=HostsConfig.host_timeout)
+    return parse_known(parser, arguments)
 
 
 def _check_folder(run_dir: str | None, resume: bool) -> None:

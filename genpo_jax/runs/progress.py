@@ -55,6 +55,7 @@ class Progress:
         self._stream = stream or sys.stdout or io.StringIO()
         self._console = _console(self._stream)
         self._live = self._console.is_terminal and not self._console.is_dumb_terminal
+        self._with_bar = self._console.width >= MIN_WIDTH_FOR_BAR
         self._samples: deque[tuple[float, int]] = deque(maxlen=SPEED_WINDOW)
         self._metrics: dict[str, float] = {}
         self._bar = self._task = None
@@ -62,7 +63,7 @@ class Progress:
     def __enter__(self) -> "Progress":
         """Start the live line if the output is a terminal."""
         if self._live:
-            self._bar = _live_bar(self._console)
+            self._bar = _live_line(self._console, self._with_bar)
             self._task = self._bar.add_task("", total=self._total, completed=self._start, **self._fields(self._start))
             self._quietly(self._bar.start)
         return self
@@ -116,8 +117,7 @@ class Progress:
         }
         shown = [f"{label} {_number(self._metrics[name])}" for label, name in self._shown if name in self._metrics]
         if self._live:
-            bar = BAR_WIDTH if self._console.width >= MIN_WIDTH_FOR_BAR else 0
-            used = bar + sum(len(field) + 1 for field in fields.values())
+            used = BAR_WIDTH * self._with_bar + sum(len(field) + 1 for field in fields.values())
             while len("  ".join(shown)) > self._console.width - used and len(shown) > 1:
                 shown.pop()
         return fields | {"metrics": "  ".join(shown) or "return -"}
@@ -143,11 +143,11 @@ def _console(stream: TextIO) -> Any:
     return QuietConsole(file=stream, highlight=False)
 
 
-def _live_bar(console):
+def _live_line(console: Any, with_bar: bool) -> Any:
     from rich.progress import BarColumn, SpinnerColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
-    bar = [SpinnerColumn(), BarColumn(bar_width=12)] if console.width >= MIN_WIDTH_FOR_BAR else []
+    bar = [SpinnerColumn(), BarColumn(bar_width=12)] if with_bar else []
     return RichProgress(
         *bar,
         TextColumn("{task.fields[steps]}"),
