@@ -159,7 +159,6 @@ def report(title: str, options: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     if options.json is not None:
         settings = {key: value for key, value in dataclasses.asdict(options).items() if key != "json"}
         result = {"machine": info, "options": settings, "rows": [_plain(row) for row in rows]}
-        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -7,7 +7,7 @@ gives the time. Episode i starts from the same state in every row.
 """
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,14 @@ import tyro
 
 from examples import robot_loop
 from experiments.program import run_program
-from genpo_jax import envs, intervals
-from genpo_jax.config import EnvConfig
+from genpo_jax import intervals
+from genpo_jax.checks import require
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.wrappers import from_units
-from genpo_jax.export.deploy import deploy, reset_keys
+from genpo_jax.export.deploy import deploy, environment_of_export, options_of, reset_keys
 from genpo_jax.export.standalone import OnnxPolicy
+from genpo_jax.runs.environment import with_physics
 
 
 @dataclass(frozen=True)
@@ -75,20 +76,16 @@ class Simulated:
 def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0) -> np.ndarray:
     """Return the returns `[episodes]` of an exported policy in the robot loop, on engine C."""
     policy = OnnxPolicy(folder)
-    seen, action, trained = (policy.description[name] for name in ("observation", "action", "environment"))
-    bounds, period = (action["low"], action["high"]), policy.description["rate"]["control_period_seconds"]
-    options = EnvConfig(
-        episode_length=trained["episode_length"],
-        observations=seen["name"],
-        action_low=tuple(action["low"]),
-        action_high=tuple(action["high"]),
-        squash="clip",
-    )
-    robot = Simulated(EpisodeEnv.of(envs.make(trained["name"], "c"), options), bounds)
+    action, period = policy.description["action"], policy.description["rate"]["control_period_seconds"]
+    require(period is not None, "known", f"the control period of {folder}", period, "export it with --env")
+    # The loop itself repeats actions, executes chunks and keeps a history.
+    options = replace(options_of(policy.description), action_repeat=1, chunk=1, executed=None, history=1)
+    made, _ = environment_of_export(folder, policy.description["environment"], backend="c")
+    robot = Simulated(EpisodeEnv.of(with_physics(made, options), options), (action["low"], action["high"]))
     totals = []
     for key in reset_keys(episodes):
         robot.begin(key)
-        seconds = period * trained["episode_length"]
+        seconds = period * options.episode_length
         with suppress(Ended):
             robot_loop.run(policy, robot, period, seconds, largest_change=largest_change, clock=robot)
         totals.append(robot.total)

@@ -16,8 +16,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import tyro
 
-from experiments.program import run_program
+from experiments.program import keep_options, run_program
 from genpo_jax import intervals
+from genpo_jax.commands.base import STOPPED, leave
 from genpo_jax.data import Demonstrations, read
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.runs.folder import HELD_OUT_FILE
@@ -73,6 +74,7 @@ def cloned(options: Options, data: Demonstrations, settings: Combination, seed: 
     """Return errors and seconds of one run; train it unless its folder has them."""
     # Imported here because it imports jax.
     from genpo_jax.imitation.pretrain import pretrain
+    from genpo_jax.runs.folder import CONFIG_FILE
 
     name = "-".join(map(str, settings)) + f"-seed{seed}"
     folder = options.out / name
@@ -88,7 +90,9 @@ def cloned(options: Options, data: Demonstrations, settings: Combination, seed: 
             sizes=options.sizes,
         )
         started = time.perf_counter()
-        pretrain(data, config, folder, resume=folder.exists(), progress=False, source=str(options.data))
+        resume = (folder / CONFIG_FILE).exists()
+        if pretrain(data, config, folder, resume=resume, progress=False, source=str(options.data)).stopped:
+            leave(STOPPED)
         written = json.loads((folder / HELD_OUT_FILE).read_text()) | {"seconds": time.perf_counter() - started}
         record.write_text(json.dumps(written) + "\n")
         print(name, f"{written['seconds']:.0f} s", flush=True)
@@ -107,6 +111,8 @@ def row(label: str, errors: list[list[float]], seconds: str) -> str:
 
 def main(options: Options) -> None:
     """Train all combinations, and write the table."""
+    free = ("policies", "chunks", "histories", "normalizations", "seeds", "first_seed")
+    keep_options(options.out, options, free)
     data = read(options.data)
     _, held_out = data.split(options.hold_out, 0)
     data = replace(data, valid=tuple(held_out))

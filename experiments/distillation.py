@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from experiments.program import run_program
+from experiments.program import keep_options, run_program
 from genpo_jax import intervals
 from genpo_jax.commands.base import STOPPED, leave
 from genpo_jax.config import MODE
@@ -60,6 +60,7 @@ def teachers(options: Options) -> list[Path]:
     from genpo_jax.data.collect import Recorded, mixed, record_demonstrations, scripted_actor, with_noise
     from genpo_jax.envs import make
     from genpo_jax.imitation.pretrain import pretrain
+    from genpo_jax.runs.folder import CONFIG_FILE
 
     folders = [options.out / f"teacher-{gap}" for gap in options.gaps]
     if all((folder / "evaluation.json").exists() for folder in folders):
@@ -74,7 +75,9 @@ def teachers(options: Options) -> list[Path]:
         part = Recorded(episodes, {name: values[rows] for name, values in recorded.metrics.items()})
         if not (folder / "evaluation.json").exists():
             data, _ = mixed([part], env, successes_only=True)
-            pretrain(data, settings, folder, resume=folder.exists(), progress=False)
+            resume = (folder / CONFIG_FILE).exists()
+            if pretrain(data, settings, folder, resume=resume, progress=False).stopped:
+                leave(STOPPED)
             evaluated(folder, options)
     return folders
 
@@ -150,7 +153,7 @@ def row(label: str, results: list[dict[str, Any]], gaps: tuple[int, ...]) -> str
 
 def main(options: Options) -> None:
     """Train everything that is missing, and write the table."""
-    options.out.mkdir(parents=True, exist_ok=True)
+    keep_options(options.out, options, free=("students", "spreads"))
     folders = teachers(options)
     lines = [
         "| policy | success, sampled | success, deterministic | entropy of the modes | episodes by gap, each seed |",

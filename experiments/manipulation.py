@@ -16,7 +16,7 @@ EPISODES_WITHOUT_SUCCESS = 64
 
 def manipulation(arguments: Sequence[str], prog: str) -> None:
     """Train, then evaluate each seed."""
-    named = any(argument.partition("=")[0] in ("--env", "--resume") for argument in arguments)
+    named = any(argument.partition("=")[0] in ("--env", "--config", "--resume") for argument in arguments)
     run = train([*arguments] if named else ["--env", "panda_push", *arguments], prog)
     from genpo_jax.runs.evaluate import evaluate, table
     from genpo_jax.runs.folder import write_json

@@ -1,6 +1,5 @@
 """Shared by the studies: make configs, train or resume runs, read their curves."""
 
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -10,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from genpo_jax.cli import STOPPED, leave
-from genpo_jax.config import Config
+from genpo_jax.config import Config, flat_settings
 from genpo_jax.methods import METHODS, GenPOPlusPlus
 from genpo_jax.presets import apply, method_with, parse_method, preset
-from genpo_jax.runs.folder import CONFIG_FILE, read_config, saved_config, seed_folders
+from genpo_jax.runs.folder import CONFIG_FILE, saved_config, seed_folders
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runs.run import train as start_run
 
@@ -78,7 +77,8 @@ def train(config: Config, folder: Path) -> None:
         SystemExit: with the exit code of a stopped run, if the run was stopped before its end.
     """
     if (folder / CONFIG_FILE).exists():
-        saved, requested = read_config(folder)["config"], json.loads(json.dumps(config.to_dict()))
+        # A setting that a newer version has added has its default in an older run.
+        saved, requested = (flat_settings(each.to_dict()) for each in (saved_config(folder), config))
         if saved != requested:
             different = sorted(name for name, value in requested.items() if saved.get(name) != value)
             raise ValueError(

@@ -48,7 +48,7 @@ def default_platform() -> str:
         settings: Any = jax.config
         raise ValueError(
             f"jax finds no device of JAX_PLATFORMS={settings.jax_platforms!r}: unset it, or install jax for that "
-            "platform, such as jax[cuda12] for a GPU"
+            "platform, such as jax[cuda13] for a GPU"
         ) from error
 
 

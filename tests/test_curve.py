@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -47,6 +48,7 @@ def test_a_curve_is_drawn_from_any_metrics(tmp_path, lines):
     ("config", "title"),
     [
         (CONFIG, "hopper, genpo++, seed 4"),
+        (replace(CONFIG, num_seeds=3), "hopper, genpo++, seeds 4 to 6"),
         (None, "my_run"),
     ],
 )

@@ -35,7 +35,7 @@ from genpo_jax.export import deploy as deployment  # noqa: E402
 from genpo_jax.export import exporter, onnx_graph, standalone  # noqa: E402
 from genpo_jax.export.deploy import Deployment, _backends, deploy, table  # noqa: E402
 from genpo_jax.export.exporter import export, policy_files  # noqa: E402
-from genpo_jax.export.model_card import randomization_text  # noqa: E402
+from genpo_jax.export.model_card import model_card, randomization_text  # noqa: E402
 from genpo_jax.export.onnx_graph import batched, to_onnx  # noqa: E402
 
 OBS, ACTION = 6, 3
@@ -339,6 +339,8 @@ def test_the_description_has_the_meaning_of_all_numbers(exported):
     assert set(description["files"]) == {path.name for path in folder.iterdir()} - {"policy.json"}
     np.testing.assert_allclose(description["observation"]["seen_mean"], run.policy.moments.mean, atol=1e-6)
     assert "genpo++ on ring" in (folder / "README.md").read_text()
+    assert not description["cloned"] and "The policy was trained in simulation only." in model_card(description)
+    assert "The policy imitates demonstrations." in model_card(description | {"cloned": True})
 
 
 def test_the_description_names_the_joints_and_actuators_of_a_robot():
@@ -467,17 +469,17 @@ def test_an_environment_that_cannot_be_made_is_refused_before_anything_is_loaded
 def test_changed_settings_of_playground_are_deployed_but_not_for_another_environment(monkeypatch, tmp_path):
     changed = ("reward_config.scales.torques=-0.001",)
     config = Config(env="Go1Getup", backend="jax", env_options=EnvConfig(playground_config=changed))
-    described = exporter._describe_environment(config, {"default_episode_length": 300}, None)
+    described = exporter._describe_environment(config, {"default_episode_length": 300})
     made = []
     monkeypatch.setattr(envs, "make", lambda name, backend, randomize, settings: made.append((name, settings)))
     for source, env in ((described, None), (described, "Go1Footstand"), (described | {"playground_config": []}, None)):
-        deployment._environment(tmp_path, source, env, "jax", False)
+        deployment.environment_of_export(tmp_path, source, env, "jax", False)
     assert made == [("Go1Getup", [*changed]), ("Go1Footstand", []), ("Go1Getup", [])]
 
 
 def test_an_environments_own_randomization_is_deployed_on_the_backend_of_the_run(monkeypatch, tmp_path):
     config = Config(env="Go1Getup", backend="jax")
-    described = exporter._describe_environment(config, {"default_episode_length": 300}, None)
+    described = exporter._describe_environment(config, {"default_episode_length": 300})
 
     def make(name, backend, randomize, settings):
         # As the real one: engine c has one model for all environments of a library.
@@ -486,17 +488,15 @@ def test_an_environments_own_randomization_is_deployed_on_the_backend_of_the_run
 
     monkeypatch.setattr(envs, "make", make)
     for randomize, backend in ((False, "c"), (True, "jax")):
-        assert deployment._environment(tmp_path, described, None, None, False, randomize)[1] == backend
+        assert deployment.environment_of_export(tmp_path, described, None, None, False, randomize)[1] == backend
 
 
 def test_the_physics_and_the_imperfections_of_training_are_read_from_an_export():
     options = EnvConfig(physics=("mass=0.5:2",), physics_variants=8, physics_seed=3, obs_noise=0.1, push=("elbow=1",))
-    described = exporter._describe_environment(
-        Config(env="ring", env_options=options), {"default_episode_length": 9}, None
-    )
+    described = exporter._describe_environment(Config(env="ring", env_options=options), {"default_episode_length": 9})
     action = {"action_repeat": 1, "chunk": 1, "executed": 1, "low": [-1.0], "high": [1.0]}
     description = {"environment": described, "action": action, "observation": {"history": 1, "name": "state"}}
-    read = deployment._options(json.loads(json.dumps(description)))
+    read = deployment.options_of(json.loads(json.dumps(description)))
     for name in ("physics", "physics_variants", "physics_seed", "imperfections"):
         assert getattr(read, name) == getattr(options, name)
 

@@ -55,13 +55,13 @@ class Recorder(Callback):
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory):
-    callbacks = Recorder(), Recorder(fails=("start", "metrics", "evaluated", "close"))
+    callbacks = Recorder(), Recorder(fails=("metrics", "evaluated", "close")), Recorder(fails=("start",))
     folder = tmp_path_factory.mktemp("watched") / "run"
     return genpo_jax.train(TargetEnv(), CONFIG, folder, progress=False, callbacks=callbacks), *callbacks
 
 
 def test_a_callback_gets_every_line_of_metrics_and_the_policy_after_every_evaluation(watched):
-    run, callback, _ = watched
+    run, callback, *_ = watched
     assert callback.calls[0] == ("start", run.run_dir, read_config(run.run_dir)["run"])
     assert [call[1] for call in callback.calls if call[0] == "metrics"] == [0, 64, 128, 192, 256]
     assert [call[1:] for call in callback.calls if call[0] == "evaluated"] == [(0, (1,)), (128, (1,)), (256, (1,))]
@@ -69,8 +69,9 @@ def test_a_callback_gets_every_line_of_metrics_and_the_policy_after_every_evalua
 
 
 def test_a_callback_that_always_fails_does_not_end_a_run(watched):
-    run, whole, broken = watched
+    run, whole, broken, never_started = watched
     assert not run.stopped and len(broken.calls) == len(whole.calls)
+    assert [call[0] for call in never_started.calls] == ["start", "close"]
 
 
 def test_a_policy_in_the_form_of_brax_gives_action_and_extras(watched):

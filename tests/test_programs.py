@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from experiments.program import check_options, run_program
+from experiments.program import check_options, keep_options, run_program
 from genpo_jax import cli
 from genpo_jax.cli import run_command
 from genpo_jax.commands import COMMANDS
@@ -116,6 +116,41 @@ def test_a_folder_is_refused_as_an_output_file(tmp_path):
         check_options(dataclasses.replace(options, file=tmp_path))
     (tmp_path / "paths.png").touch()
     check_options(dataclasses.replace(options, file=tmp_path / "paths.png"))
+
+
+def test_the_folder_of_an_output_file_is_made_before_anything_is_computed(tmp_path):
+    check_options(dataclasses.replace(Options(), json=tmp_path / "new" / "folder" / "result.json"))
+    assert (tmp_path / "new" / "folder").is_dir()
+
+
+def test_zero_is_a_seed_and_a_step():
+    from genpo_jax.commands.deploy import DeployOptions
+    from genpo_jax.commands.eval import EvalOptions
+
+    check_options(EvalOptions(Path("run"), start_seed=0, step=0))
+    check_options(DeployOptions(Path("folder"), noise_seed=0))
+
+
+def test_other_options_of_a_study_are_refused_where_its_results_would_be_mixed(tmp_path):
+    keep_options(tmp_path, Options(num_seeds=2), free=("json",))
+    keep_options(tmp_path, Options(num_seeds=2, json=tmp_path / "file"), free=("json",))
+    with pytest.raises(ValueError, match="must be options num_seeds=2, those of its results, got .3.; choose another"):
+        keep_options(tmp_path, Options(num_seeds=3), free=("json",))
+
+
+def test_settings_of_a_file_are_not_trained_on_the_default_task(monkeypatch):
+    from experiments import manipulation
+
+    named = []
+    monkeypatch.setattr(manipulation, "train", lambda arguments, prog: named.append(arguments) or stop())
+    for given in (["--config", "runs/unscrew"], ["--seed", "1"]):
+        with pytest.raises(StopIteration):
+            manipulation.manipulation(given, "program")
+    assert named == [["--config", "runs/unscrew"], ["--env", "panda_push", "--seed", "1"]]
+
+
+def stop():
+    raise StopIteration
 
 
 def fail_with(error):

@@ -42,6 +42,13 @@ def test_outside_a_terminal_each_update_is_one_plain_line(clock):
     ]
 
 
+def test_updates_are_not_called_steps(clock):
+    out = io.StringIO()
+    with Progress(1_000, stream=out, unit="updates") as shown:
+        shown.update(0, {"train/loss": 1.0})
+    assert out.getvalue().splitlines() == ["0/1.00k updates  0%  - updates/s  loss 1  ETA -:--:--"]
+
+
 def test_the_success_rate_is_shown_where_the_environment_reports_it(clock):
     out = io.StringIO()
     with Progress(1_000, stream=out) as shown:

@@ -208,7 +208,10 @@ def test_a_run_that_is_stopped_before_its_first_update_does_not_compile_it(tmp_p
 def test_a_finished_run_that_is_resumed_says_what_continues_it_and_compiles_nothing(tmp_path, capsys, monkeypatch):
     train(CONFIG, tmp_path)
     monkeypatch.setattr(Run, "_compile", None)
-    Run(TargetEnv(), CONFIG, tmp_path, resume=True).train()
+    run = Run(TargetEnv(), CONFIG, tmp_path, resume=True)
+    run.train()
+    last = read_metrics(tmp_path / "metrics.jsonl")[-1]
+    assert run.metrics["eval/return_zero"] == last["eval/return_zero"] and "env_steps" not in run.metrics
     assert "nothing is left to do after 256 env steps; a larger num_timesteps continues" in capsys.readouterr().out
 
 
@@ -254,6 +257,30 @@ def test_a_failure_to_write_curve_or_metrics_does_not_end_a_run(tmp_path, monkey
     assert Checkpointer(tmp_path / "checkpoints").steps()[-1] == 256 and not run.stopped
     reported = [record.message for record in caplog.records if "could not be written" in record.message]
     assert len(reported) == 2, "each is reported once"
+
+
+class NeverStarts(Callback):
+    name = "log"
+
+    def start(self, *_):
+        raise OSError("no connection")
+
+    def metrics(self, *_):
+        pytest.fail("it has not started")
+
+
+class NeverDraws(Callback):
+    name = "page"
+
+    def evaluated(self, *_):
+        raise OSError("no space")
+
+
+def test_a_callback_that_fails_is_reported_once_and_not_called_if_it_could_not_start(tmp_path, caplog):
+    start(TargetEnv(), CONFIG, tmp_path, progress=False, callbacks=[NeverStarts(), NeverDraws()])
+    reported = [record.message for record in caplog.records if "could not be written" in record.message]
+    assert ["log" in reported[0], "page" in reported[1], len(reported)] == [True, True, 2]
+    assert "is written again" not in caplog.text
 
 
 def failing_saves(monkeypatch, *steps, code=errno.ENOSPC):

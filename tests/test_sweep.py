@@ -34,18 +34,21 @@ class Runs:
         if len(self.calls) == self.stop_at:
             return SimpleNamespace(stopped=True)
         if resume and (folder / "metrics.jsonl").exists():
-            return SimpleNamespace(stopped=False)
+            last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+            return SimpleNamespace(stopped=False, metrics=last)
         if self.sick:
             raise SickRunError("nothing was learned")
-        for i in range(1, 5):
-            metrics = {"eval/return_zero": config.ppo.num_epochs * i / 4} | self.success
+        for i in range(5):
+            # The better its settings are, the worse the untrained policy.
+            value = config.ppo.num_epochs * i / 4 if i > 0 else -config.ppo.num_epochs
+            metrics = {"eval/return_zero": value} | self.success
             with open(folder / "metrics.jsonl", "a") as file:
                 file.write(json.dumps({"env_steps": 100 * i, "wall_seconds": 0.0} | metrics) + "\n")
             try:
                 callbacks[0].metrics(100 * i, 0.0, metrics)
             except StopTraining:
                 return SimpleNamespace(stopped=i < 4)
-        return SimpleNamespace(stopped=False)
+        return SimpleNamespace(stopped=False, metrics=metrics)
 
 
 @pytest.fixture
@@ -179,9 +182,18 @@ def test_a_failed_run_and_settings_that_do_not_fit_are_failed_trials(runs, tmp_p
     assert "trial-0: failed: num_envs * unroll = 4096 * 32" in lines[1]
 
 
+def test_steps_and_a_coefficient_that_do_not_fit_are_a_failed_trial(runs, tmp_path, monkeypatch):
+    method = replace(CONFIG.method, num_steps=20, history_coef=0.5)
+    monkeypatch.setattr(module, "with_values", lambda config, _: replace(config, method=method))
+    lines = []
+    made(tmp_path).run(1, lines.append)
+    assert "trial-0: failed: " in lines[1] and not runs.calls
+
+
 def test_settings_become_options_of_train():
     settings = {"learning_rate": 1e-4, "hidden_sizes": (16, 16), "objective": "aspo"}
     assert options_of(settings) == "--learning-rate 0.0001 --hidden-sizes 16 16 --objective aspo"
+    assert options_of({"mirror": True, "normalize_rewards": False}) == "--mirror --no-normalize-rewards"
 
 
 def test_a_sweep_needs_evaluations_and_a_search_space(tmp_path):

@@ -107,14 +107,17 @@ def announce(phase: str) -> None:
 def check_options(options: Any) -> None:
     """Check the options that commands, studies and benchmarks share: names, counts, and paths of output files.
 
-    A count must be at least 1, or at least 0 if it is a seed or a step, its default contains a 0, or the class lists it
-    in `MAY_BE_ZERO`. A list must not be empty unless its default is empty or the class lists it in `MAY_BE_EMPTY`.
-    `out` is a folder unless the class lists it in `FILES`.
+    The folders of output files are made here, so that no result is lost after hours for want of a folder.
+
+    A count must be at least 1, or at least 0 if its name ends in seed or step, its default contains a 0, or the class
+    lists it in `MAY_BE_ZERO`. A list must not be empty unless its default is empty or the class lists it in
+    `MAY_BE_EMPTY`. `out` is a folder unless the class lists it in `FILES`.
 
     Raises:
         ValueError: at the first option with an invalid value.
     """
-    from genpo_jax.runs.files import check_writable, refuse_run_files
+    from genpo_jax.runs.files import check_writable
+    from genpo_jax.runs.folder import refuse_run_files
 
     files = ("json", "file", *getattr(options, "FILES", ()))
     check_types(options)
@@ -124,8 +127,8 @@ def check_options(options: Any) -> None:
         values, defaults = (x if isinstance(x, tuple) else (x,) for x in (value, default))
         if isinstance(value, tuple) and default != () and name not in getattr(options, "MAY_BE_EMPTY", ()):
             require(len(value) > 0, "a list of at least one item", name, value)
-        may_be_zero = ("seed", "step", *getattr(options, "MAY_BE_ZERO", ()))
-        zero = name in may_be_zero or any(type(x) is int and x == 0 for x in defaults)
+        may_be_zero = name.endswith(("seed", "step")) or name in getattr(options, "MAY_BE_ZERO", ())
+        zero = may_be_zero or any(type(x) is int and x == 0 for x in defaults)
         low = 0 if zero else 1
         for item in values:
             if item is None:
@@ -144,6 +147,7 @@ def check_options(options: Any) -> None:
                 refuse_run_files(item)
                 if name in files:
                     require(not item.is_dir(), "a file", name, str(item), "name a file in it")
+                    item.parent.mkdir(parents=True, exist_ok=True)
                 else:
                     require(item.is_dir() or not item.exists(), "a folder", name, str(item), "name another")
 

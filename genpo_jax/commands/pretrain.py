@@ -48,26 +48,20 @@ class PretrainOptions(PretrainConfig):
 
 
 def settings(options: PretrainOptions) -> PretrainConfig:
-    """Return the settings from the command line, or the saved settings of the run to resume.
+    """Return the settings from the command line; those of the run to resume take the place of defaults.
 
     Raises:
-        ValueError: if an option differs from the saved settings of the run to resume.
+        ValueError: if another value differs from the saved settings of the run to resume.
     """
-    from genpo_jax.imitation.pretrain import saved_settings
+    from genpo_jax.imitation.pretrain import resumed_settings, saved_settings
 
     names = [f.name for f in dataclasses.fields(PretrainConfig)]
     given = PretrainConfig(**{name: getattr(options, name) for name in names})
     if not options.resume:
         return given
     saved, default = saved_settings(options.run_dir)[0], PretrainConfig()
-    for name in names:
-        value = getattr(given, name)
-        if name != "env" and value not in (getattr(default, name), getattr(saved, name)):
-            raise ValueError(
-                f"a resumed run keeps its settings, but {name}: saved {getattr(saved, name)!r}, given {value!r}; leave "
-                "it out, or start a new run"
-            )
-    return saved
+    left_out = {name: getattr(saved, name) for name in names if getattr(given, name) == getattr(default, name)}
+    return resumed_settings(options.run_dir, dataclasses.replace(given, **left_out))
 
 
 def demonstrations_of(options: PretrainOptions) -> tuple["Demonstrations", str]:

@@ -71,6 +71,9 @@ def run(options: SweepOptions) -> None:
         print(f"  {value:>10}  return {episode_return:>10}  {trial.run_dir}: {listed(trial.settings)}")
     write_json(out / "trials.json", [trial._asdict() | {"run_dir": str(trial.run_dir)} for trial in trials])
     best = trials[0]
+    if best.value is None:
+        print("no trial has ended with an objective; the lines above say why")
+        return
     fixed = {name: value for part in parse_method(options.method)[1].values() for name, value in part.items()}
     names = ("backend", "num_timesteps", "num_envs", "num_evals")
     given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}

@@ -101,6 +101,8 @@ def parse_train(arguments: Sequence[str], prog: str = "genpo-jax train") -> Trai
     if not asks_help:
         if known.resume and known.config is not None:
             raise ValueError("a resumed run keeps its settings; leave out --config, or --resume to start a new run")
+        if known.coordinator is not None and known.run_dir is None:
+            raise ValueError("run_dir must be a folder that all processes share, got none with a coordinator")
         _check_folder(known.run_dir, known.resume)
         saved = _saved(known.run_dir) if known.resume else None
         _start_jax(hosts)

@@ -64,7 +64,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
             config = raw._config
         near = LIFTED.get(name)
         success = None if near is None else lambda state: _distance_to_goal(raw, state) < near
-        self.impl = impl
+        self.backend = impl
         self._shared: Shared = {}
         library = published(name)
         self._num_envs = library.num_envs if library else DEFAULT_ENVS
@@ -79,7 +79,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
     def reserve(self, num_envs: int) -> None:
         """Allocate contacts for this number of environments in one program, which only backend warp needs."""
         config = self.raw._config
-        if self.impl != "warp" or num_envs <= self._num_envs or "naconmax" not in config:
+        if self.backend != "warp" or num_envs <= self._num_envs or "naconmax" not in config:
             return
         config.naconmax = -(-config.naconmax * num_envs // self._num_envs)
         self._num_envs = num_envs
@@ -87,7 +87,7 @@ class PlaygroundEnvironment(LibraryEnvironment):
 
     def _stored(self, state: Any) -> Any:
         """Return the state without what all environments share on backend warp."""
-        if self.impl != "warp":
+        if self.backend != "warp":
             return state
         # Kept for the next step; a trace of `step` always follows one of `reset`.
         self._shared = shared_of(self.raw.mj_model, state)

@@ -16,7 +16,7 @@ from genpo_jax import envs, intervals
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS, EnvConfig
 from genpo_jax.envs import Environment, EpisodeEnv
-from genpo_jax.envs.base import ACTOR_OBS, step_seconds
+from genpo_jax.envs.base import ACTOR_OBS, step_seconds, succeeded
 from genpo_jax.envs.names import BRAX, PLAYGROUND, TASKS
 from genpo_jax.envs.wrappers import from_units
 from genpo_jax.export.standalone import OnnxPolicy, describe
@@ -67,7 +67,7 @@ class Deployment:
             "trained_return": self.trained_return,
             "length": float(self.lengths.mean()),
             "metrics": {name: float(values.mean()) for name, values in self.metrics.items()},
-            "success": list(intervals.share(int((hits > 0).sum()), len(hits))) if hits is not None else None,
+            "success": list(intervals.share(int(succeeded(hits).sum()), len(hits))) if hits is not None else None,
             "policy_calls": len(self.latencies),
             "latency_ms": {f"p{p}": float(np.percentile(self.latencies, p) * 1e3) for p in PERCENTILES},
             "policy_period_ms": None if period is None else period * 1e3,
@@ -109,12 +109,12 @@ def deploy(
     require(episodes >= 1, ">= 1", "episodes", episodes)
     description = describe(folder)
     action, trained = description["action"], description["trained"]
-    options = _options(description)
+    options = options_of(description)
     check_conditions(options, physics, imperfect, folder)
     recorded = description["environment"]
     own = not isinstance(env, str) or env in (recorded["name"], recorded["factory"])
     by_itself = randomize and not (physics or (own and options.physics))
-    made, used = _environment(folder, recorded, env, backend, trust, by_itself)
+    made, used = environment_of_export(folder, recorded, env, backend, trust, by_itself)
     if not by_itself:
         made = with_physics(made, options, randomize, physics)
     _check_sizes(description, made)
@@ -171,15 +171,23 @@ def table(results: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _environment(
+def environment_of_export(
     folder: str | Path,
     trained: dict[str, Any],
-    env: str | Environment | None,
-    backend: str | None,
-    trust: bool,
+    env: str | Environment | None = None,
+    backend: str | None = None,
+    trust: bool = False,
     randomize: bool = False,
 ) -> tuple[Environment, str | None]:
-    """Return the environment to play in, with its own randomization if asked, and its backend.
+    """Return the environment to play an exported policy in, and its backend; the arguments are those of `deploy`.
+
+    Args:
+        folder: the exported folder.
+        trained: the table `environment` of its description.
+        env: another environment.
+        backend: backend of the physics.
+        trust: import the module that the folder names as its environment.
+        randomize: use the environment's own randomization.
 
     Raises:
         ValueError: if it cannot be made here, or its module must be trusted or named first.
@@ -222,7 +230,7 @@ def _make_first(
     return envs.make(name, last, randomize, playground_config), last
 
 
-def _options(description: dict[str, Any]) -> EnvConfig:
+def options_of(description: dict[str, Any]) -> EnvConfig:
     """Return how the environment executes the actions of an exported policy."""
     action = description["action"]
     return EnvConfig(

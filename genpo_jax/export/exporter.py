@@ -30,7 +30,7 @@ from genpo_jax.policies.products import NATIVE
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.environment import Recorded, env_option, environment_of, record_of
 from genpo_jax.runs.files import write_atomically
-from genpo_jax.runs.folder import read_config, saved_config
+from genpo_jax.runs.folder import PRETRAIN_FILE, read_config, saved_config
 from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.version import __version__
@@ -78,7 +78,8 @@ def export(
     description |= {
         "rate": _rate(record["control_period_seconds"], policy.spec),
         "robot": record["robot"],
-        "environment": _describe_environment(config, record, env),
+        "environment": _describe_environment(config, record),
+        "cloned": (run_dir / PRETRAIN_FILE).exists(),
         "trained": _trained(run_dir, step),
         "versions": contents["versions"] | {"onnx": metadata.version("onnx")},
     }
@@ -223,7 +224,7 @@ def _action_names(robot: dict[str, Any] | None, action_size: int) -> list[str]:
     return robot["actuators"]
 
 
-def _describe_environment(config: Config, record: dict[str, Any], env: Any) -> dict[str, Any]:
+def _describe_environment(config: Config, record: dict[str, Any]) -> dict[str, Any]:
     """Return what `deploy` needs to make the environment again."""
     options = config.env_options
     described = {

@@ -59,6 +59,8 @@ add an emergency stop.
 
 DEPLOY = """`genpo-jax deploy` plays this folder's policy in its training environment and reports return, latency and
 missed deadlines."""
+CLONED = "The policy imitates demonstrations."
+TRAINED = "The policy was trained in simulation only."
 NO_DEPLOY = "The policy was cloned from data without an environment; `genpo-jax deploy` needs one by --env."
 
 
@@ -76,8 +78,6 @@ def model_card(description: dict[str, Any]) -> str:
     output = f"an action of {action['size']} numbers"
     if action["chunk"] > 1:
         output = f"a chunk of {action['chunk']} actions of {action['size']} numbers"
-    # Cloned from data without an environment.
-    cloned = environment["episode_length"] is None
     low, high = action["low"], action["high"]
     plain = set(low) == {-1.0} and set(high) == {1.0}
     return CARD.format(
@@ -93,8 +93,8 @@ def model_card(description: dict[str, Any]) -> str:
         history=description["observation"]["history"],
         period="" if seconds is None else f" of {seconds:g} s",
         evaluation=evaluation,
-        deploy=NO_DEPLOY if cloned else f"{DEPLOY} {environment['deploy']}".strip(),
-        origin="The policy imitates demonstrations." if cloned else "The policy was trained in simulation only.",
+        deploy=NO_DEPLOY if environment["episode_length"] is None else f"{DEPLOY} {environment['deploy']}".strip(),
+        origin=CLONED if description["cloned"] else TRAINED,
         randomization=randomization_text(environment),
     )
 

@@ -1,5 +1,6 @@
 """Train a policy on demonstrations; the result is a run folder that `genpo_jax.load` opens."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -34,6 +35,7 @@ from genpo_jax.runs.curve import LOSS_LINES
 from genpo_jax.runs.environment import Recorded, env_option, importable_name, record_of
 from genpo_jax.runs.folder import (
     FORMAT,
+    PRETRAIN_FILE,
     check_run_dir,
     new_run_dir,
     read_json,
@@ -46,7 +48,6 @@ from genpo_jax.runtime import configure_jax
 from genpo_jax.training.ppo import Learner
 
 logger = logging.getLogger(__name__)
-PRETRAIN_FILE = "pretrain.json"
 # Name in the settings of a run without an environment.
 UNKNOWN = "demonstrations"
 FINAL_RATE = 0.01
@@ -91,6 +92,8 @@ class Pretraining(Session):
 
     unit = "updates"
     length_setting = "num_updates"
+    # The schedule of the learning rate ends with the run.
+    can_be_longer = False
     command = "pretrain"
     curve_lines = LOSS_LINES
 
@@ -257,7 +260,7 @@ def pretrain(
 
     Args:
         demonstrations: from `genpo_jax.read_demonstrations`, with actions in any units.
-        settings: all settings. None: the defaults.
+        settings: all settings. None: those of the run to resume, or the defaults.
         run_dir: run folder. None: a new folder under `runs/`.
         resume: resume from the newest checkpoint in `run_dir`, bit-identically.
         progress: show progress on standard output.
@@ -270,14 +273,14 @@ def pretrain(
     Raises:
         ValueError: if the demonstrations do not fit the environment or have actions beyond the chosen bounds; if the
             environment's module must be trusted or named first; if `run_dir` holds a run but `resume` is False, or
-            holds another run.
+            holds another run, or one with other settings.
     """
     if resume and run_dir is None:
         raise ValueError("resume=True needs run_dir, the folder of the run to resume")
     configure_jax()
-    settings = settings or PretrainConfig()
     if run_dir is not None:
         check_run_dir(Path(run_dir), resume)
+    settings = resumed_settings(run_dir, settings) if resume and run_dir else settings or PretrainConfig()
     resumed, setting = (Path(run_dir), None) if resume and run_dir else (None, settings.env)
     made, name = _environment(demonstrations, setting, resumed, source, env, trust)
     if run_dir is None:
@@ -305,6 +308,23 @@ def saved_settings(run_dir: str | Path) -> tuple[PretrainConfig, str]:
     source = contents["data"].get("source")
     require(isinstance(source, str), "a string", f"data.source of {path}", source, "restore the file")
     return build_settings(PretrainConfig, contents["settings"]), source
+
+
+def resumed_settings(run_dir: str | Path, settings: PretrainConfig | None) -> PretrainConfig:
+    """Return the settings of a run to resume.
+
+    Raises:
+        ValueError: if given settings differ from the saved ones; another path of the environment is compared later.
+    """
+    saved = saved_settings(run_dir)[0]
+    given = saved if settings is None else settings
+    for name in (f.name for f in dataclasses.fields(PretrainConfig) if f.name != "env"):
+        if getattr(given, name) != getattr(saved, name):
+            raise ValueError(
+                f"a resumed run keeps its settings, but {name}: saved {getattr(saved, name)!r}, given "
+                f"{getattr(given, name)!r}; leave it out, or start a new run"
+            )
+    return saved
 
 
 def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:

@@ -17,13 +17,16 @@ class StopTraining(Exception):
 
 
 class Callback:
-    """Base class of training callbacks: every method does nothing. Only the first process calls them."""
+    """Base class of training callbacks: every method does nothing. Only the first process calls them.
+
+    If `start` fails, only `close` is called.
+    """
 
     name = "callback"
     """Name in error messages."""
 
-    def start(self, run_dir: Path, run_id: str, config: Config, env: "Environment") -> None:
-        """Called once before training; a resumed run keeps its `run_id`."""
+    def start(self, run_dir: Path, run_id: str, config: Config, env: "Environment | None") -> None:
+        """Called once before training; a resumed run keeps its `run_id`. Cloning may have no environment."""
 
     def metrics(self, env_steps: int, wall_seconds: float, values: dict[str, float]) -> None:
         """Called with each new line of metrics, averaged over the seeds."""
@@ -50,7 +53,7 @@ class WandbLogger(Callback):
         self.project = project
         self._run: Any = None
 
-    def start(self, run_dir: Path, run_id: str, config: Config, env: "Environment") -> None:
+    def start(self, run_dir: Path, run_id: str, config: Config, env: "Environment | None") -> None:
         """Open the W&B run."""
         # Imported late, because it takes seconds; by name, because the type checker runs without it.
         wandb: Any = importlib.import_module("wandb")
@@ -62,7 +65,7 @@ class WandbLogger(Callback):
             id=run_id or None,
             resume="allow",
             dir=run_dir,
-            config=config.to_dict() | {"env_name": env.name},
+            config=config.to_dict() | {"env_name": config.env if env is None else env.name},
             mode=None if "WANDB_MODE" in os.environ else mode,
             settings=wandb.Settings(silent=True, init_timeout=60),
         )

@@ -97,4 +97,6 @@ def _title(run_dir: Path) -> str:
         config = read_config(run_dir)["config"]
     except FileNotFoundError:
         return run_dir.absolute().name
-    return f"{config['env']}, {config['method']['name']}, seed {config['seed']}"
+    first, count = config["seed"], config.get("num_seeds", 1)
+    seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
+    return f"{config['env']}, {config['method']['name']}, {seeds}"

@@ -6,6 +6,7 @@ safe. Any other module is imported only if the user trusts the file or names the
 """
 
 import contextlib
+import numbers
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
@@ -266,7 +267,7 @@ def record_of(env: Environment, factory: str | None = None, is_object: bool = Fa
         "object": is_object,
         "class": envs.import_path(type(raw)) if is_object else None,
         "sha256": getattr(env, "sha256", None),
-        "default_episode_length": length if isinstance(length, int) else None,
+        "default_episode_length": int(length) if isinstance(length, numbers.Integral) else None,
         "control_period_seconds": step_seconds(env),
         "robot": robot_of(env),
     }

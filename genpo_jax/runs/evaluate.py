@@ -75,7 +75,7 @@ def evaluate(
     return {
         "run": str(run_dir),
         "env": raw.name,
-        "backend": backend or config.backend,
+        "backend": getattr(raw, "backend", backend or (config.backend if env is None else None)),
         "randomize": randomize,
         "physics": list(physics),
         "imperfect": imperfect,

@@ -15,10 +15,6 @@ from pathlib import Path
 # surrogates, as which Python reads bytes that are no UTF-8.
 UNUSABLE = re.compile(r"[\[\]*?\\\ud800-\udfff]|:(/|$)")
 TEMPORARY = re.compile(r"\..+\.\d+\.tmp")
-# A run cannot be resumed or loaded without these; policy.json is the older name of policy_spec.json.
-CONFIG = "config.json"
-RUN_FILES = (CONFIG, "policy_spec.json", "policy.json", "metrics.jsonl")
-CHECKPOINTS = "checkpoints"
 # Errors of file systems without locks or without `fsync` of folders.
 UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS}
 
@@ -55,7 +51,7 @@ def read_file(path: Path) -> bytes:
 
     Raises:
         FileNotFoundError: `path` does not exist.
-        ValueError: `path` is not a file, except example a folder, a pipe or a device.
+        ValueError: `path` is not a file, for example a folder, a pipe or a device.
     """
     check_file(path)
     return path.read_bytes()
@@ -95,15 +91,6 @@ def check_writable(path: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"{path} cannot be written: {error.strerror}; choose another path") from error
-
-
-def refuse_run_files(path: str | Path) -> None:
-    """Raise `ValueError` if writing to `path` would replace a file of a run: its settings, metrics or checkpoints."""
-    target = Path(path).resolve()
-    for folder in target.parents:
-        own = target.relative_to(folder)
-        if (str(own) in RUN_FILES or own.parts[0] == CHECKPOINTS) and (folder / CONFIG).is_file():
-            raise ValueError(f"{path} must not replace a file of the run in {folder}; choose another path")
 
 
 def check_usable(path: Path) -> None:

@@ -35,6 +35,7 @@ from genpo_jax.runs.files import (
     remove_temporaries,
     write_atomically,
 )
+from genpo_jax.runs.metrics import METRICS_FILE
 from genpo_jax.version import __version__
 
 try:
@@ -45,11 +46,15 @@ except ImportError:  # not on Windows
 # Written by pretraining, shown by reports.
 HELD_OUT_FILE, HELD_OUT_FIGURE = "held_out.json", "held_out.png"
 CONFIG_FILE = "config.json"
+# Settings and data of a run that imitates demonstrations.
+PRETRAIN_FILE = "pretrain.json"
 POLICY_FILE = "policy_spec.json"
 # Name of the policy file before 0.2.
 OLD_POLICY_FILE = "policy.json"
 LOCK_FILE = ".lock"
 CHECKPOINTS = "checkpoints"
+# A run cannot be resumed or loaded without these.
+RUN_FILES = (CONFIG_FILE, POLICY_FILE, OLD_POLICY_FILE, METRICS_FILE)
 # Parent of the default run folders.
 DEFAULT_PARENT = Path("runs")
 # Format of the JSON files of a run folder. This version reads no other format.
@@ -111,6 +116,15 @@ def locked(run_dir: Path) -> Iterator[None]:
 def seed_folders(run_dir: Path, config: Config) -> list[Path]:
     """Return the folder of each seed."""
     return [run_dir] if config.num_seeds == 1 else [run_dir / f"seed-{seed}" for seed in config.seeds]
+
+
+def refuse_run_files(path: str | Path) -> None:
+    """Raise `ValueError` if writing to `path` would replace a file of a run: its settings, metrics or checkpoints."""
+    target = Path(path).resolve()
+    for folder in target.parents:
+        own = target.relative_to(folder)
+        if (str(own) in RUN_FILES or own.parts[0] == CHECKPOINTS) and (folder / CONFIG_FILE).is_file():
+            raise ValueError(f"{path} must not replace a file of the run in {folder}; choose another path")
 
 
 def check_run_dir(run_dir: Path, resume: bool) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from genpo_jax.runs.files import check_file, read_file, write_atomically
 
 METRICS_FILE = "metrics.jsonl"
+# Numbers of a line over which its metrics are drawn.
+AXES = ("env_steps", "wall_seconds")
 TENSORBOARD_FOLDER = "tensorboard"
 
 logger = logging.getLogger(__name__)

@@ -39,17 +39,23 @@ class Progress:
         start: environment steps taken before this run was resumed.
         stream: where to write; standard output by default.
         hidden: metrics that mean nothing in this run.
+        unit: what is counted.
 
     Raises:
         ValueError: `total_steps` is not positive or `start` is negative.
     """
 
     def __init__(
-        self, total_steps: int, start: int = 0, stream: TextIO | None = None, hidden: Collection[str] = ()
+        self,
+        total_steps: int,
+        start: int = 0,
+        stream: TextIO | None = None,
+        hidden: Collection[str] = (),
+        unit: str = "steps",
     ) -> None:
         if total_steps < 1 or start < 0:
             raise ValueError(f"need total_steps >= 1 and start >= 0, got {total_steps} and {start}")
-        self._total, self._start = total_steps, start
+        self._total, self._start, self._unit = total_steps, start, unit
         self._shown = [(label, name) for label, name in SHOWN_METRICS if name not in hidden]
         # sys.stdout is None in a process without standard output.
         self._stream = stream or sys.stdout or io.StringIO()
@@ -111,8 +117,8 @@ class Progress:
         speed = self._speed()
         seconds_left = None if not speed else max(self._total - env_steps, 0) / speed
         fields = {
-            "steps": f"{_short(env_steps)}/{_short(self._total)} steps",
-            "speed": f"{'-' if speed is None else _short(speed)} steps/s",
+            "steps": f"{_short(env_steps)}/{_short(self._total)} {self._unit}",
+            "speed": f"{'-' if speed is None else _short(speed)} {self._unit}/s",
             "eta": f"ETA {_clock(seconds_left)}",
         }
         shown = [f"{label} {_number(self._metrics[name])}" for label, name in self._shown if name in self._metrics]

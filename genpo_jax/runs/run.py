@@ -249,8 +249,8 @@ def train(
         environment, config = _named(env, preset(env if isinstance(env, str) else "") if config is None else config)
         if path is not None:
             check_run_dir(path, resume=False)
-        # Refuses invalid solver parameters within a second. The import of the physics takes ten seconds.
-        nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
+        # Takes less than a second. The import of the physics takes ten seconds.
+        check_method(config)
         environment = environment or envs.make_from(config)
         origin["env_factory"] = envs.factory_path(config.env)
         bounds = config.env_options.action_low, config.env_options.action_high
@@ -278,6 +278,11 @@ def train(
     )
     run.train()
     return run
+
+
+def check_method(config: Config) -> None:
+    """Raise `ValueError` if the settings of a method do not fit each other, such as solver, steps and coefficient."""
+    nnx.eval_shape(lambda: config.method.build(1, 1, config.networks, nnx.Rngs(0)))
 
 
 def _named(env: Any, config: Config) -> tuple[Environment | None, Config]:

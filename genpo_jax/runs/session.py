@@ -25,7 +25,7 @@ from genpo_jax.runs.checkpoint import RANKING, Checkpointer, score
 from genpo_jax.runs.curve import LINES, Curve, Lines
 from genpo_jax.runs.folder import CHECKPOINTS, check_run_dir, identity_of, locked, run_id_of, seed_folders
 from genpo_jax.runs.hosts import any_process, check_same, in_first_process, is_writer, others_stay, wait_for_all
-from genpo_jax.runs.metrics import MetricsWriter
+from genpo_jax.runs.metrics import AXES, METRICS_FILE, MetricsWriter, read_metrics
 from genpo_jax.runs.progress import Progress
 from genpo_jax.runtime import memory_shortage, release_memory
 
@@ -87,6 +87,7 @@ class Session(ABC):
 
     unit: ClassVar[str] = "env steps"
     length_setting: ClassVar[str] = "num_timesteps"
+    can_be_longer: ClassVar[bool] = True
     command: ClassVar[str] = "train"
     curve_lines: ClassVar[Lines] = LINES
 
@@ -120,7 +121,7 @@ class Session(ABC):
         self.metrics: dict[str, float] = {}
         self.stopped = False
         self._stop_reason = ""
-        self._failing: set[str] = set()
+        self._failing: set[tuple[str, str]] = set()
         self._state: Any = None
 
     @property
@@ -221,8 +222,8 @@ class Session(ABC):
                     self._attempt("checkpoint", self._record_evaluation)
                 self._call_back(0, state)
             if steps >= self.plan.total_steps:
-                done = f"nothing is left to do after {steps:,} {self.unit}"
-                progress.message(f"{done}; a larger {self.length_setting} continues the run")
+                longer = f"; a larger {self.length_setting} continues the run" if self.can_be_longer else ""
+                progress.message(f"nothing is left to do after {steps:,} {self.unit}{longer}")
             chunk = None
             while steps < self.plan.total_steps and not self._asked_to_stop(stop) and self.failure is None:
                 if chunk is None:
@@ -326,9 +327,15 @@ class Session(ABC):
         folders = self._output_folders()
         self.writers = [stack.enter_context(self._writer(folder, steps)) for folder in folders]
         self.curves = [Curve(folder, self.curve_lines, self.unit) for folder in folders]
+        if self.resume and is_writer():
+            # The last values of a run that has nothing left to do are those before.
+            for line in read_metrics(self.run_dir / METRICS_FILE):
+                self.metrics |= {k: x for k, x in line.items() if x is not None and k not in AXES}
         for callback in self.callbacks:
             stack.callback(self._attempt, callback.name, callback.close)
-            self._attempt(callback.name, callback.start, self.run_dir, self.run_id, self.config, self.env)
+        start = self.run_dir, self.run_id, self.config, self.env
+        # A callback that could not start has nothing to write to.
+        self.callbacks = [one for one in self.callbacks if self._attempt(one.name, one.start, *start)]
         return state, steps, progress, stop
 
     def _timed(self, chunk: Callable[[Any], Any], state: Any) -> tuple[Any, dict[str, Any]]:
@@ -389,7 +396,8 @@ class Session(ABC):
 
     def _progress(self, steps: int) -> Progress:
         stream = None if is_writer() and self.show_progress else io.StringIO()
-        return Progress(self.plan.total_steps, start=steps, stream=stream, hidden=self.meaningless_metrics)
+        unit = self.unit.removeprefix("env ")
+        return Progress(self.plan.total_steps, steps, stream, self.meaningless_metrics, unit)
 
     def _output_folders(self) -> list[Path]:
         """Return the folders of the seeds and of their means; only the first process has any."""
@@ -430,20 +438,28 @@ class Session(ABC):
         for curve in self.curves:
             self._attempt("curve", curve.draw)
 
-    def _attempt(self, name: str, call: Callable[..., Any], *args: Any) -> None:
-        """Call a function whose failure does not end training; report its first failure and its recovery."""
+    def _attempt(self, name: str, call: Callable[..., Any], *args: Any) -> bool:
+        """Call a function whose failure does not end training; report its first failure and its recovery.
+
+        Returns:
+            whether it did not fail.
+        """
+        # Another method of a callback that succeeds is no recovery.
+        key = name, getattr(call, "__qualname__", name)
         try:
             call(*args)
         except (StopTraining, SystemExit) as request:
             self._stop_reason = f" by {name} ({request})"
         except Exception as error:
-            if name not in self._failing:
+            if key not in self._failing:
                 logger.warning("the %s of %s could not be written (%s); training continues", name, self.run_dir, error)
-            self._failing.add(name)
+            self._failing.add(key)
+            return False
         else:
-            if name in self._failing:
+            if key in self._failing:
                 logger.warning("the %s of %s is written again", name, self.run_dir)
-            self._failing.discard(name)
+            self._failing.discard(key)
+        return True
 
     def _asked_to_stop(self, signals: Sequence[int]) -> bool:
         """Whether a signal or a callback of any process asks to stop."""

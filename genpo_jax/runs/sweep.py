@@ -14,8 +14,7 @@ from genpo_jax.config import Config
 from genpo_jax.runs.callbacks import Callback, StopTraining
 from genpo_jax.runs.folder import CONFIG_FILE, locked
 from genpo_jax.runs.health import SickRunError
-from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
-from genpo_jax.runs.run import train
+from genpo_jax.runs.run import check_method, train
 from genpo_jax.runs.search_space import Dimension, parse_space, with_values
 
 STUDY_FILE, STUDY_NAME = "study.db", "sweep"
@@ -169,6 +168,7 @@ class Sweep:
         """Train a trial; return its objective, or why it has none, or None if the user stopped it."""
         try:
             config = with_values(self.config, drawn)
+            check_method(config)
         except ValueError as error:
             return f"failed: {error}"
         pruner = Pruner(trial, self._metric)
@@ -181,10 +181,8 @@ class Sweep:
             raise pruner.error
         if run.stopped:
             return PRUNED if pruner.pruned else None
-        # From the file, because a run that was complete before a resume has no new metrics.
-        last = [record for record in read_metrics(folder / METRICS_FILE) if RETURN in record][-1]
-        trial.set_user_attr(RETURN, last[RETURN])
-        return last[self._metric(last)]
+        trial.set_user_attr(RETURN, run.metrics[RETURN])
+        return run.metrics[self._metric(run.metrics)]
 
     def _metric(self, metrics: dict[str, float]) -> str:
         """Return the name of the objective's metric."""
@@ -220,8 +218,10 @@ class Pruner(Callback):
             except ValueError as error:
                 self.error = error
                 raise StopTraining(str(error)) from error
-            self._trial.report(values[name], env_steps)
-            self.pruned = self._trial.should_prune()
+            # The untrained policy says nothing about the settings.
+            if env_steps > 0:
+                self._trial.report(values[name], env_steps)
+                self.pruned = self._trial.should_prune()
         if self.pruned:
             raise StopTraining("the trial is pruned")
 
@@ -233,8 +233,13 @@ def listed(settings: dict[str, Any]) -> str:
 
 def options_of(settings: dict[str, Any]) -> str:
     """Return settings as options of `genpo-jax train`."""
-    words = {name: " ".join(map(str, x)) if isinstance(x, tuple) else str(x) for name, x in settings.items()}
-    return " ".join(f"--{name.replace('_', '-')} {word}" for name, word in words.items())
+    return " ".join(_option(name.replace("_", "-"), value) for name, value in settings.items())
+
+
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name} {' '.join(map(str, value)) if isinstance(value, tuple) else value}"
 
 
 def _finished(study: Any) -> list[Any]:

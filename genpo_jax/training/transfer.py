@@ -27,8 +27,7 @@ def with_networks_of(method: Method, other: Method) -> Method:
     same_kind = isinstance(method, FlowMethod) == isinstance(other, FlowMethod)
     kind = "a flow" if isinstance(other, FlowMethod) else "gaussian"
     require(same_kind, f"{kind}, as the pretrained policy ({other.name})", "method", method.name, "choose another")
-    names = ("hidden_sizes",) if isinstance(method, Gaussian) else FLOW_NETWORKS
-    return replace(method, **{name: getattr(other, name) for name in names})
+    return replace(method, **{name: getattr(other, name) for name in _network_settings(method)})
 
 
 def as_method(policy: TrainedPolicy, method: Method) -> TrainedPolicy:
@@ -64,11 +63,21 @@ def start_from(state: TrainState, policy: TrainedPolicy) -> TrainState:
 
 
 def check_start(spec: PolicySpec, new: PolicySpec) -> None:
-    """Raise `ValueError` if a run would read the observations or the actions of its initial policy differently."""
-    for name in ("obs_name", "obs_size", "history", "action_size", "chunk", "squash", "bounds"):
-        rule = f"{getattr(spec, name)}, that of the initial policy"
-        same = getattr(spec, name) == getattr(new, name)
-        require(same, rule, f"{name} of the run", getattr(new, name), "change the config, or start from another policy")
+    """Raise `ValueError` if a run has other networks, observations or actions than its initial policy."""
+    # Refuses a flow that would start from a Gaussian, and the reverse.
+    with_networks_of(new.method, spec.method)
+    names = ("obs_name", "obs_size", "normalized", "history", "action_size", "chunk", "squash", "bounds")
+    parts = [(spec, new, names), (spec.method, new.method, _network_settings(spec.method))]
+    for before, now, part in [*parts, (spec.networks, new.networks, ("activation",))]:
+        for name in part:
+            rule = f"{getattr(before, name)}, that of the initial policy"
+            same = getattr(before, name) == getattr(now, name)
+            remedy = "change the config, or start from another policy"
+            require(same, rule, f"{name} of the run", getattr(now, name), remedy)
+
+
+def _network_settings(method: Method) -> tuple[str, ...]:
+    return ("hidden_sizes",) if isinstance(method, Gaussian) else FLOW_NETWORKS
 
 
 def _copied_params(method: Method) -> tuple[str, ...]:

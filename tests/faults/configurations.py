@@ -26,10 +26,10 @@ from flax import nnx
 from genpo_jax.config import Config, EnvConfig
 from genpo_jax.export.standalone import DESCRIPTION, describe
 from genpo_jax.imitation.config import PretrainConfig
-from genpo_jax.imitation.pretrain import PRETRAIN_FILE, saved_settings
+from genpo_jax.imitation.pretrain import saved_settings
 from genpo_jax.policy import PolicySpec
 from genpo_jax.runs.environment import Recorded, config_from
-from genpo_jax.runs.folder import CONFIG_FILE, FORMAT, POLICY_FILE, read_policy_spec, write_config
+from genpo_jax.runs.folder import CONFIG_FILE, FORMAT, POLICY_FILE, PRETRAIN_FILE, read_policy_spec, write_config
 from tests.faults.program import run_campaign
 from tests.faults.refusals import is_refusal
 

@@ -36,7 +36,7 @@ from genpo_jax.runs.evaluate import evaluate_policy
 from genpo_jax.runs.folder import write_config
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.training.trainer import Trainer
-from genpo_jax.training.transfer import as_method, start_from, with_networks_of
+from genpo_jax.training.transfer import as_method, check_start, start_from, with_networks_of
 
 SETTINGS = PretrainConfig(sizes=(8,), num_steps=4, chunk=2)
 PRETRAINED = SETTINGS.run_config("avoid")
@@ -136,6 +136,18 @@ def test_a_run_starts_with_the_pretrained_networks_and_keeps_the_normalizer():
     state, metrics = trainer.chunk(state)
     assert (np.abs(metrics["train/initial_kl"]) > 1e-5).all()
     np.testing.assert_array_equal(state.obs_moments["state"].mean, np.full((2, 2), 0.5))
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [(None, "normalized", False), ("method", "head_sizes", (4,)), ("networks", "activation", "elu")],
+)
+def test_an_initial_policy_with_other_networks_is_refused(part, name, value):
+    spec = flow_of().spec
+    check_start(spec, spec)
+    change = {name: value} if part is None else {part: replace(getattr(spec, part), **{name: value})}
+    with pytest.raises(ValueError, match=f"{name} of the run must be .*, that of the initial policy"):
+        check_start(spec, replace(spec, **change))
 
 
 def test_the_energy_distance_equals_a_value_computed_by_hand():

@@ -129,6 +129,12 @@ def test_a_resumed_run_keeps_its_settings(tmp_path, demonstrations):
     assert settings(PretrainOptions(run_dir=tmp_path, resume=True)) == replace(TINY, num_updates=2)
     with pytest.raises(ValueError, match="keeps its settings, but batch_size: saved 16, given 32"):
         settings(PretrainOptions(run_dir=tmp_path, resume=True, batch_size=32))
+    # In Python, no settings are those of the run. Others would change the meaning of the actions.
+    run = genpo_jax.pretrain(demonstrations, run_dir=tmp_path, resume=True, progress=False)
+    assert run.settings == replace(TINY, num_updates=2)
+    quantiles = replace(TINY, num_updates=2, action_normalization="quantile")
+    with pytest.raises(ValueError, match="keeps its settings, but action_normalization: saved .*, given 'quantile'"):
+        genpo_jax.pretrain(demonstrations, quantiles, tmp_path, resume=True, progress=False)
 
 
 @pytest.mark.ci
