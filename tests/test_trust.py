@@ -210,7 +210,7 @@ def test_pretraining_imports_no_module_that_the_data_or_the_run_to_resume_names(
     contents = json.loads((tmp_path / "run" / "config.json").read_text())
     contents["config"]["env"], contents["environment"]["object"] = "foreign:Arm", False
     (tmp_path / "run" / "config.json").write_text(json.dumps(contents))
-    resumed = dataclasses.replace(settings, env="foreign:Arm", num_updates=2)
+    resumed = dataclasses.replace(settings, env="foreign:Arm")
     with pytest.raises(ValueError, match="run names the environment 'foreign:Arm', so the module 'foreign' would"):
         genpo_jax.pretrain(demonstrations(""), resumed, tmp_path / "run", resume=True, progress=False)
     assert not foreign.exists()
