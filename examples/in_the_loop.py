@@ -22,7 +22,7 @@ from genpo_jax.checks import require
 from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.wrappers import from_units
-from genpo_jax.export.deploy import deploy, environment_of_export, options_of, reset_keys
+from genpo_jax.export.deploy import deploy, env_options_of, environment_of_export, reset_keys
 from genpo_jax.export.standalone import OnnxPolicy
 from genpo_jax.runs.environment import with_physics
 
@@ -79,7 +79,7 @@ def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0
     action, period = policy.description["action"], policy.description["rate"]["control_period_seconds"]
     require(period is not None, "known", f"the control period of {folder}", period, "export it with --env")
     # The loop itself repeats actions, executes chunks and keeps a history.
-    options = replace(options_of(policy.description), action_repeat=1, chunk=1, executed=None, history=1)
+    options = replace(env_options_of(policy.description), action_repeat=1, chunk=1, executed=None, history=1)
     made, _ = environment_of_export(folder, policy.description["environment"], backend="c")
     robot = Simulated(EpisodeEnv.of(with_physics(made, options), options), (action["low"], action["high"]))
     totals = []

@@ -496,7 +496,7 @@ def test_the_physics_and_the_imperfections_of_training_are_read_from_an_export()
     described = exporter._describe_environment(Config(env="ring", env_options=options), {"default_episode_length": 9})
     action = {"action_repeat": 1, "chunk": 1, "executed": 1, "low": [-1.0], "high": [1.0]}
     description = {"environment": described, "action": action, "observation": {"history": 1, "name": "state"}}
-    read = deployment.options_of(json.loads(json.dumps(description)))
+    read = deployment.env_options_of(json.loads(json.dumps(description)))
     for name in ("physics", "physics_variants", "physics_seed", "imperfections"):
         assert getattr(read, name) == getattr(options, name)
 

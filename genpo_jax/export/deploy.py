@@ -109,7 +109,7 @@ def deploy(
     require(episodes >= 1, ">= 1", "episodes", episodes)
     description = describe(folder)
     action, trained = description["action"], description["trained"]
-    options = options_of(description)
+    options = env_options_of(description)
     check_conditions(options, physics, imperfect, folder)
     recorded = description["environment"]
     own = not isinstance(env, str) or env in (recorded["name"], recorded["factory"])
@@ -230,7 +230,7 @@ def _make_first(
     return envs.make(name, last, randomize, playground_config), last
 
 
-def options_of(description: dict[str, Any]) -> EnvConfig:
+def env_options_of(description: dict[str, Any]) -> EnvConfig:
     """Return how the environment executes the actions of an exported policy."""
     action = description["action"]
     return EnvConfig(

@@ -1,6 +1,5 @@
 """Train a policy on demonstrations; the result is a run folder that `genpo_jax.load` opens."""
 
-import dataclasses
 import hashlib
 import json
 import logging
@@ -43,7 +42,7 @@ from genpo_jax.runs.folder import (
     write_json,
     write_policy_spec,
 )
-from genpo_jax.runs.session import Plan, Session
+from genpo_jax.runs.session import Plan, Session, refuse_changed
 from genpo_jax.runtime import configure_jax
 from genpo_jax.training.ppo import Learner
 
@@ -317,13 +316,7 @@ def resumed_settings(run_dir: str | Path, settings: PretrainConfig | None) -> Pr
         ValueError: if given settings differ from the saved ones; another path of the environment is compared later.
     """
     saved = saved_settings(run_dir)[0]
-    given = saved if settings is None else settings
-    for name in (f.name for f in dataclasses.fields(PretrainConfig) if f.name != "env"):
-        if getattr(given, name) != getattr(saved, name):
-            raise ValueError(
-                f"a resumed run keeps its settings, but {name}: saved {getattr(saved, name)!r}, given "
-                f"{getattr(given, name)!r}; leave it out, or start a new run"
-            )
+    refuse_changed(vars(saved), vars(settings or saved), free=("env",))
     return saved
 
 

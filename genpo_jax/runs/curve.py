@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from genpo_jax.runs.files import write_atomically
-from genpo_jax.runs.folder import read_config
+from genpo_jax.runs.folder import read_config, words_of_seeds
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 
 CURVE_FILE = "curve.png"
@@ -97,6 +97,5 @@ def _title(run_dir: Path) -> str:
         config = read_config(run_dir)["config"]
     except FileNotFoundError:
         return run_dir.absolute().name
-    first, count = config["seed"], config.get("num_seeds", 1)
-    seeds = f"seed {first}" if count == 1 else f"seeds {first} to {first + count - 1}"
-    return f"{config['env']}, {config['method']['name']}, {seeds}"
+    seeds = range(config["seed"], config["seed"] + config.get("num_seeds", 1))
+    return f"{config['env']}, {config['method']['name']}, {words_of_seeds(seeds)}"

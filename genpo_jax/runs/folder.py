@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -116,6 +116,11 @@ def locked(run_dir: Path) -> Iterator[None]:
 def seed_folders(run_dir: Path, config: Config) -> list[Path]:
     """Return the folder of each seed."""
     return [run_dir] if config.num_seeds == 1 else [run_dir / f"seed-{seed}" for seed in config.seeds]
+
+
+def words_of_seeds(seeds: Sequence[int]) -> str:
+    """Return "seed 3", or "seeds 3 to 5" for consecutive seeds."""
+    return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
 
 
 def refuse_run_files(path: str | Path) -> None:

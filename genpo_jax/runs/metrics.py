@@ -38,8 +38,11 @@ class MetricsWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         path = run_dir / METRICS_FILE
         check_file(path)
+        # The last value of each metric before a resume.
+        self.last: dict[str, float] = {}
         if resume_at is not None:
-            _keep_lines(path, resume_at, every)
+            for line in _keep_lines(path, resume_at, every):
+                self.last |= {name: x for name, x in line.items() if x is not None and name not in AXES}
         elif path.is_file() and path.stat().st_size:
             raise FileExistsError(f"{path} already holds metrics; resume that run or choose another run_dir")
         # Unbuffered: closing the file must not write again what failed on a full disk.
@@ -193,8 +196,8 @@ def parse_line(line: bytes) -> dict[str, Any]:
     return record
 
 
-def _keep_lines(path: Path, resume_at: int, every: int | None) -> None:
-    """Drop the lines after `resume_at`, and report the missing lines before it."""
+def _keep_lines(path: Path, resume_at: int, every: int | None) -> list[dict[str, Any]]:
+    """Drop the lines after `resume_at`, report the missing lines before it, and return the others."""
     records = read_metrics(path) if path.is_file() else []
     kept = [record for record in records if record["env_steps"] <= resume_at]
     steps = [record["env_steps"] for record in kept]
@@ -215,3 +218,4 @@ def _keep_lines(path: Path, resume_at: int, every: int | None) -> None:
             )
     if path.is_file():
         write_atomically(path, "".join(json.dumps(line, allow_nan=False) + "\n" for line in kept).encode())
+    return kept

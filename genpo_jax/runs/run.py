@@ -33,7 +33,7 @@ from genpo_jax.runs.folder import (
     write_policy_spec,
 )
 from genpo_jax.runs.health import Health
-from genpo_jax.runs.session import Plan, Session
+from genpo_jax.runs.session import Plan, Session, refuse_changed
 from genpo_jax.runs.teachers import Teacher, teachers_of, write_teachers
 from genpo_jax.runtime import configure_jax, keep_memory_flat
 from genpo_jax.training.algorithm import TrainState
@@ -334,9 +334,4 @@ def _resumed(run_dir: Path, env: Any, config: Config | None, trust: bool) -> tup
 
 def refuse_changes(saved: Config, config: Config) -> None:
     """Raise `ValueError` if a setting differs that a resumed run must keep."""
-    before, now = flat_settings(saved.to_dict()), flat_settings(config.to_dict())
-    names = [name for name in sorted(before.keys() | now.keys()) if name not in FREE_ON_RESUME]
-    changed = [name for name in names if before.get(name) != now.get(name)]
-    if changed:
-        details = ", ".join(f"{name}: saved {before.get(name)!r}, given {now.get(name)!r}" for name in changed)
-        raise ValueError(f"a resumed run keeps its settings, but {details}; leave these out, or start a new run")
+    refuse_changed(flat_settings(saved.to_dict()), flat_settings(config.to_dict()), FREE_ON_RESUME)

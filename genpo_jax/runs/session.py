@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -23,9 +23,17 @@ from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.callbacks import Callback, StopTraining
 from genpo_jax.runs.checkpoint import RANKING, Checkpointer, score
 from genpo_jax.runs.curve import LINES, Curve, Lines
-from genpo_jax.runs.folder import CHECKPOINTS, check_run_dir, identity_of, locked, run_id_of, seed_folders
+from genpo_jax.runs.folder import (
+    CHECKPOINTS,
+    check_run_dir,
+    identity_of,
+    locked,
+    run_id_of,
+    seed_folders,
+    words_of_seeds,
+)
 from genpo_jax.runs.hosts import any_process, check_same, in_first_process, is_writer, others_stay, wait_for_all
-from genpo_jax.runs.metrics import AXES, METRICS_FILE, MetricsWriter, read_metrics
+from genpo_jax.runs.metrics import MetricsWriter
 from genpo_jax.runs.progress import Progress
 from genpo_jax.runtime import memory_shortage, release_memory
 
@@ -65,6 +73,15 @@ class Plan(NamedTuple):
     def evaluation_due(self, before: int, now: int) -> bool:
         """Whether one of the evenly spaced evaluations is due at a step in (before, now]."""
         return now * self.num_evals // self.total_steps > before * self.num_evals // self.total_steps
+
+
+def refuse_changed(before: Mapping[str, Any], now: Mapping[str, Any], free: Collection[str]) -> None:
+    """Raise `ValueError` if a setting, other than those in `free`, differs from that of the run to resume."""
+    names = [name for name in sorted(before.keys() | now.keys()) if name not in free]
+    changed = [name for name in names if before.get(name) != now.get(name)]
+    if changed:
+        details = ", ".join(f"{name}: saved {before.get(name)!r}, given {now.get(name)!r}" for name in changed)
+        raise ValueError(f"a resumed run keeps its settings, but {details}; leave these out, or start a new run")
 
 
 class Session(ABC):
@@ -280,8 +297,7 @@ class Session(ABC):
 
     @property
     def _seeds(self) -> str:
-        seeds = self.config.seeds
-        return f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+        return words_of_seeds(self.config.seeds)
 
     @property
     def policy(self) -> TrainedPolicy:
@@ -327,10 +343,9 @@ class Session(ABC):
         folders = self._output_folders()
         self.writers = [stack.enter_context(self._writer(folder, steps)) for folder in folders]
         self.curves = [Curve(folder, self.curve_lines, self.unit) for folder in folders]
-        if self.resume and is_writer():
-            # The last values of a run that has nothing left to do are those before.
-            for line in read_metrics(self.run_dir / METRICS_FILE):
-                self.metrics |= {k: x for k, x in line.items() if x is not None and k not in AXES}
+        if self.writers:
+            # A run that has nothing left to do has no newer values. The last writer is that of the means.
+            self.metrics |= self.writers[-1].last
         for callback in self.callbacks:
             stack.callback(self._attempt, callback.name, callback.close)
         start = self.run_dir, self.run_id, self.config, self.env

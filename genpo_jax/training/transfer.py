@@ -66,10 +66,13 @@ def check_start(spec: PolicySpec, new: PolicySpec) -> None:
     """Raise `ValueError` if a run has other networks, observations or actions than its initial policy."""
     # Refuses a flow that would start from a Gaussian, and the reverse.
     with_networks_of(new.method, spec.method)
-    names = ("obs_name", "obs_size", "normalized", "history", "action_size", "chunk", "squash", "bounds")
-    parts = [(spec, new, names), (spec.method, new.method, _network_settings(spec.method))]
-    for before, now, part in [*parts, (spec.networks, new.networks, ("activation",))]:
-        for name in part:
+    parts = (
+        (spec, new, ("obs_name", "obs_size", "normalized", "history", "action_size", "chunk", "squash", "bounds")),
+        (spec.method, new.method, _network_settings(spec.method)),
+        (spec.networks, new.networks, ("activation",)),
+    )
+    for before, now, names in parts:
+        for name in names:
             rule = f"{getattr(before, name)}, that of the initial policy"
             same = getattr(before, name) == getattr(now, name)
             remedy = "change the config, or start from another policy"
