@@ -73,8 +73,8 @@ class Simulated:
         self._seconds += seconds
 
 
-def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0) -> np.ndarray:
-    """Return the returns `[episodes]` of an exported policy in the robot loop, on engine C."""
+def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0) -> tuple[np.ndarray, int]:
+    """Return the returns `[episodes]` of an exported policy in the robot loop on engine C, and how often it stopped."""
     policy = OnnxPolicy(folder)
     action, period = policy.description["action"], policy.description["rate"]["control_period_seconds"]
     require(period is not None, "known", f"the control period of {folder}", period, "export it with --env")
@@ -82,21 +82,25 @@ def returns_in_the_loop(folder: Path, episodes: int, largest_change: float = 1.0
     options = replace(env_options_of(policy.description), action_repeat=1, chunk=1, executed=None, history=1)
     made, _ = environment_of_export(folder, policy.description["environment"], backend="c")
     robot = Simulated(EpisodeEnv.of(with_physics(made, options), options), (action["low"], action["high"]))
-    totals = []
+    totals, stops = [], 0
     for key in reset_keys(episodes):
         robot.begin(key)
         seconds = period * options.episode_length
-        with suppress(Ended):
-            robot_loop.run(policy, robot, period, seconds, largest_change=largest_change, clock=robot)
+        try:
+            with suppress(Ended):
+                robot_loop.run(policy, robot, period, seconds, largest_change=largest_change, clock=robot)
+        except robot_loop.UnknownObservation:
+            stops += 1
         totals.append(robot.total)
-    return np.array(totals)
+    return np.array(totals), stops
 
 
-def line(name: str, returns: np.ndarray, deployed: np.ndarray) -> str:
-    """Return a line: the return, and the largest difference of an episode from the deployed policy."""
+def line(name: str, returns: np.ndarray, deployed: np.ndarray, stops: int = 0) -> str:
+    """Return a line: return, largest difference of an episode from the deployed policy, and stopped episodes."""
     value, low, high = intervals.mean(returns)
     difference = np.abs(returns - deployed).max()
-    return f"{name:32} return {value:.1f} [{low:.1f}, {high:.1f}], largest difference of an episode {difference:.1e}"
+    text = f"{name:32} return {value:.1f} [{low:.1f}, {high:.1f}], largest difference of an episode {difference:.1e}"
+    return f"{text}, stopped in {stops} episodes at an unknown observation" if stops else text
 
 
 def main(options: LoopOptions) -> None:
@@ -105,9 +109,9 @@ def main(options: LoopOptions) -> None:
     deployed = deploy(folder, episodes=episodes, backend="c").returns
     print(f"{folder}, engine c, {episodes} episodes; mean [95 % interval]")
     print(line("deploy", deployed, deployed))
-    print(line("robot loop, no limit on changes", returns_in_the_loop(folder, episodes), deployed))
-    limited = returns_in_the_loop(folder, episodes, robot_loop.LARGEST_CHANGE)
-    print(line("robot loop", limited, deployed))
+    for name, largest in (("robot loop, no limit on changes", 1.0), ("robot loop", robot_loop.LARGEST_CHANGE)):
+        returns, stops = returns_in_the_loop(folder, episodes, largest)
+        print(line(name, returns, deployed, stops))
 
 
 if __name__ == "__main__":

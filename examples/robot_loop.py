@@ -57,6 +57,10 @@ class StandIn:
         """Do nothing."""
 
 
+class UnknownObservation(RuntimeError):
+    """An observation is not finite, or far from those of training."""
+
+
 class Log(NamedTuple):
     """What a loop has done: observations `[T, n]` and the actions `[T, d]` that were sent after them.
 
@@ -97,7 +101,7 @@ def run(
 
     Raises:
         ValueError: if the policy was trained at another rate.
-        RuntimeError: if an observation is not finite, or far from those of training. The last action is held.
+        UnknownObservation: if an observation is not finite, or far from those of training. The last action is held.
     """
     trained = policy.description["rate"]["control_period_seconds"]
     if trained is not None and abs(period - trained) > LARGEST_DRIFT * trained:
@@ -112,7 +116,7 @@ def run(
         recent = history(obs)
         if strange := _strange(policy, recent):
             robot.command(previous)
-            raise RuntimeError(f"stopped and holding the last action: {strange}")
+            raise UnknownObservation(f"stopped and holding the last action: {strange}")
         if not planned:
             planned = list(executed_actions(policy.description, policy(recent)))
         largest = largest_change * (high - low)
@@ -122,8 +126,11 @@ def run(
             log.obs.append(obs.copy())
             log.action.append(previous.copy())
         due += period
-        missed += clock.monotonic() > due
-        clock.sleep(max(0.0, due - clock.monotonic()))
+        now = clock.monotonic()
+        missed += now > due
+        # After a delay the periods start anew: actions sent to catch up would exceed the limit on speed.
+        due = max(due, now)
+        clock.sleep(due - now)
     return missed
 
 

@@ -19,9 +19,9 @@ from experiments.program import run_program
 from genpo_jax import intervals
 from genpo_jax.checks import require
 from genpo_jax.config import SUCCESS
-from genpo_jax.imitation.finetune import FINETUNED_FILE, NOISES
+from genpo_jax.imitation.finetune import NOISES
 from genpo_jax.intervals import Interval
-from genpo_jax.runs.folder import saved_config, seed_folders
+from genpo_jax.runs.folder import FINETUNED_FILE, saved_config, seed_folders
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 
 # How tables and figures call each kind of noise.

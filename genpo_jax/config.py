@@ -14,6 +14,7 @@ from genpo_jax.methods import GenPOPlusPlus, Method, NetworksConfig, method_of
 
 # Counters of single environments are int32.
 LARGEST_COUNT = 2**31 - 1
+LARGEST_TIMESTEPS = 10**15
 LARGEST_NUM_ENVS = 2**24
 # Prefix of the names of Gymnasium's environments.
 GYMNASIUM = "gymnasium:"
@@ -290,7 +291,7 @@ class Config:
     def __post_init__(self) -> None:
         """Check types, ranges and what must divide what."""
         check_types(self)
-        require_between(self, 1, 10**15, "num_timesteps")
+        require_between(self, 1, LARGEST_TIMESTEPS, "num_timesteps")
         require(self.seed >= 0 and self.seed + self.num_seeds <= 2**32, "in [0, 2^32)", "seed", self.seed)
         require_between(self, 1, LARGEST_NUM_ENVS, "num_seeds", "updates_per_chunk", "eval_envs")
         require_between(self, 0, 10**9, "num_evals")

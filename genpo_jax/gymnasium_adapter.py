@@ -6,6 +6,7 @@ check a policy. To train in Gymnasium's environments, name them `gymnasium:NAME`
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ from gymnasium import spaces
 from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.envs import Environment
+from genpo_jax.envs.host import host_of, ticket_of
 from genpo_jax.envs.wrappers import bounds_of, declared_bounds
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runtime import draw_without_display
@@ -39,7 +41,7 @@ class GymnasiumEnv(gymnasium.Env):
 
     Raises:
         ValueError: in a process that was forked after this module was imported, as by `AsyncVectorEnv`'s default; or
-            if images are asked for and the environment has no MuJoCo model.
+            if images are asked for and the environment has no MuJoCo model, or there is no time limit.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}
@@ -59,7 +61,9 @@ class GymnasiumEnv(gymnasium.Env):
         if render_mode is not None:
             draw_without_display()
         self.env: Environment = envs.make(env, backend) if isinstance(env, str) else envs.as_environment(env)
-        self.episode_length = episode_length or self.env.default_episode_length
+        length = episode_length or self.env.default_episode_length
+        require(isinstance(length, int), "an integer >= 1", f"the time limit of {self.env.name}", length, "set it")
+        self.episode_length = length
         boxes: dict[str, spaces.Space] = {
             name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in self.env.observation_sizes.items()
         }
@@ -69,7 +73,7 @@ class GymnasiumEnv(gymnasium.Env):
         declared = declared_bounds(self.env) or bounds_of(None, self.env.action_size)
         low, high = (np.asarray(bound, np.float32) for bound in declared)
         self._box = self.action_space = spaces.Box(low, high, dtype=np.float32)
-        self._reset, self._step = jax.jit(self.env.reset), jax.jit(self.env.step)
+        self._reset, self._step = jax.jit(self._start), jax.jit(self.env.step)
         self._state: Any = None
         self._steps = 0
         self.render_mode = render_mode
@@ -98,7 +102,9 @@ class GymnasiumEnv(gymnasium.Env):
         self._state, obs, reward, terminated, metrics = self._step(self._state, action)
         self._steps += 1
         info = {name: float(value) for name, value in metrics.items()}
-        return self._observation(obs), float(reward), bool(terminated), self._steps >= self.episode_length, info
+        cut = host_of(self.env) is not None and bool(ticket_of(self._state).truncated)
+        truncated = cut or self._steps >= self.episode_length
+        return self._observation(obs), float(reward), bool(terminated), truncated, info
 
     def render(self) -> Any:
         """Return an image `[480, 640, 3]` of the present state, uint8; None without a render mode."""
@@ -111,6 +117,12 @@ class GymnasiumEnv(gymnasium.Env):
         """Free the renderer."""
         if self._camera is not None:
             self._camera.close()
+
+    def _start(self, key: jax.Array) -> tuple[Any, Any]:
+        """Return a fresh `(state, observation)`; simulators on the host get the time limit of this adapter."""
+        host = host_of(self.env)
+        with nullcontext() if host is None else host.starting(self.episode_length, False):
+            return self.env.reset(key)
 
     def _observation(self, obs: Any) -> Any:
         arrays = {name: np.asarray(value, np.float32) for name, value in obs.items()}

@@ -244,7 +244,8 @@ def test_a_student_cannot_see_what_only_its_teachers_see():
     [
         ({"env_options": EnvConfig(chunk=2)}, "chunk must be 1 to distill"),
         ({"method": sized((8,), "genpo++", base="learned-scale")}, "base must be standard or correlated to distill"),
-        ({"method": sized((8,), "fpo", initial_std=0.5)}, "initial_std must be 1 to distill a flow"),
+        ({"method": sized((8,), "fpo", initial_std=0.5)}, "initial noise must be 1, .* to distill a flow, got 0.5"),
+        ({"method": sized((8,), "dppo")}, "initial noise must be 1, .* got 0.707.*; set initial_std=1, and noise_std"),
     ],
 )
 def test_a_student_that_the_loss_cannot_fit_is_refused(changes, message):

@@ -67,7 +67,7 @@ def test_a_run_is_evaluated_with_every_noise_and_reported_as_json_and_as_a_table
 def test_returns_lengths_metrics_and_success_are_means_over_the_episodes(run, monkeypatch):
     metrics = {"distance": jax.numpy.array([1.0, 2.0]), "success": jax.numpy.array([0.0, 1.0])}
     ends = jax.numpy.array([True, False])
-    played = Episodes(jax.numpy.array([0.0, 4.0]), jax.numpy.array([2, 4]), metrics, ends, None)
+    played = Episodes(jax.numpy.array([0.0, 4.0]), jax.numpy.array([2, 4]), metrics, ends, ends, None)
     monkeypatch.setattr(evaluation, "play_episodes", lambda *_: played)
     found = evaluate(run.run_dir, episodes=2, noise=("zero",))["noise"]["zero"]
     assert (found["return"], found["return_std"], found["length"]) == (2.0, 2.0, 3.0)

@@ -528,8 +528,10 @@ def test_the_robot_loop_earns_the_return_of_the_trainer_with_chunks_repeats_and_
     assert deployed.backend == "c" and len(deployed.latencies) == 3 * 6
     assert deployed.returns.mean() == pytest.approx(expected["return"], rel=1e-4)
     assert len(set(deployed.returns)) == 3
-    np.testing.assert_allclose(in_the_loop.returns_in_the_loop(folder, 3), deployed.returns, rtol=1e-4)
-    limited = in_the_loop.returns_in_the_loop(folder, 3, largest_change=0.001)
+    returns, stops = in_the_loop.returns_in_the_loop(folder, 3)
+    np.testing.assert_allclose(returns, deployed.returns, rtol=1e-4)
+    assert stops == 0
+    limited, _ = in_the_loop.returns_in_the_loop(folder, 3, largest_change=0.001)
     assert np.abs(limited - deployed.returns).max() > 0.01
 
 
@@ -552,6 +554,28 @@ def test_the_loop_for_a_robot_sends_one_action_per_control_period(planning):
     with pytest.raises(RuntimeError, match="stopped"):
         robot_loop.run(standalone.OnnxPolicy(planning), robot, period=0.05, seconds=0.3)
     assert robot.sent[-1] == 0
+
+
+def test_the_loop_does_not_catch_up_after_a_delay(planning):
+    class Stalls:
+        now, slept = 0.0, ()
+
+        def observe(self):
+            return np.zeros(1, np.float32)
+
+        def command(self, action):
+            self.now += 1.0 if len(self.slept) == 1 else 0.01
+
+        def monotonic(self):
+            return self.now
+
+        def sleep(self, seconds):
+            self.now += seconds
+            self.slept += (seconds,)
+
+    robot = Stalls()
+    assert robot_loop.run(standalone.OnnxPolicy(planning), robot, period=0.05, seconds=0.3, clock=robot) == 1
+    assert robot.slept == pytest.approx([0.04, 0, 0.04, 0.04, 0.04, 0.04])
 
 
 def test_an_exported_policy_acts_without_the_trainer(exported, tmp_path):
@@ -601,6 +625,11 @@ def test_only_an_exported_policy_is_overwritten(exported, tmp_path):
         standalone.describe(tmp_path / "run")
     with pytest.raises(ValueError, match="does not hold an exported policy"):
         export(run.run_dir, tmp_path / "run", overwrite=True)
+    # An export that was interrupted has no description.
+    for name in ("policy.json", "policy.onnx"):
+        (old / name).unlink()
+    export(run.run_dir, old, overwrite=True)
+    assert standalone.describe(old)["format"] == standalone.FORMAT
 
 
 def test_the_loader_does_not_import_the_package():

@@ -7,7 +7,7 @@ from flax import nnx
 from genpo_jax.config import Config
 from genpo_jax.imitation.config import PretrainConfig
 from genpo_jax.methods import FPO, NetworksConfig
-from genpo_jax.policies.networks import embed_time, make_velocity, mish, orthogonal
+from genpo_jax.policies.networks import MLP, _polar_factor, embed_time, make_velocity, mish, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(4, 128), (400, 200), (128, 128), (200, 1), (512, 512)])
@@ -66,3 +66,13 @@ def test_pretraining_has_a_skip_if_a_chunk_has_more_numbers_than_a_layer():
 def test_a_skip_needs_an_encoder():
     with pytest.raises(ValueError, match="skip must be False with network=concat"):
         FPO(network="concat", skip=True)
+
+
+def test_equal_layers_share_one_compiled_initializer():
+    def build(seed):
+        return MLP(5, (7, 7), "tanh", nnx.Rngs(seed), size_out=3)
+
+    build(0)
+    before = _polar_factor._cache_size()
+    build(1)
+    assert _polar_factor._cache_size() == before

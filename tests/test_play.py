@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from browser import needs_browser, open_page
 
+from genpo_jax import envs
+from genpo_jax.config import Config, EnvConfig
 from genpo_jax.viewing.camera import framing
 from genpo_jax.viewing.pictures import write_strip, write_video
 from genpo_jax.viewing.play_page import PLAYER, play_page
-from genpo_jax.viewing.recording import RecordedEpisode, Recording, frames, with_endless_floors
+from genpo_jax.viewing.recording import RecordedEpisode, Recorder, Recording, frames, with_endless_floors
 from genpo_jax.viewing.shapes import MAX_TRIANGLES, Mesh, scene, simplify
 
 MODEL = """
@@ -291,3 +293,9 @@ def test_a_video_and_a_strip_are_drawn_if_mujoco_can_draw(recording, tmp_path):
     red = np.asarray(image).astype(int)
     assert ((red[..., 0] - red[..., 1]) > 60).sum() > 1000
     assert (tmp_path / "film.mp4").stat().st_size > 1000
+
+
+def test_a_recording_ends_where_training_ended_the_episode():
+    config = Config("panda_reach", "c", env_options=EnvConfig(reward="success", episode_length=7))
+    batch = Recorder(envs.make("panda_reach", "c"), config).batch
+    assert (batch.reward, batch.episode_length) == ("success", 7)

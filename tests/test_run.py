@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +28,7 @@ from genpo_jax.runs.health import SickRunError
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.runs.run import Run
 from genpo_jax.runs.run import train as start
+from genpo_jax.training.algorithm import PER_EPISODE
 from genpo_jax.training.evaluation import Evaluator
 from genpo_jax.training.ppo import Hyperparameters
 from genpo_jax.training.trainer import Trainer
@@ -594,3 +597,12 @@ def test_wrong_names_of_checkpoints_are_refused(tmp_path, evaluations):
         genpo_jax.load(tmp_path, checkpoint="latest")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="step 64 and checkpoint 'best' name two checkpoints; leave one of them out"):
         evaluate(tmp_path, step=64, checkpoint="best", env="fast")
+
+
+def test_a_seed_without_a_finished_episode_does_not_hide_the_mean_of_the_others():
+    session: Any = SimpleNamespace(per_episode=PER_EPISODE)
+    values = np.array([np.nan, 3.0, 5.0])
+    assert Run._mean(session, "train/episode_return", values) == 4.0
+    assert np.isnan(Run._mean(session, "train/episode_return", np.full(2, np.nan)))
+    # Elsewhere a number that is not finite is a fault.
+    assert np.isnan(Run._mean(session, "train/kl", values))

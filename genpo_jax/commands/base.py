@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, TypeVar, get_args, get_origin, get_t
 import tyro
 
 from genpo_jax.checks import check_types, require
-from genpo_jax.config import LARGEST_COUNT
+from genpo_jax.config import LARGEST_COUNT, LARGEST_TIMESTEPS
 from genpo_jax.methods import method_of
 
 Options = TypeVar("Options")
@@ -29,6 +29,9 @@ SAME_MEANING = {
 }
 # Exit code of a run that was stopped before its end: EX_TEMPFAIL of sysexits.h, which means that it can be retried.
 STOPPED = 75
+
+# Largest numbers of steps and of seeds, by the last word of an option; as in `Config`.
+LARGEST = {"step": LARGEST_TIMESTEPS, "timesteps": LARGEST_TIMESTEPS, "seed": 2**32 - 1}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +137,8 @@ def check_options(options: Any) -> None:
             if item is None:
                 continue
             if type(item) is int:
-                require(low <= item <= LARGEST_COUNT, f"in [{low}, {LARGEST_COUNT}]", name, item)
+                high = LARGEST.get(name.rpartition("_")[2], LARGEST_COUNT)
+                require(low <= item <= high, f"in [{low}, {high}]", name, item)
             elif name in ("env", "envs") and ":" not in item:
                 # A module is imported later, when it is known which folders hold data.
                 from genpo_jax import envs

@@ -58,12 +58,20 @@ def run(options: CollectOptions) -> None:
         unwrapped,
         with_noise,
     )
+    from genpo_jax.data.formats import check_target
+    from genpo_jax.envs.base import step_seconds
+    from genpo_jax.runs.files import check_writable
+    from genpo_jax.runs.folder import saved_config
     from genpo_jax.runs.load import load
     from genpo_jax.training.play import Actor
 
-    require(not options.data.exists(), "a new file or folder", "data", str(options.data), "name another, or remove it")
+    check_writable(options.data)
     runs = {name: load(name) for name in options.demonstrators if name != EXPERT}
     env = _environment(options, runs)
+    seconds = step_seconds(env)
+    check_target(options.data, options.form, 1 / seconds if seconds else None)
+    # The horizon of the first run; beyond it, a policy is in states that it never learned.
+    length = saved_config(next(iter(runs))).env_options.episode_length if runs else None
     counts = [len(range(i, options.episodes, len(options.demonstrators))) for i in range(len(options.demonstrators))]
     require(min(counts) > 0, "at least 1 for each demonstrator", "episodes", options.episodes)
 
@@ -78,7 +86,7 @@ def run(options: CollectOptions) -> None:
         view = EnvConfig() if name == EXPERT else runs[name].spec
         actor = with_noise(actor_of(name, count), options.noise)
         seen, obs_name = recording(env, view)
-        return unwrapped(record_demonstrations(seen, actor, count, key, obs_name=obs_name), env, view)
+        return unwrapped(record_demonstrations(seen, actor, count, key, length, obs_name), env, view)
 
     parts = [recorded(*part) for part in zip(options.demonstrators, counts, keys, strict=True)]
     demonstrations, means = mixed(parts, env, options.keep == "success")

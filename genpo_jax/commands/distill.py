@@ -9,7 +9,7 @@ import tyro
 
 from genpo_jax.checks import require
 from genpo_jax.commands.base import STOPPED, Command, leave, print_end
-from genpo_jax.commands.settings import FromRunOptions, peek, refuse_foreign_options, source_config
+from genpo_jax.commands.settings import FromRunOptions, peek, refuse_foreign_options, resumed_config, source_config
 from genpo_jax.config import Config
 from genpo_jax.presets import apply, distill_preset, parse_method
 
@@ -40,7 +40,7 @@ def defaults(arguments: Sequence[str]) -> DistillOptions:
     known = peek(arguments)
     method = known.method or DistillOptions.method
     if known.resume and known.run_dir is not None and not known.help:
-        config, method = _resumed(known.run_dir, known.method)
+        config, method = resumed_config(known.run_dir, known.method)
     elif known.sources:
         from genpo_jax.imitation.distill import distill_config
 
@@ -52,17 +52,6 @@ def defaults(arguments: Sequence[str]) -> DistillOptions:
         config = apply(distill_preset(Config(), name, accelerator=False), layer)
     refuse_foreign_options(arguments, config.method)
     return DistillOptions(config=config, method=method, run_dir=tyro.MISSING, named_env=known.env)
-
-
-def _resumed(run_dir: Path, method: str | None) -> tuple[Config, str]:
-    """Return the settings and the method of the run to resume; raises `ValueError` if another method is given."""
-    from genpo_jax.runs.folder import check_run_dir, saved_config
-
-    check_run_dir(run_dir, resume=True)
-    saved = saved_config(run_dir)
-    name, layer = parse_method(method or saved.method.name)
-    require(name == saved.method.name, f"{saved.method.name}, as in the run to resume", "method", name)
-    return apply(saved, layer), name
 
 
 def run(options: DistillOptions) -> None:

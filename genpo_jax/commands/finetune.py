@@ -7,8 +7,9 @@ from typing import Annotated
 
 import tyro
 
+from genpo_jax.checks import require
 from genpo_jax.commands.base import STOPPED, Command, leave, print_end
-from genpo_jax.commands.settings import FromRunOptions, peek, refuse_foreign_options, source_config
+from genpo_jax.commands.settings import FromRunOptions, peek, refuse_foreign_options, resumed_config, source_config
 from genpo_jax.config import Config
 from genpo_jax.presets import apply, finetune_preset, parse_method
 
@@ -21,14 +22,14 @@ class FinetuneOptions(FromRunOptions):
     `genpo-jax finetune --from RUN --help` shows them.
     """
 
-    source: Annotated[Path, tyro.conf.arg(name="from", metavar="RUN")]
-    """Folder of the pretrained run."""
+    source: Annotated[Path | None, tyro.conf.arg(name="from", metavar="RUN", help_behavior_hint="")] = None
+    """Folder of the pretrained run. Required unless --resume is given."""
     method: str = "genpo++"
     """Method, optionally with its settings and settings of PPO: `genpo++:target_kl=0.02,num_steps=10`.
     Other settings are those of the fine-tuning preset, for genpo++ base=standard and history_coef=0.5.
     In `fidelity`, genpo++ has the method's default instead, history_coef=0.75."""
     resume: bool = False
-    """Resume the run in --run-dir; repeat the whole command, with --from and all settings."""
+    """Resume the run in --run-dir with its settings."""
     anyway: bool = False
     """Start even if the sampler loses success or return before training, or if nothing succeeds."""
     episodes: int = 1000
@@ -36,10 +37,12 @@ class FinetuneOptions(FromRunOptions):
 
 
 def defaults(arguments: Sequence[str]) -> FinetuneOptions:
-    """Return options with the settings of the fine-tuning preset for the pretrained run."""
+    """Return options with the settings of the fine-tuning preset for the pretrained run, or of the run to resume."""
     known = peek(arguments)
     method = known.method or FinetuneOptions.method
-    if known.sources:
+    if known.resume and known.run_dir is not None and not known.help:
+        config, method = resumed_config(known.run_dir, known.method)
+    elif known.sources:
         from genpo_jax.imitation.finetune import finetune_config
 
         config = source_config(known, lambda pretrained: finetune_config(pretrained, method))
@@ -48,13 +51,15 @@ def defaults(arguments: Sequence[str]) -> FinetuneOptions:
         name, layer = parse_method(method)
         config = apply(finetune_preset(Config(), name), layer)
     refuse_foreign_options(arguments, config.method)
-    return FinetuneOptions(config=config, method=method, source=tyro.MISSING, run_dir=tyro.MISSING, named_env=known.env)
+    return FinetuneOptions(config=config, method=method, run_dir=tyro.MISSING, named_env=known.env)
 
 
 def run(options: FinetuneOptions) -> None:
     """Measure the sampler, train, and measure the result."""
     from genpo_jax.imitation.finetune import finetune
 
+    given = None if options.source is None else str(options.source)
+    require(options.resume != bool(given), "given, unless resume=True", "from", given)
     finished = finetune(
         options.source,
         options.run_dir,

@@ -13,7 +13,7 @@ import tyro
 from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.methods import METHODS, Method
-from genpo_jax.presets import Layer
+from genpo_jax.presets import Layer, apply, parse_method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +144,17 @@ def source_config(known: Known, preset_for: Callable[[Config], Config]) -> Confi
     if known.env in (None, recorded.name, recorded.path):
         return config
     return dataclasses.replace(config, env=known.env, backend=None)
+
+
+def resumed_config(run_dir: Path, method: str | None) -> tuple[Config, str]:
+    """Return the settings and the method of the run to resume; raises `ValueError` if another method is given."""
+    from genpo_jax.runs.folder import check_run_dir, saved_config
+
+    check_run_dir(run_dir, resume=True)
+    saved = saved_config(run_dir)
+    name, layer = parse_method(method or saved.method.name)
+    require(name == saved.method.name, f"{saved.method.name}, as in the run to resume", "method", name)
+    return apply(saved, layer), name
 
 
 def refuse_foreign_options(arguments: Sequence[str], method: Method) -> None:

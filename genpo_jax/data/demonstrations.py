@@ -128,7 +128,7 @@ class Demonstrations:
         else:
             count = min(max(1, round(share * len(self))), len(self) - 1) if share > 0 else 0
             held_out = sorted(np.random.default_rng(seed).permutation(len(self))[:count].tolist())
-        rest = [number for number in range(len(self)) if number not in held_out]
+        rest = sorted(set(range(len(self))).difference(held_out))
         require(len(rest) > 0, "fewer than all", "held-out episodes", len(held_out), "leave some to train on")
         return rest, held_out
 

@@ -9,6 +9,8 @@ from genpo_jax.checks import require
 
 MAX_JSON_BYTES = 256 * 2**20
 LONGEST_QUOTE = 200
+# Suffixes of HDF5 files.
+HDF5 = (".hdf5", ".h5")
 FETCH = "it is damaged, incomplete or has another layout: fetch it again"
 
 

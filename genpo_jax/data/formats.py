@@ -4,11 +4,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from genpo_jax.checks import require
 from genpo_jax.data.demonstrations import Demonstrations
-from genpo_jax.data.files import FETCH, first_line
+from genpo_jax.data.files import FETCH, HDF5, first_line
 from genpo_jax.data.merge import merged
 from genpo_jax.data.reading import Reading, episode_numbers
 from genpo_jax.data.suspicions import suspicions
@@ -17,7 +18,6 @@ from genpo_jax.data.suspicions import suspicions
 FORMATS = ("robomimic", "minari", "dppo", "lerobot")
 # Module of this package with `write(path, demonstrations)`, by format.
 WRITERS = {"robomimic": "robomimic", "minari": "minari", "lerobot": "lerobot_writer"}
-HDF5 = (".hdf5", ".h5")
 # Errors of the libraries about files that they cannot read.
 FILE_ERRORS = (OSError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError)
 
@@ -111,15 +111,36 @@ def write(path: str | Path, demonstrations: Demonstrations, form: str) -> Path:
         form: `robomimic`, `minari` or `lerobot`.
 
     Raises:
-        ValueError: if the format cannot be written, or the path exists.
+        ValueError: as `check_target`, or if the format cannot hold the data.
     """
     path = Path(path)
-    require(form in WRITERS, f"one of {', '.join(WRITERS)}", "format", form)
-    require(not path.exists(), "a new file or folder", "data", str(path), "it exists; choose another, or remove it")
+    check_target(path, form, demonstrations.rate)
     writer: Callable[[Path, Any], None] = import_module(f"genpo_jax.data.{WRITERS[form]}").write
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer(path, demonstrations)
+    # Complete or absent: a part of a data set would be read as a whole one.
+    with TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
+        writer(unfinished, demonstrations)
+        unfinished.rename(path)
     return path
+
+
+def check_target(path: Path, form: str, rate: float | None) -> None:
+    """Check what `write` needs, before anything is recorded.
+
+    Args:
+        path: file or folder to write.
+        form: `robomimic`, `minari` or `lerobot`.
+        rate: steps per second of the data; None if it is unknown.
+
+    Raises:
+        ValueError: if the format cannot be written, the path exists, or its name or the rate does not fit the format.
+        ModuleNotFoundError: if the library that writes the format is not installed; the message names the extra.
+    """
+    require(form in WRITERS, f"one of {', '.join(WRITERS)}", "format", form)
+    require(not path.exists(), "a new file or folder", "data", str(path), "it exists; choose another, or remove it")
+    check: Callable[[Path, float | None], None] = import_module(f"genpo_jax.data.{WRITERS[form]}").check_target
+    check(path, rate)
 
 
 def _paths(path: str | Path | Sequence[str | Path]) -> list[Path]:

@@ -300,5 +300,5 @@ def _held_out(info: dict[str, Any], numbers: Sequence[int]) -> tuple[int, ...] |
             match = re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", span) if isinstance(span, str) else None
             require(match is not None, "a range such as 8:10", f"the split {name} in meta/info.json", span)
             assert match is not None
-            return tuple(i for i, number in enumerate(numbers) if int(match[1]) <= number < int(match[2]))
+            return tuple(i for i, number in enumerate(numbers) if int(match[1]) <= number < int(match[2])) or None
     return None

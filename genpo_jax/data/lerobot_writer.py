@@ -1,6 +1,7 @@
 """Write LeRobot v3.0, without images: one Parquet file of frames, and tables of episodes and tasks in `meta/`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,24 @@ DATA_FILE = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 FIRST = {"chunk_index": 0, "file_index": 0}
 
 
+def check_target(path: Path, rate: float | None) -> None:
+    """Raise `ValueError` if the data has no rate, without which LeRobot has no time."""
+    del path
+    rule = "a positive number of steps per second, which LeRobot needs"
+    require(rate is not None, rule, "rate of the demonstrations", rate, "choose another format")
+
+
 def write(path: Path, demonstrations: Demonstrations) -> None:
-    """Write a data set; each observation is `observation.KEY`.
+    """Write a data set; each observation is `observation.KEY`. Held-out episodes come last.
 
     Raises:
-        ValueError: if the data has no rate, without which LeRobot has no time.
+        ValueError: if two observations have the name of one column.
     """
     rate = demonstrations.rate
-    require(rate is not None, "a positive number of steps per second", "rate of the demonstrations", rate, "set it")
     assert rate is not None
+    held_out = sorted(set(demonstrations.valid or ()))
+    order = [*sorted(set(range(len(demonstrations))).difference(held_out)), *held_out]
+    demonstrations = replace(demonstrations, episodes=tuple(demonstrations.episodes[i] for i in order))
     frames = _frames(demonstrations, rate)
     for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
         (path / folder).mkdir(parents=True)
@@ -126,6 +136,8 @@ def _info(demonstrations: Demonstrations, frames: dict[str, np.ndarray], rate: f
         }
         for name, values in frames.items()
     }
+    last = len(demonstrations)
+    first = last - len(set(demonstrations.valid or ()))
     return {
         "codebase_version": VERSION,
         "robot_type": demonstrations.env or None,
@@ -134,7 +146,7 @@ def _info(demonstrations: Demonstrations, frames: dict[str, np.ndarray], rate: f
         "total_tasks": 1,
         "chunks_size": 1000,
         "fps": int(rate) if rate == int(rate) else rate,
-        "splits": {"train": f"0:{len(demonstrations)}"},
+        "splits": {"train": f"0:{first}"} | ({"val": f"{first}:{last}"} if first < last else {}),
         "data_path": DATA_FILE,
         "video_path": None,
         "features": features,

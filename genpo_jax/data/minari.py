@@ -44,14 +44,19 @@ def read(path: Path, reading: Reading) -> Demonstrations:
     return Demonstrations(episodes, sizes, _env_name(metadata, reading), action_bounds=bounds)
 
 
+def check_target(path: Path, rate: float | None) -> None:
+    """Raise `ValueError` if the name has no version."""
+    del rate
+    versioned = re.fullmatch(r"[\w.-]*\w-v\d+", path.name)
+    require(versioned is not None, "NAME-v0 or another version", "the name of a Minari data set", path.name)
+
+
 def write(path: Path, demonstrations: Demonstrations) -> None:
     """Write a data set that Minari opens with `MinariDataset(path / "data")`.
 
     Raises:
-        ValueError: if the name has no version, or an episode has no observation after its last action.
+        ValueError: if an episode has no observation after its last action.
     """
-    versioned = re.fullmatch(r"[\w.-]*\w-v\d+", path.name)
-    require(versioned is not None, "NAME-v0 or another version", "the name of a Minari data set", path.name)
     for number, episode in enumerate(demonstrations.episodes):
         name = f"the observation after the last action of episode {number}"
         require(episode.last_obs is not None, "an array, because Minari requires it", name, None)

@@ -106,7 +106,7 @@ class Reading:
                 rows = array.reshape(len(array), -1) if array.ndim else array.reshape(1, 1)
                 error = np.abs(rows - rounded.reshape(rows.shape)).max(axis=0)
                 span = np.ptp(rows.astype(np.float64), axis=0)
-                if ((error > ROUNDING * span) & (span > 0) & (rows.max(axis=0) > LARGE)).any():
+                if ((error > ROUNDING * span) & (span > 0) & (np.abs(rows).max(axis=0) > LARGE)).any():
                     self._rounded.add(name)
                     self._suspect_rounding(name, episode, rows)
         return rounded

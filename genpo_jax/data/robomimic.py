@@ -10,6 +10,7 @@ import numpy as np
 from genpo_jax.checks import require
 from genpo_jax.data import hdf5
 from genpo_jax.data.demonstrations import Demonstrations, Episode
+from genpo_jax.data.files import HDF5
 from genpo_jax.data.observations import choose, usual_or_only
 from genpo_jax.data.reading import LEAVE_OUT, Reading, size_of
 
@@ -39,6 +40,13 @@ def read(path: Path, reading: Reading) -> Demonstrations:
     if reading.episodes is None and reading.mask is None and total not in (None, steps):
         reading.suspect(f"the attribute total of data counts {total} steps, but the demonstrations have {steps}")
     return Demonstrations(episodes, sizes, _env_name(env_args, reading), valid, rate=_rate(env_args))
+
+
+def check_target(path: Path, rate: float | None) -> None:
+    """Raise `ValueError` if `read` would take the file for no data, or for that of Minari."""
+    del rate
+    fits = path.suffix in HDF5 and path.name != "main_data.hdf5"
+    require(fits, f"NAME{' or NAME'.join(HDF5)}", "the name of a robomimic file", path.name)
 
 
 def write(path: Path, demonstrations: Demonstrations) -> None:
@@ -146,7 +154,8 @@ def _held_out(masks: dict[str, list[str]], names: list[str], reading: Reading) -
         reading.suspect(f"mask/train and mask/{valid} have {len(train & held_out)} demonstrations in common")
     if train and all_read and (others := set(names) - train - held_out):
         reading.suspect(f"{len(others)} demonstrations are in neither mask/train nor mask/{valid}; they are trained on")
-    return tuple(i for i, name in enumerate(names) if name in held_out)
+    # A mask or a part without held-out demonstrations has no split of its own.
+    return tuple(i for i, name in enumerate(names) if name in held_out) or None
 
 
 def _env_name(env_args: dict[str, Any], reading: Reading) -> str:

@@ -308,7 +308,9 @@ class WarpEngine(MjxEngine):
         return without_shared(super().step(with_shared(data, self._shared), substeps, variant))
 
     def _blank(self, model: mujoco.MjModel) -> Any:
-        data = self._mjx.make_data(model, impl=self.impl, naconmax=self._num_contacts)
+        # `reserve` may be called while a program is traced, whose arrays must not stay here.
+        with jax.ensure_compile_time_eval():
+            data = self._mjx.make_data(model, impl=self.impl, naconmax=self._num_contacts)
         self._shared = shared_of(model, data)
         return without_shared(data)
 

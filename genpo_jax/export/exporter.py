@@ -31,11 +31,14 @@ from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.environment import Recorded, env_option, environment_of, record_of
 from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.folder import PRETRAIN_FILE, read_config, saved_config
-from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load
+from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load, newest_step
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
+# Files of the functions, and the other files before the description.
+GRAPHS = ("policy.onnx", "policy_noise.onnx", "policy.stablehlo", "policy_noise.stablehlo", "policy_seeded.stablehlo")
+OTHER_FILES = ("standalone.py", "README.md")
 # Engines of Brax that do not simulate as MuJoCo does.
 APPROXIMATE = ("spring", "positional", "generalized")
 
@@ -70,6 +73,7 @@ def export(
     _check_out(out, overwrite)
     run_dir = folder_of(Path(run_dir), seed)
     step = checkpoint_step(run_dir, step, checkpoint)
+    step = newest_step(run_dir) if step is None else step
     policy, config, contents = load(run_dir, step), saved_config(run_dir), read_config(run_dir)
     record = _record(run_dir, contents["environment"], env)
     description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
@@ -269,7 +273,7 @@ def _trained(run_dir: Path, step: int | None) -> dict[str, Any]:
     if not records:
         return {}
     names = ("env_steps", "eval/return_zero", "eval/return_zero_std", "eval/return_random")
-    return {name: records[-1][name] for name in names if math.isfinite(records[-1].get(name, math.nan))}
+    return {name: value for name in names if (value := records[-1].get(name)) is not None and math.isfinite(value)}
 
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -282,8 +286,13 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 def _check_exported(out: Path) -> None:
-    """Raise unless `out` holds an exported policy of any version, because `overwrite` removes its files."""
-    if "policy.onnx" not in _files_of(out):
+    """Raise unless `out` holds an exported policy of any version, because `overwrite` removes its files.
+
+    Without a description it is what an interrupted export has left, if it has nothing else.
+    """
+    names = {path.name for path in out.iterdir()}
+    interrupted = names <= {*GRAPHS, *OTHER_FILES} and not names.isdisjoint(GRAPHS)
+    if "policy.onnx" not in _files_of(out) and not interrupted:
         raise ValueError(f"{out} does not hold an exported policy, so it is not overwritten; name another folder")
 
 

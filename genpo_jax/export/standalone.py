@@ -1,6 +1,6 @@
 """Load an exported policy without the trainer: this file needs numpy, and what each class names.
 
-    from standalone import OnnxPolicy
+    from standalone import ObservationHistory, OnnxPolicy, executed_actions
 
     policy = OnnxPolicy("exported")
     history = ObservationHistory(policy.description)  # reset it at the start of each episode

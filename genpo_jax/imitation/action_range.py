@@ -75,8 +75,9 @@ def _fit(demonstrations: Demonstrations) -> bool:
     low, high = (np.asarray(bound, np.float64) for bound in demonstrations.action_bounds)
     least, largest = _min_max(np.concatenate([e.action for e in demonstrations.episodes]).astype(np.float64))
     inside = bool((low <= least).all() and (largest <= high).all())
-    moves = largest > least
-    return inside and bool((LEAST_SHARE * (high - low)[moves] <= (largest - least)[moves]).all())
+    # A coordinate that does not move is not asked for its share, unless it would get a range without end.
+    still = (largest == least) & np.isfinite(high - low)
+    return inside and bool((still | (LEAST_SHARE * (high - low) <= largest - least)).all())
 
 
 def _check_inside(demonstrations: Demonstrations, bounds: Bounds, where: str) -> None:

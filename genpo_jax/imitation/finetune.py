@@ -17,14 +17,13 @@ from genpo_jax.presets import Layer, apply, finetune_preset, parse_method
 from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runs.environment import check_drawn, named_environment, with_physics
 from genpo_jax.runs.evaluate import evaluate_policy, table
-from genpo_jax.runs.folder import check_run_dir, saved_config, seed_folders, write_json
+from genpo_jax.runs.folder import FINETUNED_FILE, check_run_dir, saved_config, seed_folders, write_json
 from genpo_jax.runs.load import folder_of, load
 from genpo_jax.runs.run import Run, train
 from genpo_jax.runtime import compiler_options, configure_jax
 from genpo_jax.training.play import Noise
 from genpo_jax.training.transfer import with_networks_of
 
-FINETUNED_FILE = "finetuned.json"
 # Largest drop that a new sampler may cause before training, of the success rate or as a share of the return.
 MAX_LOSS = 0.05
 NOISES: tuple[Noise, ...] = ("random", "fixed", "zero")
@@ -33,8 +32,8 @@ OTHER_SAMPLER = f"choose another solver, base or tau (docs/demonstrations.md), o
 
 
 def finetune(
-    source: str | Path,
-    run_dir: str | Path,
+    source: str | Path | None = None,
+    run_dir: str | Path | None = None,
     *,
     method: str = "genpo++",
     settings: Layer | None = None,
@@ -56,11 +55,12 @@ def finetune(
     sampler before training, and of the policy after training.
 
     Args:
-        source: folder of the pretrained run.
-        run_dir: folder of the new run.
+        source: folder of the pretrained run; None to resume.
+        run_dir: folder of the new run, or of the run to resume.
         method: `NAME`, or with settings `NAME:setting=value,...`.
         settings: settings by name, nested as in `Config`; they override `genpo_jax.presets.finetune_preset`.
-        resume: resume from the newest checkpoint in `run_dir`.
+        resume: resume from the newest checkpoint in `run_dir`, with its settings; `settings` may change those that
+            `genpo_jax.train` may change.
         anyway: start even if the sampler loses success or return before training, or if nothing succeeds.
         episodes: episodes per evaluation, for each kind of noise.
         progress: show progress on standard output.
@@ -74,23 +74,34 @@ def finetune(
             module must be trusted or named first; or if `run_dir` holds a run but `resume` is False.
     """
     configure_jax()
-    run_dir = Path(run_dir)
+    require(run_dir is not None, "given", "run_dir", run_dir)
+    run_dir = Path(str(run_dir))
     check_run_dir(run_dir, resume)
-    source = folder_of(Path(source), None)
-    pretrained = saved_config(source)
-    env, config = named_environment(source, finetune_config(pretrained, method, settings), env, trust)
-    seen = config.env_options
-    check_drawn(seen.observations, pretrained.env_options.physics, seen.physics, source)
+    path = run_dir / FINETUNED_FILE
+    if resume:
+        require(
+            path.exists(), "the folder of a fine-tuning run", "run_dir", str(run_dir), f"it has no {FINETUNED_FILE}"
+        )
+        origin, record = run_dir, json.loads(path.read_text())
+        config = apply(saved_config(run_dir), settings or {})
+    else:
+        require(source is not None, "given, unless resume=True", "source", source)
+        origin, record = folder_of(Path(str(source)), None), {}
+        config = finetune_config(saved_config(origin), method, settings)
+    env, config = named_environment(origin, config, env, trust)
+    pretrained, seen = saved_config(origin), config.env_options
+    networks = with_networks_of(config.method, pretrained.method)
+    rule = "without settings of the networks, which are those of the pretrained policy"
+    require(networks == config.method, rule, "method", config.method, "leave them out")
+    check_drawn(seen.observations, pretrained.env_options.physics, seen.physics, origin)
     made = env if not isinstance(env, str) else envs.make(env, config.backend, False, seen.playground_config)
     made = with_physics(envs.as_environment(made), seen)
-    episodic, path = EpisodeEnv.of(made, config.env_options), run_dir / FINETUNED_FILE
-    record: dict[str, Any] = {"from": str(source)}
-    if resume and path.exists():
-        record = json.loads(path.read_text())
-    else:
-        record |= measure_before(load(source), pretrained, config, episodic, anyway, episodes, progress)
+    episodic = EpisodeEnv.of(made, config.env_options)
+    if not resume:
+        measured = measure_before(load(origin), pretrained, config, episodic, anyway, episodes, progress)
+        record = {"from": str(origin)} | measured
         write_json(path, record)
-    start = None if resume else load(source)
+    start = None if resume else load(origin)
     run = train(env, config, run_dir, resume=resume, start=start, progress=progress, callbacks=callbacks)
     if not run.stopped:
         record["after"] = _measure_after(run_dir, config, episodic, episodes, progress)
@@ -107,9 +118,9 @@ def finetune_config(pretrained: Config, method: str, settings: Layer | None = No
         settings: further settings by name, nested as in `Config`.
     """
     name, layer = parse_method(method)
-    config = apply(finetune_preset(pretrained, name), layer)
+    config = finetune_preset(pretrained, name)
     config = replace(config, method=with_networks_of(config.method, pretrained.method))
-    return apply(config, settings or {})
+    return apply(apply(config, layer), settings or {})
 
 
 def measure_before(

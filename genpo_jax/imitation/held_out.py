@@ -16,8 +16,8 @@ from genpo_jax.runs.folder import HELD_OUT_FIGURE, HELD_OUT_FILE, write_json
 
 # Steps of the held-out episodes that are compared, at most, evenly spaced.
 MAX_STEPS = 4096
-# Observations whose distances to all training observations are computed at once.
-BLOCK = 256
+# Distances that are computed at once.
+BLOCK = 2**24
 # Coordinates in one panel of the figure.
 PANEL = 7
 LABELS = {
@@ -83,7 +83,7 @@ def _nearest(policy: TrainedPolicy, obs: np.ndarray, others: np.ndarray) -> np.n
     """Return the row of the nearest of other observations, in standardized units, for each observation."""
     standardized = [np.asarray(policy.standardized(x)) for x in (obs, others)]
     squares = np.square(standardized[1]).sum(axis=1)
-    blocks = np.array_split(standardized[0], max(1, len(obs) // BLOCK))
+    blocks = np.array_split(standardized[0], -(-len(obs) * len(others) // BLOCK))
     return np.concatenate([(squares - 2 * block @ standardized[1].T).argmin(axis=1) for block in blocks])
 
 

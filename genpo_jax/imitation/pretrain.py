@@ -325,6 +325,8 @@ def moments_of(obs: np.ndarray, normalization: str) -> RunningMoments:
 
     A constant coordinate is only shifted to 0, as `RunningMoments.std` has it.
     """
+    # Sums of float32 over many rows are wrong in the fourth digit.
+    obs = obs.astype(np.float64)
     if normalization == "min-max":
         low, high = obs.min(axis=0), obs.max(axis=0)
         center, scale = (high + low) / 2, (high - low) / 2

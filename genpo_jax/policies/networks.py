@@ -55,6 +55,13 @@ OUTPUT_GAIN = 0.01
 FREQUENCIES = (0.5, 16.0)
 
 
+@jax.jit
+def _polar_factor(x: Array) -> Array:
+    """Return the orthonormal factor of a matrix `[m, n]`, m >= n, whose singular values are in (0, 1]."""
+    # Small singular values grow by 3/2 per step until they converge to 1.
+    return jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x)
+
+
 def orthogonal(gain: float) -> Callable[..., Array]:
     """Return an initializer of `gain` times matrices with orthonormal rows or columns.
 
@@ -66,8 +73,7 @@ def orthogonal(gain: float) -> Callable[..., Array]:
     def init(key: Array, shape: tuple[int, int], dtype: DTypeLike = jnp.float32) -> Array:
         tall = (max(shape), min(shape))
         x = jax.random.normal(key, tall, dtype)
-        # Singular values are now at most 1. Small ones grow by 3/2 per step until they converge to 1.
-        x = jax.lax.fori_loop(0, 40, lambda _, x: 1.5 * x - 0.5 * x @ (x.T @ x), x / jnp.linalg.norm(x))
+        x = _polar_factor(x / jnp.linalg.norm(x))
         return gain * (x if shape[0] >= shape[1] else x.T)
 
     return init

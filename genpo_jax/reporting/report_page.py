@@ -115,6 +115,11 @@ FAULTS = (
         "smaller time step or smaller actions.",
     ),
     (
+        "eval/nan_episodes",
+        "episodes of evaluations ended early",
+        "The same happened in an evaluation: the return of such an episode is that of the steps before.",
+    ),
+    (
         "train/skipped_gradients",
         "gradients skipped",
         "Gradients were not finite. Use a lower learning_rate or target_kl.",

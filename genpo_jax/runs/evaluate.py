@@ -1,5 +1,6 @@
 """Evaluate the policy of a run over many episodes, with any noise, environment or backend."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from genpo_jax.runs.load import CheckpointName, folder_of, load
 from genpo_jax.runtime import compiler_options
 from genpo_jax.training.play import Episodes, Noise, play_episodes, policy_actor
 
+logger = logging.getLogger(__name__)
 # Names of the kinds of noise in tables.
 ACTIONS: dict[str, str] = {"zero": "deterministic", "random": "sampled", "fixed": "fixed noise"}
 
@@ -104,7 +106,15 @@ def evaluate_policy(
     _check_sizes(policy, env)
     program = jax.jit(_episodes, static_argnums=(1, 2, 3), compiler_options=compiler_options)
     key = jax.random.key(start_seed)
-    return {kind: _describe(jax.device_get(program(policy, env, kind, episodes, key))) for kind in dict.fromkeys(noise)}
+    results = {kind: jax.device_get(program(policy, env, kind, episodes, key)) for kind in dict.fromkeys(noise)}
+    for kind, played in results.items():
+        if count := int(played.nonfinite.sum()):
+            logger.warning(
+                "%d of %d episodes with %s actions ended early after non-finite physics; their returns are those of "
+                "the steps before",
+                *(count, episodes, ACTIONS[kind]),
+            )
+    return {kind: _describe(played) for kind, played in results.items()}
 
 
 def table(results: dict[str, Any]) -> str:

@@ -48,6 +48,8 @@ HELD_OUT_FILE, HELD_OUT_FIGURE = "held_out.json", "held_out.png"
 CONFIG_FILE = "config.json"
 # Settings and data of a run that imitates demonstrations.
 PRETRAIN_FILE = "pretrain.json"
+# Measurements of a fine-tuning run.
+FINETUNED_FILE = "finetuned.json"
 POLICY_FILE = "policy_spec.json"
 # Name of the policy file before 0.2.
 OLD_POLICY_FILE = "policy.json"

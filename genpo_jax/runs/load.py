@@ -85,6 +85,12 @@ def checkpoint_step(run_dir: Path, step: int | None, checkpoint: CheckpointName)
     return best[0]
 
 
+def newest_step(run_dir: Path) -> int | None:
+    """Return the step of the newest intact checkpoint of a run with one seed; None if there is none."""
+    checkpointer = _checkpointer(run_dir)
+    return next((step for step in reversed(checkpointer.steps()) if checkpointer.is_intact(step)), None)
+
+
 def _checkpointer(run_dir: Path) -> Checkpointer:
     return Checkpointer(run_dir / CHECKPOINTS, identity=identity_of(run_id_of(run_dir), saved_config(run_dir).seed))
 

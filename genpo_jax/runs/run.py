@@ -23,6 +23,7 @@ from genpo_jax.runs.callbacks import Callback
 from genpo_jax.runs.environment import Recorded, env_option, environment_of, importable_name, record_of
 from genpo_jax.runs.folder import (
     CONFIG_FILE,
+    FINETUNED_FILE,
     check_run_dir,
     new_run_dir,
     read_config,
@@ -36,7 +37,7 @@ from genpo_jax.runs.health import Health
 from genpo_jax.runs.session import Plan, Session, refuse_changed
 from genpo_jax.runs.teachers import Teacher, teachers_of, write_teachers
 from genpo_jax.runtime import configure_jax, keep_memory_flat
-from genpo_jax.training.algorithm import TrainState
+from genpo_jax.training.algorithm import PER_EPISODE, TrainState
 from genpo_jax.training.evaluation import Evaluator
 from genpo_jax.training.trainer import Trainer
 from genpo_jax.training.transfer import check_start, start_from
@@ -87,6 +88,10 @@ class Run(Session):
             folder = seed_folders(run_dir, saved_config(run_dir))[0]
             self.described = _description_of(PolicySpec.from_dict(read_policy_spec(folder)))
         super().__init__(config, plan, run_dir, **options)
+        # It also measures the policy after training.
+        self.command = "finetune" if (run_dir / FINETUNED_FILE).exists() else "train"
+
+    per_episode = PER_EPISODE
 
     @property
     def env(self) -> Environment:

@@ -105,7 +105,10 @@ class Session(ABC):
     unit: ClassVar[str] = "env steps"
     length_setting: ClassVar[str] = "num_timesteps"
     can_be_longer: ClassVar[bool] = True
-    command: ClassVar[str] = "train"
+    # The command that resumes the run.
+    command: str = "train"
+    # Prefixes of metrics that are NaN in a chunk without a finished episode.
+    per_episode: ClassVar[tuple[str, ...]] = ()
     curve_lines: ClassVar[Lines] = LINES
 
     def __init__(
@@ -427,7 +430,7 @@ class Session(ABC):
 
     def _record(self, steps: int, metrics: dict[str, Any], progress: Progress) -> None:
         """Write metrics, `[S]` or one number for all seeds; keep and display their means over the seeds."""
-        means = {name: float(np.mean(values)) for name, values in metrics.items()}
+        means = {name: self._mean(name, values) for name, values in metrics.items()}
         by_seed = [
             {name: float(values if np.ndim(values) == 0 else values[i]) for name, values in metrics.items()}
             for i in range(len(self.folders))
@@ -441,6 +444,13 @@ class Session(ABC):
             self._attempt(callback.name, callback.metrics, steps, seconds, means)
         progress.update(steps, means)
         self.metrics |= means
+
+    def _mean(self, name: str, values: Any) -> float:
+        """Return the mean over the seeds; a seed without finished episodes has no values of episodes."""
+        if name.startswith(self.per_episode):
+            known = ~np.isnan(values)
+            values = np.asarray(values)[known] if known.any() else values
+        return float(np.mean(values))
 
     def _call_back(self, steps: int, state: Any) -> None:
         """Pass the policy of the first seed to the callbacks."""

@@ -13,6 +13,7 @@ from jax import Array
 from genpo_jax import normalizer
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, EpisodeState, Observation
+from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.normalizer import RewardScale, RunningMoments
 from genpo_jax.shapes import Steps
 from genpo_jax.training import ppo
@@ -195,7 +196,7 @@ class Algorithm:
         rate = learner.learning_rate
         for extension in hyper.extensions:
             rate = extension.rate_after(before, rate, update.num_updates)
-        return learner.replace(learning_rate=rate), metrics
+        return learner.replace(learning_rate=rate), metrics | {"train/learning_rate": rate}
 
     def absorb(
         self, update: Update, state: TrainState, reward_scale: RewardScale, hyper: Hyperparameters
@@ -203,19 +204,19 @@ class Algorithm:
         """Return the updated observation statistics, and the number of statistics that refused non-finite samples.
 
         The statistics stay fixed from the rollout to the end of the update. Otherwise the ratio of unchanged
-        parameters would not be 1.
+        parameters would not be 1. Frozen are only those of the policy's observation.
         """
         samples = [update.rollout.obs]
         for extension in hyper.extensions:
             samples += extension.observations(update)
-        moments = state.obs_moments
-        for obs in [] if self.config.ppo.freeze_observations else samples:
+        frozen = {ACTOR_OBS} if self.config.ppo.freeze_observations else set()
+        moments = {name: old for name, old in state.obs_moments.items() if name not in frozen}
+        for obs in samples:
             moments = normalizer.absorb_each(moments, obs)
-        before, after = [state.reward_scale.moments], [reward_scale.moments]
-        if not self.config.ppo.freeze_observations:
-            before, after = before + list(state.obs_moments.values()), after + list(moments.values())
-        refused = [jnp.float32(new.count == old.count) for new, old in zip(after, before, strict=True)]
-        return moments, sum(refused, jnp.zeros(()))
+        pairs = [(reward_scale.moments, state.reward_scale.moments)]
+        pairs += [(moments[name], state.obs_moments[name]) for name in moments]
+        refused = [jnp.float32(new.count == old.count) for new, old in pairs]
+        return state.obs_moments | moments, sum(refused, jnp.zeros(()))
 
     def make_agent(self, params: Any) -> Agent:
         """Return the agent with these parameters."""

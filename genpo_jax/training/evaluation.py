@@ -58,7 +58,8 @@ class Evaluator:
         actor = side_by_side(Actor(start, sample), Actor(start, deterministic), half)
         played = play_episodes(env, actor, jax.random.split(reset_key, 2 * half), key)
         random, zero = (jax.tree.map(lambda x, rows=rows: x[rows], played) for rows in (slice(half), slice(half, None)))
-        return _describe("random", "env", random) | _describe("zero", "env_zero", zero)
+        described = _describe("random", "env", random) | _describe("zero", "env_zero", zero)
+        return described | {"eval/nan_episodes": played.nonfinite.sum().astype(jnp.float32)}
 
 
 def _describe(noise: str, group: str, episodes: Episodes) -> dict[str, Array]:

@@ -36,6 +36,7 @@ class Episodes(NamedTuple):
         lengths: env steps `[n]`.
         metrics: metrics of the environment by name, each `[n]`: sums, and the last value of an outcome (`is_outcome`).
         terminated: whether the episode terminated; otherwise it was truncated, `[n]`.
+        nonfinite: whether non-finite physics truncated it, `[n]`; its return is that of the steps before.
         frames: values of `frame` at every step `[T, n, ...]`; values after the end of an episode are meaningless.
             None without `frame`.
     """
@@ -44,6 +45,7 @@ class Episodes(NamedTuple):
     lengths: Array
     metrics: Metrics
     terminated: Array
+    nonfinite: Array
     frames: Any
 
 
@@ -71,12 +73,14 @@ def play_episodes(env: EpisodeEnv, actor: Actor, reset_keys: Array, key: Array, 
             frames = jax.tree.map(lambda frames, new: frames.at[number].set(new), frames, new)
         # Environments restart automatically; only their first episodes count.
         ends = ~finished & (timestep.terminated | timestep.truncated)
-        new = (timestep.episode_return, timestep.episode_length, timestep.episode_metrics, timestep.terminated)
+        flags = timestep.terminated, timestep.nonfinite
+        new = timestep.episode_return, timestep.episode_length, timestep.episode_metrics, flags
         results = jax.tree.map(lambda old, new: jnp.where(ends, new, old), results, new)
         return number + 1, after, actor_carry, finished | ends, results, frames, key
 
     num = len(reset_keys)
-    results = (episodes.episode_return, episodes.episode_length, episodes.episode_metrics, jnp.zeros(num, bool))
+    flags = jnp.zeros(num, bool), jnp.zeros(num, bool)
+    results = episodes.episode_return, episodes.episode_length, episodes.episode_metrics, flags
     frames = None
     if frame is not None:
         _, action = jax.eval_shape(actor.act, actor_carry, episodes.obs, key)
@@ -85,8 +89,8 @@ def play_episodes(env: EpisodeEnv, actor: Actor, reset_keys: Array, key: Array, 
         frames = jax.tree.map(lambda x: jnp.zeros((steps, *x.shape), x.dtype), one)
     carry = (jnp.int32(0), episodes, actor_carry, jnp.zeros(num, bool), results, frames, key)
     *_, results, frames, _ = jax.lax.while_loop(lambda carry: ~carry[3].all(), step, carry)
-    returns, lengths, metrics, terminated = results
-    return Episodes(returns, lengths, metrics, terminated, frames)
+    returns, lengths, metrics, flags = results
+    return Episodes(returns, lengths, metrics, flags[0], flags[1], frames)
 
 
 def policy_actor(policy: TrainedPolicy, num: int, noise: Noise = "zero") -> Actor:

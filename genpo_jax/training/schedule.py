@@ -10,7 +10,7 @@ def linear_schedule(initial: Any, final: Any, progress: Array) -> Any:
 
     Args:
         initial: number or scalar, value at the first update.
-        final: value at the last update; None keeps the initial one.
+        final: value after the last update; None keeps the initial one.
         progress: fraction of the run that is done, in [0, 1].
     """
     return initial if final is None else initial + progress * (final - initial)

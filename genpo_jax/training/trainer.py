@@ -58,7 +58,9 @@ class Trainer:
         perfect = bool(options.imperfections) and not options.imperfect_evals
         self.evaluation_env = EpisodeEnv.of(env, options, teachers=views) if perfect else self.env
         self.mesh = sharding.make_mesh()
-        self.env.reserve(config.num_seeds * -(-config.env_options.num_envs // self.mesh.size))
+        # The first reset is of twice as many states; an evaluation plays both kinds of actions.
+        most = max(-(-config.env_options.num_envs // self.mesh.size), 2 * config.eval_envs)
+        self.env.reserve(2 * config.num_seeds * most)
         self.algorithm = self._algorithm()
         # This property traces a step, so that an invalid environment is refused before any file is written.
         self.env.metric_names  # noqa: B018

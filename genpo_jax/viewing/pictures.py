@@ -13,7 +13,7 @@ from genpo_jax.checks import require
 from genpo_jax.envs import Environment
 from genpo_jax.envs.base import step_seconds
 from genpo_jax.viewing.camera import framing
-from genpo_jax.viewing.recording import Recording, drawn_parts, frames, place_bodies, positions_of
+from genpo_jax.viewing.recording import Recording, drawable, drawn_parts, frames, place_bodies, positions_of
 
 WIDTH, HEIGHT = 640, 480
 FRAMES_PER_SECOND = 30
@@ -25,15 +25,17 @@ def write_video(recording: Recording, path: str | Path, camera: str | None = Non
     """Write the first episode as an MP4 video, as seen by a camera of the model; None: see `Painter`.
 
     Raises:
-        ValueError: if the model has no such camera.
+        ValueError: if the model has no such camera, or the first frame cannot be drawn.
         OSError: if neither EGL nor OSMesa can draw on this machine.
         ModuleNotFoundError: if imageio-ffmpeg, which contains ffmpeg, is not installed.
     """
     _check_camera(recording.model, camera)
     import imageio_ffmpeg
 
+    recording = drawable(recording)
     every = max(1, round(1 / FRAMES_PER_SECOND / recording.seconds))
-    writer = imageio_ffmpeg.write_frames(str(path), (WIDTH, HEIGHT), fps=round(1 / (every * recording.seconds)))
+    rate: Any = 1 / (every * recording.seconds)
+    writer = imageio_ffmpeg.write_frames(str(path), (WIDTH, HEIGHT), fps=rate)
     with warnings.catch_warnings():
         # JAX warns about every fork; this one is safe, because the child process replaces itself by ffmpeg at once.
         warnings.filterwarnings("ignore", message=".*fork", category=RuntimeWarning)
@@ -49,12 +51,13 @@ def write_strip(recording: Recording, path: str | Path, camera: str | None = Non
     """Write evenly spaced frames of the first episode as one PNG image; `camera` as in `write_video`.
 
     Raises:
-        ValueError: if the model has no such camera.
+        ValueError: if the model has no such camera, or the first frame cannot be drawn.
         OSError: if neither EGL nor OSMesa can draw on this machine.
     """
     _check_camera(recording.model, camera)
     from PIL import Image
 
+    recording = drawable(recording)
     every = max(1, len(recording.episodes[0].rewards) // STRIP)
     images = list(_images(recording, every, WIDTH // 2, HEIGHT // 2, camera))[:STRIP]
     Image.fromarray(np.concatenate(images, axis=1)).save(path)

@@ -6,28 +6,21 @@ The player is `player/player.js`. The command at the top of that file bundles it
 
 import html
 import json
-import logging
 import re
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from genpo_jax.checks import require
 from genpo_jax.runs.files import printable
 from genpo_jax.viewing.camera import framing
 from genpo_jax.viewing.packing import INT16, packed, packed_bytes, rounded
-from genpo_jax.viewing.recording import RecordedEpisode, Recording, frames
+from genpo_jax.viewing.recording import RecordedEpisode, Recording, drawable, frames
 from genpo_jax.viewing.shapes import scene
 
 PLAY_FILE = "play.html"
 PLAYER = Path(__file__).parent / "player"
 FRAMES_PER_SECOND = 30
-# Beyond these limits, or not finite, positions in meters and returns cannot be drawn.
-LARGEST_POSITION, LARGEST_RETURN = 1e8, 1e30
-
-logger = logging.getLogger(__name__)
 
 
 def play_page(recording: Recording) -> str:
@@ -36,7 +29,7 @@ def play_page(recording: Recording) -> str:
     Raises:
         ValueError: if an episode has no finite frame.
     """
-    recording = replace(recording, episodes=list(map(_drawable, recording.episodes)))
+    recording = drawable(recording)
     every = max(1, round(1 / FRAMES_PER_SECOND / recording.seconds))
     extent, followed, center = framing(recording.model, next(frames(recording, recording.episodes[0])))
     data = scene(recording.model) | {
@@ -54,23 +47,6 @@ def play_page(recording: Recording) -> str:
     page = (PLAYER / "play_page.html").read_text(encoding="utf-8")
     # One pass: a title or a name of a body that contains a mark is not replaced again.
     return re.sub(f"@({'|'.join(parts)})@", lambda mark: parts[mark[1]], page)
-
-
-def _drawable(episode: RecordedEpisode) -> RecordedEpisode:
-    """Return the frames of an episode before the first one that cannot be drawn."""
-    returns = np.cumsum(episode.rewards.astype(np.float64))
-    wrong = ~(np.abs(returns) <= LARGEST_RETURN)
-    for values in episode.positions.values():
-        wrong |= ~(np.abs(values.reshape(len(wrong), -1)) <= LARGEST_POSITION).all(axis=1)
-    if not wrong.any():
-        return episode
-    frame = int(wrong.argmax())
-    require(frame > 0, "finite", "positions and rewards of the first frame", "another value", "the simulation diverged")
-    logger.warning(
-        "an episode with %s actions is shown up to frame %d; the next one is not finite", episode.actions, frame
-    )
-    positions = {name: values[:frame] for name, values in episode.positions.items()}
-    return replace(episode, positions=positions, rewards=episode.rewards[:frame])
 
 
 def embedded_json(data: Any) -> str:

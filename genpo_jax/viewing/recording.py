@@ -1,6 +1,7 @@
 """Record episodes of a policy as poses of MuJoCo bodies; the environment may use any physics engine."""
 
 import copy
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,10 @@ from genpo_jax.training.play import (
 FIELDS = {"qpos": (".qpos", ".q"), "mocap_pos": (".mocap_pos",), "mocap_quat": (".mocap_quat",)}
 # Half of the side, in meters, from which a plane is a floor.
 SMALLEST_FLOOR = 5.0
+# Beyond these limits, or not finite, positions in meters and returns cannot be drawn.
+LARGEST_POSITION, LARGEST_RETURN = 1e8, 1e30
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -156,7 +161,7 @@ class Recorder:
         self.title = f"{config.method.name} on {config.env}"
         self.seconds = step_seconds(env) or float(self.model.opt.timestep)
         length = steps or config.env_options.episode_length or env.default_episode_length
-        self.batch = EpisodeEnv(env, length, squash="clip")
+        self.batch = EpisodeEnv(env, length, squash="clip", reward=config.env_options.reward)
         self._program = jax.jit(self._play, compiler_options=compiler_options(config.fusion_emitters))
 
     def record(self, policy: TrainedPolicy, start_seed: int = 0) -> Recording:
@@ -190,6 +195,31 @@ class Recorder:
     def _positions(self, states: Any) -> dict[str, jax.Array]:
         """Return positions `[n, ...]` of the states of n environments."""
         return positions_of(states, self.places)
+
+
+def drawable(recording: Recording) -> Recording:
+    """Return a recording whose episodes end before their first frame that cannot be drawn; a warning names the frame.
+
+    Raises:
+        ValueError: if this is the first frame of an episode.
+    """
+    return replace(recording, episodes=list(map(_drawable, recording.episodes)))
+
+
+def _drawable(episode: RecordedEpisode) -> RecordedEpisode:
+    returns = np.cumsum(episode.rewards.astype(np.float64))
+    wrong = ~(np.abs(returns) <= LARGEST_RETURN)
+    for values in episode.positions.values():
+        wrong |= ~(np.abs(values.reshape(len(wrong), -1)) <= LARGEST_POSITION).all(axis=1)
+    if not wrong.any():
+        return episode
+    frame = int(wrong.argmax())
+    require(frame > 0, "finite", "positions and rewards of the first frame", "another value", "the simulation diverged")
+    logger.warning(
+        "an episode with %s actions is shown up to frame %d; the next one is not finite", episode.actions, frame
+    )
+    positions = {name: values[:frame] for name, values in episode.positions.items()}
+    return replace(episode, positions=positions, rewards=episode.rewards[:frame])
 
 
 def frames(recording: Recording, episode: RecordedEpisode, every: int = 1) -> Iterator[mujoco.MjData]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from genpo_jax.data import Demonstrations, Episode, format_of, read, write
+from genpo_jax.data.formats import check_target
 
 # Two steps of a point in the plane.
 OBS, ACTION = np.array([[0.0, 1.0], [2.0, 3.0]]), np.array([[0.5], [-1.0]])
@@ -326,3 +327,39 @@ def test_nothing_is_overwritten_and_unknown_formats_are_refused(robomimic, tmp_p
         read(Path(tmp_path / "demos.csv"))
     with pytest.raises(ValueError, match="NAME-v0 or another version"):
         write(tmp_path / "unversioned", two_episodes(), "minari")
+
+
+def test_held_out_episodes_are_held_out_in_lerobot_too(tmp_path):
+    demos = replace(two_episodes(), valid=(0,), rate=20.0)
+    back = read(write(tmp_path / "set", demos, "lerobot"))
+    assert back.valid == (1,)
+    np.testing.assert_array_equal(back.episodes[1].obs, demos.episodes[0].obs)
+
+
+def test_a_mask_without_held_out_demonstrations_leaves_the_split_to_the_user(tmp_path):
+    path = write(tmp_path / "demos.hdf5", two_episodes(), "robomimic")
+    assert read(path, mask="train").valid is None
+
+
+def test_an_interrupted_recording_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("genpo_jax.data.minari._write_one", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "point-v0", two_episodes(), "minari")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "sentence"),
+    [
+        ("demos", "robomimic", "the name of a robomimic file must be NAME.hdf5 or NAME.h5, got 'demos'"),
+        ("main_data.hdf5", "robomimic", "the name of a robomimic file"),
+        ("demos", "minari", "the name of a Minari data set must be NAME-v0"),
+        ("demos", "lerobot", "rate of the demonstrations must be a positive number .* choose another format"),
+    ],
+)
+def test_a_target_that_does_not_fit_its_format_is_refused_before_the_recording(tmp_path, name, form, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_target(tmp_path / name, form, None)

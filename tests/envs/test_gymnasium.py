@@ -22,6 +22,7 @@ from genpo_jax.config import Config, EnvConfig, PPOConfig  # noqa: E402
 from genpo_jax.data import Demonstrations, Episode  # noqa: E402
 from genpo_jax.envs import EpisodeEnv, registry  # noqa: E402
 from genpo_jax.envs.gymnasium import GymnasiumEnvironment  # noqa: E402
+from genpo_jax.gymnasium_adapter import GymnasiumEnv  # noqa: E402
 from genpo_jax.imitation.config import PretrainConfig  # noqa: E402
 from genpo_jax.policy import PolicySpec  # noqa: E402
 from genpo_jax.runs.environment import Recorded, importable_name  # noqa: E402
@@ -492,3 +493,17 @@ def test_a_package_that_only_a_file_names_is_not_imported_without_trust(monkeypa
         with pytest.raises(ValueError, match="so the module 'arms' would be imported.*pass trust=True"):
             importable_name(foreign)
     assert importable_name(package, trust=True) == importable_name(package) == package.name
+
+
+def test_our_adapter_ends_an_episode_with_its_simulator():
+    def lengths(env):
+        env.reset(seed=0)
+        return [env.step(np.zeros(1))[2:4] for _ in range(4)]
+
+    own = GymnasiumEnv(GymnasiumEnvironment(partial(Counting, truncate_at=3)), episode_length=9)
+    assert lengths(own) == [(False, False), (False, False), (False, True), (False, False)]
+    longer = GymnasiumEnv("gymnasium:Pendulum-v1", episode_length=202)
+    longer.reset(seed=0)
+    assert [longer.step(np.zeros(1))[3] for _ in range(202)] == [False] * 201 + [True]
+    with pytest.raises(ValueError, match="the time limit of .* must be an integer >= 1, got None; set it"):
+        GymnasiumEnv(GymnasiumEnvironment(Counting))

@@ -101,6 +101,8 @@ def test_contacts_are_allocated_for_all_environments_of_a_task():
     episodes = envs.EpisodeEnv(task, episode_length=4)
     jax.eval_shape(episodes.init, jax.random.split(jax.random.key(0), 50))
     assert task.engine._num_contacts == before // 64 * 100
+    # What was allocated while one program was traced serves the next.
+    jax.eval_shape(task.reset, jax.random.key(0))
 
 
 @pytest.mark.ci

@@ -55,6 +55,10 @@ def test_declared_bounds_of_the_file_are_used_if_they_hold():
     assert bounds(demonstrations([[0.25], [0.75]], action_bounds=loose)) == ((0.25,), (0.75,))
     unbounded = (np.array([-np.inf]), np.array([np.inf]))
     assert bounds(demonstrations([[0.25], [0.5]], action_bounds=unbounded)) == ((0.25,), (0.5,))
+    # Also if the coordinate without bounds never moves.
+    one_unbounded = (np.array([-1.0, -np.inf]), np.array([1.0, np.inf]))
+    data = demonstrations([[-0.5, 3.0], [0.5, 3.0]], action_bounds=one_unbounded)
+    assert bounds(data) == ((-0.5, 3.0), (0.5, 3.0))
 
 
 def test_without_normalization_actions_beyond_one_are_refused():

@@ -33,7 +33,7 @@ from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.presets import apply, finetune_preset
 from genpo_jax.runs.evaluate import evaluate_policy
-from genpo_jax.runs.folder import write_config
+from genpo_jax.runs.folder import saved_config, write_config
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.training.trainer import Trainer
 from genpo_jax.training.transfer import as_method, check_start, start_from, with_networks_of
@@ -126,6 +126,7 @@ def test_a_run_starts_with_the_pretrained_networks_and_keeps_the_normalizer():
     assert not differ(velocity, state.learner.params["policy"])
     assert differ(value, state.learner.params["value"])
     np.testing.assert_array_equal(rate, state.learner.learning_rate)
+    np.testing.assert_array_equal(rate, metrics["train/learning_rate"])
     # Rounding errors, divided by tau = 0.1, in a network with large random weights.
     assert (metrics["train/first_ratio_error"] < 5e-3).all()
     # The policy is still the initial policy, so the divergence is only rounding.
@@ -136,6 +137,17 @@ def test_a_run_starts_with_the_pretrained_networks_and_keeps_the_normalizer():
     state, metrics = trainer.chunk(state)
     assert (np.abs(metrics["train/initial_kl"]) > 1e-5).all()
     np.testing.assert_array_equal(state.obs_moments["state"].mean, np.full((2, 2), 0.5))
+
+
+def test_only_the_observation_of_the_policy_keeps_its_statistics():
+    config = tiny("genpo++", freeze_observations=True)
+    # The critic of an imperfect robot sees the exact state.
+    config = replace(config, env_options=replace(config.env_options, obs_noise=0.1))
+    trainer = Trainer(make("avoid"), config)
+    state, _ = trainer.chunk(start_from(trainer.init(config.seeds), flow_of()))
+    assert float(state.obs_moments["state"].count[0]) == 10
+    others = {name: float(moments.count[0]) for name, moments in state.obs_moments.items() if name != "state"}
+    assert others and set(others.values()) == {16.0}
 
 
 @pytest.mark.parametrize(
@@ -285,7 +297,20 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path, capsys):
         finetune_command.run(options)
     finetune_command.run(replace(options, anyway=True))
     assert np.isfinite(read_metrics(tuned / "metrics.jsonl")[-1]["train/bc_loss"])
-    assert {"pretrained", "sampler", "after", "from"} <= set(json.loads((tuned / "finetuned.json").read_text()))
+    with pytest.raises(ValueError, match="method must be without settings of the networks"):
+        genpo_jax.finetune(start, tmp_path / "other", method="genpo++:skip=False")
+    # A resumed run needs no folder of the pretrained policy, and measures the policy anew.
+    record = json.loads((tuned / "finetuned.json").read_text())
+    assert record.keys() == {"from", "pretrained", "sampler", "after"}
+    del record["after"]
+    (tuned / "finetuned.json").write_text(json.dumps(record))
+    start.rename(tmp_path / "moved")
+    resumed = finetune_command.defaults(["--resume", "--run-dir", str(tuned)])
+    assert resumed.config == saved_config(tuned)
+    finetune_command.run(replace(resumed, run_dir=tuned, resume=True, episodes=20))
+    (tmp_path / "moved").rename(start)
+    again = json.loads((tuned / "finetuned.json").read_text())
+    assert len(again.pop("after")) == 1 and again == record
     assert genpo_jax.load(tuned)(jnp.zeros(2)).shape == (2,)
     found = finetuned.read(tuned)
     assert found.before.value == json.loads((tuned / "finetuned.json").read_text())["sampler"]["success"][0]

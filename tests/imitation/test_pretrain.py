@@ -112,6 +112,15 @@ def test_moments_standardize_or_scale_to_one_and_only_shift_constant_coordinates
     np.testing.assert_allclose(scaled[:, 0], np.array([-1, 1, 0]) * 1.5**0.5, rtol=1e-6)
 
 
+def test_moments_of_many_rows_are_exact():
+    constant = np.full((20_000, 2), [0.7, 9.81], np.float32)
+    np.testing.assert_array_equal(moments_of(constant, "standard").std, 1.0)
+    noisy = (9.81 + 0.01 * np.random.default_rng(0).normal(size=(300_000, 2))).astype(np.float32)
+    moments = moments_of(noisy, "standard")
+    np.testing.assert_allclose(moments.mean, noisy.astype(np.float64).mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(moments.std, 0.01, rtol=0.01)
+
+
 def test_demonstrations_of_another_size_are_refused(tmp_path, demonstrations):
     with pytest.raises(
         ValueError, match="of observation size 2 and action size 2 for multigoal, got .*; choose other obs_keys"

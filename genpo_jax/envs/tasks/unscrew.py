@@ -111,7 +111,7 @@ class Unscrew(MjcfTask):
         return jnp.linalg.norm(self.tips(s), axis=1) - 0.036
 
     def torques(self, s: View) -> Array:
-        """Return the torques of the actuators `[9]`, in newton meters."""
+        """Return the torques of the actuators `[9]` in newton meters, at their nominal gains."""
         model = self.mj_model
         _, stiffness, damping = -model.actuator_biasprm[:, :3].T
         low, high = model.actuator_forcerange.T

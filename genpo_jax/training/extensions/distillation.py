@@ -13,7 +13,7 @@ from genpo_jax.envs import EpisodeEnv
 from genpo_jax.envs.base import ACTOR_OBS
 from genpo_jax.envs.teachers import TAKEN, TURN, teacher_obs
 from genpo_jax.envs.wrappers import Bounds, action_bounds, bounds_of, from_units
-from genpo_jax.methods import Gaussian
+from genpo_jax.methods import Gaussian, NoisyFlowMethod
 from genpo_jax.policies.losses import demonstration_losses, draws
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.shapes import Scalar
@@ -76,8 +76,14 @@ class Distillation(Extension):
         require(options.chunk == 1, "1 to distill, because teachers label single actions", "chunk", options.chunk)
         base = getattr(method, "base", BASES[0])
         require(base in BASES, f"{' or '.join(BASES)} to distill, because flow matching fits no other", "base", base)
-        fits = isinstance(method, Gaussian) or method.initial_std == 1
-        require(fits, "1 to distill a flow by flow matching", "initial_std", method.initial_std)
+        if not isinstance(method, Gaussian):
+            # Without its own setting, the added noise takes its share of the initial noise.
+            std = method.stds[0] if isinstance(method, NoisyFlowMethod) else method.initial_std
+            rule, remedy = (
+                "1, the noise of flow matching, to distill a flow",
+                "set initial_std=1, and noise_std if it has one",
+            )
+            require(std == 1, rule, "the standard deviation of the initial noise", std, remedy)
         return cls(ppo.distill_coef, ppo.distill_std, sampled=ppo.distill_labels == "random")
 
     def taught_by(self, teachers: tuple[TrainedPolicy, ...]) -> "Distillation":
