@@ -41,7 +41,7 @@ class Options:
     """Seeds of each student, trained in one program."""
     first_seed: int = 0
     """First seed; the others follow it."""
-    num_timesteps: int = 65_536
+    num_timesteps: int = 196_608
     """Env steps of each student and seed."""
     sizes: tuple[int, ...] = (64, 64)
     """Hidden layer sizes of teachers and students."""

@@ -72,16 +72,16 @@ VARIANTS: list[Any] = [
     {"method": "genpo++"},
     {"method": "genpo++", "base": "standard"},
     {"method": "genpo++", "network": "concat"},
-    {"method": "genpo++", "num_steps": 10, "history_coef": 0.85},
     {"method": "genpo++", "num_steps": 3, "solver": "multistep-2", "history_coef": 0.45},
     {"method": "genpo++", "base": "conditioned"},
     {"method": "genpo"},
-    {"method": "genpo", "mix": 1.0},
     {"method": "saflow"},
     {"method": "dppo"},
     {"method": "reinflow"},
 ]
 SLOWER = [
+    {"method": "genpo++", "num_steps": 10, "history_coef": 0.85},
+    {"method": "genpo", "mix": 1.0},
     {"method": "genpo++", "num_histories": 4},
     {"method": "genpo++", "num_histories": 4, "solver": "multistep-3", "history_coef": 0.3, "base": "conditioned"},
     {"method": "genpo", "num_histories": 2, "base": "standard"},

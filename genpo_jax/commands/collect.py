@@ -32,6 +32,10 @@ class CollectOptions:
     """Standard deviation of normal noise added to every action; the executed action is recorded."""
     policy_noise: Literal["random", "zero"] = "random"
     """Actions of a policy: random (sampled) or zero (deterministic)."""
+    randomize: bool = False
+    """Record with randomized physics: that of the first run's training, or the environment's own randomization."""
+    physics: tuple[str, ...] = ()
+    """Record with this physics, drawn per episode, as --physics of train."""
     keep: Literal["all", "success"] = "all"
     """Keep all episodes, or only those that end with the metric `success` above 0."""
     seed: int = 0
@@ -100,11 +104,20 @@ def run(options: CollectOptions) -> None:
 def _environment(options: CollectOptions, runs: dict) -> "Environment":
     """Return the environment to record in, after checking that the policies fit it."""
     from genpo_jax import envs
-    from genpo_jax.runs.environment import environment_of
+    from genpo_jax.config import EnvConfig
+    from genpo_jax.runs.environment import check_conditions, environment_of, with_physics
+    from genpo_jax.runs.folder import saved_config
 
     require(len(runs) > 0 or options.env is not None, "given if no demonstrator is a run", "env", None)
-    env = environment_of(next(iter(runs)), options.env, trust=options.trust) if runs else envs.make(options.env or "")
+    randomize, physics = options.randomize, options.physics
+    if runs:
+        first = next(iter(runs))
+        env = environment_of(first, options.env, randomize=randomize, physics=physics, trust=options.trust)
+    else:
+        made = envs.make(options.env or "", None, randomize and not physics)
+        env = with_physics(made, EnvConfig(), physics=physics)
     for name, policy in runs.items():
+        check_conditions(policy.spec.seen(saved_config(name).env_options), physics, False, name)
         obs_size, action_size = env.observation_sizes.get(policy.spec.obs_name), env.action_size
         sizes = (policy.spec.obs_size // policy.spec.history, policy.spec.action_size // policy.spec.chunk)
         rule = f"a policy with observation size {obs_size} and action size {action_size}"

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from genpo_jax import MjcfTask, Start
+from genpo_jax.commands import collect
 from genpo_jax.config import EnvConfig
 from genpo_jax.envs import EpisodeEnv, make, varied
 from genpo_jax.envs.mirror import Mirror, unchanged
@@ -274,3 +275,11 @@ def test_settings_that_do_not_fit_are_refused(task):
         EnvConfig(physics=("mass",))
     with pytest.raises(ValueError, match="randomize must be left out together with physics"):
         EnvConfig(physics=("mass=1:2",), randomize=True)
+
+
+def test_demonstrations_are_recorded_with_nominal_or_with_drawn_physics():
+    def recorded_in(*physics):
+        return collect._environment(collect.CollectOptions(env="panda_reach", physics=physics), {})
+
+    assert recorded_in().physics is None
+    assert list(recorded_in("gain=0.5:2", "damping=0.5:2").physics.drawn) == ["gain", "damping"]
