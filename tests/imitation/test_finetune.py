@@ -298,7 +298,7 @@ def test_a_pretrained_flow_is_fine_tuned_by_the_commands(tmp_path, capsys):
     finetune_command.run(replace(options, anyway=True))
     assert np.isfinite(read_metrics(tuned / "metrics.jsonl")[-1]["train/bc_loss"])
     with pytest.raises(ValueError, match="method must be without settings of the networks"):
-        genpo_jax.finetune(start, tmp_path / "other", method="genpo++:skip=False")
+        genpo_jax.finetune(start, tmp_path / "other", method="genpo++:skip=True")
     # A resumed run needs no folder of the pretrained policy, and measures the policy anew.
     record = json.loads((tuned / "finetuned.json").read_text())
     assert record.keys() == {"from", "pretrained", "sampler", "after"}
