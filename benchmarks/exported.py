@@ -109,7 +109,7 @@ def row(name: str, policy: TrainedPolicy, options: ExportedOptions) -> dict[str,
 
 def main(options: ExportedOptions) -> None:
     """Measure, print one table, and write JSON if requested."""
-    policies = {Path(run).name: load(run) for run in options.runs}
+    policies = {str(run): load(run) for run in options.runs}
     if not policies:
         policies = {f"{name} on {options.env}": random_policy(options.env, name) for name in options.methods}
     rows = [row(name, policy, options) for name, policy in policies.items()]

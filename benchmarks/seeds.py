@@ -41,7 +41,7 @@ def train(options: SeedsOptions, cache: Path, seed: int, num_seeds: int) -> None
         command += ["--num-seeds", str(num_seeds), "--num-timesteps", str(options.num_timesteps)]
         subprocess.run(
             [*command, "--run-dir", f"{run_dir}/run", *options.extra],
-            env=os.environ | {"JAX_COMPILATION_CACHE_DIR": str(cache)},
+            env=os.environ | {"XDG_CACHE_HOME": str(cache)},
             stdout=subprocess.DEVNULL,
             check=True,
         )

@@ -49,7 +49,7 @@ def seconds_to_lines(checkout: str, env: str, cache: Path, arguments: tuple[str,
     with tempfile.TemporaryDirectory() as folder:
         metrics = Path(folder) / "run" / "metrics.jsonl"
         command = [sys.executable, "-m", "genpo_jax", "train", "--env", env, "--run-dir", str(metrics.parent)]
-        variables = os.environ | {"PYTHONPATH": str(Path(checkout).resolve()), "JAX_COMPILATION_CACHE_DIR": str(cache)}
+        variables = os.environ | {"PYTHONPATH": str(Path(checkout).resolve()), "XDG_CACHE_HOME": str(cache)}
         start = time.perf_counter()
         process = subprocess.Popen(
             [*command, *arguments], cwd=checkout, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

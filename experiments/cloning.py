@@ -112,8 +112,11 @@ def row(label: str, errors: list[list[float]], seconds: str) -> str:
 def main(options: Options) -> None:
     """Train all combinations, and write the table."""
     free = ("policies", "chunks", "histories", "normalizations", "seeds", "first_seed")
-    keep_options(options.out, options, free)
+    # Imported here because it imports jax.
+    from genpo_jax.imitation.pretrain import fingerprint
+
     data = read(options.data)
+    keep_options(options.out, options, free, sha256=fingerprint(data))
     _, held_out = data.split(options.hold_out, 0)
     data = replace(data, valid=tuple(held_out))
     seeds = range(options.first_seed, options.first_seed + options.seeds)

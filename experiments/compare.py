@@ -18,7 +18,7 @@ import numpy as np
 from experiments.compare_plots import draw_learning, draw_ratios
 from experiments.program import run_program
 from experiments.statistics import interquartile_mean, probability_of_improvement
-from experiments.study import Curve, check_methods, read_curves, study_config, train
+from experiments.study import Curve, check_methods, is_finished, read_curves, study_config, train
 from genpo_jax.runs.metrics import METRICS_FILE
 
 # Further metrics of the last evaluation, where present, and their headings.
@@ -158,6 +158,9 @@ def study(options: Options) -> None:
             print(f"{env}, {method}: {folder}", flush=True)
             train(config, folder)
     present = [(folder, method) for _, method, folder in _folders(options) if (folder / METRICS_FILE).exists()]
+    for folder, _ in (unfinished := [each for each in present if not is_finished(each[0])]):
+        print(f"left out, because it has not finished: {folder}", flush=True)
+    present = [each for each in present if each not in unfinished]
     curves = [curve for folder, method in present for curve in read_curves(folder, method) if len(curve.returns) > 1]
     if not curves:
         raise ValueError(f"{options.out / 'runs'} has no runs with evaluations; train them first")

@@ -9,6 +9,7 @@ more histories, a run with K = 1 needs a KL target that is larger by the quotien
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,10 +70,11 @@ def study(options: Options) -> None:
     if getattr(config.method, "num_histories", 1) == 1:
         raise ValueError(f"{options.run_dir} has no model of the history; choose a run with num_histories > 1")
     check_histories(options.histories)
-    run = Run(environment_of(options.run_dir), config, options.run_dir, progress=False)
+    drawn = bool(config.env_options.randomize or config.env_options.physics)
+    run = Run(environment_of(options.run_dir, randomize=drawn), config, options.run_dir, progress=False)
     env_steps, state = run.restore()
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=run.trainer.compiler_options)
     def of_all_seeds(state: TrainState) -> Any:
         one = lambda state: divergences(run.trainer.algorithm, run.trainer.hyper, options.histories, state)  # noqa: E731
         return jax.vmap(one)(state)
@@ -81,7 +83,8 @@ def study(options: Options) -> None:
     print(f"{config.env} after {env_steps:,} env steps, {config.num_seeds} seeds\n")
     print("| K | KL divergence of one update, mean and standard error over the seeds |\n|---|---|")
     for count, values in by_count.items():
-        print(f"| {count} | {values.mean():.4f} ({values.std() / np.sqrt(len(values)):.4f}) |")
+        error = f"{values.std(ddof=1) / np.sqrt(len(values)):.4f}" if len(values) > 1 else "-"
+        print(f"| {count} | {values.mean():.4f} ({error}) |")
 
 
 if __name__ == "__main__":

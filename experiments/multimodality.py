@@ -25,6 +25,7 @@ from scipy.special import entr
 
 from experiments.program import run_program
 from experiments.study import check_methods, study_config, train
+from genpo_jax.checks import require
 from genpo_jax.config import Config
 from genpo_jax.envs import EpisodeEnv, make
 from genpo_jax.envs.toys import Bandit, MultiGoal, turned_back
@@ -37,6 +38,8 @@ from genpo_jax.training.trainer import Trainer
 
 # Cells of the square [-1, 1]^2 along a side.
 BINS = 32
+# Settings that differ between the rows.
+VARIED = {"base", "action_entropy_coef", "final_action_entropy_coef"}
 NUM_CONTEXTS = 4
 NUM_ACTIONS, NUM_EPISODES = 50_000, 2000
 
@@ -261,6 +264,9 @@ def report(rows: Sequence[dict[str, Any]], console: Console, out: Path) -> None:
 def study(options: Options) -> None:
     """Train and evaluate everything on every environment."""
     check_methods(options.methods)
+    for method in options.methods:
+        given = VARIED & {name for part in parse_method(method)[1].values() for name in part}
+        require(not given, f"without {', '.join(sorted(given))}, which the study varies", "methods", method)
     if unknown := [name for name in options.envs if not isinstance(make(name), Bandit | MultiGoal)]:
         raise ValueError(f"envs must be toys, got {', '.join(unknown)}; choose from ring, moons, multigoal")
     # Make every config before the first training, so that an invalid one cannot end the study midway.

@@ -27,13 +27,14 @@ def run_program(options_class: type, program: Callable[[Any], None], description
     run_command(command, sys.argv[1:], Path(sys.argv[0]).name, options_class)
 
 
-def keep_options(out: Path, options: Any, free: Sequence[str] = ()) -> None:
+def keep_options(out: Path, options: Any, free: Sequence[str] = (), **others: Any) -> None:
     """Record the options of a study in its folder, and refuse others later: its results would be mixed.
 
     Args:
         out: folder of the study; made if needed.
         options: the dataclass of the options.
         free: options that change no result, such as lists of what to train.
+        others: what else determines the results, such as the SHA-256 of the data.
 
     Raises:
         ValueError: if the folder has results of other options.
@@ -41,7 +42,7 @@ def keep_options(out: Path, options: Any, free: Sequence[str] = ()) -> None:
     path = out / "options.json"
     # As JSON has them.
     given = json.loads(json.dumps(vars(options), default=str))
-    given = {name: value for name, value in given.items() if name not in ("out", *free)}
+    given = {name: value for name, value in given.items() if name not in ("out", *free)} | others
     if path.exists():
         saved = json.loads(path.read_text(encoding="utf-8"))
         different = [name for name in given if saved.get(name) != given[name]]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from experiments.first_updates import to_markdown
 from experiments.program import run_program
-from genpo_jax.checks import require_between
+from genpo_jax.checks import require, require_between
 from genpo_jax.cli import STOPPED, leave
 from genpo_jax.config import Config
 from genpo_jax.presets import apply, preset
@@ -85,6 +85,12 @@ def rehearsal_config(env: str, options: Options) -> Config:
             "eval_envs": options.eval_envs,
             "updates_per_chunk": 1,
         },
+    )
+    require(
+        options.num_timesteps <= config.num_timesteps,
+        f"at most {config.num_timesteps:,}, the env steps of the preset of {env}",
+        "num_timesteps",
+        options.num_timesteps,
     )
     # As many evaluations in the whole run as give the requested number in its beginning.
     return replace(config, num_evals=round(config.num_timesteps / options.num_timesteps * options.num_evals))

@@ -13,6 +13,7 @@ from genpo_jax.config import Config, flat_settings
 from genpo_jax.methods import METHODS, GenPOPlusPlus
 from genpo_jax.presets import apply, method_with, parse_method, preset
 from genpo_jax.runs.folder import CONFIG_FILE, saved_config, seed_folders
+from genpo_jax.runs.load import newest_step
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runs.run import train as start_run
 
@@ -85,12 +86,18 @@ def train(config: Config, folder: Path) -> None:
                 f"{folder} contains a run with different settings: {', '.join(different)}; choose another --out, or "
                 "remove the folder"
             )
-        lines = read_metrics(folder / METRICS_FILE)
-        if lines and lines[-1]["env_steps"] >= config.num_timesteps:
+        if is_finished(folder):
             return
     if start_run(config.env, config, folder, resume=(folder / CONFIG_FILE).exists()).stopped:
         print(f"stopped in {folder}; run the same command again to resume", file=sys.stderr)
         leave(STOPPED)
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether every seed of a run has the checkpoint of its last env step."""
+    # The last line of the metrics may be later than the last checkpoint.
+    config = saved_config(folder)
+    return all((newest_step(seed) or 0) >= config.num_timesteps for seed in seed_folders(folder, config))
 
 
 def read_curves(folder: Path, method: str | None = None) -> list[Curve]:

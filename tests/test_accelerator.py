@@ -245,6 +245,8 @@ def test_the_tables_show_the_numbers_of_all_results(results):
     steps = [0, 10_000_000, 20_000_000]
     results.finish("curve-genpo++", learned("genpo++", steps, [[100, 4000, 6012.3], [90, 4100, None]]))
     results.finish("curve-brax-0", learned("Brax PPO", steps[:2], [[80, 3000.4]]))
+    # A training that has only evaluated the untrained policy sets no common end.
+    results.finish("curve-brax-1", learned("Brax PPO", steps[:1], [[80]]))
     results.finish("task-WalkerWalk", learned("genpo++", steps, [[1, 300, 700]], env="WalkerWalk", backend="jax"))
     text = write_page(results.folder, STEPS, rehearsal=False).read_text()
     for line in (

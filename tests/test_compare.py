@@ -42,6 +42,14 @@ def test_a_comparison_writes_all_results_and_does_not_repeat_finished_runs(tiny_
     with pytest.raises(SystemExit, match="different settings: --num-evals"):
         run_main(compare, monkeypatch, *arguments[:5], 3, *arguments[6:], "--methods", "gaussian")
 
+    # A run that has not finished is left out.
+    second = tmp_path / "runs/ring/genpo++:num_histories=2/seed-1/checkpoints"
+    second.rename(tmp_path / "moved")
+    run_main(compare, monkeypatch, *arguments, "--methods", "gaussian", "genpo++:num_histories=2", "--only-report")
+    assert "left out, because it has not finished: " in capsys.readouterr().out
+    assert (tmp_path / "table.md").read_text().count("| ring, ") == 1
+    (tmp_path / "moved").rename(second)
+
     # The KL divergence of a run with several histories is split. A run without a model of histories is refused.
     monkeypatch.undo()
     runs = tmp_path / "runs/ring"

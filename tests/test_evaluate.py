@@ -13,6 +13,7 @@ from genpo_jax import cli, intervals, train
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs import evaluate as evaluation
+from genpo_jax.runs.checkpoint import Checkpointer
 from genpo_jax.runs.evaluate import evaluate
 from genpo_jax.training.play import Episodes, policy_actor
 
@@ -54,6 +55,7 @@ def test_a_run_is_evaluated_with_every_noise_and_reported_as_json_and_as_a_table
     out = tmp_path / "eval.json"
     cli.main(["eval", str(run.run_dir), "--episodes", "6", "--noise", "zero", "random", "fixed", "--out", str(out)])
     report = json.loads(out.read_text())
+    assert report["env_steps"] == max(Checkpointer(run.run_dir / "checkpoints").steps())
     assert report["episodes"] == 6 and list(report["noise"]) == ["zero", "random", "fixed"]
     zero, random = report["noise"]["zero"], report["noise"]["random"]
     assert zero["length"] == 8

@@ -6,7 +6,7 @@ import pytest
 from genpo_jax.config import Config, EnvConfig, PPOConfig
 from genpo_jax.runs.health import HOPELESS_CHUNKS, Health
 
-# 3 updates of 2 epochs of 4 minibatches: 24 gradients a chunk; 8 environments: 24 resets.
+# 3 updates of 2 epochs of 4 minibatches: 24 gradients a chunk; 8 environments of 4 steps: 96 steps.
 CONFIG = Config(
     updates_per_chunk=3, env_options=EnvConfig(num_envs=8), ppo=PPOConfig(num_epochs=2, num_minibatches=4, unroll=4)
 )
@@ -21,7 +21,7 @@ def metrics(skipped=0.0, resets=0.0, kl=0.01):
     ("sick", "nearly", "message"),
     [
         ({"skipped": 24}, {"skipped": 23}, "every gradient of a chunk"),
-        ({"resets": 24}, {"resets": 23}, "every environment was reset"),
+        ({"resets": 48}, {"resets": 47}, "half of the steps of a chunk were not finite"),
         ({"kl": np.nan}, {"kl": 1e9}, "the KL of a chunk is not finite"),
         ({"kl": np.inf}, {"kl": 0.0}, "the KL of a chunk is not finite"),
     ],
@@ -62,6 +62,6 @@ def test_a_run_of_several_seeds_is_hopeless_only_if_all_are_sick_and_sick_seeds_
     assert not health.hopeless
     assert "skipped (seed 5);" in caplog.text
     for _ in range(HOPELESS_CHUNKS):
-        health.observe(metrics(skipped=[24, 0], resets=[0, 24], kl=[0.1, 0.1]))
+        health.observe(metrics(skipped=[24, 0], resets=[0, 48], kl=[0.1, 0.1]))
     assert health.hopeless
-    assert "reset in every update" in caplog.text and "(seed 6)" in caplog.text
+    assert "half of the steps" in caplog.text and "(seed 6)" in caplog.text

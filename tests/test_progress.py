@@ -71,6 +71,15 @@ def test_speed_excludes_the_steps_before_a_resume(clock):
     assert out.getvalue().splitlines()[-1] == "1.20k/2.00k steps  60%  10 steps/s  return -  ETA 0:01:20"
 
 
+def test_speed_excludes_the_time_before_a_restart(clock):
+    out = io.StringIO()
+    with Progress(2_000, stream=out) as shown:
+        shown.update(0, {})
+        shown.restart(0)
+        shown.update(100, {})
+    assert out.getvalue().splitlines()[-1] == "100/2.00k steps  5%  10 steps/s  return -  ETA 0:03:10"
+
+
 def test_in_a_terminal_the_line_is_live_and_messages_stay_above_it():
     out = FakeTerminal()
     with Progress(1_000_000, stream=out) as shown:

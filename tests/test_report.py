@@ -83,6 +83,8 @@ def test_numbers_are_short():
     assert [short(x) for x in (0, 0.03, 47.7, 999.6, 9999, 12_345, 1_250_000, 2.4e-6, None)] == [
         *("0", "0.03", "47.7", "1000", "9999", "12.3k", "1.25M", "2.4e-06", "-")
     ]
+    assert [short(x) for x in (999_999, -2e6, 123_456)] == ["1M", "-2M", "123k"]
+    assert [short(x, 2) for x in (1e5, 1e8, 123)] == ["100k", "100M", "123"]
     assert [duration(x) for x in (None, 42, 738, 16_200)] == ["-", "42 s", "12.3 min", "4.5 h"]
     assert [number(x) for x in (1, 2.5, True, "3", math.inf, 10**400)] == [1.0, 2.5, None, None, None, None]
 
@@ -207,6 +209,18 @@ def test_faults_are_counted_and_dated(tmp_path):
     assert "7, first at 20" in page
     # Seven resets, and one value that was not finite.
     assert '<b class="bad">8</b><span>faults' in page
+
+
+def test_faults_of_several_seeds_are_added(tmp_path):
+    write_run(tmp_path, [10.0, 12.0], seed=5, num_seeds=2)
+    for seed, resets in ((5, 0.0), (6, 3.0)):
+        folder = tmp_path / f"seed-{seed}"
+        write_config(folder, Config(env="hopper", seed=seed), "cpu", 1)
+        with MetricsWriter(folder) as writer:
+            # Without a finished episode there is no return.
+            writer.write(10, 1.0, {"train/nan_resets": resets, "train/episodes": 0.0, "train/episode_return": math.nan})
+    page = report_page([tmp_path])
+    assert "3, first at 10" in page and '<b class="bad">3</b><span>faults' in page
 
 
 @needs_browser

@@ -28,6 +28,7 @@ from genpo_jax.runs.health import SickRunError
 from genpo_jax.runs.metrics import read_metrics
 from genpo_jax.runs.run import Run
 from genpo_jax.runs.run import train as start
+from genpo_jax.runs.session import stop_requests
 from genpo_jax.training.algorithm import PER_EPISODE
 from genpo_jax.training.evaluation import Evaluator
 from genpo_jax.training.ppo import Hyperparameters
@@ -597,6 +598,32 @@ def test_wrong_names_of_checkpoints_are_refused(tmp_path, evaluations):
         genpo_jax.load(tmp_path, checkpoint="latest")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="step 64 and checkpoint 'best' name two checkpoints; leave one of them out"):
         evaluate(tmp_path, step=64, checkpoint="best", env="fast")
+
+
+def test_a_run_of_several_seeds_replaces_no_run_of_one_of_them(tmp_path):
+    train(CONFIG, tmp_path / "seed-3")
+    before = {path: path.read_bytes() for path in (tmp_path / "seed-3").rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match="seed-3 already holds a run; resume it"):
+        train(replace(CONFIG, num_seeds=2), tmp_path)
+    (tmp_path / "seed-3" / "config.json").rename(tmp_path / "elsewhere.json")
+    with pytest.raises(ValueError, match="seed-3 holds checkpoints but no config.json"):
+        train(replace(CONFIG, num_seeds=2), tmp_path)
+    (tmp_path / "elsewhere.json").rename(tmp_path / "seed-3" / "config.json")
+    after = {path: path.read_bytes() for path in before}
+    assert {path: x for path, x in after.items() if path.name != ".lock"} == {
+        path: x for path, x in before.items() if path.name != ".lock"
+    }
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has no SIGHUP")
+def test_the_end_of_a_terminal_does_not_end_a_run_under_nohup():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not received
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_seed_without_a_finished_episode_does_not_hide_the_mean_of_the_others():

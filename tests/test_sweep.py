@@ -182,6 +182,16 @@ def test_a_failed_run_and_settings_that_do_not_fit_are_failed_trials(runs, tmp_p
     assert "trial-0: failed: num_envs * unroll = 4096 * 32" in lines[1]
 
 
+def test_a_trial_that_runs_out_of_memory_does_not_end_the_sweep(runs, tmp_path, monkeypatch):
+    def train(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory\nallocating 3 TiB")
+
+    monkeypatch.setattr(module, "train", train)
+    lines = []
+    made(tmp_path).run(2, lines.append)
+    assert lines[1] == "trial-0: failed: RESOURCE_EXHAUSTED: out of memory" and "trial-1: failed" in lines[2]
+
+
 def test_steps_and_a_coefficient_that_do_not_fit_are_a_failed_trial(runs, tmp_path, monkeypatch):
     method = replace(CONFIG.method, num_steps=20, history_coef=0.5)
     monkeypatch.setattr(module, "with_values", lambda config, _: replace(config, method=method))

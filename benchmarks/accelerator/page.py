@@ -118,7 +118,7 @@ def curve_table(curves: dict[str, Result]) -> str:
     for name, result in curves.items():
         setup, lines = result["setup"], [line for line in result["curves"] if line["env_steps"]]
         peers = [other for other in curves.values() if other["setup"]["env"] == setup["env"]]
-        common = min(reached(other) for other in peers)
+        common = min(filter(None, map(reached, peers)), default=0)
         ends = [", ".join(value_at(line, metric) for line in lines) for metric in ("return_random", "return_zero")]
         equal = ", ".join(value_at(line, "return_random", common) for line in lines)
         equal = f"{equal} at {common:,}" if len(peers) > 1 else MISSING

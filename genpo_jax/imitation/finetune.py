@@ -84,6 +84,8 @@ def finetune(
         )
         origin, record = run_dir, json.loads(path.read_text())
         config = apply(saved_config(run_dir), settings or {})
+        # It is of the policy before the training that follows.
+        record.pop("after", None)
     else:
         require(source is not None, "given, unless resume=True", "source", source)
         origin, record = folder_of(Path(str(source)), None), {}
@@ -100,7 +102,7 @@ def finetune(
     if not resume:
         measured = measure_before(load(origin), pretrained, config, episodic, anyway, episodes, progress)
         record = {"from": str(origin)} | measured
-        write_json(path, record)
+    write_json(path, record)
     start = None if resume else load(origin)
     run = train(env, config, run_dir, resume=resume, start=start, progress=progress, callbacks=callbacks)
     if not run.stopped:

@@ -167,7 +167,7 @@ class Pretraining(Session):
     def check_resumed(self) -> None:
         """Raise `ValueError` if the run was trained on other demonstrations."""
         saved = read_json(self.run_dir / PRETRAIN_FILE, "data")["data"]
-        same = saved["sha256"] == _fingerprint(self.demonstrations)
+        same = saved["sha256"] == fingerprint(self.demonstrations)
         rule = f"the same as before ({saved['source'] or 'without a file'})"
         require(same, rule, "demonstrations of a resumed run", self.source or "other demonstrations")
 
@@ -175,7 +175,7 @@ class Pretraining(Session):
         """Write `pretrain.json`, `policy_spec.json` and `config.json`."""
         described = {
             "source": self.source,
-            "sha256": _fingerprint(self.demonstrations),
+            "sha256": fingerprint(self.demonstrations),
             "episodes": len(self.demonstrations),
             "steps": self.demonstrations.num_steps,
             "obs_keys": self.demonstrations.obs_keys,
@@ -403,7 +403,7 @@ def _spec(config: Config, demonstrations: Demonstrations, bounds: Bounds | None)
     )
 
 
-def _fingerprint(demonstrations: Demonstrations) -> str:
+def fingerprint(demonstrations: Demonstrations) -> str:
     """Return a hash of the contents of demonstrations."""
     digest = hashlib.sha256(json.dumps(demonstrations.valid).encode())
     for episode in demonstrations.episodes:

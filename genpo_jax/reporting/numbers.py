@@ -1,5 +1,6 @@
 """Format numbers for reading: short, without digits that carry no information."""
 
+import math
 from typing import Any
 
 # Larger numbers are errors, and their differences and squares would overflow.
@@ -23,8 +24,10 @@ def short(value: float | None, digits: int = 3) -> str:
     if value is None:
         return "-"
     for size, suffix in SUFFIXES:
-        if abs(value) >= 10 * size or (abs(value) >= size and size > 1e3):
-            return f"{value / size:.{digits}g}{suffix}"
+        # What rounds to the next suffix gets it, and what is below 1000 needs three digits.
+        rounded = round(value, 2 - math.floor(math.log10(abs(value)))) if value else 0
+        if abs(rounded) >= size and (size > 1e3 or abs(value) >= 10 * size):
+            return f"{value / size:.{max(digits, 3)}g}{suffix}"
     return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
 
 

@@ -213,7 +213,7 @@ def _row(run: Records) -> dict[str, Any]:
         "seconds": seconds,
         "speed": sorted(speeds)[len(speeds) // 2] if speeds else None,
         "compile": run.last("time/compile_seconds"),
-        "faults": sum(run.total(metric) for metric, _, _ in FAULTS) + _nulls(run),
+        "faults": sum(_fault(run, metric)[0] for metric, _, _ in FAULTS) + _nulls(run),
     }
 
 
@@ -326,16 +326,17 @@ def _others(runs: Sequence[Records], colors: dict[str, str]) -> list[tuple[str, 
 
 
 def _fault(run: Records, metric: str) -> tuple[float, float | None]:
-    """Return the count of a fault, and the env steps at which it first occurred."""
-    seen = [(steps, count) for steps, count in run.points(metric) if count > 0]
-    return sum(count for _, count in seen), seen[0][0] if seen else None
+    """Return the count of a fault in all seeds, and the env steps at which it first occurred."""
+    seen = [(steps, count) for seed in run.seeds for steps, count in points(seed, metric, "env_steps") if count > 0]
+    return sum(count for _, count in seen), min((steps for steps, _ in seen), default=None)
 
 
 def _nulls(run: Records) -> int:
     """Count metric values that were not finite. A return is missing without episodes; that is not a fault."""
     return sum(
         1
-        for line in run.lines
+        for lines in run.seeds
+        for line in lines
         for name, value in line.items()
         if value is None and not (name.startswith(("train/episode", "train/env/")) and not line.get("train/episodes"))
     )

@@ -252,6 +252,8 @@ class Checkpointer:
         if target.is_symlink() or not (target / MANIFEST).is_file():
             _remove_step(target)
             return
+        if mismatch := self._identity_mismatch(target):
+            raise ValueError(f"{target} is of another run ({mismatch}); name another run_dir")
         _remove_step(superseded / target.name)
         superseded.mkdir(exist_ok=True)
         os.replace(target, superseded / target.name)

@@ -16,7 +16,7 @@ from genpo_jax.envs.base import ACTOR_OBS, succeeded
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import check_conditions, environment_of
 from genpo_jax.runs.folder import saved_config
-from genpo_jax.runs.load import CheckpointName, folder_of, load
+from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load, newest_step
 from genpo_jax.runtime import compiler_options
 from genpo_jax.training.play import Episodes, Noise, play_episodes, policy_actor
 
@@ -67,7 +67,9 @@ def evaluate(
         FileNotFoundError: `run_dir` holds no run, or no checkpoint at `step`.
     """
     run_dir = folder_of(Path(run_dir), seed)
-    policy, config = load(run_dir, step, checkpoint=checkpoint), saved_config(run_dir)
+    step = checkpoint_step(run_dir, step, checkpoint)
+    step = newest_step(run_dir) if step is None else step
+    policy, config = load(run_dir, step), saved_config(run_dir)
     options = policy.spec.seen(config.env_options)
     check_conditions(options, physics, imperfect, run_dir)
     raw = environment_of(run_dir, env, backend, randomize, physics=physics, trust=trust)
@@ -76,6 +78,7 @@ def evaluate(
     results = evaluate_policy(policy, batch, episodes, noise, start_seed, xla_options)
     return {
         "run": str(run_dir),
+        "env_steps": step,
         "env": raw.name,
         "backend": getattr(raw, "backend", backend or (config.backend if env is None else None)),
         "randomize": randomize,

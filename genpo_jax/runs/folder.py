@@ -106,7 +106,7 @@ def locked(run_dir: Path) -> Iterator[None]:
                 file.seek(0)
                 owner = file.read().strip() or "another process"
                 raise ValueError(
-                    f"{run_dir} is in use by {owner}; wait until it is done, or name another run_dir"
+                    f"{run_dir} is in use by {owner}; wait until it is done, or name another folder"
                 ) from error
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
@@ -146,9 +146,10 @@ def check_run_dir(run_dir: Path, resume: bool) -> None:
         raise ValueError(f"resume=True needs a run to resume, but {run_dir} holds no {CONFIG_FILE}; check run_dir")
     # A run that was killed during its start leaves at most a checkpoint of step 0, which may be incomplete.
     later = [path.name for path in (run_dir / CHECKPOINTS).glob("*") if path.name.isdecimal() and int(path.name)]
-    if later and not exists:
+    if (later or (run_dir / METRICS_FILE).exists()) and not exists:
+        found = "checkpoints" if later else METRICS_FILE
         raise ValueError(
-            f"{run_dir} holds checkpoints but no {CONFIG_FILE}; restore that file to resume, or name another run_dir"
+            f"{run_dir} holds {found} but no {CONFIG_FILE}; restore that file to resume, or name another run_dir"
         )
     check_usable(run_dir)
     check_writable(run_dir)

@@ -12,7 +12,7 @@ HOPELESS_CHUNKS = 10
 REMEDIES = {
     "every gradient of a chunk was not finite and was skipped": "nothing is learned: lower learning_rate, target_kl or "
     "initial_std, and check the environment for unbounded rewards and observations",
-    "every environment was reset in every update: an observation or reward was not finite or beyond 1e8": "use units "
+    "half of the steps of a chunk were not finite: an observation or reward was not finite or beyond 1e8": "use units "
     "that keep numbers below 1e8; if the physics diverges, try squash tanh, a shorter time step or another backend",
     "the KL of a chunk is not finite": "ratios overflow: lower learning_rate, target_kl, num_epochs or clip_range",
 }
@@ -38,7 +38,7 @@ class Health:
     def __init__(self, config: Config) -> None:
         ppo, updates = config.ppo, config.updates_per_chunk
         self.gradients = updates * ppo.num_epochs * ppo.num_minibatches
-        self.resets = updates * config.env_options.num_envs
+        self.resets = updates * ppo.unroll * config.env_options.num_envs / 2
         # Without the policy gradient no ratio is learned from: a distilled policy may move far in one update.
         self.uses_ratios = ppo.policy_coef > 0
         self.seeds = np.array(config.seeds)

@@ -83,8 +83,7 @@ class Progress:
     def update(self, env_steps: int, metrics: dict[str, float]) -> None:
         """Show the state after `env_steps`; a missing metric keeps its last value.
 
-        Speed is the mean over the last updates. It is shown from the second update, because the first may include
-        compilation.
+        Speed is the mean over the last updates since `restart`.
         """
         self._samples.append((time.monotonic(), env_steps))
         self._metrics |= {name: float(metrics[name]) for _, name in self._shown if name in metrics}
@@ -94,6 +93,11 @@ class Progress:
         else:
             percent = f"{100 * env_steps // self._total}%"
             self._write_line("  ".join([fields["steps"], percent, fields["speed"], fields["metrics"], fields["eta"]]))
+
+    def restart(self, env_steps: int) -> None:
+        """Measure the speed from now on, such as after compiling."""
+        self._samples.clear()
+        self._samples.append((time.monotonic(), env_steps))
 
     def message(self, text: str) -> None:
         """Write `text` above the live line, or as a plain line."""
@@ -129,7 +133,7 @@ class Progress:
         return fields | {"metrics": "  ".join(shown) or "return -"}
 
     def _speed(self) -> float | None:
-        """Return steps per second over the last updates, or None before the second update."""
+        """Return steps per second over the last updates; None before there are two of them."""
         if len(self._samples) < 2:
             return None
         (first_time, first_steps), (last_time, last_steps) = self._samples[0], self._samples[-1]

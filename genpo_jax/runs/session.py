@@ -248,6 +248,7 @@ class Session(ABC):
             while steps < self.plan.total_steps and not self._asked_to_stop(stop) and self.failure is None:
                 if chunk is None:
                     chunk = self._compile(state, progress)
+                    progress.restart(steps)
                     continue
                 state, metrics = self._timed(chunk, state)
                 before, steps = steps, steps + self.plan.steps_per_chunk
@@ -332,13 +333,15 @@ class Session(ABC):
                 restored = [checkpointer.restore(one, at=steps) for checkpointer in self.checkpointers]
                 self.previous_seconds = max(meta["wall_seconds"] for _, _, meta in restored)
                 return steps, self.join([state for _, state, _ in restored])
-        raise ValueError(f"no step has an intact checkpoint of every seed in {self.run_dir}; start a new run")
+        raise ValueError(f"no step has an intact checkpoint of every seed in {self.run_dir}; resume each seed alone")
 
     def _open(self, stack: ExitStack) -> tuple[Any, int, Progress, list[int]]:
         """Lock the folder, start or restore, and open all outputs; return state, steps, progress and stop requests."""
         check_same(flat_settings(self.config.to_dict()) | {"resume": self.resume})
         in_first_process("lock the run's folder", lambda: self._lock(stack))
-        check_run_dir(self.run_dir, self.resume)
+        # A new run must not replace an earlier run of one of its seeds either.
+        for folder in {self.run_dir} if self.resume else {self.run_dir, *self.folders}:
+            check_run_dir(folder, self.resume)
         state, steps = self._start()
         progress = stack.enter_context(self._progress(steps))
         progress.message(self.headline)
@@ -552,6 +555,9 @@ def stop_requests() -> Iterator[list[int]]:
         return
     numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
     previous = {number: signal.getsignal(number) for number in numbers}
+    # Under nohup, the end of the terminal does not end the run.
+    if previous.get(hangup := getattr(signal, "SIGHUP", -1)) == signal.SIG_IGN:
+        del previous[hangup]
 
     def restore() -> None:
         for number, handler in previous.items():

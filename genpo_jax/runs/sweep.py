@@ -175,8 +175,9 @@ class Sweep:
         resume = (folder / CONFIG_FILE).exists()
         try:
             run = train(config.env, config, folder, resume=resume, progress=self.progress, callbacks=[pruner])
-        except SickRunError as error:
-            return f"failed: {error}"
+        except (SickRunError, ValueError, RuntimeError, MemoryError) as error:
+            # Repeated settings would fail again.
+            return f"failed: {(str(error) or type(error).__name__).splitlines()[0]}"
         if pruner.error is not None:
             raise pruner.error
         if run.stopped:

@@ -111,6 +111,7 @@ def test_fast_needs_no_backend():
     np.testing.assert_allclose(timestep.reward, [0.02 * 0.02, 0.0], rtol=1e-5)
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", [name for name in names.BRAX if name != "fast"])
 def test_actions_of_every_environment_lie_in_the_unit_interval(name):
     rescaled_by_brax = {"humanoid", "humanoidstandup", "inverted_pendulum", "pusher"}
