@@ -13,7 +13,7 @@ from genpo_jax.config import Config, flat_settings
 from genpo_jax.methods import METHODS, GenPOPlusPlus
 from genpo_jax.presets import apply, method_with, parse_method, preset
 from genpo_jax.runs.folder import CONFIG_FILE, saved_config, seed_folders
-from genpo_jax.runs.load import newest_step
+from genpo_jax.runs.load import checkpoint_step
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.runs.run import train as start_run
 
@@ -97,7 +97,10 @@ def is_finished(folder: Path) -> bool:
     """Return whether every seed of a run has the checkpoint of its last env step."""
     # The last line of the metrics may be later than the last checkpoint.
     config = saved_config(folder)
-    return all((newest_step(seed) or 0) >= config.num_timesteps for seed in seed_folders(folder, config))
+    try:
+        return all(checkpoint_step(seed) >= config.num_timesteps for seed in seed_folders(folder, config))
+    except FileNotFoundError:
+        return False
 
 
 def read_curves(folder: Path, method: str | None = None) -> list[Curve]:

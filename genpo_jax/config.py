@@ -203,7 +203,8 @@ class PPOConfig:
     normalize_observations: bool = True
     """Standardize observations with running statistics, which are fixed during each update."""
     freeze_observations: bool = False
-    """Keep the observation normalizer fixed, e.g. after pretraining (docs/demonstrations.md)."""
+    """Keep the normalizer of the policy's observation fixed, e.g. after pretraining (docs/demonstrations.md).
+    That of what only the critic sees still moves."""
     value_warmup: int = 0
     """Initial updates that train only the value network; for pretrained policies."""
     initial_kl_coef: float = 0.0

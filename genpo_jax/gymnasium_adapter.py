@@ -18,6 +18,7 @@ from gymnasium import spaces
 from genpo_jax import envs
 from genpo_jax.checks import require
 from genpo_jax.envs import Environment
+from genpo_jax.envs.episode import time_limit
 from genpo_jax.envs.host import host_of, ticket_of
 from genpo_jax.envs.wrappers import bounds_of, declared_bounds
 from genpo_jax.policy import TrainedPolicy
@@ -61,9 +62,7 @@ class GymnasiumEnv(gymnasium.Env):
         if render_mode is not None:
             draw_without_display()
         self.env: Environment = envs.make(env, backend) if isinstance(env, str) else envs.as_environment(env)
-        length = episode_length or self.env.default_episode_length
-        require(isinstance(length, int), "an integer >= 1", f"the time limit of {self.env.name}", length, "set it")
-        self.episode_length = length
+        self.episode_length = time_limit(self.env, episode_length)
         boxes: dict[str, spaces.Space] = {
             name: spaces.Box(-np.inf, np.inf, (size,), np.float32) for name, size in self.env.observation_sizes.items()
         }

@@ -391,11 +391,9 @@ class Broken(TargetEnv):
 @pytest.mark.ci
 def test_a_run_with_broken_physics_warns_once_and_stops_after_saving(tmp_path, caplog):
     config = replace(CONFIG, num_timesteps=64 * 30, num_evals=0)
-    with pytest.raises(
-        SickRunError, match="stopped after 10 consecutive chunks .*every environment was reset .*another backend"
-    ):
+    with pytest.raises(SickRunError, match="stopped after 10 consecutive chunks .*half of the steps .*another backend"):
         start(Broken(), config, tmp_path)
-    warnings = [record.message for record in caplog.records if "every environment was reset" in record.message]
+    warnings = [record.message for record in caplog.records if "half of the steps" in record.message]
     assert len(warnings) == 1 and "squash tanh" in warnings[0]
     assert Checkpointer(tmp_path / "checkpoints").steps() == [0, 640]
     assert read_metrics(tmp_path / "metrics.jsonl")[-1]["env_steps"] == 640
@@ -472,7 +470,12 @@ def test_ctrl_c_saves_and_stops_a_run_that_can_be_resumed(tmp_path):
 
 @pytest.mark.ci
 def test_a_run_continues_when_its_output_is_closed_and_saves_on_sighup(tmp_path):
-    process = started(tmp_path)
+    # These tests may run under nohup.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        process = started(tmp_path)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     process.stdout.close()
     before = len(read_metrics(tmp_path / "metrics.jsonl"))
     deadline = time.monotonic() + 60

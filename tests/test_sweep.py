@@ -189,7 +189,7 @@ def test_a_trial_that_runs_out_of_memory_does_not_end_the_sweep(runs, tmp_path, 
     monkeypatch.setattr(module, "train", train)
     lines = []
     made(tmp_path).run(2, lines.append)
-    assert lines[1] == "trial-0: failed: RESOURCE_EXHAUSTED: out of memory" and "trial-1: failed" in lines[2]
+    assert lines[1] == "trial-0: failed: RESOURCE_EXHAUSTED: out of memory" and "trial-1: failed" in lines[3]
 
 
 def test_steps_and_a_coefficient_that_do_not_fit_are_a_failed_trial(runs, tmp_path, monkeypatch):

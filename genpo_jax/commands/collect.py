@@ -24,10 +24,12 @@ class CollectOptions:
     The episodes of several demonstrators alternate in the recording."""
     env: str | None = None
     """Environment, also package.module:NAME of your own. None: the environment of the first run."""
+    backend: str | None = None
+    """Physics backend. None: the backend of the first run, or the environment's default."""
     trust: bool = False
     """Import the module that the first run names as its environment; importing it runs its code."""
     episodes: int = 100
-    """Total number of episodes to record."""
+    """Total number of episodes to record. Their time limit is that of the first run, or of the environment."""
     noise: float = 0.0
     """Standard deviation of normal noise added to every action; the executed action is recorded."""
     policy_noise: Literal["random", "zero"] = "random"
@@ -112,9 +114,9 @@ def _environment(options: CollectOptions, runs: dict) -> "Environment":
     randomize, physics = options.randomize, options.physics
     if runs:
         first = next(iter(runs))
-        env = environment_of(first, options.env, randomize=randomize, physics=physics, trust=options.trust)
+        env = environment_of(first, options.env, options.backend, randomize, physics=physics, trust=options.trust)
     else:
-        made = envs.make(options.env or "", None, randomize and not physics)
+        made = envs.make(options.env or "", options.backend, randomize and not physics)
         env = with_physics(made, EnvConfig(), physics=physics)
     for name, policy in runs.items():
         check_conditions(policy.spec.seen(saved_config(name).env_options), physics, False, name)

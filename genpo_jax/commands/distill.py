@@ -59,7 +59,8 @@ def run(options: DistillOptions) -> None:
     from genpo_jax.imitation.distill import distill
 
     given = [str(source) for source in options.sources]
-    require(options.resume != bool(given), "given, unless resume=True", "from", given)
+    require(not (options.resume and given), "left out with resume=True", "from", given)
+    require(options.resume or bool(given), "given, unless resume=True", "from", given)
     finished = distill(
         options.sources,
         options.run_dir,

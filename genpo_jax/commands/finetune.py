@@ -59,7 +59,8 @@ def run(options: FinetuneOptions) -> None:
     from genpo_jax.imitation.finetune import finetune
 
     given = None if options.source is None else str(options.source)
-    require(options.resume != bool(given), "given, unless resume=True", "from", given)
+    require(not (options.resume and given), "left out with resume=True", "from", given)
+    require(options.resume or bool(given), "given, unless resume=True", "from", given)
     finished = finetune(
         options.source,
         options.run_dir,

@@ -77,6 +77,19 @@ class Timestep(flax.struct.PyTreeNode):
     episode_metrics: Metrics
 
 
+def time_limit(env: Environment, episode_length: Any = None) -> int:
+    """Return the time limit of episodes in env steps: the given one, or that of the environment.
+
+    Raises:
+        ValueError: if it is not an integer of at least 1.
+    """
+    length = env.default_episode_length if episode_length is None else episode_length
+    whole = isinstance(length, int | np.integer) and not isinstance(length, bool) and bool(length >= 1)
+    name = f"default_episode_length of {env.name}" if episode_length is None else "episode_length"
+    require(whole, "an integer >= 1", name, length, "or set episode_length")
+    return int(length)
+
+
 @dataclasses.dataclass(frozen=True)
 class EpisodeEnv:
     """Environments in parallel: an environment whose episode ends restarts from a pool of fresh states.
@@ -131,14 +144,10 @@ class EpisodeEnv:
             imperfect: apply noise, bias, delays and pushes of the settings.
             teachers: what each teacher of a distillation sees.
         """
-        length = options.episode_length
-        if length is None:
-            length = env.default_episode_length
-            whole = isinstance(length, int | np.integer) and not isinstance(length, bool) and length >= 1
-            require(whole, "an integer >= 1", f"default_episode_length of {env.name}", length, "or set episode_length")
+        length = time_limit(env, options.episode_length)
         return cls(
             wrapped(with_imperfections(env, options, imperfect, teachers), options),
-            int(length),
+            length,
             options.action_repeat,
             options.squash,
             options.chunk,

@@ -31,14 +31,11 @@ from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.environment import Recorded, env_option, environment_of, record_of
 from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.folder import PRETRAIN_FILE, read_config, saved_config
-from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load, newest_step
+from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load
 from genpo_jax.runs.metrics import METRICS_FILE, read_metrics
 from genpo_jax.version import __version__
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# Files of the functions, and the other files before the description.
-GRAPHS = ("policy.onnx", "policy_noise.onnx", "policy.stablehlo", "policy_noise.stablehlo", "policy_seeded.stablehlo")
-OTHER_FILES = ("standalone.py", "README.md")
 # Engines of Brax that do not simulate as MuJoCo does.
 APPROXIMATE = ("spring", "positional", "generalized")
 
@@ -73,7 +70,6 @@ def export(
     _check_out(out, overwrite)
     run_dir = folder_of(Path(run_dir), seed)
     step = checkpoint_step(run_dir, step, checkpoint)
-    step = newest_step(run_dir) if step is None else step
     policy, config, contents = load(run_dir, step), saved_config(run_dir), read_config(run_dir)
     record = _record(run_dir, contents["environment"], env)
     description: dict[str, Any] = {"format": standalone.FORMAT} | describe_policy(policy)
@@ -92,8 +88,11 @@ def export(
     files["README.md"] = model_card(description).encode()
     description["files"] = {name: hashlib.sha256(contents).hexdigest() for name, contents in files.items()}
     out.mkdir(parents=True, exist_ok=True)
-    # Without its description, a folder with some of the new files is no export.
-    for name in (standalone.DESCRIPTION, *_files_of(out)):
+    before = _files_of(out)
+    # Nothing loads a folder with this description, but `overwrite` knows it.
+    unfinished = {"files": dict.fromkeys([*before, *files])}
+    write_atomically(out / standalone.DESCRIPTION, json.dumps(unfinished).encode())
+    for name in before:
         (out / Path(name).name).unlink(missing_ok=True)
     for name, contents in files.items():
         write_atomically(out / name, contents)
@@ -286,13 +285,8 @@ def _check_out(out: Path, overwrite: bool) -> None:
 
 
 def _check_exported(out: Path) -> None:
-    """Raise unless `out` holds an exported policy of any version, because `overwrite` removes its files.
-
-    Without a description it is what an interrupted export has left, if it has nothing else.
-    """
-    names = {path.name for path in out.iterdir()}
-    interrupted = names <= {*GRAPHS, *OTHER_FILES} and not names.isdisjoint(GRAPHS)
-    if "policy.onnx" not in _files_of(out) and not interrupted:
+    """Raise unless `out` holds an exported policy of any version, because `overwrite` removes its files."""
+    if "policy.onnx" not in _files_of(out):
         raise ValueError(f"{out} does not hold an exported policy, so it is not overwritten; name another folder")
 
 

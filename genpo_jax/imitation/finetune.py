@@ -79,13 +79,10 @@ def finetune(
     check_run_dir(run_dir, resume)
     path = run_dir / FINETUNED_FILE
     if resume:
-        require(
-            path.exists(), "the folder of a fine-tuning run", "run_dir", str(run_dir), f"it has no {FINETUNED_FILE}"
-        )
+        remedy = f"it has no {FINETUNED_FILE}; resume a single seed by genpo_jax.train"
+        require(path.exists(), "the folder of a whole fine-tuning run", "run_dir", str(run_dir), remedy)
         origin, record = run_dir, json.loads(path.read_text())
         config = apply(saved_config(run_dir), settings or {})
-        # It is of the policy before the training that follows.
-        record.pop("after", None)
     else:
         require(source is not None, "given, unless resume=True", "source", source)
         origin, record = folder_of(Path(str(source)), None), {}
@@ -102,12 +99,14 @@ def finetune(
     if not resume:
         measured = measure_before(load(origin), pretrained, config, episodic, anyway, episodes, progress)
         record = {"from": str(origin)} | measured
-    write_json(path, record)
+        write_json(path, record)
     start = None if resume else load(origin)
     run = train(env, config, run_dir, resume=resume, start=start, progress=progress, callbacks=callbacks)
+    # An earlier result is of an earlier policy.
+    record.pop("after", None)
     if not run.stopped:
         record["after"] = _measure_after(run_dir, config, episodic, episodes, progress)
-        write_json(path, record)
+    write_json(path, record)
     return run
 
 

@@ -109,7 +109,7 @@ class Pretraining(Session):
     ) -> None:
         self.demonstrations, self.settings, self.source = demonstrations, settings, source
         self.train_episodes, self.held_out = demonstrations.split(settings.valid_share, settings.seed)
-        train, held_out = self.train_episodes, self.held_out
+        train = self.train_episodes
         self._env, self.record = env, {}
         if env is not None:
             factory = envs.factory_path(env_name) if env_name else None
@@ -120,8 +120,7 @@ class Pretraining(Session):
         self.spec = _spec(config, demonstrations, bounds)
         obs = demonstrations.observations(train, settings.history)
         self.moments = moments_of(obs, settings.normalization)
-        self.train_set = self._prepared(train)
-        self.valid_set = jax.tree.map(lambda x: x[:MAX_VALIDATED], self._prepared(held_out)) if held_out else None
+        self._prepare()
         self.graph = nnx.graphdef(nnx.eval_shape(self.spec.build))
         self.schedule = optax.cosine_decay_schedule(
             settings.learning_rate, settings.num_chunks * settings.updates_per_chunk, FINAL_RATE
@@ -160,6 +159,14 @@ class Pretraining(Session):
 
         return jax.jit(chunk, donate_argnums=0), (self.train_set, self.valid_set)
 
+    def restore(self) -> tuple[int, PretrainState]:
+        """Return updates and state of the newest checkpoint; the data is standardized by its statistics."""
+        steps, state = super().restore()
+        # An earlier version computed others from the same data.
+        self.moments = jax.tree.map(lambda x: x[0], state.obs_moments[ACTOR_OBS])
+        self._prepare()
+        return steps, state
+
     def policies_of(self, state: PretrainState) -> dict[int, TrainedPolicy]:
         """Return the policy of the averaged parameters."""
         return {self.settings.seed: policy_of(self.spec, state, 0)}
@@ -167,7 +174,10 @@ class Pretraining(Session):
     def check_resumed(self) -> None:
         """Raise `ValueError` if the run was trained on other demonstrations."""
         saved = read_json(self.run_dir / PRETRAIN_FILE, "data")["data"]
-        same = saved["sha256"] == fingerprint(self.demonstrations)
+        present = self.demonstrations
+        # Before 0.3, no held-out episodes of a mask were an empty list.
+        known = {fingerprint(present), fingerprint(replace(present, valid=present.valid or ()))}
+        same = saved["sha256"] in known
         rule = f"the same as before ({saved['source'] or 'without a file'})"
         require(same, rule, "demonstrations of a resumed run", self.source or "other demonstrations")
 
@@ -230,6 +240,11 @@ class Pretraining(Session):
 
     def _policy(self, params: Any) -> Any:
         return nnx.merge(self.graph, params["policy"])
+
+    def _prepare(self) -> None:
+        """Set the batches of training and validation."""
+        self.train_set, held_out = self._prepared(self.train_episodes), self.held_out
+        self.valid_set = jax.tree.map(lambda x: x[:MAX_VALIDATED], self._prepared(held_out)) if held_out else None
 
     def _prepared(self, numbers: list[int]) -> tuple[Array, Array]:
         """Return standardized observations and action chunks in [-1, 1] of these episodes."""

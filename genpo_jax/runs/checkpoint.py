@@ -202,6 +202,10 @@ class Checkpointer:
         details = "\n  ".join(refusals)
         raise ValueError(f"no intact checkpoint in {self.directory}; start a new run. Found:\n  {details}")
 
+    def newest(self) -> int:
+        """Return the step of the newest intact checkpoint; raises as `restore`."""
+        return int(self._newest(None)[0].name)
+
     def is_intact(self, step: int) -> bool:
         """Return whether `step` has a checkpoint of this run with correct checksums."""
         try:
@@ -252,8 +256,6 @@ class Checkpointer:
         if target.is_symlink() or not (target / MANIFEST).is_file():
             _remove_step(target)
             return
-        if mismatch := self._identity_mismatch(target):
-            raise ValueError(f"{target} is of another run ({mismatch}); name another run_dir")
         _remove_step(superseded / target.name)
         superseded.mkdir(exist_ok=True)
         os.replace(target, superseded / target.name)

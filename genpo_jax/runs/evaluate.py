@@ -16,7 +16,7 @@ from genpo_jax.envs.base import ACTOR_OBS, succeeded
 from genpo_jax.policy import TrainedPolicy
 from genpo_jax.runs.environment import check_conditions, environment_of
 from genpo_jax.runs.folder import saved_config
-from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load, newest_step
+from genpo_jax.runs.load import CheckpointName, checkpoint_step, folder_of, load
 from genpo_jax.runtime import compiler_options
 from genpo_jax.training.play import Episodes, Noise, play_episodes, policy_actor
 
@@ -68,7 +68,6 @@ def evaluate(
     """
     run_dir = folder_of(Path(run_dir), seed)
     step = checkpoint_step(run_dir, step, checkpoint)
-    step = newest_step(run_dir) if step is None else step
     policy, config = load(run_dir, step), saved_config(run_dir)
     options = policy.spec.seen(config.env_options)
     check_conditions(options, physics, imperfect, run_dir)

@@ -73,22 +73,16 @@ def load(
     return TrainedPolicy(spec, *filled)
 
 
-def checkpoint_step(run_dir: Path, step: int | None, checkpoint: CheckpointName) -> int | None:
-    """Return the step of a checkpoint of a run with one seed; None for the newest. See `load`."""
+def checkpoint_step(run_dir: Path, step: int | None = None, checkpoint: CheckpointName = "newest") -> int:
+    """Return the step of a checkpoint of a run with one seed; see `load`."""
     require(checkpoint in get_args(CheckpointName), "newest or best", "checkpoint", checkpoint)
     if checkpoint == "newest":
-        return step
+        return _checkpointer(run_dir).newest() if step is None else step
     if step is not None:
         raise ValueError(f"step {step} and checkpoint {checkpoint!r} name two checkpoints; leave one of them out")
     if (best := _checkpointer(run_dir).best()) is None:
         raise FileNotFoundError(f"no checkpoint in {run_dir} was evaluated, so none is the best; load the newest")
     return best[0]
-
-
-def newest_step(run_dir: Path) -> int | None:
-    """Return the step of the newest intact checkpoint of a run with one seed; None if there is none."""
-    checkpointer = _checkpointer(run_dir)
-    return next((step for step in reversed(checkpointer.steps()) if checkpointer.is_intact(step)), None)
 
 
 def _checkpointer(run_dir: Path) -> Checkpointer:

@@ -13,7 +13,7 @@ import mujoco
 import numpy as np
 
 from genpo_jax.checks import require
-from genpo_jax.config import Config
+from genpo_jax.config import SUCCESS, Config
 from genpo_jax.envs import Environment, EpisodeEnv, EpisodeState, Timestep
 from genpo_jax.envs.base import step_seconds
 from genpo_jax.envs.imperfect import with_imperfections
@@ -161,7 +161,10 @@ class Recorder:
         self.title = f"{config.method.name} on {config.env}"
         self.seconds = step_seconds(env) or float(self.model.opt.timestep)
         length = steps or config.env_options.episode_length or env.default_episode_length
-        self.batch = EpisodeEnv(env, length, squash="clip", reward=config.env_options.reward)
+        self.batch = EpisodeEnv(env, length, squash="clip")
+        # A success ends the episode, as in training; another environment may report none.
+        if config.env_options.reward == "success" and SUCCESS in self.batch.metric_names:
+            self.batch = replace(self.batch, reward="success")
         self._program = jax.jit(self._play, compiler_options=compiler_options(config.fusion_emitters))
 
     def record(self, policy: TrainedPolicy, start_seed: int = 0) -> Recording:

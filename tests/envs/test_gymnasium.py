@@ -505,5 +505,5 @@ def test_our_adapter_ends_an_episode_with_its_simulator():
     longer = GymnasiumEnv("gymnasium:Pendulum-v1", episode_length=202)
     longer.reset(seed=0)
     assert [longer.step(np.zeros(1))[3] for _ in range(202)] == [False] * 201 + [True]
-    with pytest.raises(ValueError, match="the time limit of .* must be an integer >= 1, got None; set it"):
+    with pytest.raises(ValueError, match="default_episode_length of .* must be an integer >= 1, got None"):
         GymnasiumEnv(GymnasiumEnvironment(Counting))
