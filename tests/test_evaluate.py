@@ -66,7 +66,7 @@ def test_a_run_is_evaluated_with_every_noise_and_reported_as_json_and_as_a_table
     assert f"return {zero['return']:.1f}" in capsys.readouterr().out
 
 
-def test_returns_lengths_metrics_and_success_are_means_over_the_episodes(run, monkeypatch):
+def test_returns_lengths_metrics_and_success_are_means_over_the_episodes(run, monkeypatch, caplog):
     metrics = {"distance": jax.numpy.array([1.0, 2.0]), "success": jax.numpy.array([0.0, 1.0])}
     ends = jax.numpy.array([True, False])
     played = Episodes(jax.numpy.array([0.0, 4.0]), jax.numpy.array([2, 4]), metrics, ends, ends, None)
@@ -74,6 +74,7 @@ def test_returns_lengths_metrics_and_success_are_means_over_the_episodes(run, mo
     found = evaluate(run.run_dir, episodes=2, noise=("zero",))["noise"]["zero"]
     assert (found["return"], found["return_std"], found["length"]) == (2.0, 2.0, 3.0)
     assert found["metrics"] == {"distance": 1.5, "success": 0.5} and found["success"] == 0.5
+    assert "1 of 2 episodes with deterministic actions ended early after non-finite physics" in caplog.text
 
 
 @pytest.mark.parametrize(("options", "used"), [([], True), (["--no-fusion-emitters"], False)])

@@ -645,3 +645,14 @@ def test_the_card_names_the_physics_and_the_imperfections_of_training():
         "`obs_noise` 0.1, `action_delay` 0:2, `push` elbow=1 box=2."
     )
     assert randomization_text({"physics": [], "imperfections": EnvConfig().imperfections}) == ""
+
+
+def test_an_export_describes_the_evaluation_of_its_checkpoint(exported, tmp_path):
+    run, _ = exported
+    copy = shutil.copytree(run.run_dir, tmp_path / "run")
+    lines = (copy / "metrics.jsonl").read_text().splitlines()
+    later = json.loads(lines[-1]) | {"env_steps": 10**6, "eval/return_zero": 1e6}
+    # Killed before the checkpoint of its last evaluation.
+    (copy / "metrics.jsonl").write_text("\n".join([*lines, json.dumps(later)]) + "\n")
+    description = standalone.describe(export(copy, tmp_path / "out"))
+    assert description["trained"]["eval/return_zero"] == run.metrics["eval/return_zero"]

@@ -636,3 +636,9 @@ def test_a_seed_without_a_finished_episode_does_not_hide_the_mean_of_the_others(
     assert np.isnan(Run._mean(session, "train/episode_return", np.full(2, np.nan)))
     # Elsewhere a number that is not finite is a fault.
     assert np.isnan(Run._mean(session, "train/kl", values))
+
+
+def test_a_fine_tuning_run_names_the_command_that_also_measures_its_end(tmp_path):
+    assert Run(TargetEnv(), CONFIG, tmp_path, progress=False).command == "train"
+    (tmp_path / "finetuned.json").write_text("{}")
+    assert Run(TargetEnv(), CONFIG, tmp_path, progress=False).command == "finetune"
