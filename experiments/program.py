@@ -34,7 +34,7 @@ def keep_options(out: Path, options: Any, free: Sequence[str] = (), **others: An
         out: folder of the study; made if needed.
         options: the dataclass of the options.
         free: options that change no result, such as lists of what to train.
-        others: what else determines the results, such as the SHA-256 of the data.
+        others: other values that determine the results, such as the SHA-256 of the data.
 
     Raises:
         ValueError: if the folder has results of other options.

@@ -26,6 +26,7 @@ from genpo_jax.methods import METHODS, FlowMethod, GenPOPlusPlus, ReversibleMeth
 from genpo_jax.normalizer import RunningMoments
 from genpo_jax.policy import PolicySpec, TrainedPolicy
 from genpo_jax.runs.evaluate import evaluate
+from genpo_jax.runs.files import write_atomically
 from genpo_jax.runs.folder import write_config
 from genpo_jax.runs.metrics import MetricsWriter
 
@@ -609,7 +610,20 @@ def test_wrong_shapes_and_files_are_refused(exported, tmp_path):
         standalone.OnnxPolicy(tmp_path)
 
 
-def test_only_an_exported_policy_is_overwritten(exported, tmp_path):
+def interrupted_after(count):
+    """Return `write_atomically` that is interrupted after some files."""
+    written = []
+
+    def write(path, data):
+        if len(written) == count:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_atomically(path, data)
+
+    return write
+
+
+def test_only_an_exported_policy_is_overwritten(exported, tmp_path, monkeypatch):
     run, folder = exported
     old = shutil.copytree(folder, tmp_path / "old")
     description = json.loads((old / "policy.json").read_text())
@@ -625,9 +639,13 @@ def test_only_an_exported_policy_is_overwritten(exported, tmp_path):
         standalone.describe(tmp_path / "run")
     with pytest.raises(ValueError, match="does not hold an exported policy"):
         export(run.run_dir, tmp_path / "run", overwrite=True)
-    # An export that was interrupted has no description.
-    for name in ("policy.json", "policy.onnx"):
-        (old / name).unlink()
+    # An export that is interrupted can be repeated, and is not loaded.
+    monkeypatch.setattr(exporter, "write_atomically", interrupted_after(3))
+    with pytest.raises(KeyboardInterrupt):
+        export(run.run_dir, old, overwrite=True)
+    with pytest.raises(ValueError, match="has format None, this loader reads 3; export it again"):
+        standalone.describe(old)
+    monkeypatch.undo()
     export(run.run_dir, old, overwrite=True)
     assert standalone.describe(old)["format"] == standalone.FORMAT
 

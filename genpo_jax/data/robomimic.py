@@ -154,7 +154,7 @@ def _held_out(masks: dict[str, list[str]], names: list[str], reading: Reading) -
         reading.suspect(f"mask/train and mask/{valid} have {len(train & held_out)} demonstrations in common")
     if train and all_read and (others := set(names) - train - held_out):
         reading.suspect(f"{len(others)} demonstrations are in neither mask/train nor mask/{valid}; they are trained on")
-    # A mask or a part without held-out demonstrations has no split of its own.
+    # A mask or a part without held-out demonstrations has no split.
     return tuple(i for i, name in enumerate(names) if name in held_out) or None
 
 

@@ -221,7 +221,7 @@ def test_a_mask_chooses_demonstrations_and_its_own_held_out_ones(tmp_path):
         few = read(path, mask="few")
     assert not tiny_sets.differences(few, numbers=[0, 2]) and few.valid == (0,)
     train = read(path, mask="train")
-    assert not tiny_sets.differences(train, numbers=[0, 1]) and train.valid == ()
+    assert not tiny_sets.differences(train, numbers=[0, 1]) and train.valid is None
     with pytest.raises(ValueError, match="mask must be one of .*, got 'many'"):
         read(path, mask="many")
 
