@@ -66,7 +66,9 @@ def load(
     checkpointer = _checkpointer(folder)
     # The saved state has a leading axis of seeds, here of size 1.
     abstract = {name: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype) for name, leaf in names.items()}
-    arrays = checkpointer.restore_leaves(abstract, at=checkpoint_step(folder, step, checkpoint))
+    # The newest one is verified when it is restored.
+    at = step if checkpoint == "newest" else checkpoint_step(folder, step, checkpoint)
+    arrays = checkpointer.restore_leaves(abstract, at=at)
     checkpointer.close()
     leaves = iter([arrays[name][0] for name in names])
     filled = jax.tree.map(lambda _: next(leaves), list(parts.values()))

@@ -139,6 +139,7 @@ def test_a_run_starts_with_the_pretrained_networks_and_keeps_the_normalizer():
     np.testing.assert_array_equal(state.obs_moments["state"].mean, np.full((2, 2), 0.5))
 
 
+@pytest.mark.ci
 def test_only_the_observation_of_the_policy_keeps_its_statistics():
     config = tiny("genpo++", freeze_observations=True)
     # The critic of an imperfect robot sees the exact state.
