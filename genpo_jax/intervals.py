@@ -54,6 +54,21 @@ def mean(values: Sequence[float] | np.ndarray) -> Interval:
     return bootstrap((values,), np.mean)
 
 
+def mean_of_few(values: Sequence[float] | np.ndarray) -> Interval:
+    """Return the mean of two or more values with Student's t interval.
+
+    For a few values a bootstrap interval is too narrow: that of two values ends at the values.
+    """
+    array = np.asarray(values, float)
+    half = t_quantile(len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))
+    return Interval(float(array.mean()), float(array.mean() - half), float(array.mean() + half))
+
+
+def t_quantile(degrees: int) -> float:
+    """Return half of the width of a 95 % interval in standard errors, for Student's t distribution."""
+    return float(stats.t.ppf(0.975, degrees))
+
+
 def share(hits: int, count: int) -> Interval:
     """Return the share `hits / count` with Wilson's interval."""
     low, high = stats.binomtest(hits, count).proportion_ci(method="wilson")

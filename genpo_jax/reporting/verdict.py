@@ -14,6 +14,8 @@ from genpo_jax.reporting.records import Records, points
 Z = 1.96
 # Chunks averaged at each end of a run without evaluations.
 CHUNKS = 5
+# Of the difference of two such means.
+QUANTILE_OF_CHUNKS = intervals.t_quantile(2 * CHUNKS - 2)
 
 
 class Verdict(NamedTuple):
@@ -37,8 +39,8 @@ def judge(run: Records) -> Verdict:
 
     A cloned policy has no returns: its errors on held-out episodes are compared with those of trivial predictors.
 
-    With several seeds, the interval of the difference is bootstrapped over the seeds. With one seed, it is the interval
-    of the difference of two means: over the episodes of the first and the last evaluation. With fewer than two
+    With several seeds, the interval of the difference is Student's over the seeds. With one seed, it is the interval of
+    the difference of two means: over the episodes of the first and the last evaluation. With fewer than two
     evaluations, the first and the last chunks of training are compared.
     """
     if run.held_out:
@@ -50,15 +52,16 @@ def judge(run: Records) -> Verdict:
         if len(changes) < 2:
             return Verdict("young", "Too early to judge: fewer than two seeds have two evaluations.", None, best)
         starts, ends = np.array(changes).T
-        change, final = intervals.mean(ends - starts), intervals.mean(ends)
+        change, final = intervals.mean_of_few(ends - starts), intervals.mean_of_few(ends)
         return _verdict(float(starts.mean()), final, change, f"over {len(changes)} seeds", best)
     comparison = _evaluated(run) if len(evaluations) > 1 else _trained(run)
     if comparison is None:
         return Verdict("young", "Too early to judge: there are too few returns.", None, best)
+    # Errors are halves of the widths of 95 % intervals.
     (start, start_error), (end, end_error), source = comparison
-    error = Z * math.hypot(start_error, end_error)
+    error = math.hypot(start_error, end_error)
     change = Interval(end - start, end - start - error, end - start + error)
-    final = Interval(end, end - Z * end_error, end + Z * end_error)
+    final = Interval(end, end - end_error, end + end_error)
     return _verdict(start, final, change, source, best)
 
 
@@ -110,7 +113,7 @@ def _evaluated(run: Records) -> tuple[tuple[float, float], tuple[float, float], 
     ends = [evaluations[0], evaluations[-1]]
     if episodes is None or any(steps not in spread for steps, _ in ends):
         return _trained(run)
-    start, end = ((value, spread[steps] / math.sqrt(episodes)) for steps, value in ends)
+    start, end = ((value, Z * spread[steps] / math.sqrt(episodes)) for steps, value in ends)
     return start, end, f"first and last evaluation, {episodes:.0f} episodes each"
 
 
@@ -119,7 +122,7 @@ def _trained(run: Records) -> tuple[tuple[float, float], tuple[float, float], st
     if len(returns) < 2 * CHUNKS:
         return None
     start, end = (
-        (float(np.mean(part)), float(np.std(part, ddof=1)) / math.sqrt(CHUNKS))
+        (float(np.mean(part)), QUANTILE_OF_CHUNKS * float(np.std(part, ddof=1)) / math.sqrt(CHUNKS))
         for part in (returns[:CHUNKS], returns[-CHUNKS:])
     )
     return start, end, f"first and last {CHUNKS} chunks of training"
