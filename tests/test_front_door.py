@@ -292,8 +292,10 @@ def test_a_missing_package_is_reported_with_the_extra_that_installs_it(name):
     assert f"{missing} is not installed; in your clone of genpo_jax: pip install -e '.[train]'" in done.stderr
 
 
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", [["envs"], ["methods", "--json"], ["--help"], ["train", "--help"]])
+@pytest.mark.parametrize(
+    ("command", "unbuffered"),
+    [(["envs"], ""), (["methods", "--json"], "1"), (["--help"], ""), (["train", "--help"], "1")],
+)
 def test_a_reader_that_closes_the_pipe_ends_a_command_without_an_error(command, unbuffered):
     program = [sys.executable, "-m", "genpo_jax", *command]
     env = os.environ | {"PYTHONUNBUFFERED": unbuffered}

@@ -271,28 +271,36 @@ def test_an_interrupt_of_an_import_cannot_be_hidden_and_others_are_raised(tmp_pa
     assert later.stdout == "raised\n"
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--run-dir", "/dev/null/run"], "/dev/null/run cannot be written, because /dev/null is a file"),
-        (["--run-dir", "/proc/run"], "cannot be written"),
-        (["--run-dir", "x" * 300], "run_dir must be a path"),
-        (["--run-dir", "runs/[a]"], "the path of a run must not contain '['"),
-        (["--coordinator", "10.0.0.1:99999", "--num-processes", "2", "--process-id", "0"], "port from 1 to 65535"),
-        (["--coordinator", "10.0.0.1:1", "--num-processes", "2", "--process-id", "0", "--host-timeout", "0"], "in [1,"),
-        (["--num-envs", "16777216", "--unroll", "1048576"], "num_envs * unroll must be at most 2147483647"),
-    ],
-)
-def test_training_refuses_invalid_options_before_it_imports_physics(options, message):
+REFUSED = [
+    (["--run-dir", "/dev/null/run"], "/dev/null/run cannot be written, because /dev/null is a file"),
+    (["--run-dir", "/proc/run"], "cannot be written"),
+    (["--run-dir", "x" * 300], "--run-dir must be a path"),
+    (["--run-dir", "runs/[a]"], "the path of a run must not contain '['"),
+    (["--coordinator", "10.0.0.1:99999", "--num-processes", "2", "--process-id", "0"], "port from 1 to 65535"),
+    (["--coordinator", "10.0.0.1:1", "--num-processes", "2", "--process-id", "0", "--host-timeout", "0"], "in [1,"),
+    (["--num-envs", "16777216", "--unroll", "1048576"], "num_envs * unroll must be at most 2147483647"),
+]
+
+
+def test_training_refuses_invalid_options_before_it_imports_physics():
+    # One process, because each imports jax.
     code = (
-        "import sys\n"
+        "import contextlib, io, json, sys\n"
         "for name in ('brax', 'mujoco', 'orbax'): sys.modules[name] = None\n"
-        "from genpo_jax.cli import main; main(['train', '--env', 'fast', *sys.argv[1:]])"
+        "from genpo_jax.cli import main\n"
+        "for options in json.loads(sys.argv[1]):\n"
+        "    with contextlib.redirect_stderr(io.StringIO()) as errors:\n"
+        "        try: main(['train', '--env', 'fast', *options]); code = 0\n"
+        "        except SystemExit as end: code = end.code\n"
+        "    print(json.dumps([code, errors.getvalue()]))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, *options], capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode in (1, 2), done.stderr
-    assert message.replace("run_dir", "--run-dir") in " ".join(done.stderr.replace("│", " ").split()), done.stderr
-    assert "Traceback" not in done.stderr
+    options = json.dumps([each for each, _ in REFUSED])
+    done = subprocess.run([sys.executable, "-c", code, options], capture_output=True, text=True, cwd=ROOT)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    for (each, message), (code, errors) in zip(REFUSED, lines, strict=True):
+        text = " ".join(f"{errors} {code}".replace("│", " ").split())
+        assert code and message in text, (each, text, done.stderr)
+        assert "Traceback" not in text
 
 
 def test_sizes_beyond_32_bits_are_refused():
