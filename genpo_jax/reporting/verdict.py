@@ -14,7 +14,7 @@ from genpo_jax.reporting.records import Records, points
 Z = 1.96
 # Chunks averaged at each end of a run without evaluations.
 CHUNKS = 5
-# Of the difference of two such means.
+# Quantile for the difference of two such means.
 QUANTILE_OF_CHUNKS = intervals.t_quantile(2 * CHUNKS - 2)
 
 
