@@ -7,9 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from genpo_jax.checks import require
 from genpo_jax.commands.base import STOPPED, Command, leave, print_end
-from genpo_jax.commands.settings import FromRunOptions, peek, refuse_foreign_options, resumed_config, source_config
+from genpo_jax.commands.settings import (
+    FromRunOptions,
+    check_sources,
+    peek,
+    refuse_foreign_options,
+    resumed_config,
+    source_config,
+)
 from genpo_jax.config import Config
 from genpo_jax.presets import apply, finetune_preset, parse_method
 
@@ -59,8 +65,7 @@ def run(options: FinetuneOptions) -> None:
     from genpo_jax.imitation.finetune import finetune
 
     given = None if options.source is None else str(options.source)
-    require(not (options.resume and given), "left out with resume=True", "from", given)
-    require(options.resume or bool(given), "given, unless resume=True", "from", given)
+    check_sources(options.resume, given)
     finished = finetune(
         options.source,
         options.run_dir,

@@ -157,6 +157,12 @@ def resumed_config(run_dir: Path, method: str | None) -> tuple[Config, str]:
     return apply(saved, layer), name
 
 
+def check_sources(resume: bool, given: Any) -> None:
+    """Raise `ValueError` if a new run has no folder after `--from`, or a run to resume has one."""
+    require(not (resume and given), "left out with resume=True", "from", given)
+    require(resume or bool(given), "given, unless resume=True", "from", given)
+
+
 def refuse_foreign_options(arguments: Sequence[str], method: Method) -> None:
     """Raise `ValueError` at the first option that only other methods have."""
     own = {f.name for f in dataclasses.fields(method)}

@@ -33,9 +33,9 @@ def write(path: Path, demonstrations: Demonstrations) -> None:
     """
     rate = demonstrations.rate
     assert rate is not None
-    held_out = sorted(set(demonstrations.valid or ()))
-    order = [*sorted(set(range(len(demonstrations))).difference(held_out)), *held_out]
-    demonstrations = replace(demonstrations, episodes=tuple(demonstrations.episodes[i] for i in order))
+    train, held_out = demonstrations.split(0.0, 0)
+    ordered = tuple(demonstrations.episodes[i] for i in (*train, *held_out))
+    demonstrations = replace(demonstrations, episodes=ordered, valid=tuple(range(len(train), len(ordered))))
     frames = _frames(demonstrations, rate)
     for folder in ("meta/episodes/chunk-000", "data/chunk-000"):
         (path / folder).mkdir(parents=True)
@@ -137,7 +137,7 @@ def _info(demonstrations: Demonstrations, frames: dict[str, np.ndarray], rate: f
         for name, values in frames.items()
     }
     last = len(demonstrations)
-    first = last - len(set(demonstrations.valid or ()))
+    first = last - len(demonstrations.valid or ())
     return {
         "codebase_version": VERSION,
         "robot_type": demonstrations.env or None,

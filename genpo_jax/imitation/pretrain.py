@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +121,6 @@ class Pretraining(Session):
         self.spec = _spec(config, demonstrations, bounds)
         obs = demonstrations.observations(train, settings.history)
         self.moments = moments_of(obs, settings.normalization)
-        self._prepare()
         self.graph = nnx.graphdef(nnx.eval_shape(self.spec.build))
         self.schedule = optax.cosine_decay_schedule(
             settings.learning_rate, settings.num_chunks * settings.updates_per_chunk, FINAL_RATE
@@ -164,7 +164,6 @@ class Pretraining(Session):
         steps, state = super().restore()
         # An earlier version computed others from the same data.
         self.moments = jax.tree.map(lambda x: x[0], state.obs_moments[ACTOR_OBS])
-        self._prepare()
         return steps, state
 
     def policies_of(self, state: PretrainState) -> dict[int, TrainedPolicy]:
@@ -241,10 +240,15 @@ class Pretraining(Session):
     def _policy(self, params: Any) -> Any:
         return nnx.merge(self.graph, params["policy"])
 
-    def _prepare(self) -> None:
-        """Set the batches of training and validation."""
-        self.train_set, held_out = self._prepared(self.train_episodes), self.held_out
-        self.valid_set = jax.tree.map(lambda x: x[:MAX_VALIDATED], self._prepared(held_out)) if held_out else None
+    @cached_property
+    def train_set(self) -> tuple[Array, Array]:
+        """The data to train on; made when it is needed, because a resume replaces the statistics."""
+        return self._prepared(self.train_episodes)
+
+    @cached_property
+    def valid_set(self) -> tuple[Array, Array] | None:
+        """The beginning of the held-out data; None if nothing is held out."""
+        return jax.tree.map(lambda x: x[:MAX_VALIDATED], self._prepared(self.held_out)) if self.held_out else None
 
     def _prepared(self, numbers: list[int]) -> tuple[Array, Array]:
         """Return standardized observations and action chunks in [-1, 1] of these episodes."""

@@ -23,9 +23,9 @@ def short(value: float | None, digits: int = 3) -> str:
     """Return a number as `1.25M`, `0.03` or `2.4e-06`; a dash if it is None."""
     if value is None:
         return "-"
+    # What rounds to the next suffix gets it, and what is below 1000 needs three digits.
+    rounded = round(value, 2 - math.floor(math.log10(abs(value)))) if value else 0
     for size, suffix in SUFFIXES:
-        # What rounds to the next suffix gets it, and what is below 1000 needs three digits.
-        rounded = round(value, 2 - math.floor(math.log10(abs(value)))) if value else 0
         if abs(rounded) >= size and (size > 1e3 or abs(value) >= 10 * size):
             return f"{value / size:.{max(digits, 3)}g}{suffix}"
     return f"{value:.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"

@@ -61,6 +61,8 @@ class Run(Session):
         options: further arguments of `Session`.
     """
 
+    per_episode = PER_EPISODE
+
     def __init__(
         self,
         env: Environment,
@@ -90,8 +92,6 @@ class Run(Session):
         super().__init__(config, plan, run_dir, **options)
         # It also measures the policy after training.
         self.command = "finetune" if (run_dir / FINETUNED_FILE).exists() else "train"
-
-    per_episode = PER_EPISODE
 
     @property
     def env(self) -> Environment:

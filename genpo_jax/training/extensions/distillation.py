@@ -79,10 +79,8 @@ class Distillation(Extension):
         if not isinstance(method, Gaussian):
             # Without its own setting, the added noise takes its share of the initial noise.
             std = method.stds[0] if isinstance(method, NoisyFlowMethod) else method.initial_std
-            rule, remedy = (
-                "1, the noise of flow matching, to distill a flow",
-                "set initial_std=1, and noise_std if it has one",
-            )
+            rule = "1, the noise of flow matching, to distill a flow"
+            remedy = "set initial_std=1, and noise_std if it has one"
             require(std == 1, rule, "the standard deviation of the initial noise", std, remedy)
         return cls(ppo.distill_coef, ppo.distill_std, sampled=ppo.distill_labels == "random")
 
